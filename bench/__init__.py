@@ -1,0 +1,1 @@
+"""Measurements of the product: speed, memory and picture quality."""

@@ -1,0 +1,153 @@
+"""`python -m bench.tiny --out DIR`: make the embedded checkpoint again, from nothing."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import math
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import NoReturn
+
+from bench.tiny.data import load_images
+from bench.tiny.stages import BY_NAME, STAGES, Plan, RecipeError, run, say
+
+SCENES = 48_000
+FEWEST_SCENES = 16
+TRAINING = {stage.name: stage.minutes for stage in STAGES if stage.minutes is not None}
+SMOKE_SCENES = 256
+SMOKE_MINUTES = {"vae": 0.25, "clip": 0.15, "unet": 0.5, "decoder": 0.15}
+PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "tqdm")
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print `message` and exit with code 2."""
+        self.exit(2, f"{self.prog}: {message} (see --help)\n")
+
+
+def description() -> str:
+    """The text of --help: the stages, their times and what is written."""
+    rows = [
+        f"  {stage.name:10} {f'{stage.minutes:.0f} min' if stage.minutes else '':>7}  {stage.summary}"
+        for stage in STAGES
+    ]
+    return "\n".join(
+        [
+            "Train the embedded checkpoint, a small Stable Diffusion, from scratch on drawn landscapes.",
+            "",
+            "stages, with their training time on two cores (the others take a few minutes together):",
+            *rows,
+            "",
+            "DIR/work holds the result of each stage, 3 GB in all; what is there is not made again.",
+            "Training is saved every minute: after Ctrl-C or a kill the same command goes on from there.",
+            "DIR/checkpoint is the result, 46 MB: model_index.json, scheduler, text_encoder, tokenizer,",
+            "unet, vae and clip_image.safetensors. Copy its contents into mlx_sd/tiny to embed it.",
+        ]
+    )
+
+
+EXAMPLES = """examples:
+  python -m bench.tiny --out tiny                      all of it, a little over two hours on two cores
+  python -m bench.tiny --out trial --smoke             a useless checkpoint in two minutes, to try the recipe
+  python -m bench.tiny --out tiny --minutes 60         the training stages share an hour, in proportion
+  python -m bench.tiny --out tiny --minutes unet=300   more time for one stage
+  python -m bench.tiny --out tiny --only decoder       one stage, from the results of those before it"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = OneLineParser(
+        "python -m bench.tiny",
+        description=description(),
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to work and to write")
+    made.add_argument("--scenes", type=int, help=f"training pictures (default {SCENES})")
+    made.add_argument(
+        "--minutes",
+        nargs="+",
+        default=[],
+        metavar="N|STAGE=N",
+        help=f"training time in all (default {sum(TRAINING.values()):.0f}), or of one stage",
+    )
+    made.add_argument("--only", choices=BY_NAME, metavar="STAGE", help="make the result of this stage alone")
+    made.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="default: one per core")
+    made.add_argument(
+        "--smoke", action="store_true", help="few scenes, seconds of training: a test of the recipe"
+    )
+    return made
+
+
+def split_minutes(words: list[str], defaults: dict[str, float]) -> dict[str, float]:
+    """Minutes of each training stage: a bare number is shared out in proportion, STAGE=N sets one."""
+    minutes = dict(defaults)
+    overrides: dict[str, float] = {}
+    for word in words:
+        stage, equals, number = word.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            raise RecipeError(f"--minutes {word}: not a number") from None
+        if not (value > 0 and math.isfinite(value)):
+            raise RecipeError(f"--minutes {word}: must be more than 0")
+        if equals and stage not in defaults:
+            raise RecipeError(f"--minutes {word}: the training stages are {', '.join(defaults)}")
+        if equals:
+            overrides[stage] = value
+        else:
+            minutes = {name: value * share / sum(defaults.values()) for name, share in defaults.items()}
+    return minutes | overrides
+
+
+def plan_from(arguments: argparse.Namespace) -> Plan:
+    """Check the arguments and the directory; RecipeError says what is wrong."""
+    scenes = arguments.scenes if arguments.scenes is not None else SMOKE_SCENES if arguments.smoke else SCENES
+    if scenes < FEWEST_SCENES:
+        raise RecipeError(f"--scenes {scenes}: at least {FEWEST_SCENES} are needed")
+    if arguments.threads < 1:
+        raise RecipeError(f"--threads {arguments.threads}: must be at least 1")
+    minutes = split_minutes(arguments.minutes, SMOKE_MINUTES if arguments.smoke else TRAINING)
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RecipeError(f"these packages are needed and not installed: {', '.join(missing)}")
+    directory = arguments.out.resolve()
+    try:
+        (directory / "work").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory / "work"):
+            pass
+    except OSError as error:
+        raise RecipeError(f"cannot write in {directory}: {error.strerror}") from None
+    plan = Plan(directory, scenes, minutes, arguments.threads)
+    if plan.result("data").exists():
+        load_images(plan)  # refuses the results of another count, such as those of --smoke
+    return plan
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the recipe; the exit code is 0, 1 after a failure, 2 for bad input, 130 after Ctrl-C."""
+    try:
+        arguments = parser().parse_args(argv)
+        plan = plan_from(arguments)
+        run(plan, [arguments.only] if arguments.only else BY_NAME)
+    except RecipeError as error:
+        say(f"python -m bench.tiny: {error}")
+        return 2
+    except (OSError, FloatingPointError) as error:
+        say(f"python -m bench.tiny: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted: the same command goes on from what is saved")
+        return 130
+    if not arguments.only or arguments.only == "export":
+        print(plan.result("export"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

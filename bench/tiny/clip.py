@@ -1,0 +1,120 @@
+"""The text encoder, trained as CLIP is: with a small image tower, to tell matching pairs from all others."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from bench.tiny.data import load_images, training_scenes
+from bench.tiny.scenes import caption
+from bench.tiny.stages import Plan
+from bench.tiny.training import Randomness, Training, autocast, cosine, gather, pixels, prepare
+from bench.tiny.training import train as run_training
+
+WIDTH = 192
+TOKENS = 77
+TRAINED_TOKENS = 56  # captions are shorter; the mask is causal, so padding changes nothing before it
+BATCH = 96
+MAX_SCALE = 60.0
+
+
+class ImageTower(nn.Module):
+    """Convolutions, (n, 3, 128, 128) -> (n, WIDTH); `f` and `p` are names in clip_image.safetensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise((3, 32, 64, 96, 128, WIDTH)):
+            layers += [nn.Conv2d(inputs, outputs, 3, 2, 1), nn.BatchNorm2d(outputs), nn.ReLU()]
+            layers += [
+                nn.Conv2d(outputs, outputs, 3, 1, 1, groups=outputs // 32),
+                nn.BatchNorm2d(outputs),
+                nn.ReLU(),
+            ]
+        self.f = nn.Sequential(*layers)
+        self.p = nn.Linear(WIDTH * 16, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features, not normalised."""
+        return self.p(self.f(x).flatten(1))
+
+
+def text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
+    """Four layers of CLIP's text encoder for this vocabulary."""
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        max_position_embeddings=TOKENS,
+        hidden_act="quick_gelu",
+        projection_dim=WIDTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id,
+    )
+
+
+def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    """int64 (n, TOKENS), padded and cut."""
+    encoded = tokenizer(
+        captions, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
+    )
+    return encoded.input_ids
+
+
+def train(plan: Plan, out: Path) -> None:
+    """Train both towers from scratch; write the folder text_encoder and clip_image.safetensors."""
+    prepare(plan.threads)
+    images, scenes = load_images(plan), training_scenes(plan.scenes)
+    tokenizer = CLIPTokenizer.from_pretrained(plan.result("tokenizer"))
+    randomness = Randomness(seed=0)
+    text = CLIPTextModel(text_config(tokenizer))
+    tower = ImageTower()
+    projection = nn.Linear(WIDTH, WIDTH, bias=False)
+    scale = nn.ParameterDict({"log": nn.Parameter(torch.tensor(math.log(10.0)))})
+
+    def encode_text(ids: Tensor) -> Tensor:
+        states = text(input_ids=ids).last_hidden_state
+        ends = ids.eq(tokenizer.eos_token_id).int().argmax(-1)
+        return projection(states[torch.arange(len(ids)), ends])
+
+    def loss(_: float) -> tuple[Tensor, str]:
+        indices = randomness.arrays.integers(0, len(images), BATCH)
+        pictures = pixels(gather(images, indices))
+        ids = token_ids(tokenizer, [caption(scenes[i], randomness.words) for i in indices])
+        with autocast():
+            seen = F.normalize(tower(pictures).float(), dim=-1)
+            read = F.normalize(encode_text(ids[:, :TRAINED_TOKENS]).float(), dim=-1)
+        logits = scale["log"].exp().clamp(max=MAX_SCALE) * seen @ read.T
+        pairs = torch.arange(BATCH)
+        accuracy = (logits.argmax(1) == pairs).float().mean().item()
+        both_ways = (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)) / 2
+        return both_ways, f"accuracy {accuracy:.2f}"
+
+    def rate(done: float, step: int) -> float:
+        return 6e-4 * min(1, step / 100) * (cosine(done) + 0.02)
+
+    modules = {"text": text, "tower": tower, "projection": projection, "scale": scale}
+    weights = [weight for module in modules.values() for weight in module.parameters()]
+    optimizer = torch.optim.AdamW(weights, lr=5e-4, weight_decay=0.01)
+    training = Training("clip", modules, optimizer, randomness, rate, loss, clip_norm=None)
+    run_training(training, plan.minutes["clip"], plan.resume_file("clip"))
+    text.save_pretrained(out / "text_encoder")
+    save_file(image_weights(tower, projection, scale["log"]), out / "clip_image.safetensors")
+
+
+def image_weights(tower: ImageTower, projection: nn.Linear, log_scale: Tensor) -> dict[str, Tensor]:
+    """What scoring needs beside the text encoder, by its name in clip_image.safetensors."""
+    weights = {f"image.{name}": t for name, t in tower.state_dict().items() if t.is_floating_point()}
+    weights["text_projection.weight"] = projection.weight.detach()
+    weights["logit_scale"] = log_scale.detach()
+    return {name: t.contiguous() for name, t in weights.items()}

@@ -1,0 +1,102 @@
+"""The stages of the recipe, in order, and the runner that makes each result once and atomically."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class RecipeError(Exception):
+    """Something the caller asked for cannot be done; the message is one line for them."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step: `entry`, module:function, is called as function(plan, out) to write the result at `out`."""
+
+    name: str
+    entry: str
+    result: str
+    needs: tuple[str, ...]
+    minutes: float | None  # training time on two cores; None: runs until it is through
+    summary: str
+
+
+STAGES = (
+    Stage("data", "data:draw_images", "images.npy", (), None, "draw the training pictures"),
+    Stage("tokenizer", "tokenizer:train", "tokenizer", (), None, "byte pairs, learned from captions"),
+    Stage("vae", "vae:train", "vae", ("data",), 36, "autoencoder, on random crops"),
+    Stage("clip", "clip:train", "clip", ("data", "tokenizer"), 6, "text encoder, against an image tower"),
+    Stage("latents", "vae:encode", "latents", ("data", "vae"), None, "encode pictures, measure their scale"),
+    Stage("unet", "unet:train", "unet", ("tokenizer", "clip", "latents"), 70, "denoiser, weights averaged"),
+    Stage("decoder", "vae:train_decoder", "decoder", ("data", "vae", "latents"), 14, "decoder alone"),
+    Stage(
+        "export",
+        "export:write",
+        "checkpoint",
+        ("tokenizer", "clip", "latents", "unet", "decoder"),
+        None,
+        "write the checkpoint in half precision",
+    ),
+)
+BY_NAME = {stage.name: stage for stage in STAGES}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to make and where: all that a stage is told."""
+
+    directory: Path
+    scenes: int
+    minutes: dict[str, float]
+    threads: int
+
+    def result(self, name: str) -> Path:
+        """Where the result of stage `name` is, or will be; only the checkpoint lies outside `work`."""
+        parent = self.directory if name == "export" else self.directory / "work"
+        return parent / BY_NAME[name].result
+
+    def resume_file(self, name: str) -> Path:
+        """Where the unfinished training of stage `name` is kept."""
+        return self.directory / "work" / f"{name}.resume"
+
+
+def run(plan: Plan, names: Iterable[str]) -> None:
+    """Make the results of the stages `names` unless they exist; RecipeError if one cannot be made."""
+    for name in names:
+        if plan.result(name).exists():
+            say(f"{name}: {plan.result(name)} is there")
+        else:
+            _make(plan, BY_NAME[name])
+        plan.resume_file(name).unlink(missing_ok=True)
+
+
+def _make(plan: Plan, stage: Stage) -> None:
+    missing = [need for need in stage.needs if not plan.result(need).exists()]
+    if missing:
+        raise RecipeError(f"{stage.name} needs the results of {', '.join(missing)}: run without --only first")
+    say(f"{stage.name}: {stage.summary}")
+    result = plan.result(stage.name)
+    partial = result.with_name(result.name + ".partial")
+    discard(partial)
+    module, function = stage.entry.split(":")
+    # Imported only now: PyTorch is slow to load, and skipped stages do not need it.
+    getattr(importlib.import_module(f"bench.tiny.{module}"), function)(plan, partial)
+    partial.rename(result)
+
+
+def discard(path: Path) -> None:
+    """Remove a file or folder that a killed run may have left."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def say(line: str) -> None:
+    """Tell the user one line about how it goes."""
+    print(line, file=sys.stderr, flush=True)

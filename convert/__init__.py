@@ -1,0 +1,1 @@
+"""Hugging Face checkpoints -> model folders that mlx_sd loads."""

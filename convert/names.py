@@ -1,0 +1,66 @@
+"""How parameters are called in a diffusers checkpoint, as data: one segment table per kind of network."""
+
+from collections.abc import Mapping
+
+# our segment -> theirs; "" drops the segment
+UNET = {
+    "blocks": "transformer_blocks",
+    "down": "ff.net.2",
+    "embed": "time_emb_proj",
+    "guidance": "cond_proj",
+    "k": "to_k",
+    "linear1": "linear_1",
+    "linear2": "linear_2",
+    "out": "to_out.0",
+    "q": "to_q",
+    "skip": "conv_shortcut",
+    "up": "ff.net.0.proj",
+    "v": "to_v",
+}
+VAE = {
+    "attention": "",
+    "k": "to_k",
+    "norm": "group_norm",
+    "out": "to_out.0",
+    "q": "to_q",
+    "skip": "conv_shortcut",
+    "v": "to_v",
+}
+TEXT = {
+    "attention": "self_attn",
+    "fc1": "mlp.fc1",
+    "fc2": "mlp.fc2",
+    "k": "k_proj",
+    "norm1": "layer_norm1",
+    "norm2": "layer_norm2",
+    "out": "out_proj",
+    "q": "q_proj",
+    "v": "v_proj",
+}
+SEGMENTS = {"unet": UNET, "vae": VAE, "text_encoder": TEXT, "text_encoder_2": TEXT}
+
+# What older versions of diffusers and transformers wrote -> what today's write.
+_RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0", "text_model": ""}
+# Saved by older versions, but constants and no weights.
+_CONSTANTS = ("position_ids",)
+
+
+def theirs(part: str, layers: Mapping[str, str], parameter: str) -> str:
+    """The name in a diffusers checkpoint of one of our parameters of network `part`.
+
+    `layers` maps the network's layers to their names there; what lies inside a layer follows the segment table.
+    """
+    layer = parameter
+    while layer and layer not in layers:
+        layer = layer.rpartition(".")[0]
+    inside = parameter[len(layer) :].strip(".") if layer else parameter
+    segments = [SEGMENTS[part].get(s, s) for s in inside.split(".")]
+    return ".".join(s for s in (layers.get(layer, ""), *segments) if s)
+
+
+def today(name: str) -> str | None:
+    """A checkpoint's name in today's spelling, or None for what is no weight."""
+    segments = name.split(".")
+    if segments[-1] in _CONSTANTS:
+        return None
+    return ".".join(s for s in (_RENAMED.get(s, s) for s in segments) if s)

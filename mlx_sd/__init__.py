@@ -1,0 +1,12 @@
+"""Stable Diffusion in MLX that keeps the UNet's deep features between steps (DeepCache)."""
+
+from . import blas
+from .version import VERSION as __version__
+
+# The one thing that happens at import: a fast BLAS counts only if it is there before mlx.core.
+blas.preload()
+
+from .pipeline import Result, StableDiffusion  # noqa: E402
+from .reuse import DeepCache  # noqa: E402
+
+__all__ = ["DeepCache", "Result", "StableDiffusion", "__version__"]

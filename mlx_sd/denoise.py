@@ -1,0 +1,29 @@
+"""What the network says -> an estimate of the clean image, and guidance around it."""
+
+import mlx.core as mx
+
+
+def denoised(prediction: str, x: mx.array, output: mx.array, a: float, s: float) -> mx.array:
+    """The clean image that `output` implies for x = a * image + s * noise.
+
+    prediction: "epsilon" (noise), "v_prediction" (a * noise - s * image, Salimans and Ho 2022) or "sample".
+    """
+    if prediction == "epsilon":
+        return (x - s * output) / a
+    if prediction == "v_prediction":
+        return a * x - s * output
+    return output
+
+
+def guide(output: mx.array, scale: float, rescale: float = 0.0) -> mx.array:
+    """Classifier-free guidance u + scale (c - u) of a batch whose first half is unconditional.
+
+    `rescale` mixes in the result brought to the conditional half's deviation (Lin et al. 2023, eq. 15 and 16).
+    """
+    uncond, cond = mx.split(output, 2)
+    guided = uncond + scale * (cond - uncond)
+    if not rescale:
+        return guided
+    axes = tuple(range(1, cond.ndim))
+    ratio = mx.std(cond, axis=axes, keepdims=True, ddof=1) / mx.std(guided, axis=axes, keepdims=True, ddof=1)
+    return guided * (rescale * ratio + (1 - rescale))

@@ -1,0 +1,55 @@
+"""The layers the networks share, over the operations of `ops`."""
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from . import ops
+
+
+class Conv(nn.Conv2d):
+    """Square convolution that keeps the size (padding = kernel // 2) or, with stride 2, halves it."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, bias: bool = True):
+        super().__init__(inputs, outputs, kernel, stride, kernel // 2, bias=bias)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return ops.conv2d(x, self.weight, self.get("bias"), stride=self.stride[0], padding=self.padding[0])
+
+
+class Linear(nn.Linear):
+    def __call__(self, x: mx.array) -> mx.array:
+        return ops.linear(x, self.weight, self.get("bias"))
+
+
+class GroupNorm(nn.GroupNorm):
+    def __init__(self, dims: int, groups: int, eps: float):
+        super().__init__(groups, dims, eps)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return ops.group_norm(x, self.weight, self.bias, groups=self.num_groups, eps=self.eps)
+
+
+class LayerNorm(nn.LayerNorm):
+    def __call__(self, x: mx.array) -> mx.array:
+        return ops.layer_norm(x, self.weight, self.bias, eps=self.eps)
+
+
+class Attention(nn.Module):
+    """Multi-head attention of x (B, N, dims) over `context` (B, M, context dims)."""
+
+    def __init__(self, dims: int, context: int, heads: int, bias: bool = False):
+        super().__init__()
+        self.heads = heads
+        self.q = Linear(dims, dims, bias=bias)
+        self.k = Linear(context, dims, bias=bias)
+        self.v = Linear(context, dims, bias=bias)
+        self.out = Linear(dims, dims)
+
+    def __call__(self, x: mx.array, context: mx.array, mask: mx.array | None = None) -> mx.array:
+        q, k, v = self._split(self.q(x)), self._split(self.k(context)), self._split(self.v(context))
+        y = ops.attention(q, k, v, mask, scale=q.shape[-1] ** -0.5)
+        return self.out(y.transpose(0, 2, 1, 3).reshape(x.shape))
+
+    def _split(self, y: mx.array) -> mx.array:
+        batch, tokens, dims = y.shape
+        return y.reshape(batch, tokens, self.heads, dims // self.heads).transpose(0, 2, 1, 3)

@@ -1,0 +1,159 @@
+"""What `--model` takes -> a model folder -> networks, strictly: every weight is there and has its shape."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import platformdirs
+from mlx.utils import tree_flatten
+
+from .clip import TextEncoder
+from .config import TextConfig, UNetConfig, VAEConfig
+from .errors import InputError
+from .files import read_json, tensors
+from .schedule import Scheduler
+from .tokenizer import Tokenizer
+from .unet import UNet
+from .vae import Autoencoder
+
+FORMAT, VERSION = "mlx-sd", 1
+TINY = Path(__file__).parent / "tiny"
+DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_TEXT = ("text_encoder", "text_encoder_2")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model folder."""
+
+    name: str
+    hash: str  # of the source's weights
+    dtype: mx.Dtype
+    text_encoders: tuple[TextEncoder, ...]
+    tokenizers: tuple[Tokenizer, ...]
+    unet: UNet
+    vae: Autoencoder
+    scheduler: Scheduler
+    zeros_for_empty: bool  # SDXL: no negative prompt means zeros, not an encoded empty text
+    aesthetics: bool  # SDXL refiner: conditioned on a score where the base has the target size
+
+
+def build(part: str, config: Mapping[str, Any], where: str) -> nn.Module:
+    """The network for a part's Hugging Face config, its weights not yet there."""
+    if part == "unet":
+        return UNet(UNetConfig.from_hf(config, where))
+    if part == "vae":
+        return Autoencoder(VAEConfig.from_hf(config, where))
+    if part in _TEXT:
+        return TextEncoder(TextConfig.from_hf(config, where))
+    raise InputError(f"{where}: no network is called {part}")
+
+
+def default_dtype() -> mx.Dtype:
+    """float16 on a GPU, float32 on the CPU, where half precision is slower."""
+    return mx.float32 if mx.default_device() == mx.cpu else mx.float16
+
+
+def load(model: str | os.PathLike[str] = "tiny", dtype: str | mx.Dtype | None = None) -> Model:
+    """Loads "tiny", a model folder, a diffusers folder or a hub id; unconverted ones go through the cache first."""
+    if isinstance(dtype, str):
+        if dtype not in DTYPES:
+            raise InputError(f"unknown dtype {dtype!r}; there are {', '.join(DTYPES)}")
+        dtype = DTYPES[dtype]
+    dtype = dtype or default_dtype()
+    folder = converted(os.fspath(model), variant="fp16" if dtype == mx.float16 else None)
+    about = _about(folder)
+    networks = {part: _network(folder, part, config, dtype) for part, config in about["networks"].items()}
+    texts = [part for part in _TEXT if part in networks]
+    return Model(
+        name=os.fspath(model),
+        hash=_hash(about["source"].get("sha256", {})),
+        dtype=dtype,
+        text_encoders=tuple(networks[part] for part in texts),
+        tokenizers=tuple(
+            Tokenizer.load(folder / part.replace("text_encoder", "tokenizer"), networks[part].config.tokens)
+            for part in texts
+        ),
+        unet=networks["unet"],
+        vae=networks["vae"],
+        scheduler=Scheduler.from_hf(about["scheduler"], f"{folder}/model.json: scheduler"),
+        zeros_for_empty=bool(about["pipeline"].get("force_zeros_for_empty_prompt", False)),
+        aesthetics=bool(about["pipeline"].get("requires_aesthetics_score", False)),
+    )
+
+
+def converted(model: str, variant: str | None = None) -> Path:
+    """The model folder of what `--model` takes, converted into the cache on first use.
+
+    The cache is the system's for users, or MLX_SD_CACHE. A source that has changed is converted anew.
+    """
+    folder = TINY if model == "tiny" else Path(model)
+    if (folder / "model.json").is_file():
+        return folder
+    from convert import checkpoint, write  # convert builds on this package
+
+    if not folder.exists() and _HUB_ID.fullmatch(model):
+        from convert import hub
+
+        folder = hub.fetch(model, variant)
+    source = checkpoint.read(folder, variant)
+    out = _cache() / f"{folder.resolve().name}-{_fingerprint(source.folder)}"
+    if not (out / "model.json").is_file():
+        try:
+            write.write(source, out, {"model": model})
+        except InputError:
+            if not (out / "model.json").is_file():  # else another process was first
+                raise
+    return out
+
+
+def _network(folder: Path, part: str, config: Mapping[str, Any], dtype: mx.Dtype) -> Any:
+    network = build(part, config, f"{folder}/model.json: {part}")
+    file = folder / f"{part}.safetensors"
+    have = {t.name: t.shape for t in tensors(file)}
+    wanted = {name: tuple(array.shape) for name, array in tree_flatten(network.parameters())}
+    if have != wanted:
+        wrong = sorted(name for name in have.keys() | wanted.keys() if have.get(name) != wanted.get(name))
+        raise InputError(f"{file} does not fit model.json ({', '.join(wrong[:8])}); convert the checkpoint again")
+    if part == "vae" and network.config.force_upcast and dtype == mx.float16:
+        dtype = mx.float32  # this VAE's activations overflow float16
+    weights = mx.load(str(file))
+    network.load_weights([(name, array.astype(dtype)) for name, array in weights.items()])
+    mx.eval(network.parameters())
+    return network
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    about = read_json(folder / "model.json")
+    if about.get("format") != FORMAT:
+        raise InputError(f"{folder}/model.json is not of the format {FORMAT}; convert the checkpoint again")
+    if about.get("version") != VERSION:
+        raise InputError(
+            f"{folder}/model.json is of version {about.get('version')}, this mlx-sd reads {VERSION}; "
+            "convert the checkpoint again"
+        )
+    return about
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("MLX_SD_CACHE") or platformdirs.user_cache_dir("mlx-sd"))
+
+
+def _fingerprint(folder: Path) -> str:
+    # Enough to notice a changed checkpoint without reading it.
+    stats = [(str(p.relative_to(folder)), p.stat()) for p in sorted(folder.rglob("*")) if p.is_file()]
+    seen = [VERSION, str(folder.resolve()), [(name, s.st_size, s.st_mtime_ns) for name, s in stats]]
+    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:12]
+
+
+def _hash(digests: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(sorted(digests.items())).encode()).hexdigest()[:12]

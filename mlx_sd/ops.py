@@ -1,0 +1,125 @@
+"""The operations the networks are written in, each seen whole by an exporter. Everything else is ordinary MLX.
+
+Arrays are channel-last: images (batch, height, width, channels), sequences (batch, tokens, channels).
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from . import cpu
+
+Recorder = Callable[[str, Callable[..., mx.array], tuple[mx.array | None, ...], dict[str, Any]], mx.array]
+
+# Head sizes for which Apple's GPUs have a fused attention kernel.
+FUSED_HEADS = (64, 72, 80, 96, 128, 192, 256)
+
+_recorder: Recorder | None = None
+
+
+@contextmanager
+def recording(recorder: Recorder) -> Iterator[None]:
+    """While open, every operation is handed to `recorder(name, function, arrays, attributes)` instead of run."""
+    global _recorder
+    before, _recorder = _recorder, recorder
+    try:
+        yield
+    finally:
+        _recorder = before
+
+
+def _op(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    @wraps(function)
+    def call(*arrays: mx.array | None, **attributes: Any) -> mx.array:
+        if _recorder is None:
+            return function(*arrays, **attributes)
+        return _recorder(function.__name__, function, arrays, attributes)
+
+    return call
+
+
+def _on_cpu() -> bool:
+    return bool(mx.default_device() == mx.cpu)
+
+
+@_op
+def conv2d(x: mx.array, weight: mx.array, bias: mx.array | None = None, *, stride: int, padding: int) -> mx.array:
+    """Convolution of (B, H, W, C) with weight (out, kh, kw, C)."""
+    y = mx.conv2d(x, weight, stride=stride, padding=padding)
+    return y if bias is None else y + bias
+
+
+@_op
+def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.array:
+    """x W^T + b over the last axis, weight (out, in)."""
+    return x @ weight.T if bias is None else mx.addmm(bias, x, weight.T)
+
+
+@_op
+def group_norm(x: mx.array, weight: mx.array, bias: mx.array, *, groups: int, eps: float) -> mx.array:
+    """Normalises each sample over space and over each of `groups` runs of channels, in float32."""
+    batch, channels = x.shape[0], x.shape[-1]
+    y = x.reshape(batch, -1, channels).astype(mx.float32)
+
+    def over_group(a: mx.array) -> mx.array:  # mean per channel first: it needs no transposed copy of the image
+        mean = a.mean(axis=1).reshape(batch, groups, -1).mean(axis=-1, keepdims=True)
+        return mx.broadcast_to(mean, (batch, groups, channels // groups)).reshape(batch, 1, channels)
+
+    y = y - over_group(y)
+    y = y * (mx.rsqrt(over_group(y * y) + eps) * weight) + bias
+    return y.reshape(x.shape).astype(x.dtype)
+
+
+@_op
+def layer_norm(x: mx.array, weight: mx.array, bias: mx.array, *, eps: float) -> mx.array:
+    """Normalises over the last axis."""
+    return mx.fast.layer_norm(x, weight, bias, eps)
+
+
+@_op
+def attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None = None, *, scale: float) -> mx.array:
+    """softmax(scale q k^T + mask) v over (batch, heads, tokens, dim); sums and softmax are in float32.
+
+    Where a GPU has no fused kernel for the head size, q, k and v are padded with zeros to the next size that has
+    one: the result is the same, and the (tokens x tokens) scores never reach memory.
+    """
+    if _on_cpu():
+        return cpu.attention(q, k, v, mask, scale)
+    dim = q.shape[-1]
+    pad = fused_head(dim) - dim
+    if pad:
+        q, k, v = (mx.pad(a, [(0, 0)] * 3 + [(0, pad)]) for a in (q, k, v))
+    return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)[..., :dim]
+
+
+@_op
+def upsample(x: mx.array) -> mx.array:
+    """Nearest-neighbour upsampling by two in height and width."""
+    return mx.repeat(mx.repeat(x, 2, axis=1), 2, axis=2)
+
+
+@_op
+def silu(x: mx.array) -> mx.array:
+    """x * sigmoid(x)."""
+    return cpu.silu(x) if _on_cpu() else nn.silu(x)
+
+
+@_op
+def gelu(x: mx.array) -> mx.array:
+    """x * Phi(x), the exact form."""
+    return cpu.gelu(x) if _on_cpu() else nn.gelu(x)
+
+
+@_op
+def quick_gelu(x: mx.array) -> mx.array:
+    """x * sigmoid(1.702 x), OpenAI CLIP's activation."""
+    return cpu.quick_gelu(x) if _on_cpu() else x * mx.sigmoid(1.702 * x)
+
+
+def fused_head(dim: int) -> int:
+    """The smallest head size with a fused kernel that holds `dim`, or `dim` itself beyond the largest."""
+    return next((size for size in FUSED_HEADS if size >= dim), dim)

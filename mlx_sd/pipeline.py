@@ -1,0 +1,363 @@
+"""Prompt -> picture: text encoders, one sampling loop around the UNet, decoder."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from PIL import Image
+
+from . import samplers
+from .denoise import guide
+from .errors import Failure, InputError
+from .load import Model, load
+from .reuse import DeepCache, Reuse
+from .samplers import Table
+from .tokenizer import Tokenizer
+from .unet import UNet
+from .vae import Autoencoder
+
+STEPS, GUIDANCE, GUIDANCE_XL = 25, 7.5, 5.0  # where nobody says otherwise
+
+_TILE, _TILE_ABOVE = 512, 1536  # pixels a side: large pictures are decoded in tiles to bound memory
+_SCORE, _NEGATIVE_SCORE = 6.0, 2.5  # the SDXL refiner's aesthetic scores
+
+Callback = Callable[[int, int, mx.array], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides a picture beside model, prompt and seed; complete and checked."""
+
+    steps: int
+    guidance: float
+    guidance_rescale: float
+    sampler: str
+    schedule: str
+    width: int
+    height: int
+    clip_skip: int
+    deepcache: DeepCache | None
+
+
+@dataclass
+class Result:
+    """What `generate` made, one entry per picture, and what it took."""
+
+    images: list[Image.Image]
+    latents: mx.array  # (N, h, w, C), float32, of about unit variance
+    prompts: list[str]
+    seeds: list[int]
+    settings: Settings
+    evaluations: int = 0  # of the UNet, all batches together
+    full: int = 0  # of those, how many were not cached
+    seconds: list[float] = field(default_factory=list)  # one per evaluation
+
+
+class StableDiffusion:
+    """A loaded checkpoint; `generate` makes pictures, the rest are its parts."""
+
+    def __init__(self, model: Model):
+        self.model = model
+
+    @classmethod
+    def load(cls, model: str | os.PathLike[str] = "tiny", dtype: str | mx.Dtype | None = None) -> "StableDiffusion":
+        """Loads "tiny" (the embedded checkpoint), a model folder, a diffusers folder or a hub id.
+
+        dtype: "float32", "float16" or "bfloat16"; None is float16 on a GPU and float32 on the CPU.
+        """
+        return cls(load(model, dtype))
+
+    @property
+    def unet(self) -> UNet:
+        return self.model.unet
+
+    @property
+    def vae(self) -> Autoencoder:
+        return self.model.vae
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.model.tokenizers[0]
+
+    def settings(
+        self,
+        steps: int | None = None,
+        guidance: float | None = None,
+        guidance_rescale: float = 0.0,
+        sampler: str | None = None,
+        schedule: str | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        clip_skip: int = 0,
+        deepcache: DeepCache | None = None,
+    ) -> Settings:
+        """Fills in what is None from the checkpoint and checks everything; InputError says what is wrong."""
+        steps = STEPS if steps is None else steps
+        guidance = (GUIDANCE_XL if self._is_xl else GUIDANCE) if guidance is None else guidance
+        factor, native = self.vae.config.factor, self.unet.config.sample_size * self.vae.config.factor
+        width, height = width or native, height or native
+        for name, value in (("width", width), ("height", height)):
+            if value < factor or value % factor:
+                raise InputError(f"{name} must be a positive multiple of {factor}, not {value}")
+        if not math.isfinite(guidance):
+            raise InputError(f"guidance must be a finite number, not {guidance}")
+        if not 0 <= guidance_rescale <= 1:
+            raise InputError(f"guidance rescale must be from 0 to 1, not {guidance_rescale}")
+        least = min(encoder.config.layers for encoder in self.model.text_encoders)
+        if not 0 <= clip_skip < least:
+            raise InputError(f"clip skip must be from 0 to {least - 1}, not {clip_skip}")
+        if deepcache and deepcache.branch >= self.unet.branches:
+            raise InputError(
+                f"there is no DeepCache branch {deepcache.branch} in this UNet; it has 0 to {self.unet.branches - 1}"
+            )
+        sampler, schedule = samplers.choose(self.model.scheduler, sampler, schedule)
+        samplers.table(self.model.scheduler, sampler, schedule, steps)  # says what is wrong with the steps
+        return Settings(steps, guidance, guidance_rescale, sampler, schedule, width, height, clip_skip, deepcache)
+
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        negative: str | None = None,
+        *,
+        seed: int = 0,
+        count: int = 1,
+        batch: int = 1,
+        latents: mx.array | None = None,
+        channels: mx.array | None = None,
+        output: str = "image",
+        tile: int | None = None,
+        callback: Callback | None = None,
+        **settings: Any,
+    ) -> Result:
+        """Makes `count` pictures of each prompt, the i-th with seed + i whatever the count.
+
+        negative: what to steer away from; None is the checkpoint's own idea of nothing (SDXL: zeros).
+        batch: how many pictures go through the UNet together. latents: unit-variance noise (N, h, w, C) to start
+        from instead of the seeds'. channels: (1 or N, h, w, K) given to the UNet beside the latents, for networks with
+        more input channels (inpainting: mask and masked latents). output: "image", or "latent" to skip decoding.
+        tile: see `decode`. callback(evaluation, evaluations, denoised) follows each evaluation of each batch.
+        The other keywords are those of `settings`. Raises InputError before any work, Failure for NaN.
+        """
+        chosen = self.settings(**settings)
+        if output not in ("image", "latent"):
+            raise InputError(f"output is 'image' or 'latent', not {output!r}")
+        if count < 1 or batch < 1:
+            raise InputError(f"count and batch must be at least 1, not {count} and {batch}")
+        if not 0 <= seed <= seed + count - 1 < 2**32:
+            raise InputError(f"seeds must be from 0 to {2**32 - 1}, not {seed} to {seed + count - 1}")
+        texts = [prompt] if isinstance(prompt, str) else list(prompt)
+        jobs = [(text, seed + i) for text in texts for i in range(count)]
+        shape = self._latent_shape(chosen)
+        if latents is not None:
+            if latents.ndim != 4 or latents.shape[1:] != shape:
+                raise InputError(f"latents must be (N, {', '.join(map(str, shape))}), not {latents.shape}")
+            jobs = jobs * latents.shape[0] if len(jobs) == 1 else jobs
+            if len(jobs) != latents.shape[0]:
+                raise InputError(f"{latents.shape[0]} latents for {len(jobs)} pictures")
+        self._check_channels(channels, shape)
+        table = samplers.table(self.model.scheduler, chosen.sampler, chosen.schedule, chosen.steps)
+        result = Result([], mx.zeros((0, *shape)), [t for t, _ in jobs], [s for _, s in jobs], chosen)
+        finished = []
+        for places in self._batches([text for text, _ in jobs], negative, batch):
+            streams = [np.random.RandomState(jobs[i][1]) for i in places]
+            noise = _normal(streams, shape) if latents is None else latents[mx.array(places)]
+            predict = self._predictor([jobs[i][0] for i in places], negative, chosen, channels, places)
+            finished.append(self._sample(table, predict, noise, streams, result, callback))
+        result.latents = mx.concatenate(finished)
+        if output == "image":
+            result.images = [to_image(self.decode(z, tile)[0]) for z in mx.split(result.latents, len(jobs))]
+        return result
+
+    def encode_prompt(
+        self, text: str, clip_skip: int = 0, chunks: int | None = None
+    ) -> tuple[mx.array, mx.array | None]:
+        """(context (1, 77 k, C), pooled (1, P) or None) of a text of any length, in k chunks of 77 tokens.
+
+        `chunks` asks for more chunks than the text fills; the rest are empty. SDXL's context joins both encoders' last
+        layer but one, and its pooled vector is the first chunk's.
+        """
+        contexts, pooled = [], None
+        for tokenizer, encoder in zip(self.model.tokenizers, self.model.text_encoders, strict=True):
+            ids = tokenizer.chunks(text)
+            ids += tokenizer.chunks("") * ((chunks or 0) - len(ids))
+            encoded = encoder(mx.array(ids))
+            if self._is_xl:
+                context, pooled = encoded.hidden[-2 - clip_skip], encoded.pooled[:1]
+            else:
+                context = encoder.norm(encoded.hidden[-1 - clip_skip])
+            contexts.append(context.reshape(1, -1, context.shape[-1]))
+        return mx.concatenate(contexts, axis=-1), pooled
+
+    def decode(self, latents: mx.array, tile: int | None = None) -> mx.array:
+        """Images (N, H, W, 3) in [-1, 1] of latents as `generate` returns them.
+
+        tile: decode in tiles of so many pixels a side; 0 never; None where the image is larger than 1536 a side.
+        """
+        factor = self.vae.config.factor
+        if tile is None and max(latents.shape[1:3]) * factor > _TILE_ABOVE:
+            tile = max(_TILE, self.vae.config.sample_size)
+        x = self.vae.unscale(latents.astype(mx.float32)).astype(self._vae_dtype)
+        image = mx.clip(self.vae.decode(x, tile).astype(mx.float32), -1, 1)
+        if not mx.isfinite(image).all().item():
+            raise Failure("the decoded picture is not finite: the VAE overflows float16 (try --dtype float32)")
+        return image
+
+    def encode(self, image: str | os.PathLike[str] | Image.Image, tile: int | None = None) -> mx.array:
+        """Latents (1, h, w, C) of a picture: the posterior's mean, scaled as the UNet takes them."""
+        if not isinstance(image, Image.Image):
+            image = Image.open(image)
+        pixels = mx.array(np.asarray(image.convert("RGB"), np.float32))[None] / 127.5 - 1
+        if any(side % self.vae.config.factor for side in pixels.shape[1:3]):
+            raise InputError(f"width and height must be multiples of {self.vae.config.factor}, not {image.size}")
+        mean, _ = self.vae.encode(pixels.astype(self._vae_dtype), tile)
+        return self.vae.scale(mean.astype(mx.float32))
+
+    @property
+    def _is_xl(self) -> bool:
+        return self.unet.config.added_time_dims is not None
+
+    @property
+    def _vae_dtype(self) -> mx.Dtype:
+        return self.vae.decoder[0].weight.dtype
+
+    def _latent_shape(self, chosen: Settings) -> tuple[int, int, int]:
+        factor = self.vae.config.factor
+        return chosen.height // factor, chosen.width // factor, self.vae.config.latent_channels
+
+    def _check_channels(self, channels: mx.array | None, shape: tuple[int, int, int]) -> None:
+        extra = self.unet.config.in_channels - shape[2]
+        given = channels.shape[-1] if channels is not None else 0
+        if given != extra:
+            raise InputError(
+                f"this UNet takes {extra} channels beside the latents (9 in all: an inpainting checkpoint), not {given}; "
+                "give them as channels= (height, width and latent channels as the latents')"
+            )
+        if channels is not None and (channels.ndim != 4 or channels.shape[1:3] != shape[:2]):
+            raise InputError(f"channels must be (N, {shape[0]}, {shape[1]}, {extra}), not {channels.shape}")
+
+    def _batches(self, texts: list[str], negative: str | None, size: int) -> Iterator[list[int]]:
+        """Places of texts that go together: at most `size`, in order, and of the same number of chunks."""
+        run: list[int] = []
+        for i, text in enumerate(texts):
+            if run and (len(run) == size or self._chunks(text, negative) != self._chunks(texts[run[0]], negative)):
+                yield run
+                run = []
+            run.append(i)
+        yield run
+
+    def _chunks(self, text: str, negative: str | None) -> int:
+        return max(len(t.chunks(s)) for t in self.model.tokenizers for s in (text, negative or ""))
+
+    def _predictor(
+        self, texts: list[str], negative: str | None, chosen: Settings, channels: mx.array | None, places: list[int]
+    ) -> "Predictor":
+        unet, size = self.unet.config, self._chunks(texts[0], negative)
+        # An LCM takes the guidance scale as an input; it is then one batch, as it is without guidance.
+        guided = chosen.guidance > 1 and unet.guidance_dims is None
+        encoded = [self.encode_prompt(text, chosen.clip_skip, size) for text in texts]
+        if guided:
+            context, pooled = self.encode_prompt(negative or "", chosen.clip_skip, size)
+            if negative is None and self.model.zeros_for_empty:
+                context, pooled = mx.zeros_like(context), None if pooled is None else mx.zeros_like(pooled)
+            encoded = [(context, pooled)] * len(texts) + encoded
+        extra: dict[str, mx.array] = {}
+        if self._is_xl:
+            extra["text_embeds"] = mx.concatenate([p for _, p in encoded if p is not None])
+            extra["time_ids"] = self._time_ids(chosen, len(texts), guided)
+        if unet.guidance_dims is not None:
+            embedded = guidance_embedding(chosen.guidance, unet.guidance_dims)
+            extra["timestep_cond"] = mx.broadcast_to(embedded, (len(encoded), unet.guidance_dims))
+        if channels is not None and channels.shape[0] > 1:
+            channels = channels[mx.array(places)]
+        context = mx.concatenate([c for c, _ in encoded])
+        mx.eval(context, extra)
+        return Predictor(self.unet, context, extra, channels, self.model.dtype, chosen, guided)
+
+    def _time_ids(self, chosen: Settings, count: int, guided: bool) -> mx.array:
+        size = [chosen.height, chosen.width, 0, 0]
+        rows = [size + ([_SCORE] if self.model.aesthetics else size[:2])]
+        if guided:
+            rows = [size + ([_NEGATIVE_SCORE] if self.model.aesthetics else size[:2]), *rows]
+        return mx.array([row for row in rows for _ in range(count)], dtype=mx.float32)
+
+    def _sample(
+        self,
+        table: Table,
+        predict: "Predictor",
+        noise: mx.array,
+        streams: list[np.random.RandomState],
+        result: Result,
+        callback: Callback | None,
+    ) -> mx.array:
+        clock = time.perf_counter()
+
+        def after(i: int, total: int, image: mx.array) -> None:
+            nonlocal clock
+            result.seconds.append(time.perf_counter() - clock)
+            if callback is not None:
+                callback(i, total, image)
+            clock = time.perf_counter()
+
+        shape = (noise.shape[1], noise.shape[2], noise.shape[3])
+        x = samplers.run(table, predict, noise, lambda: _normal(streams, shape), after)
+        result.evaluations += predict.reuse.evaluations
+        result.full += predict.reuse.full
+        return x
+
+
+class Predictor:
+    """The network as the sampling loop sees it, for one generation: guidance, extra channels and reuse inside."""
+
+    def __init__(
+        self,
+        unet: UNet,
+        context: mx.array,
+        extra: dict[str, mx.array],
+        channels: mx.array | None,
+        dtype: mx.Dtype,
+        chosen: Settings,
+        guided: bool,
+    ):
+        self._unet, self._context, self._extra, self._channels = unet, context, extra, channels
+        self._dtype, self._chosen, self._guided = dtype, chosen, guided
+        self.reuse = Reuse(chosen.deepcache or DeepCache(interval=1))
+
+    def __call__(self, x: mx.array, t: float) -> mx.array:
+        if self._channels is not None:
+            beside = mx.broadcast_to(self._channels, (x.shape[0], *self._channels.shape[1:]))
+            x = mx.concatenate([x, beside], axis=-1)
+        if self._guided:
+            x = mx.concatenate([x, x])
+        x = x.astype(self._dtype)
+
+        def network(deep: mx.array | None, depth: int) -> tuple[mx.array, mx.array]:
+            return self._unet(x, mx.array(t), self._context, deep=deep, depth=depth, **self._extra)
+
+        output = self.reuse(network).astype(mx.float32)
+        return guide(output, self._chosen.guidance, self._chosen.guidance_rescale) if self._guided else output
+
+
+def guidance_embedding(scale: float, dims: int) -> mx.array:
+    """(1, dims) sinusoids of 1000 (scale - 1), as latent consistency models take it (Luo et al. 2023)."""
+    half = dims // 2
+    rates = mx.exp(-math.log(10000) * mx.arange(half, dtype=mx.float32) / (half - 1))
+    angles = 1000 * (scale - 1) * rates[None]
+    return mx.concatenate([mx.sin(angles), mx.cos(angles)], axis=-1)
+
+
+def to_image(pixels: mx.array) -> Image.Image:
+    """A picture of (H, W, 3) in [-1, 1], rounded."""
+    return Image.fromarray(np.array(mx.round((pixels + 1) * 127.5).astype(mx.uint8)))
+
+
+def _normal(streams: list[np.random.RandomState], shape: tuple[int, int, int]) -> mx.array:
+    # NumPy's legacy stream is frozen for ever and the same on every machine; drawn channel-first, as Apple's Core ML
+    # pipeline draws it, so that one seed means one picture there and here.
+    height, width, channels = shape
+    drawn = [s.standard_normal((channels, height, width)).astype(np.float32).transpose(1, 2, 0) for s in streams]
+    return mx.array(np.stack(drawn))
