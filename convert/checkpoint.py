@@ -67,7 +67,9 @@ def _component(folder: Path, variant: str | None) -> Component:
             if name is None:
                 continue
             if tensor.dtype not in TENSOR_DTYPES:
-                raise InputError(f"{file}: {tensor.name} is of type {tensor.dtype}; only {', '.join(TENSOR_DTYPES)} are read")
+                raise InputError(
+                    f"{file}: {tensor.name} is of type {tensor.dtype}; only {', '.join(TENSOR_DTYPES)} are read"
+                )
             if name in found:
                 raise InputError(f"{file}: {tensor.name} is there twice (also in {found[name].file.name})")
             found[name] = tensor

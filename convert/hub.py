@@ -1,13 +1,22 @@
 """Checkpoints by their hub id."""
 
+import re
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from mlx_sd.errors import InputError
 
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+# The base of whatever the HTTP library under huggingface_hub raises, connection errors included.
+_HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
 _CONFIGS = ["model_index.json", "*/*.json", "tokenizer*/*.txt"]
+
+
+def is_id(model: str) -> bool:
+    """Whether a text has the form owner/name."""
+    return _HUB_ID.fullmatch(model) is not None
 
 
 def fetch(repository: str, variant: str | None = None) -> Path:
@@ -17,16 +26,14 @@ def fetch(repository: str, variant: str | None = None) -> Path:
     InputError for an unknown repository, and where there is neither network nor cache.
     """
     try:
-        files = HfApi().list_repo_files(repository)
+        files = [file.rfilename for file in HfApi().model_info(repository, timeout=10).siblings or []]
         patterns = _CONFIGS + [f for f in files if f.count("/") == 1 and _wanted(f, files, variant)]
         return Path(snapshot_download(repository, allow_patterns=patterns))
+    except GatedRepoError:
+        raise InputError(f"{repository} asks you to accept its licence on the hub, then `hf auth login`") from None
     except RepositoryNotFoundError:
-        raise InputError(
-            f"there is no folder {repository} here and no such repository on the hub (or it needs `hf auth login`)"
-        ) from None
-    except HfHubHTTPError as error:
-        raise InputError(f"the hub refused {repository}: {str(error).splitlines()[0]}") from None
-    except (OSError, OfflineModeIsEnabled):  # every kind of broken connection is an OSError
+        raise InputError(f"{repository} is neither a folder here nor a repository on the hub (or is private)") from None
+    except (_HTTPError, OSError):  # no connection
         return _cached(repository)
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -13,12 +12,11 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_flatten
 from tqdm import tqdm
 
 from mlx_sd.errors import InputError
 from mlx_sd.files import TENSOR_DTYPES, Tensor
-from mlx_sd.load import FORMAT, VERSION, build
+from mlx_sd.load import FORMAT, VERSION, build, shapes
 
 from . import names
 from .checkpoint import Checkpoint, Component
@@ -67,8 +65,7 @@ def plan(part: str, component: Component, where: Path) -> list[tuple[str, Tensor
     """
     network = build(part, component.config, f"{where}/config.json")
     wanted = {
-        names.theirs(part, network.names, parameter): (parameter, tuple(array.shape))
-        for parameter, array in tree_flatten(network.parameters())
+        names.theirs(part, network.names, parameter): (parameter, shape) for parameter, shape in shapes(network).items()
     }
     have = component.tensors
     wrong = [
@@ -99,7 +96,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     try:
         yield folder
         folder.chmod(0o755)  # mkdtemp's is private
-        os.rename(folder, out)
+        folder.rename(out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -134,7 +131,7 @@ def _write_tensors(
                 array = array.transpose(0, 2, 3, 1)
             array = array.reshape(shape).astype(dtype or array.dtype)
             words = mx.uint32 if array.dtype == mx.float32 else mx.uint16  # numpy knows no bfloat16
-            f.write(memoryview(np.ascontiguousarray(array.view(words))).cast("B"))
+            f.write(np.ascontiguousarray(array.view(words)).tobytes())
             moved(tensor.end - tensor.start)
 
 

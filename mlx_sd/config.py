@@ -118,7 +118,9 @@ class UNetConfig:
         def block(i: int, resnets: int, attends: bool, depth: Any) -> Block:
             depths = tuple(depth) if isinstance(depth, (list, tuple)) else (depth,) * resnets
             if attends and len(depths) != resnets:
-                raise InputError(f"{where}: transformer_layers_per_block lists {len(depths)} depths for {resnets} layers")
+                raise InputError(
+                    f"{where}: transformer_layers_per_block lists {len(depths)} depths for {resnets} layers"
+                )
             if channels[i] % heads[i]:
                 raise InputError(f"{where}: {channels[i]} channels do not divide into {heads[i]} heads")
             return Block(channels[i], resnets, depths if attends else (), heads[i], context[i], bool(only_cross[i]))
@@ -148,9 +150,7 @@ class UNetConfig:
             in_channels=f.take("in_channels", 4),
             out_channels=f.take("out_channels", 4),
             sample_size=_square(f.take("sample_size") or 64, f),
-            down=tuple(
-                block(i, layers[i], "Attn" in down_types[i], depth[i]) for i in range(levels)
-            ),
+            down=tuple(block(i, layers[i], "Attn" in down_types[i], depth[i]) for i in range(levels)),
             mid=mid,
             up=tuple(
                 block(levels - 1 - i, layers[levels - 1 - i] + 1, "Attn" in up_types[i], up_depth[i])
@@ -272,8 +272,8 @@ class VAEConfig:
     sample_size: int
     scaling_factor: float
     shift_factor: float
-    latents_mean: tuple[float, ...] | None
-    latents_std: tuple[float, ...] | None
+    latents_mean: tuple[float, ...]  # per channel, or empty
+    latents_std: tuple[float, ...]
     force_upcast: bool
     quant_conv: bool
     post_quant_conv: bool
@@ -306,8 +306,8 @@ class VAEConfig:
             sample_size=_square(f.take("sample_size", 512), f),
             scaling_factor=f.take("scaling_factor", 0.18215),
             shift_factor=f.take("shift_factor") or 0.0,
-            latents_mean=None if mean is None else tuple(mean),
-            latents_std=None if std is None else tuple(std),
+            latents_mean=tuple(mean or ()),
+            latents_std=tuple(std or ()),
             force_upcast=f.take("force_upcast", True),
             quant_conv=f.take("use_quant_conv", True),
             post_quant_conv=f.take("use_post_quant_conv", True),

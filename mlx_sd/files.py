@@ -77,10 +77,11 @@ def tensors(file: Path) -> Iterator[Tensor]:
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A file that becomes `path` when the block ends well and leaves nothing when it does not."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as f:
             yield f
-        os.chmod(name, 0o644)  # mkstemp's is private
-        os.replace(name, path)
+        temporary.chmod(0o644)  # mkstemp's is private
+        temporary.replace(path)
     finally:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,6 @@ FORMAT, VERSION = "mlx-sd", 1
 TINY = Path(__file__).parent / "tiny"
 DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
 
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _TEXT = ("text_encoder", "text_encoder_2")
 
 
@@ -56,6 +54,12 @@ def build(part: str, config: Mapping[str, Any], where: str) -> nn.Module:
     if part in _TEXT:
         return TextEncoder(TextConfig.from_hf(config, where))
     raise InputError(f"{where}: no network is called {part}")
+
+
+def shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    """A network's parameters by name."""
+    flat: Any = tree_flatten(network.parameters())
+    return {name: tuple(array.shape) for name, array in flat}
 
 
 def default_dtype() -> mx.Dtype:
@@ -99,11 +103,9 @@ def converted(model: str, variant: str | None = None) -> Path:
     folder = TINY if model == "tiny" else Path(model)
     if (folder / "model.json").is_file():
         return folder
-    from convert import checkpoint, write  # convert builds on this package
+    from convert import checkpoint, hub, write  # convert builds on this package
 
-    if not folder.exists() and _HUB_ID.fullmatch(model):
-        from convert import hub
-
+    if not folder.exists() and hub.is_id(model):
         folder = hub.fetch(model, variant)
     source = checkpoint.read(folder, variant)
     out = _cache() / f"{folder.resolve().name}-{_fingerprint(source.folder)}"
@@ -120,13 +122,13 @@ def _network(folder: Path, part: str, config: Mapping[str, Any], dtype: mx.Dtype
     network = build(part, config, f"{folder}/model.json: {part}")
     file = folder / f"{part}.safetensors"
     have = {t.name: t.shape for t in tensors(file)}
-    wanted = {name: tuple(array.shape) for name, array in tree_flatten(network.parameters())}
+    wanted = shapes(network)
     if have != wanted:
         wrong = sorted(name for name in have.keys() | wanted.keys() if have.get(name) != wanted.get(name))
         raise InputError(f"{file} does not fit model.json ({', '.join(wrong[:8])}); convert the checkpoint again")
     if part == "vae" and network.config.force_upcast and dtype == mx.float16:
         dtype = mx.float32  # this VAE's activations overflow float16
-    weights = mx.load(str(file))
+    weights: Any = mx.load(str(file))
     network.load_weights([(name, array.astype(dtype)) for name, array in weights.items()])
     mx.eval(network.parameters())
     return network

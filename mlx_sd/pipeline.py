@@ -4,7 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 
 from . import samplers
-from .denoise import guide
+from .denoise import Predictor, guidance_embedding
 from .errors import Failure, InputError
 from .load import Model, load
-from .reuse import DeepCache, Reuse
+from .reuse import DeepCache
 from .samplers import Table
 from .tokenizer import Tokenizer
 from .unet import UNet
@@ -44,18 +44,21 @@ class Settings:
     deepcache: DeepCache | None
 
 
-@dataclass
+@dataclass(frozen=True)
 class Result:
-    """What `generate` made, one entry per picture, and what it took."""
+    """Pictures, one entry each, and what they took."""
 
-    images: list[Image.Image]
+    images: list[Image.Image]  # none where only latents were asked for
     latents: mx.array  # (N, h, w, C), float32, of about unit variance
     prompts: list[str]
     seeds: list[int]
     settings: Settings
-    evaluations: int = 0  # of the UNet, all batches together
-    full: int = 0  # of those, how many were not cached
-    seconds: list[float] = field(default_factory=list)  # one per evaluation
+    seconds: list[float]  # one per evaluation of the UNet
+    full: int  # how many evaluations were not cached
+
+    @property
+    def evaluations(self) -> int:
+        return len(self.seconds)
 
 
 class StableDiffusion:
@@ -119,7 +122,20 @@ class StableDiffusion:
         samplers.table(self.model.scheduler, sampler, schedule, steps)  # says what is wrong with the steps
         return Settings(steps, guidance, guidance_rescale, sampler, schedule, width, height, clip_skip, deepcache)
 
-    def generate(
+    def generate(self, prompt: str | Sequence[str], negative: str | None = None, **options: Any) -> Result:
+        """Makes pictures: everything `stream` yields, as one result. All keywords are those of `stream`."""
+        parts = list(self.stream(prompt, negative, **options))
+        return Result(
+            [image for part in parts for image in part.images],
+            mx.concatenate([part.latents for part in parts]),
+            [prompt for part in parts for prompt in part.prompts],
+            [seed for part in parts for seed in part.seeds],
+            parts[0].settings,
+            [seconds for part in parts for seconds in part.seconds],
+            sum(part.full for part in parts),
+        )
+
+    def stream(
         self,
         prompt: str | Sequence[str],
         negative: str | None = None,
@@ -133,8 +149,8 @@ class StableDiffusion:
         tile: int | None = None,
         callback: Callback | None = None,
         **settings: Any,
-    ) -> Result:
-        """Makes `count` pictures of each prompt, the i-th with seed + i whatever the count.
+    ) -> Iterator[Result]:
+        """Makes `count` pictures of each prompt, the i-th with seed + i whatever the count; yields batch by batch.
 
         negative: what to steer away from; None is the checkpoint's own idea of nothing (SDXL: zeros).
         batch: how many pictures go through the UNet together. latents: unit-variance noise (N, h, w, C) to start
@@ -151,6 +167,8 @@ class StableDiffusion:
         if not 0 <= seed <= seed + count - 1 < 2**32:
             raise InputError(f"seeds must be from 0 to {2**32 - 1}, not {seed} to {seed + count - 1}")
         texts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not texts:
+            raise InputError("there is no prompt")
         jobs = [(text, seed + i) for text in texts for i in range(count)]
         shape = self._latent_shape(chosen)
         if latents is not None:
@@ -159,19 +177,17 @@ class StableDiffusion:
             jobs = jobs * latents.shape[0] if len(jobs) == 1 else jobs
             if len(jobs) != latents.shape[0]:
                 raise InputError(f"{latents.shape[0]} latents for {len(jobs)} pictures")
-        self._check_channels(channels, shape)
+        self._check_channels(channels, shape, len(jobs))
         table = samplers.table(self.model.scheduler, chosen.sampler, chosen.schedule, chosen.steps)
-        result = Result([], mx.zeros((0, *shape)), [t for t, _ in jobs], [s for _, s in jobs], chosen)
-        finished = []
         for places in self._batches([text for text, _ in jobs], negative, batch):
-            streams = [np.random.RandomState(jobs[i][1]) for i in places]
+            prompts, seeds = [jobs[i][0] for i in places], [jobs[i][1] for i in places]
+            beside = channels[mx.array(places)] if channels is not None and channels.shape[0] > 1 else channels
+            streams = [np.random.RandomState(s) for s in seeds]
             noise = _normal(streams, shape) if latents is None else latents[mx.array(places)]
-            predict = self._predictor([jobs[i][0] for i in places], negative, chosen, channels, places)
-            finished.append(self._sample(table, predict, noise, streams, result, callback))
-        result.latents = mx.concatenate(finished)
-        if output == "image":
-            result.images = [to_image(self.decode(z, tile)[0]) for z in mx.split(result.latents, len(jobs))]
-        return result
+            predict = self._predictor(prompts, negative, chosen, beside)
+            final, seconds = _timed(table, predict, noise, lambda: _normal(streams, shape), callback)  # noqa: B023
+            images = [] if output == "latent" else [to_image(self.decode(z, tile)[0]) for z in final[:, None]]
+            yield Result(images, final, prompts, seeds, chosen, seconds, predict.reuse.full)
 
     def encode_prompt(
         self, text: str, clip_skip: int = 0, chunks: int | None = None
@@ -223,22 +239,27 @@ class StableDiffusion:
 
     @property
     def _vae_dtype(self) -> mx.Dtype:
-        return self.vae.decoder[0].weight.dtype
+        dtype: mx.Dtype = self.vae.decoder[0].weight.dtype
+        return dtype
 
     def _latent_shape(self, chosen: Settings) -> tuple[int, int, int]:
         factor = self.vae.config.factor
         return chosen.height // factor, chosen.width // factor, self.vae.config.latent_channels
 
-    def _check_channels(self, channels: mx.array | None, shape: tuple[int, int, int]) -> None:
+    def _check_channels(self, channels: mx.array | None, shape: tuple[int, int, int], pictures: int) -> None:
         extra = self.unet.config.in_channels - shape[2]
         given = channels.shape[-1] if channels is not None else 0
         if given != extra:
             raise InputError(
-                f"this UNet takes {extra} channels beside the latents (9 in all: an inpainting checkpoint), not {given}; "
-                "give them as channels= (height, width and latent channels as the latents')"
+                f"this UNet takes {extra} channels beside the latents, not {given}: with 9 in all it paints into "
+                "pictures and wants mask and masked latents as channels="
             )
-        if channels is not None and (channels.ndim != 4 or channels.shape[1:3] != shape[:2]):
-            raise InputError(f"channels must be (N, {shape[0]}, {shape[1]}, {extra}), not {channels.shape}")
+        if channels is None:
+            return
+        if channels.ndim != 4 or channels.shape[1:3] != shape[:2] or channels.shape[0] not in (1, pictures):
+            raise InputError(
+                f"channels must be (1 or {pictures}, {shape[0]}, {shape[1]}, {extra}), not {channels.shape}"
+            )
 
     def _batches(self, texts: list[str], negative: str | None, size: int) -> Iterator[list[int]]:
         """Places of texts that go together: at most `size`, in order, and of the same number of chunks."""
@@ -254,8 +275,8 @@ class StableDiffusion:
         return max(len(t.chunks(s)) for t in self.model.tokenizers for s in (text, negative or ""))
 
     def _predictor(
-        self, texts: list[str], negative: str | None, chosen: Settings, channels: mx.array | None, places: list[int]
-    ) -> "Predictor":
+        self, texts: list[str], negative: str | None, chosen: Settings, channels: mx.array | None
+    ) -> Predictor:
         unet, size = self.unet.config, self._chunks(texts[0], negative)
         # An LCM takes the guidance scale as an input; it is then one batch, as it is without guidance.
         guided = chosen.guidance > 1 and unet.guidance_dims is None
@@ -272,11 +293,10 @@ class StableDiffusion:
         if unet.guidance_dims is not None:
             embedded = guidance_embedding(chosen.guidance, unet.guidance_dims)
             extra["timestep_cond"] = mx.broadcast_to(embedded, (len(encoded), unet.guidance_dims))
-        if channels is not None and channels.shape[0] > 1:
-            channels = channels[mx.array(places)]
-        context = mx.concatenate([c for c, _ in encoded])
+        context = mx.concatenate([c for c, _ in encoded]).astype(self.model.dtype)
         mx.eval(context, extra)
-        return Predictor(self.unet, context, extra, channels, self.model.dtype, chosen, guided)
+        guidance = chosen.guidance if guided else None
+        return Predictor(self.unet, context, extra, channels, guidance, chosen.guidance_rescale, chosen.deepcache)
 
     def _time_ids(self, chosen: Settings, count: int, guided: bool) -> mx.array:
         size = [chosen.height, chosen.width, 0, 0]
@@ -285,69 +305,26 @@ class StableDiffusion:
             rows = [size + ([_NEGATIVE_SCORE] if self.model.aesthetics else size[:2]), *rows]
         return mx.array([row for row in rows for _ in range(count)], dtype=mx.float32)
 
-    def _sample(
-        self,
-        table: Table,
-        predict: "Predictor",
-        noise: mx.array,
-        streams: list[np.random.RandomState],
-        result: Result,
-        callback: Callback | None,
-    ) -> mx.array:
+
+def _timed(
+    table: Table,
+    predict: Predictor,
+    noise: mx.array,
+    normal: Callable[[], mx.array],
+    callback: Callback | None,
+) -> tuple[mx.array, list[float]]:
+    """Runs the table; returns the final latents and the seconds of each evaluation, callbacks not counted."""
+    seconds: list[float] = []
+    clock = time.perf_counter()
+
+    def after(i: int, total: int, image: mx.array) -> None:
+        nonlocal clock
+        seconds.append(time.perf_counter() - clock)
+        if callback is not None:
+            callback(i, total, image)
         clock = time.perf_counter()
 
-        def after(i: int, total: int, image: mx.array) -> None:
-            nonlocal clock
-            result.seconds.append(time.perf_counter() - clock)
-            if callback is not None:
-                callback(i, total, image)
-            clock = time.perf_counter()
-
-        shape = (noise.shape[1], noise.shape[2], noise.shape[3])
-        x = samplers.run(table, predict, noise, lambda: _normal(streams, shape), after)
-        result.evaluations += predict.reuse.evaluations
-        result.full += predict.reuse.full
-        return x
-
-
-class Predictor:
-    """The network as the sampling loop sees it, for one generation: guidance, extra channels and reuse inside."""
-
-    def __init__(
-        self,
-        unet: UNet,
-        context: mx.array,
-        extra: dict[str, mx.array],
-        channels: mx.array | None,
-        dtype: mx.Dtype,
-        chosen: Settings,
-        guided: bool,
-    ):
-        self._unet, self._context, self._extra, self._channels = unet, context, extra, channels
-        self._dtype, self._chosen, self._guided = dtype, chosen, guided
-        self.reuse = Reuse(chosen.deepcache or DeepCache(interval=1))
-
-    def __call__(self, x: mx.array, t: float) -> mx.array:
-        if self._channels is not None:
-            beside = mx.broadcast_to(self._channels, (x.shape[0], *self._channels.shape[1:]))
-            x = mx.concatenate([x, beside], axis=-1)
-        if self._guided:
-            x = mx.concatenate([x, x])
-        x = x.astype(self._dtype)
-
-        def network(deep: mx.array | None, depth: int) -> tuple[mx.array, mx.array]:
-            return self._unet(x, mx.array(t), self._context, deep=deep, depth=depth, **self._extra)
-
-        output = self.reuse(network).astype(mx.float32)
-        return guide(output, self._chosen.guidance, self._chosen.guidance_rescale) if self._guided else output
-
-
-def guidance_embedding(scale: float, dims: int) -> mx.array:
-    """(1, dims) sinusoids of 1000 (scale - 1), as latent consistency models take it (Luo et al. 2023)."""
-    half = dims // 2
-    rates = mx.exp(-math.log(10000) * mx.arange(half, dtype=mx.float32) / (half - 1))
-    angles = 1000 * (scale - 1) * rates[None]
-    return mx.concatenate([mx.sin(angles), mx.cos(angles)], axis=-1)
+    return samplers.run(table, predict, noise, normal, after), seconds
 
 
 def to_image(pixels: mx.array) -> Image.Image:

@@ -60,8 +60,12 @@ def euler(steps: list[Step], scheduler: Scheduler) -> Table:
 
 
 def euler_ancestral(steps: list[Step], scheduler: Scheduler) -> Table:
-    """Euler to a lower level, then fresh noise up to the step's end (k-diffusion's sample_euler_ancestral, eta 1)."""
+    """Euler to a lower level, then fresh noise up to the step's end (k-diffusion's sample_euler_ancestral, eta 1).
+
+    Ends at zero whatever the checkpoint's final sigma is, as in diffusers.
+    """
     rows = []
+    steps = [*steps[:-1], steps[-1]._replace(a1=1.0, s1=0.0)]
     for p in steps:
         k, k1 = p.s / p.a, p.s1 / p.a1
         up = sqrt(k1**2 * (k**2 - k1**2) / k**2)
@@ -128,7 +132,7 @@ def plms(steps: list[Step], scheduler: Scheduler) -> Table:
 
 def _without_corrector(weights: list[float], newer: int) -> list[float]:
     # `newer` evaluations came after the corrector's; what is older lies one place further back.
-    return weights[:newer] + [0.0] + weights[newer:] if len(weights) > newer else weights
+    return [*weights[:newer], 0.0, *weights[newer:]] if len(weights) > newer else weights
 
 
 # ---------------------------------------------------------------------------------------------- the table and its loop
@@ -194,7 +198,7 @@ def table(scheduler: Scheduler, sampler: str, schedule_name: str, steps: int) ->
         raise InputError(f"steps must be from 1 to {scheduler.timesteps}, not {steps}")
     method = SAMPLERS[sampler]
     found = method.grid(scheduler, steps, schedule_name)
-    if any(p.t == q.t for p, q in pairwise(found)):
+    if any((p.a, p.s) == (q.a, q.s) for p, q in pairwise(found)):
         raise InputError(f"{steps} steps are too many for {sampler} on {schedule_name}: some would coincide")
     if scheduler.prediction == "epsilon" and found[0].a == 0:
         raise InputError(

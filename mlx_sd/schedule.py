@@ -103,12 +103,18 @@ class Scheduler:
         else:  # Nichol and Dhariwal 2021, eq. 17
             bar = np.cos((np.arange(n + 1) / n + 0.008) / 1.008 * np.pi / 2) ** 2
             betas = np.minimum(1 - bar[1:] / bar[:-1], 0.999).astype(np.float32)
-        alphas = np.cumprod(1 - betas, dtype=np.float32).astype(np.float64)
-        if self.zero_snr:  # Lin et al. 2023, algorithm 1
+        alphas = _cumprod(1 - betas)
+        if self.zero_snr:  # Lin et al. 2023, algorithm 1, by way of betas in float32 as in training
             root = np.sqrt(alphas)
-            alphas = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+            bar = ((root - root[-1]) * (root[0] / (root[0] - root[-1]))) ** 2
+            alphas = _cumprod(1 - (1 - np.append(bar[:1], bar[1:] / bar[:-1])))
             alphas[-1] = 0.0 if exact_zero else 2.0**-24
-        return alphas
+        return alphas.astype(np.float64)
+
+
+def _cumprod(alphas: NDArray[np.float32]) -> NDArray[np.float32]:
+    # Summed up in float64 and rounded at each timestep, which is what PyTorch does.
+    return np.cumprod(alphas, dtype=np.float64).astype(np.float32)
 
 
 # Fields of the classes we honour that only their default value is taken for.
@@ -170,7 +176,10 @@ def by_index(scheduler: Scheduler, steps: int, schedule: str, ends_clean: bool =
 
 
 def by_sigma(scheduler: Scheduler, steps: int, schedule: str) -> list[Step]:
-    """Steps of the Euler family: fractional timesteps, each ending where the next begins, the last at zero."""
+    """Steps of the Euler family: fractional timesteps, each ending where the next begins.
+
+    The last ends at the checkpoint's final sigma, in the k-diffusion scale (image + sigma * noise).
+    """
     schedule, sigmas = _ALIASES.get(schedule, schedule), _sigmas(scheduler)
     spacing = (scheduler.spacing or "linspace") if schedule == "karras" else schedule
     t = _spaced(spacing, scheduler.timesteps, steps, scheduler.offset)
@@ -178,7 +187,8 @@ def by_sigma(scheduler: Scheduler, steps: int, schedule: str) -> list[Step]:
     if schedule == "karras":
         k = _karras(k[-1], k[0], steps)
         t = _times(k, sigmas)
-    return _chain(t, k, scheduler, sigmas)
+    found = _chain(t, k, scheduler, sigmas)
+    return [*found[:-1], found[-1]._replace(a1=1.0, s1=found[-1].s1 / found[-1].a1)]
 
 
 def by_half_step(scheduler: Scheduler, steps: int, schedule: str) -> list[Step]:
@@ -186,7 +196,9 @@ def by_half_step(scheduler: Scheduler, steps: int, schedule: str) -> list[Step]:
     schedule, sigmas = _ALIASES.get(schedule, schedule), _sigmas(scheduler)
     if schedule == "karras":
         k = _karras(sigmas[0], sigmas[-1], steps)
-        return _chain(_times(k, sigmas).round(), k, scheduler, sigmas)
+        t = _times(k, sigmas)
+        # Rounded where diffusers rounds.
+        return _chain(t if scheduler.beta_schedule == "squaredcos_cap_v2" else t.round(), k, scheduler, sigmas)
     spaced = steps if schedule == "trailing" else steps + 1
     t = _spaced(schedule, scheduler.timesteps, spaced, scheduler.offset).round()[:steps]
     return _chain(t, np.interp(t, np.arange(len(sigmas)), sigmas), scheduler, sigmas)
@@ -210,7 +222,8 @@ def _sigmas(scheduler: Scheduler) -> NDArray[np.float64]:
 
 def _karras(low: float, high: float, steps: int) -> NDArray[np.float64]:
     ramp = np.linspace(0, 1, steps)
-    return (high ** (1 / _RHO) + ramp * (low ** (1 / _RHO) - high ** (1 / _RHO))) ** _RHO
+    top, bottom = high ** (1 / _RHO), low ** (1 / _RHO)
+    return np.power(top + ramp * (bottom - top), _RHO)
 
 
 def _times(k: NDArray[np.float64], sigmas: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -11,9 +11,7 @@ from tokenizers.models import BPE
 from .errors import InputError
 
 # OpenAI CLIP's pattern: special tokens, English contractions, words, single digits, runs of anything else.
-_PATTERN = (
-    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-)
+_PATTERN = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 _SPECIAL = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}
 
 
@@ -43,9 +41,7 @@ class Tokenizer:
             ]
         )
         backend.add_special_tokens([AddedToken(t, normalized=False) for t in special.values()])
-        return cls(
-            backend, vocabulary[special["bos_token"]], vocabulary[end], vocabulary[special["pad_token"]], length
-        )
+        return cls(backend, vocabulary[special["bos_token"]], vocabulary[end], vocabulary[special["pad_token"]], length)
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text between start and end token, cut at `length`, not padded."""

@@ -1,10 +1,10 @@
 """The denoising UNet of Stable Diffusion (UNet2DConditionModel), channel-last, with DeepCache in its call.
 
-    inputs[0] ──────────── skip ────────────▶ outputs[-1] ─▶ prediction
-      inputs[1] ────────── skip ──────────▶ outputs[-2]
-        ...                                 ...             the outer `depth` levels always run;
-          inputs[-1] ───── skip ──▶ outputs[0]              what lies under them, `deep`, is computed
-                    middle                                  unless the caller hands it in
+inputs[0] ──────────── skip ────────────▶ outputs[-1] ─▶ prediction
+  inputs[1] ────────── skip ──────────▶ outputs[-2]
+    ...                                 ...             the outer `depth` levels always run;
+      inputs[-1] ───── skip ──▶ outputs[0]              what lies under them, `deep`, is computed
+                middle                                  unless the caller hands it in
 """
 
 import math
@@ -24,7 +24,7 @@ class Given(NamedTuple):
 
     embedding: mx.array  # (B, E): time and what the model adds to it, activated
     context: mx.array  # (B, tokens, C): the prompt
-    size: tuple[int, int] | None = None  # (height, width) of the skip that comes next
+    size: tuple[int, ...] | None = None  # (height, width) of the skip that comes next
 
 
 class UNet(nn.Module):
@@ -46,7 +46,7 @@ class UNet(nn.Module):
     def _build(self) -> None:
         config = self.config
         names = {"time": "time_embedding", "classes": "class_embedding", "added": "add_embedding"}
-        names |= {"norm": "conv_norm_out", "conv": "conv_out", "inputs.0.0": "conv_in"}
+        names |= {"norm": "conv_norm_out", "conv": "conv_out", "inputs.0.0.conv": "conv_in"}
         self.inputs: list[list[nn.Module]] = [[In(config.in_channels, config.channels)]]
         self.middle: list[nn.Module] = []
         self.outputs: list[list[nn.Module]] = []
@@ -66,7 +66,7 @@ class UNet(nn.Module):
                 self.inputs.append(stage("inputs", len(self.inputs), block, name, i, width))
                 skips.append(width := block.channels)
             if level + 1 < len(config.down):
-                names[f"inputs.{len(self.inputs)}.0"] = f"{name}.downsamplers.0.conv"
+                names[f"inputs.{len(self.inputs)}.0"] = f"{name}.downsamplers.0"
                 self.inputs.append([Down(width)])
                 skips.append(width)
 
@@ -85,7 +85,7 @@ class UNet(nn.Module):
                 self.outputs.append(stage("outputs", place, block, name, i, width + skips.pop()))
                 width = block.channels
             if level + 1 < len(config.up):
-                names[f"outputs.{place}.{len(self.outputs[-1])}"] = f"{name}.upsamplers.0.conv"
+                names[f"outputs.{place}.{len(self.outputs[-1])}"] = f"{name}.upsamplers.0"
                 self.outputs[-1].append(Up(width))
         self._names = names
 
@@ -121,7 +121,8 @@ class UNet(nn.Module):
         depth = DeepCache branch + 1 (Ma et al. 2023, sec. 3).
         """
         embedding = self._embed(x, t, text_embeds, time_ids, class_labels, timestep_cond)
-        given, skips = Given(embedding, context.astype(x.dtype)), []
+        given = Given(embedding, context.astype(x.dtype))
+        skips: list[mx.array] = []
         x = _descend(x, self.inputs[:depth], given, skips)
         if deep is None:
             y = _descend(x, self.inputs[depth:], given, skips)
@@ -238,28 +239,40 @@ class TransformerBlock(nn.Module):
         return x + self.down(y * ops.gelu(gate))
 
 
-class In(Conv):
-    def __call__(self, x: mx.array, given: Given) -> mx.array:
-        return super().__call__(x)
+class In(nn.Module):
+    """The first convolution."""
 
-
-class Down(Conv):
-    def __init__(self, channels: int):
-        super().__init__(channels, channels, stride=2)
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.conv = Conv(inputs, outputs)
 
     def __call__(self, x: mx.array, given: Given) -> mx.array:
-        return super().__call__(x)
+        return self.conv(x)
 
 
-class Up(Conv):
+class Down(nn.Module):
+    """Halves the size, rounding up."""
+
     def __init__(self, channels: int):
-        super().__init__(channels, channels)
+        super().__init__()
+        self.conv = Conv(channels, channels, stride=2)
+
+    def __call__(self, x: mx.array, given: Given) -> mx.array:
+        return self.conv(x)
+
+
+class Up(nn.Module):
+    """Doubles the size, to that of the skip that comes next."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = Conv(channels, channels)
 
     def __call__(self, x: mx.array, given: Given) -> mx.array:
         x = ops.upsample(x)
         if given.size and given.size != x.shape[1:3]:  # an odd size was rounded up on the way down
             x = x[:, : given.size[0], : given.size[1]]
-        return super().__call__(x)
+        return self.conv(x)
 
 
 def _descend(x: mx.array, stages: list[list[nn.Module]], given: Given, skips: list[mx.array]) -> mx.array:

@@ -54,14 +54,14 @@ class Autoencoder(nn.Module):
     def scale(self, latents: mx.array) -> mx.array:
         """The VAE's latents -> the UNet's, of about unit variance."""
         c = self.config
-        if c.latents_mean is not None:
+        if c.latents_mean:
             return (latents - mx.array(c.latents_mean)) * (c.scaling_factor / mx.array(c.latents_std))
         return (latents - c.shift_factor) * c.scaling_factor
 
     def unscale(self, latents: mx.array) -> mx.array:
         """The UNet's latents -> the VAE's."""
         c = self.config
-        if c.latents_mean is not None:
+        if c.latents_mean:
             return latents * (mx.array(c.latents_std) / c.scaling_factor) + mx.array(c.latents_mean)
         return latents / c.scaling_factor + c.shift_factor
 
@@ -128,8 +128,8 @@ Named = list[tuple[str, nn.Module]]
 
 
 def _encoder(config: VAEConfig) -> tuple[list[nn.Module], list[str]]:
-    width, layers = config.channels[0], []
-    layers += [("conv_in", Conv(config.in_channels, width))]
+    width = config.channels[0]
+    layers: Named = [("conv_in", Conv(config.in_channels, width))]
     for level, channels in enumerate(config.channels):
         for i in range(config.layers):
             layers += [(f"down_blocks.{level}.resnets.{i}", ResBlock(width, channels, config.groups))]
@@ -141,8 +141,8 @@ def _encoder(config: VAEConfig) -> tuple[list[nn.Module], list[str]]:
 
 
 def _decoder(config: VAEConfig) -> tuple[list[nn.Module], list[str]]:
-    width, layers = config.channels[-1], []
-    layers += [("conv_in", Conv(config.latent_channels, width)), *_middle(width, config)]
+    width = config.channels[-1]
+    layers: Named = [("conv_in", Conv(config.latent_channels, width)), *_middle(width, config)]
     for level, channels in enumerate(reversed(config.channels)):
         for i in range(config.layers + 1):
             layers += [(f"up_blocks.{level}.resnets.{i}", ResBlock(width, channels, config.groups))]

@@ -134,6 +134,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         arguments = parser().parse_args(argv)
         plan = plan_from(arguments)
+        # Set before the import: it warns of image processors that are not used here.
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         run(plan, [arguments.only] if arguments.only else BY_NAME)
     except RecipeError as error:
         say(f"python -m bench.tiny: {error}")

@@ -30,7 +30,7 @@ def training_scenes(count: int) -> list[Scene]:
 
 
 def load_images(plan: Plan) -> np.ndarray:
-    """The training pictures on disk, uint8 (count, SIZE, SIZE, 3); RecipeError if the plan's count differs."""
+    """The training pictures on disk, uint8 (count, SIZE, SIZE, 3); RecipeError if the count differs."""
     images = np.load(plan.result("data"), mmap_mode="r")
     if len(images) != plan.scenes:
         raise RecipeError(

@@ -36,7 +36,7 @@ SCALE_SAMPLES = 4000  # latents that the scaling factor is measured on
 
 
 def train(plan: Plan, out: Path) -> None:
-    """Train encoder and decoder from scratch: small crops first, whole pictures in the last fifth of the time."""
+    """Train encoder and decoder from scratch: small crops first, whole pictures in the last fifth."""
     prepare(plan.threads)
     images = load_images(plan)
     randomness = Randomness(seed=0)

@@ -1,0 +1,50 @@
+"""The command line: python -m convert --model X --out DIR."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlx_sd import command
+from mlx_sd.errors import InputError
+from mlx_sd.load import DTYPES, TINY
+
+from . import checkpoint, hub, write
+
+NAME = "convert"
+
+_EXAMPLES = """examples:
+  python -m convert --model stabilityai/stable-diffusion-2-1 --out models/sd21 --dtype float16
+  python -m convert --model ~/checkpoints/my-diffusers-folder --out models/mine
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code."""
+    p = command.Parser(
+        prog=f"python -m {NAME}",
+        description="Convert a Hugging Face checkpoint into a model folder for mlx_sd.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("--model", required=True, help='a diffusers folder, a hub id, or "tiny" (the embedded checkpoint)')
+    p.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder to write; must not exist")
+    p.add_argument("--dtype", choices=tuple(DTYPES), help="of the weights (default: as they are stored)")
+    p.add_argument("--variant", help="which variant of the files to read, for example fp16")
+    arguments = p.parse_args(argv)
+    return command.run(NAME, lambda: _convert(arguments))
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    if arguments.out.exists():  # before anything is downloaded
+        raise InputError(f"{arguments.out} exists; choose another name or remove it first")
+    folder = TINY if arguments.model == "tiny" else Path(arguments.model).expanduser()
+    if not folder.exists() and hub.is_id(arguments.model):
+        folder = hub.fetch(arguments.model, arguments.variant)
+    source = checkpoint.read(folder, arguments.variant)
+    write.write(source, arguments.out, {"model": arguments.model}, arguments.dtype and DTYPES[arguments.dtype])
+    print(arguments.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,225 @@
+"""The command line: python -m mlx_sd.generate "PROMPT"."""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import re
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from tqdm import tqdm
+
+from . import blas, command, picture, samplers, schedule
+from .errors import InputError
+from .load import DTYPES
+from .pipeline import GUIDANCE, GUIDANCE_XL, STEPS, Result, Settings, StableDiffusion
+from .reuse import DeepCache
+from .version import VERSION
+
+NAME = "mlx_sd.generate"
+
+_EXAMPLES = """examples:
+  python -m mlx_sd.generate "a red tent in the center on green grass, under a clear day sky"
+  python -m mlx_sd.generate "a lighthouse" --deepcache 3 --steps 50 --count 4 --output pictures/
+  python -m mlx_sd.generate "a photo of an astronaut" --model stabilityai/stable-diffusion-2-1 --dtype float16
+  python -m mlx_sd.generate --from-image picture.png --seed 7
+  python -m mlx_sd.generate --prompts prompts.txt --json > results.json
+"""
+
+_SETTINGS = tuple(f.name for f in dataclasses.fields(Settings))
+_BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}]"
+_DEFAULTS: dict[str, Any] = {"model": "tiny", "seed": 0, "guidance_rescale": 0.0, "clip_skip": 0}
+
+
+def parser() -> argparse.ArgumentParser:
+    """All options. Those that a picture can replay have no default here, so that a flag can be told from none."""
+    p = command.Parser(
+        prog=f"python -m {NAME}",
+        description="Make pictures from a prompt.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("prompt", nargs="?", help="what the picture shows")
+    p.add_argument("--prompts", type=Path, metavar="FILE", help="a text file with one prompt a line, instead")
+    p.add_argument("--from-image", type=Path, metavar="PNG", help="make a picture again; other flags change it")
+    p.add_argument("--negative", metavar="TEXT", help="what to steer away from")
+    p.add_argument("--model", help="a converted folder, a diffusers folder or a hub id (default: the embedded model)")
+    p.add_argument("--dtype", choices=tuple(DTYPES), help="default: float16 on a GPU, float32 on the CPU")
+    p.add_argument("--steps", type=int, help=f"default {STEPS}")
+    p.add_argument("--guidance", type=float, metavar="SCALE", help=f"default {GUIDANCE}, for SDXL {GUIDANCE_XL}")
+    p.add_argument("--guidance-rescale", type=float, metavar="PHI", help="0 to 1, default 0")
+    p.add_argument("--sampler", metavar="NAME", help=f"{', '.join(samplers.names())} (default: the checkpoint's)")
+    p.add_argument("--schedule", metavar="NAME", help=f"{', '.join(schedule.names())} (default: the checkpoint's)")
+    p.add_argument("--seed", type=int, help="of the first picture; the next take seed + 1, seed + 2, ... (default 0)")
+    p.add_argument("--width", type=int, help="in pixels, a multiple of 8 (default: the checkpoint's)")
+    p.add_argument("--height", type=int, help="in pixels, a multiple of 8 (default: the checkpoint's)")
+    p.add_argument("--clip-skip", type=int, metavar="LAYERS", help="text encoder layers to leave out, default 0")
+    p.add_argument("--deepcache", metavar="N[:BRANCH]", help="run the whole UNet only every N-th time")
+    p.add_argument("--tile", type=int, metavar="PIXELS", help="decode in tiles; 0 never (default: above 1536 a side)")
+    p.add_argument("--count", type=int, default=1, help="pictures of each prompt, default 1")
+    p.add_argument("--batch", type=int, default=1, help="pictures computed together, default 1")
+    p.add_argument("--output", metavar="PATH", help="a .png file, or a folder (default: named after the prompt, here)")
+    p.add_argument("--json", action="store_true", help="print what was made as JSON")
+    p.add_argument("--version", action="version", version=f"mlx-sd {VERSION}")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code."""
+    arguments = parser().parse_args(argv)
+    return command.run(NAME, lambda: _generate(arguments))
+
+
+def _generate(arguments: argparse.Namespace) -> None:
+    if blas.missing() and mx.default_device() == mx.cpu:
+        print(blas.HINT, file=sys.stderr)
+    wanted = _wanted(arguments)
+    prompts = _prompts(arguments, wanted)
+    targets = _targets(arguments.output, prompts, wanted["seed"], arguments.count)
+    sd = StableDiffusion.load(wanted["model"], wanted["dtype"])
+    if wanted["model_hash"] not in (None, sd.model.hash):
+        print(f"{NAME}: the weights of {wanted['model']} are not those the picture was made with", file=sys.stderr)
+    settings = {name: wanted[name] for name in _SETTINGS}
+    settings["deepcache"] = DeepCache.parse(wanted["deepcache"]) if wanted["deepcache"] else None
+    made: list[dict[str, Any]] = []
+
+    with tqdm(unit="step", disable=not sys.stderr.isatty(), bar_format=_BAR) as bar:
+
+        def progress(evaluation: int, evaluations: int, image: mx.array) -> None:
+            if evaluation == 1:
+                bar.reset(total=evaluations)
+                bar.set_description(f"{len(made) + 1}/{len(targets)}")
+            bar.update()
+
+        for result in sd.stream(
+            prompts,
+            wanted["negative"],
+            seed=wanted["seed"],
+            count=arguments.count,
+            batch=arguments.batch,
+            tile=wanted["tile"],
+            callback=progress,
+            **settings,
+        ):
+            for image, prompt, seed in zip(result.images, result.prompts, result.seeds, strict=True):
+                path = targets[len(made)]
+                about = _about(sd, result, wanted, prompt, seed)
+                picture.save(image, path, about)
+                made.append({"output": str(path), **about, **_cost(result)})
+                if not arguments.json:
+                    bar.write(str(path), file=sys.stdout)
+    if arguments.json:
+        print(json.dumps(made, indent=2, ensure_ascii=False))
+
+
+def _wanted(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Flags over what a replayed picture says over defaults; None where the checkpoint decides."""
+    replayed = picture.read(arguments.from_image) if arguments.from_image else {}
+    wanted = {
+        name: flag if (flag := getattr(arguments, name)) is not None else replayed.get(name, _DEFAULTS.get(name))
+        for name in ("prompt", "negative", "model", "dtype", "seed", "tile", *_SETTINGS)
+    }
+    # Another model than the picture's is no surprise where the user asked for it.
+    wanted["model_hash"] = replayed.get("model_hash") if arguments.model is None else None
+    return wanted
+
+
+def _prompts(arguments: argparse.Namespace, wanted: dict[str, Any]) -> list[str]:
+    if arguments.prompts is None:
+        if wanted["prompt"] is None:
+            raise InputError("give a prompt, --prompts FILE or --from-image PNG")
+        return [wanted["prompt"]]
+    if arguments.prompt is not None:
+        raise InputError("give a prompt or --prompts, not both")
+    try:
+        lines: list[str] = arguments.prompts.read_bytes().decode("utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"{arguments.prompts}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        where = error.object[: error.start].count(b"\n") + 1
+        raise InputError(f"{arguments.prompts}, line {where}: not UTF-8; save the file as UTF-8 text") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            raise InputError(f"{arguments.prompts}, line {number}: an empty line; give one prompt a line")
+    if not lines:
+        raise InputError(f"{arguments.prompts} is empty; give one prompt a line")
+    return lines
+
+
+def _targets(output: str | None, prompts: list[str], seed: int, count: int) -> list[Path]:
+    """One path per picture, known to be writable; only names we choose ourselves avoid what exists."""
+    several = len(prompts) * count > 1
+    path = Path(output or ".")
+    folder = output is None or path.is_dir() or output.endswith(("/", "\\"))
+    if not folder and path.suffix.lower() != ".png":
+        raise InputError(
+            f"--output {output}: only .png can say how it was made; give a name ending in .png or a folder"
+        )
+    home = path if folder else path.parent
+    try:
+        if folder:
+            home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            pass
+    except OSError as error:
+        raise InputError(f"--output {home}: cannot be written ({error.strerror})") from None
+    if not folder and not several:
+        return [path]
+    targets: list[Path] = []
+    for number, prompt in enumerate(prompts, 1):
+        for s in range(seed, seed + count):
+            if folder:
+                targets.append(_free(home, f"{_slug(prompt)}-{s}", targets))
+            else:
+                place = f"-{number}" if len(prompts) > 1 else ""
+                targets.append(home / f"{path.stem}{place}-{s}.png")
+    return targets
+
+
+def _free(home: Path, stem: str, taken: list[Path]) -> Path:
+    for i in itertools.count(1):
+        path = home / (f"{stem}.png" if i == 1 else f"{stem}.{i}.png")
+        if path not in taken and not path.exists():
+            return path
+    raise AssertionError("count is endless")
+
+
+def _slug(prompt: str) -> str:
+    return "-".join(re.findall(r"\w+", prompt.lower()))[:48].strip("-") or "picture"
+
+
+def _about(sd: StableDiffusion, result: Result, wanted: dict[str, Any], prompt: str, seed: int) -> dict[str, Any]:
+    """Everything needed to make the picture again."""
+    settings = {name: getattr(result.settings, name) for name in _SETTINGS}
+    settings["deepcache"] = str(result.settings.deepcache) if result.settings.deepcache else None
+    return {
+        "prompt": prompt,
+        "negative": wanted["negative"],
+        "seed": seed,
+        **settings,
+        "tile": wanted["tile"],
+        "model": wanted["model"],
+        "model_hash": sd.model.hash,
+        "dtype": str(sd.model.dtype).rpartition(".")[2],
+        "mlx_sd": VERSION,
+    }
+
+
+def _cost(result: Result) -> dict[str, Any]:
+    """What the picture's batch took."""
+    return {
+        "evaluations": result.evaluations,
+        "full_evaluations": result.full,
+        "seconds": round(sum(result.seconds), 4),
+        "step_seconds_median": round(statistics.median(result.seconds), 4),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
