@@ -9,9 +9,13 @@ import os
 import sys
 from pathlib import Path
 
-HINT = (
-    "mlx-sd: no fast BLAS found, the CPU will be about 60 times slower than it can be; "
-    "install one with `pip install 'mlx-sd[cpu]'` (x86-64) or your system's libopenblas"
+_MISSING = (
+    "no fast BLAS found, the CPU will be about 60 times slower than it can be; install one with "
+    "`pip install 'mlx-sd[cpu]'` (x86-64) or your system's libopenblas"
+)
+_LATE = (
+    "mlx.core was imported before mlx_sd, too late for a fast BLAS: the CPU will be about 60 times slower than it can "
+    "be; import mlx_sd first"
 )
 
 _SYSTEM = ("libopenblas.so.0", "libopenblas.so", "libblis.so.4")
@@ -20,17 +24,19 @@ _SYSTEM = ("libopenblas.so.0", "libopenblas.so", "libblis.so.4")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 _loaded: str | None = None
+_late = False
 
 
 def preload() -> str | None:
     """Loads a BLAS for MLX's CPU back end with global symbols and returns its name, or None where there is none.
 
-    Must run before `mlx.core` is imported; later calls change nothing. Does nothing off Linux and where
+    Must run before `mlx.core` is imported: symbols are bound there and then. Does nothing off Linux and where
     MLX_SD_BLAS=off; MLX_SD_BLAS=PATH names the library to load.
     """
-    global _loaded
+    global _loaded, _late
     choice = os.environ.get("MLX_SD_BLAS", "")
-    if _loaded or not sys.platform.startswith("linux") or choice == "off":
+    _late = _loaded is None and "mlx.core" in sys.modules
+    if _loaded or _late or not sys.platform.startswith("linux") or choice == "off":
         return _loaded
     _keep_pages()
     for name in [choice] if choice else [*_mkl(), *_SYSTEM]:
@@ -43,9 +49,11 @@ def preload() -> str | None:
     return None
 
 
-def missing() -> bool:
-    """Whether this process computes on Linux without a fast BLAS, so that `HINT` is worth printing."""
-    return sys.platform.startswith("linux") and _loaded is None
+def problem() -> str | None:
+    """One line on why this process computes on Linux without a fast BLAS and what to do, or None where all is well."""
+    if _loaded or not sys.platform.startswith("linux"):
+        return None
+    return _LATE if _late else _MISSING
 
 
 def _mkl() -> list[str]:

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -18,6 +19,7 @@ class Parser(argparse.ArgumentParser):
 
 def run(name: str, command: Callable[[], None]) -> int:
     """Runs a command and returns its exit code: 0, 1 for a failure, 2 for bad input, 130 for Ctrl-C."""
+    warnings.showwarning = lambda message, *_, **__: print(f"{name}: {message}", file=sys.stderr)
     try:
         command()
     except InputError as error:

@@ -15,7 +15,7 @@ from typing import Any
 import mlx.core as mx
 from tqdm import tqdm
 
-from . import blas, command, picture, samplers, schedule
+from . import command, picture, samplers, schedule
 from .errors import InputError
 from .load import DTYPES
 from .pipeline import GUIDANCE, GUIDANCE_XL, STEPS, Result, Settings, StableDiffusion
@@ -77,8 +77,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _generate(arguments: argparse.Namespace) -> None:
-    if blas.missing() and mx.default_device() == mx.cpu:
-        print(blas.HINT, file=sys.stderr)
     wanted = _wanted(arguments)
     prompts = _prompts(arguments, wanted)
     targets = _targets(arguments.output, prompts, wanted["seed"], arguments.count)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import mlx.nn as nn
 import platformdirs
 from mlx.utils import tree_flatten
 
+from . import blas
 from .clip import TextEncoder
 from .config import TextConfig, UNetConfig, VAEConfig
 from .errors import InputError
@@ -74,6 +76,8 @@ def load(model: str | os.PathLike[str] = "tiny", dtype: str | mx.Dtype | None = 
             raise InputError(f"unknown dtype {dtype!r}; there are {', '.join(DTYPES)}")
         dtype = DTYPES[dtype]
     dtype = dtype or default_dtype()
+    if mx.default_device() == mx.cpu and (problem := blas.problem()):
+        warnings.warn(problem, stacklevel=3)
     folder = converted(os.fspath(model), variant="fp16" if dtype == mx.float16 else None)
     about = _about(folder)
     networks = {part: _network(folder, part, config, dtype) for part, config in about["networks"].items()}

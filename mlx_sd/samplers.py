@@ -12,7 +12,7 @@ A new sampler is one function from steps to rows and one line in SAMPLERS.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
 from math import log, sqrt
@@ -219,11 +219,25 @@ def run(
     normal: Callable[[], mx.array],
     callback: Callable[[int, int, mx.array], None] | None = None,
 ) -> mx.array:
-    """Runs a table from unit `noise` (N, h, w, c) and returns the final latents, float32.
+    """All of `evaluate`: the final latents. `callback(evaluation, evaluations, denoised)` follows each evaluation."""
+    latents = noise
+    for i, (x, image) in enumerate(evaluate(table, predict, noise, normal), 1):
+        latents = x
+        if callback is not None:
+            callback(i, len(table.rows), image)
+    return latents
+
+
+def evaluate(
+    table: Table,
+    predict: Callable[[mx.array, float], mx.array],
+    noise: mx.array,
+    normal: Callable[[], mx.array],
+) -> Iterator[tuple[mx.array, mx.array]]:
+    """Runs a table from unit `noise` (N, h, w, c); yields (latents, denoised), float32, after each evaluation.
 
     `predict(x, t)` is the network, guidance and reuse included; `normal()` draws noise of the latents' shape, and is
-    called only where a row adds some. `callback(evaluation, evaluations, denoised)` follows each evaluation.
-    Raises Failure as soon as the latents are not finite.
+    called only where a row adds some. Raises Failure as soon as the latents are not finite.
     """
     x = base = noise.astype(mx.float32) * table.start
     history: deque[mx.array] = deque(maxlen=max(len(row.m) for row in table.rows))
@@ -244,9 +258,7 @@ def run(
                 f"the latents are not finite after evaluation {i + 1} of {len(table.rows)}: the weights hold NaN, "
                 "or float16 overflowed (try --dtype float32)"
             )
-        if callback is not None:
-            callback(i + 1, len(table.rows), image)
-    return x
+        yield x, image
 
 
 def _drift(a: float, s: float, a1: float, s1: float) -> tuple[float, float]:

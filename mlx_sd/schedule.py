@@ -196,9 +196,7 @@ def by_half_step(scheduler: Scheduler, steps: int, schedule: str) -> list[Step]:
     schedule, sigmas = _ALIASES.get(schedule, schedule), _sigmas(scheduler)
     if schedule == "karras":
         k = _karras(sigmas[0], sigmas[-1], steps)
-        t = _times(k, sigmas)
-        # Rounded where diffusers rounds.
-        return _chain(t if scheduler.beta_schedule == "squaredcos_cap_v2" else t.round(), k, scheduler, sigmas)
+        return _chain(_times(k, sigmas).round(), k, scheduler, sigmas)
     spaced = steps if schedule == "trailing" else steps + 1
     t = _spaced(schedule, scheduler.timesteps, spaced, scheduler.offset).round()[:steps]
     return _chain(t, np.interp(t, np.arange(len(sigmas)), sigmas), scheduler, sigmas)
@@ -207,11 +205,12 @@ def by_half_step(scheduler: Scheduler, steps: int, schedule: str) -> list[Step]:
 def _spaced(spacing: str, total: int, steps: int, offset: int) -> NDArray[np.float64]:
     # Lin et al. 2023, table 2, descending; numbers as diffusers computes them.
     if spacing == "linspace":
-        return np.linspace(0, total - 1, steps)[::-1]
+        return np.linspace(0.0, total - 1.0, steps)[::-1]
     if spacing == "leading":
-        return (np.arange(steps) * (total // steps)).astype(np.float64)[::-1] + offset
+        return np.arange(steps, dtype=np.float64)[::-1] * (total // steps) + offset
     if spacing == "trailing":
-        return np.arange(total, 0, -total / steps).round()[:steps] - 1
+        t: NDArray[np.float64] = np.arange(total, 0, -total / steps).round()[:steps] - 1
+        return t
     raise InputError(f"unknown schedule {spacing!r}; there are {', '.join(names())}")
 
 
@@ -223,7 +222,7 @@ def _sigmas(scheduler: Scheduler) -> NDArray[np.float64]:
 def _karras(low: float, high: float, steps: int) -> NDArray[np.float64]:
     ramp = np.linspace(0, 1, steps)
     top, bottom = high ** (1 / _RHO), low ** (1 / _RHO)
-    return np.power(top + ramp * (bottom - top), _RHO)
+    return np.asarray((top + ramp * (bottom - top)) ** _RHO, np.float64)
 
 
 def _times(k: NDArray[np.float64], sigmas: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -78,9 +78,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--only", choices=BY_NAME, metavar="STAGE", help="make the result of this stage alone")
     made.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="default: one per core")
-    made.add_argument(
-        "--smoke", action="store_true", help="few scenes, seconds of training: a test of the recipe"
-    )
+    made.add_argument("--smoke", action="store_true", help="few scenes, seconds of training: a test of the recipe")
     return made
 
 

@@ -65,9 +65,7 @@ def text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
 
 def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
     """int64 (n, TOKENS), padded and cut."""
-    encoded = tokenizer(
-        captions, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
-    )
+    encoded = tokenizer(captions, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt")
     return encoded.input_ids
 
 

@@ -48,9 +48,7 @@ def draw_images(plan: Plan, out: Path) -> None:
         raise RecipeError(f"{out.parent} has {free / 1e9:.1f} GB free; {needed / 1e9:.1f} GB are needed")
     images = np.lib.format.open_memmap(out, "w+", np.uint8, (plan.scenes, SIZE, SIZE, 3))
     # Workers ignore Ctrl-C: the parent ends them, and one line is printed instead of one traceback each.
-    pool = multiprocessing.get_context("spawn").Pool(
-        plan.threads, signal.signal, (signal.SIGINT, signal.SIG_IGN)
-    )
+    pool = multiprocessing.get_context("spawn").Pool(plan.threads, signal.signal, (signal.SIGINT, signal.SIG_IGN))
     with pool, Progress("data", plan.scenes, " pictures") as progress:
         for index, image in enumerate(pool.imap(_paint, range(plan.scenes), chunksize=50)):
             images[index] = image

@@ -17,11 +17,7 @@ class Progress:
     def __init__(self, name: str, total: float, unit: str) -> None:
         self.name, self.total, self.unit = name, total, unit
         self.terminal = sys.stderr.isatty()
-        layout = (
-            "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f}"
-            + unit
-            + " [{elapsed}<{remaining}{postfix}]"
-        )
+        layout = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f}" + unit + " [{elapsed}<{remaining}{postfix}]"
         self.bar = tqdm(total=total, desc=name, disable=not self.terminal, bar_format=layout)
         self.next_line = time.monotonic()
 

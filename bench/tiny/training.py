@@ -39,7 +39,7 @@ class Randomness:
             "torch": torch.get_rng_state(),
         }
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
         self.arrays.bit_generator.state = state["arrays"]
         self.words.setstate(state["words"])
@@ -104,7 +104,7 @@ def _save(training: Training, path: Path, step: int, elapsed: float) -> None:
     }
     partial = path.with_name(path.name + ".partial")
     torch.save(state, partial)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def _restore(training: Training, path: Path, seconds: float) -> tuple[int, float]:

@@ -1,0 +1,95 @@
+"""Full-size models as their configs, with random weights: what speed and memory are measured on."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from convert import names
+from mlx_sd.load import TINY, build, shapes
+
+Config = dict[str, Any]
+
+_CROSS, _PLAIN = "CrossAttnDownBlock2D", "DownBlock2D"
+_UP_CROSS, _UP_PLAIN = "CrossAttnUpBlock2D", "UpBlock2D"
+
+UNETS: dict[str, Config] = {
+    "sd15": {
+        "sample_size": 64,
+        "block_out_channels": [320, 640, 1280, 1280],
+        "down_block_types": [_CROSS, _CROSS, _CROSS, _PLAIN],
+        "up_block_types": [_UP_PLAIN, _UP_CROSS, _UP_CROSS, _UP_CROSS],
+        "attention_head_dim": 8,
+        "cross_attention_dim": 768,
+    },
+    "sd21": {
+        "sample_size": 96,
+        "block_out_channels": [320, 640, 1280, 1280],
+        "down_block_types": [_CROSS, _CROSS, _CROSS, _PLAIN],
+        "up_block_types": [_UP_PLAIN, _UP_CROSS, _UP_CROSS, _UP_CROSS],
+        "attention_head_dim": [5, 10, 20, 20],
+        "cross_attention_dim": 1024,
+        "use_linear_projection": True,
+        "upcast_attention": True,
+    },
+    "sdxl": {
+        "sample_size": 128,
+        "block_out_channels": [320, 640, 1280],
+        "down_block_types": [_PLAIN, _CROSS, _CROSS],
+        "up_block_types": [_UP_CROSS, _UP_CROSS, _UP_PLAIN],
+        "attention_head_dim": [5, 10, 20],
+        "cross_attention_dim": 2048,
+        "transformer_layers_per_block": [1, 2, 10],
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+}
+
+_SD15_TEXT: Config = {
+    "architectures": ["CLIPTextModel"],
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "hidden_act": "quick_gelu",
+}
+_VAE: Config = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "sample_size": 512}
+_SCHEDULER: Config = {
+    "_class_name": "PNDMScheduler",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "skip_prk_steps": True,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+
+
+def write_sd15(folder: Path, seed: int = 0) -> None:
+    """Writes a diffusers folder of Stable Diffusion 1.5's shapes with random float32 weights (4.3 GB)."""
+    parts = {"text_encoder": _SD15_TEXT, "unet": UNETS["sd15"], "vae": _VAE}
+    folder.mkdir(parents=True)
+    index: Config = {"_class_name": "StableDiffusionPipeline", "scheduler": ["diffusers", "PNDMScheduler"]}
+    index |= {part: ["mlx-sd", "random"] for part in (*parts, "tokenizer")}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(_SCHEDULER))
+    shutil.copytree(TINY / "tokenizer", folder / "tokenizer")
+    rng = np.random.default_rng(seed)
+    for part, config in parts.items():
+        (folder / part).mkdir()
+        (folder / part / "config.json").write_text(json.dumps(config))
+        network = build(part, config, part)
+        arrays = {}
+        for ours, shape in shapes(network).items():
+            if len(shape) == 4:
+                shape = (shape[0], shape[3], shape[1], shape[2])
+            weights = rng.standard_normal(shape, dtype=np.float32) / np.sqrt(np.prod(shape[1:]) or 1)
+            arrays[names.theirs(part, network.names, ours)] = mx.array(weights)
+        stem = "model" if part == "text_encoder" else "diffusion_pytorch_model"
+        mx.save_safetensors(str(folder / part / f"{stem}.safetensors"), arrays)

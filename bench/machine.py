@@ -1,0 +1,34 @@
+"""What a measurement was made on."""
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_sd import blas
+
+
+def describe() -> dict[str, Any]:
+    """Machine, versions and BLAS, as every results file records them."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": str(mx.default_device()),
+        "python": platform.python_version(),
+        "mlx": version("mlx"),
+        "mlx_sd": version("mlx-sd"),
+        "blas": Path(blas.preload() or "none").name,
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
