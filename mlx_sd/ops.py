@@ -82,18 +82,8 @@ def layer_norm(x: mx.array, weight: mx.array, bias: mx.array, *, eps: float) -> 
 
 @_op
 def attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None = None, *, scale: float) -> mx.array:
-    """softmax(scale q k^T + mask) v over (batch, heads, tokens, dim); sums and softmax are in float32.
-
-    Where a GPU has no fused kernel for the head size, q, k and v are padded with zeros to the next size that has
-    one: the result is the same, and the (tokens x tokens) scores never reach memory.
-    """
-    if _on_cpu():
-        return cpu.attention(q, k, v, mask, scale)
-    dim = q.shape[-1]
-    pad = fused_head(dim) - dim
-    if pad:
-        q, k, v = (mx.pad(a, [(0, 0)] * 3 + [(0, pad)]) for a in (q, k, v))
-    return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)[..., :dim]
+    """softmax(scale q k^T + mask) v over (batch, heads, tokens, dim); sums and softmax are in float32."""
+    return (cpu.attention if _on_cpu() else padded_attention)(q, k, v, mask, scale)
 
 
 @_op
@@ -118,6 +108,20 @@ def gelu(x: mx.array) -> mx.array:
 def quick_gelu(x: mx.array) -> mx.array:
     """x * sigmoid(1.702 x), OpenAI CLIP's activation."""
     return cpu.quick_gelu(x) if _on_cpu() else x * mx.sigmoid(1.702 * x)
+
+
+def padded_attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, scale: float) -> mx.array:
+    """MLX's fused attention, heads padded with zeros to the next size that Apple's GPUs have a fused kernel for.
+
+    The result is the same, and the (tokens x tokens) scores never reach memory. Padding here rather than in the
+    weights costs a copy of q, k and v, less than the projections would grow by, and leaves checkpoints, adapters and
+    exported models with their true sizes.
+    """
+    dim = q.shape[-1]
+    pad = fused_head(dim) - dim
+    if pad:
+        q, k, v = (mx.pad(a, [(0, 0)] * 3 + [(0, pad)]) for a in (q, k, v))
+    return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)[..., :dim]
 
 
 def fused_head(dim: int) -> int:

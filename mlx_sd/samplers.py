@@ -173,12 +173,9 @@ def choose(scheduler: Scheduler, sampler: str | None, schedule_name: str | None)
     Raises InputError for an unknown name, a pair that does not fit, or a checkpoint whose scheduler is not here.
     """
     if sampler is None:
-        sampler = next((name for name, s in SAMPLERS.items() if scheduler.class_name in s.classes), None)
-        if sampler is None:
-            raise InputError(
-                f"the checkpoint asks for {scheduler.class_name}, which is not among the samplers; "
-                f"choose one with --sampler: {', '.join(names())}"
-            )
+        if scheduler.problem:
+            raise InputError(f"{scheduler.problem}; choose a sampler: {', '.join(names())}")
+        sampler = next(name for name, s in SAMPLERS.items() if scheduler.class_name in s.classes)
     if sampler not in SAMPLERS:
         raise InputError(f"unknown sampler {sampler!r}; there are {', '.join(names())}")
     method = SAMPLERS[sampler]

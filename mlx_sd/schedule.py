@@ -53,18 +53,20 @@ class Scheduler:
     lower_order_final: bool
     euler_at_final: bool
     karras: bool
+    problem: str | None  # why its own sampler cannot be honoured as the config has it
 
     @classmethod
     def from_hf(cls, values: Mapping[str, Any], where: str = "scheduler/scheduler_config.json") -> "Scheduler":
-        """Reads a diffusers scheduler config; InputError names a field that cannot be honoured.
+        """Reads a diffusers scheduler config.
 
-        Fields that belong to a class whose sampler is not here yet are read by that sampler once it is.
+        InputError names a field that no sampler could honour; one that only the config's own class reads becomes the
+        `problem`, for the user may choose another sampler.
         """
         f = Fields(values, where)
         class_name = str(values.get("_class_name", "PNDMScheduler"))
         final = f.only("final_sigmas_type", "zero", "sigma_min")
         betas = f.take("trained_betas")
-        scheduler = cls(
+        return cls(
             class_name=class_name,
             prediction=f.only("prediction_type", "epsilon", "v_prediction", "sample"),
             timesteps=f.take("num_train_timesteps", 1000),
@@ -80,13 +82,8 @@ class Scheduler:
             lower_order_final=bool(f.take("lower_order_final", True)),
             euler_at_final=bool(f.take("euler_at_final", False)),
             karras=bool(f.take("use_karras_sigmas", False)),
+            problem=_problem(f, class_name),
         )
-        if class_name in _FIXED:
-            for name, allowed in _FIXED[class_name].items():
-                f.only(name, *allowed)
-            f.ignore(_WITHOUT_EFFECT)
-            f.done()
-        return scheduler
 
     def alphas_cumprod(self, exact_zero: bool = False) -> NDArray[np.float64]:
         """alpha-bar per training timestep, from betas in float32 as in training.
@@ -117,10 +114,29 @@ def _cumprod(alphas: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.cumprod(alphas, dtype=np.float64).astype(np.float32)
 
 
-# Fields of the classes we honour that only their default value is taken for.
+def _problem(f: Fields, class_name: str) -> str | None:
+    if class_name not in _FIXED:
+        return f"{f.where}: {class_name} is not among the samplers here"
+    try:
+        for name, (default, *allowed) in _FIXED[class_name].items():
+            value = f.take(name, default)
+            if value not in (allowed or [default]):
+                raise f.unsupported(name, value, allowed or [default])
+        f.ignore(_WITHOUT_EFFECT)
+        f.done()
+    except InputError as error:
+        return str(error)
+    return None
+
+
+# Fields of the classes we honour: what leaving them out means, and what is taken if that is not it.
 _FIXED: dict[str, dict[str, tuple[Any, ...]]] = {
-    "PNDMScheduler": {"skip_prk_steps": (True,), "clip_sample": (False,)},
-    "DDIMScheduler": {"clip_sample": (False,), "thresholding": (False,), "skip_prk_steps": (True, False)},
+    "PNDMScheduler": {"skip_prk_steps": (False, True), "clip_sample": (False,)},
+    "DDIMScheduler": {
+        "clip_sample": (True, False),
+        "thresholding": (False,),
+        "skip_prk_steps": (False, True, False),
+    },
     "EulerDiscreteScheduler": {
         "interpolation_type": ("linear",),
         "timestep_type": ("discrete",),
@@ -129,16 +145,16 @@ _FIXED: dict[str, dict[str, tuple[Any, ...]]] = {
         "use_exponential_sigmas": (False,),
         "use_beta_sigmas": (False,),
         "clip_sample": (False,),
-        "skip_prk_steps": (True, False),
+        "skip_prk_steps": (False, True, False),
         "sample_max_value": (1.0,),
     },
-    "EulerAncestralDiscreteScheduler": {"clip_sample": (False,), "skip_prk_steps": (True, False)},
+    "EulerAncestralDiscreteScheduler": {"clip_sample": (False,), "skip_prk_steps": (False, True, False)},
     "DPMSolverMultistepScheduler": {
         "algorithm_type": ("dpmsolver++",),
         "solver_order": (2,),
         "solver_type": ("midpoint",),
         "thresholding": (False,),
-        "lambda_min_clipped": (-float("inf"), None),
+        "lambda_min_clipped": (-float("inf"), -float("inf"), None),
         "variance_type": (None,),
         "use_lu_lambdas": (False,),
         "use_exponential_sigmas": (False,),
@@ -146,7 +162,7 @@ _FIXED: dict[str, dict[str, tuple[Any, ...]]] = {
         "use_flow_sigmas": (False,),
         "use_dynamic_shifting": (False,),
         "clip_sample": (False,),
-        "skip_prk_steps": (True, False),
+        "skip_prk_steps": (False, True, False),
     },
 }
 # Read only together with a field that is refused above.

@@ -1,0 +1,58 @@
+"""On Linux MLX's matrix products go to the preloaded BLAS, and a missing or late one is said."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="macOS needs no BLAS of ours")
+
+
+def _run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=True
+    )
+
+
+@linux
+def test_mlx_binds_sgemm_to_the_preloaded_library():
+    """The dynamic linker itself says which library libmlx's cblas_sgemm went to."""
+    ask = "from mlx_sd import blas; print(blas.preload())"
+    loaded = _run(ask).stdout.strip()
+    if loaded == "None":
+        pytest.skip("no fast BLAS on this machine")
+    bindings = _run("import mlx_sd, mlx.core", LD_DEBUG="bindings").stderr.splitlines()
+    sgemm = [line for line in bindings if "`cblas_sgemm'" in line and "libmlx.so" in line.split(" to ")[0]]
+    assert sgemm, "libmlx has no cblas_sgemm to bind: MLX's CPU back end has changed"
+    assert all(Path(loaded).name in line.split(" to ")[1] for line in sgemm), sgemm
+
+
+@linux
+def test_a_missing_blas_is_said_once_with_the_way_out():
+    code = "import mlx_sd; mlx_sd.StableDiffusion.load()"
+    said = _run(code, MLX_SD_BLAS="/no/such/library.so").stderr
+    assert said.count("60 times slower") == 1
+    assert "mlx-sd[cpu]" in said
+
+
+@linux
+def test_a_late_import_is_said():
+    said = _run("import mlx.core, mlx_sd; mlx_sd.StableDiffusion.load()").stderr
+    assert "import mlx_sd first" in said
+
+
+@linux
+def test_large_arrays_reuse_their_pages():
+    """A 64 MB result written a hundred times faults its pages in once, not a hundred times."""
+    code = (
+        "import {first} mlx.core as mx, resource\n"
+        "a = mx.ones((1 << 24,)); mx.eval(a)\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(100): mx.eval(a * a)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    pages = (1 << 26) // os.sysconf("SC_PAGE_SIZE")
+    kept = int(_run(code.format(first="mlx_sd,")).stdout)
+    assert kept < 3 * pages, f"{kept} page faults for {pages} pages"
