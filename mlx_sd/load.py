@@ -129,7 +129,7 @@ def _network(folder: Path, part: str, config: Mapping[str, Any], dtype: mx.Dtype
     wanted = shapes(network)
     if have != wanted:
         wrong = sorted(name for name in have.keys() | wanted.keys() if have.get(name) != wanted.get(name))
-        raise InputError(f"{file} does not fit model.json ({', '.join(wrong[:8])}); convert the checkpoint again")
+        raise InputError(f"{file} does not fit model.json ({', '.join(wrong[:8])}); remove {folder} and convert again")
     if part == "vae" and network.config.force_upcast and dtype == mx.float16:
         dtype = mx.float32  # this VAE's activations overflow float16
     weights: Any = mx.load(str(file))
