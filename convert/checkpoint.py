@@ -123,6 +123,8 @@ def _subfolder(folder: Path, name: str) -> Path:
 def _no_index(folder: Path) -> str:
     if not folder.exists():
         return f"{folder} does not exist"
+    if (folder / "model.json").is_file():
+        return f"{folder} is converted already"
     if folder.is_file():
         pickled = any(folder.match(pattern) for pattern in _PICKLES)
         why = "is a pickle, which can run code when opened" if pickled else "is a file"

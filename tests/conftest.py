@@ -1,0 +1,51 @@
+"""Fixtures that tests share."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+# The tests' matrices are so small that threads cost more than they give.
+for library in ("MKL", "OPENBLAS"):
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+
+import mlx_sd  # noqa: E402, F401 - before any test imports mlx.core: it brings the BLAS
+
+GOLDENS = Path(__file__).parent / "goldens"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of converted checkpoints that is not the user's."""
+    before, folder = os.environ.get("MLX_SD_CACHE"), tmp_path_factory.mktemp("cache")
+    os.environ["MLX_SD_CACHE"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["MLX_SD_CACHE"]
+    else:
+        os.environ["MLX_SD_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def shapes() -> dict[str, dict[str, dict[str, list[int]]]]:
+    """Family -> part -> tensor name -> shape, as diffusers saves them; UNETS' under "unets"."""
+    return json.loads((GOLDENS / "shapes.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def family(shapes, tmp_path_factory: pytest.TempPathFactory) -> Callable:
+    """family("sd1") is that family's tiny random checkpoint, loaded in float32; made once."""
+    from mlx_sd import StableDiffusion
+    from tests import families
+
+    made = {}
+
+    def load(name: str) -> StableDiffusion:
+        if name not in made:
+            folder = families.write_folder(name, shapes[name], tmp_path_factory.mktemp("checkpoints") / name)
+            made[name] = StableDiffusion.load(folder, dtype="float32")
+        return made[name]
+
+    return load

@@ -1,0 +1,185 @@
+"""diffusers' own pipelines, called, against `generate` on the same folder and the same noise."""
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import torch
+
+from mlx_sd import DeepCache, samplers
+from tests import families, reference
+from tests.families import FAMILIES, GUIDANCE, NEGATIVE, PROMPT, SEED, STEPS, distance
+
+TEXT, LATENTS = 1e-5, 1e-3
+TEXTS = ("sd1", "sd2v", "sdxl")
+LONG = "a red tent on green grass, a dark stormy sky, it's 1234! " * 11
+
+# Where one step is one evaluation: the authors' helper counts timesteps.
+ONCE = [name for name in samplers.names() if name not in ("plms", "heun", "dpm_2m", "dpmpp_2s")]
+
+
+@pytest.fixture(scope="module")
+def saved(shapes, tmp_path_factory):
+    """saved("sd1") is that family's diffusers folder."""
+    made: dict[str, Any] = {}
+
+    def folder(name: str) -> Any:
+        if name not in made:
+            made[name] = families.write_folder(name, shapes[name], tmp_path_factory.mktemp("folders") / name)
+        return made[name]
+
+    return folder
+
+
+@pytest.fixture
+def pipe(saved):
+    return lambda name: reference.pipeline(saved(name))
+
+
+def ours(sd: Any, noise: np.ndarray, negative: str | None = NEGATIVE, prompt: str = PROMPT, **settings: Any) -> Any:
+    factor, (_, height, width, _) = sd.vae.config.factor, noise.shape
+    given = {"seed": SEED, "steps": STEPS, "guidance": GUIDANCE, "width": width * factor, "height": height * factor}
+    given |= {"latents": mx.array(noise), "output": "latent"}
+    return sd.generate(prompt, negative, **(given | settings))
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_the_checkpoint_s_own_sampler(name, pipe, family, measure):
+    error = distance(ours(family(name), families.noise()).latents, reference.generate(pipe(name), families.noise()))
+    measure("pipeline call, own sampler", error, LATENTS)
+
+
+@pytest.mark.parametrize("sampler", samplers.names())
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_sampler_put_into_the_pipeline(name, sampler, pipe, family, measure):
+    made = pipe(name)
+    for schedule in [s for s in samplers.SAMPLERS[sampler].schedules if s != "sgm_uniform"]:
+        made.scheduler = reference.scheduler(FAMILIES[name]["scheduler"], sampler, schedule)
+        theirs = reference.generate(made, families.noise(), num_inference_steps=6)
+        found = ours(family(name), families.noise(), steps=6, sampler=sampler, schedule=schedule).latents
+        measure("pipeline call, every sampler", distance(found, theirs), LATENTS)
+
+
+@pytest.mark.parametrize("size", [(9, 13), (5, 8), (16, 4)])
+@pytest.mark.parametrize("name", TEXTS)
+def test_sizes_whose_latents_are_odd(name, size, pipe, saved, modules, family, measure):
+    noise = families.noise(size)
+    if name == "sd1":
+        theirs = reference.generate(pipe(name), noise, num_inference_steps=6)
+    else:  # the pipeline insists on pixels that divide by 8, whatever the VAE
+        made = reference.scheduler(FAMILIES[name]["scheduler"])
+        theirs = reference.guided(saved(name), modules(name), made, noise, steps=6)
+    measure("pipeline call, odd sizes", distance(ours(family(name), noise, steps=6).latents, theirs), LATENTS)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_guidance_rescale_and_guidance_that_is_off(name, pipe, family, measure):
+    made, noise = pipe(name), families.noise()
+    for rescale in (0.3, 0.7, 1.0):
+        theirs = reference.generate(made, noise, num_inference_steps=6, guidance_rescale=rescale)
+        error = distance(ours(family(name), noise, steps=6, guidance_rescale=rescale).latents, theirs)
+        measure("pipeline call, guidance rescale", error, LATENTS)
+    for guidance in (1.0, 0.5, 1.5, 20.0):
+        theirs = reference.generate(made, noise, num_inference_steps=6, guidance_scale=guidance)
+        error = distance(ours(family(name), noise, steps=6, guidance=guidance).latents, theirs)
+        measure("pipeline call, guidance", error, LATENTS)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_clip_skip_and_no_negative_prompt(name, pipe, family, measure):
+    made, noise = pipe(name), families.noise()
+    for skip in (1,) if name == "sdxl" else (1, 2):
+        # Without guidance, for diffusers skips in the prompt alone, not in the negative one.
+        theirs = reference.generate(made, noise, num_inference_steps=6, clip_skip=skip, guidance_scale=1.0)
+        error = distance(ours(family(name), noise, steps=6, clip_skip=skip, guidance=1.0).latents, theirs)
+        measure("pipeline call, clip skip", error, LATENTS)
+    for negative in (None, ""):
+        theirs = reference.generate(made, noise, num_inference_steps=6, negative_prompt=negative)
+        error = distance(ours(family(name), noise, negative, steps=6).latents, theirs)
+        measure("pipeline call, empty negative", error, LATENTS)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_several_pictures_at_once(name, pipe, family, measure):
+    noise = families.noise(batch=3)
+    theirs = reference.generate(pipe(name), noise, num_inference_steps=6, num_images_per_prompt=3)
+    for batch in (1, 3):
+        found = ours(family(name), noise, steps=6, batch=batch).latents
+        measure("pipeline call, three pictures", distance(found, theirs), LATENTS)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_pictures_are_those_of_the_pipeline_to_a_rounding(name, pipe, family, measure):
+    # Of few steps: random weights make latents that saturate the decoder.
+    theirs = pipe(name)(PROMPT, num_inference_steps=3, guidance_scale=1.0, latents=reference.first(families.noise()))
+    found = ours(family(name), families.noise(), None, steps=3, guidance=1.0, output="image").images[0]
+    assert found.size == theirs.images[0].size
+    gap = np.abs(np.asarray(found, int) - np.asarray(theirs.images[0], int)).max()
+    measure("pictures, of 255", float(gap) / 255, 1 / 255)
+
+
+@pytest.mark.parametrize(("interval", "branch"), [(2, 0), (3, 0), (2, 1), (3, 2), (5, 4), (3, 5)])
+@pytest.mark.parametrize("sampler", ONCE)
+@pytest.mark.parametrize("name", TEXTS)
+def test_the_authors_deepcache_around_the_pipeline(name, sampler, interval, branch, pipe, family, measure):
+    made, noise = pipe(name), families.noise()
+    made.scheduler = reference.scheduler(FAMILIES[name]["scheduler"], sampler)
+    with reference.deepcache(made, interval, branch):
+        theirs = reference.generate(made, noise, num_inference_steps=8)
+    result = ours(family(name), noise, steps=8, sampler=sampler, deepcache=DeepCache(interval, branch))
+    measure("the authors' DeepCache", distance(result.latents, theirs), LATENTS)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_encode_prompt(name, pipe, family, measure):
+    made, sd = pipe(name), family(name)
+    for text in (PROMPT, "", "<|endoftext|> it's über-naïve 🙂", LONG[:200]):
+        for skip in (None, 1):
+            given = {"prompt": text, "device": "cpu", "num_images_per_prompt": 1, "clip_skip": skip}
+            found = made.encode_prompt(do_classifier_free_guidance=True, negative_prompt=None, **given)
+            context, pooled = sd.encode_prompt(text, clip_skip=skip or 0)
+            measure("encode_prompt", distance(context, found[0].numpy()), TEXT)
+            if name == "sdxl":
+                measure("encode_prompt, pooled", distance(pooled, found[2].numpy()), TEXT)
+                assert not found[1].any() and not found[3].any()
+                assert sd.model.zeros_for_empty
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_long_prompts_are_encoded_in_chunks(name, saved, family, modules, measure):
+    contexts = []
+    for part in [p for p in modules(name) if p.startswith("text")]:
+        tokenizer = reference.CLIPTokenizer.from_pretrained(saved(name) / part.replace("text_encoder", "tokenizer"))
+        ids = tokenizer(LONG, add_special_tokens=False)["input_ids"]
+        assert len(ids) > 2 * 75
+        start, end, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+        pieces = [ids[i : i + 75] for i in range(0, len(ids), 75)]
+        rows = [[start, *piece, end] + [pad] * (75 - len(piece)) for piece in pieces]
+        found = [reference.text(modules(name)[part], [row]) for row in rows]
+        chosen = [hidden[-2] if name == "sdxl" else last for hidden, last, _ in found]
+        contexts.append(np.concatenate(chosen, axis=1))
+        pooled = found[0][2]
+    context, ours_pooled = family(name).encode_prompt(LONG)
+    measure("prompts of many chunks", distance(context, np.concatenate(contexts, axis=-1)), TEXT)
+    if name == "sdxl":
+        measure("prompts of many chunks", distance(ours_pooled, pooled), TEXT)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 13)])
+def test_nine_channel_inpainting_loop(size, saved, family, modules, measure):
+    noise, beside = families.noise(size), families.beside(size)
+    for sampler in samplers.names():
+        made = reference.scheduler(FAMILIES["inpaint9"]["scheduler"], sampler)
+        theirs = reference.guided(saved("inpaint9"), modules("inpaint9"), made, noise, steps=6, beside=beside)
+        found = ours(family("inpaint9"), noise, steps=6, sampler=sampler, channels=mx.array(beside)).latents
+        measure("inpainting, nine channels", distance(found, theirs), LATENTS)
+
+
+def test_the_guidance_embedding_of_consistency_models(pipe, measure):
+    from mlx_sd.denoise import guidance_embedding
+
+    for scale in (1.0, 1.5, 7.5, 14.0):
+        theirs = pipe("sd1").get_guidance_scale_embedding(torch.tensor([scale - 1]), 256)
+        # Angles go up to 13,000, of which float32 keeps 1e-3.
+        measure("guidance embedding", distance(guidance_embedding(scale, 256), theirs.numpy()), 1e-3)
