@@ -12,7 +12,7 @@ from . import names
 PARTS = ("text_encoder", "text_encoder_2", "unet", "vae")
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 
-_STEMS = ("diffusion_pytorch_model", "model")
+STEMS = ("diffusion_pytorch_model", "model")
 _PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
 
 
@@ -57,6 +57,11 @@ def read(folder: Path, variant: str | None = None) -> Checkpoint:
     )
 
 
+def infixes(variant: str | None) -> tuple[str, ...]:
+    """What may stand before the suffix of weights, best first: the variant asked for, none, half precision."""
+    return tuple(dict.fromkeys([f".{variant}" if variant else "", "", ".fp16"]))
+
+
 def _component(folder: Path, variant: str | None) -> Component:
     config = read_json(folder / "config.json")
     files = _weights(folder, variant)
@@ -78,8 +83,8 @@ def _component(folder: Path, variant: str | None) -> Component:
 
 def _weights(folder: Path, variant: str | None) -> tuple[Path, ...]:
     # The variant goes before the last dot: x.fp16.safetensors, x.safetensors.index.fp16.json.
-    for infix in ([f".{variant}"] if variant else []) + [""]:
-        for stem in _STEMS:
+    for infix in infixes(variant):
+        for stem in STEMS:
             index, whole = folder / f"{stem}.safetensors.index{infix}.json", folder / f"{stem}{infix}.safetensors"
             if index.is_file():
                 return _shards(index)
@@ -93,7 +98,7 @@ def _weights(folder: Path, variant: str | None) -> tuple[Path, ...]:
         )
     others = sorted(p.name for p in folder.glob("*.safetensors"))
     hint = f" (there is {', '.join(others)})" if others else ""
-    raise InputError(f"{folder}: no {_STEMS[0]}.safetensors or {_STEMS[1]}.safetensors{hint}")
+    raise InputError(f"{folder}: no {STEMS[0]}.safetensors or {STEMS[1]}.safetensors{hint}")
 
 
 def _shards(index: Path) -> tuple[Path, ...]:

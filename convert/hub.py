@@ -8,6 +8,8 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNot
 
 from mlx_sd.errors import InputError
 
+from . import checkpoint
+
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 # The base of whatever the HTTP library under huggingface_hub raises, connection errors included.
 _HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
@@ -27,8 +29,7 @@ def fetch(repository: str, variant: str | None = None) -> Path:
     """
     try:
         files = [file.rfilename for file in HfApi().model_info(repository, timeout=10).siblings or []]
-        patterns = _CONFIGS + [f for f in files if f.count("/") == 1 and _wanted(f, files, variant)]
-        return Path(snapshot_download(repository, allow_patterns=patterns))
+        return Path(snapshot_download(repository, allow_patterns=_CONFIGS + _weights(files, variant)))
     except GatedRepoError:
         raise InputError(f"{repository} asks you to accept its licence on the hub, then `hf auth login`") from None
     except RepositoryNotFoundError:
@@ -47,12 +48,14 @@ def _cached(repository: str) -> Path:
         ) from None
 
 
-def _wanted(file: str, files: list[str], variant: str | None) -> bool:
-    folder, _, name = file.partition("/")
-    if not name.endswith(".safetensors") or folder in ("safety_checker", "image_encoder", "feature_extractor"):
-        return False
-    stem = name.split(".")[0].split("-")[0]
-    if stem not in ("diffusion_pytorch_model", "model"):
-        return False
-    has = variant is not None and any(f.startswith(f"{folder}/") and f".{variant}" in f for f in files)
-    return (f".{variant}" in name) == has if variant else "." not in name.removesuffix(".safetensors")
+def _weights(files: list[str], variant: str | None) -> list[str]:
+    """The files that `checkpoint.read` would read: of each part, the best variant there is."""
+    found = []
+    for part in checkpoint.PARTS:
+        for infix in checkpoint.infixes(variant):
+            shard = re.compile(rf"{part}/({'|'.join(checkpoint.STEMS)}){re.escape(infix)}(-\d+-of-\d+)?\.safetensors")
+            matching = [file for file in files if shard.fullmatch(file)]
+            if matching:
+                found += matching
+                break
+    return found

@@ -93,7 +93,7 @@ def load(model: str | os.PathLike[str] = "tiny", dtype: str | mx.Dtype | None = 
         ),
         unet=networks["unet"],
         vae=networks["vae"],
-        scheduler=Scheduler.from_hf(about["scheduler"], f"{folder}/model.json: scheduler"),
+        scheduler=Scheduler.from_hf(_scheduler(about), f"{folder}/model.json: scheduler"),
         zeros_for_empty=bool(about["pipeline"].get("force_zeros_for_empty_prompt", False)),
         aesthetics=bool(about["pipeline"].get("requires_aesthetics_score", False)),
     )
@@ -148,6 +148,14 @@ def _about(folder: Path) -> dict[str, Any]:
             "convert the checkpoint again"
         )
     return about
+
+
+def _scheduler(about: Mapping[str, Any]) -> dict[str, Any]:
+    name = str(about["pipeline"].get("_class_name", ""))
+    if name.startswith("StableDiffusion") and not name.startswith("StableDiffusionXL"):
+        # Old configs leave these out or have them wrong; diffusers' pipelines mend them in the same way.
+        return {**about["scheduler"], "steps_offset": 1, "clip_sample": False}
+    return dict(about["scheduler"])
 
 
 def _cache() -> Path:

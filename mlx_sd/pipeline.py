@@ -282,7 +282,8 @@ class StableDiffusion:
         guided = chosen.guidance > 1 and unet.guidance_dims is None
         encoded = [self.encode_prompt(text, chosen.clip_skip, size) for text in texts]
         if guided:
-            context, pooled = self.encode_prompt(negative or "", chosen.clip_skip, size)
+            # As in diffusers, layers are skipped for what is asked for, not for what is steered away from.
+            context, pooled = self.encode_prompt(negative or "", 0, size)
             if negative is None and self.model.zeros_for_empty:
                 context, pooled = mx.zeros_like(context), None if pooled is None else mx.zeros_like(pooled)
             encoded = [(context, pooled)] * len(texts) + encoded

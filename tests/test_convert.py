@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from safetensors.numpy import load_file, save_file
 
 from convert import __main__ as command
-from convert import names
+from convert import hub, names
 from mlx_sd import StableDiffusion, samplers
 from mlx_sd.config import UNetConfig, VAEConfig
 from mlx_sd.errors import InputError
@@ -293,3 +293,30 @@ def test_a_checkpoint_whose_sampler_is_not_here_works_with_another():
     with pytest.raises(InputError, match=r"LCMScheduler is not among the samplers here; choose a sampler: ddim"):
         samplers.choose(scheduler, None, None)
     assert samplers.choose(scheduler, "euler", None) == ("euler", "linspace")
+
+
+@pytest.mark.parametrize(
+    ("variant", "files", "wanted"),
+    [
+        (None, ["unet/model.safetensors", "unet/model.fp16.safetensors"], ["unet/model.safetensors"]),
+        ("fp16", ["unet/model.safetensors", "unet/model.fp16.safetensors"], ["unet/model.fp16.safetensors"]),
+        ("fp16", ["unet/model.safetensors"], ["unet/model.safetensors"]),
+        (None, ["unet/model.fp16.safetensors"], ["unet/model.fp16.safetensors"]),
+        (None, ["unet/model-00001-of-00002.safetensors"], ["unet/model-00001-of-00002.safetensors"]),
+        (None, ["v1-5.safetensors", "unet/model.non_ema.safetensors", "safety_checker/model.safetensors"], []),
+    ],
+)
+def test_only_the_weights_that_will_be_read_are_downloaded(variant, files, wanted):
+    assert hub._weights(files, variant) == wanted
+
+
+def test_a_folder_with_half_precision_only_is_read_as_such(convert, folder):
+    (folder / UNET).rename(folder / "unet/diffusion_pytorch_model.fp16.safetensors")
+    assert convert()[0] == 0
+
+
+def test_an_old_scheduler_config_means_what_diffusers_makes_of_it(folder):
+    """Its pipelines mend steps_offset and clip_sample."""
+    _edit(folder / "scheduler/scheduler_config.json", lambda v: (v.pop("steps_offset"), v.update(clip_sample=True)))
+    scheduler = StableDiffusion.load(folder, "float32").model.scheduler
+    assert (scheduler.offset, scheduler.problem) == (1, None)

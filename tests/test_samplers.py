@@ -1,5 +1,6 @@
 """Every sampler has the order it claims, on a flow whose solution is known in closed form."""
 
+import itertools
 import math
 
 import mlx.core as mx
@@ -48,7 +49,7 @@ def test_observed_order_is_the_claimed_order(method, order):
     for n in (256, 512, 1024):
         steps = _smooth(n)
         errors.append(abs(_final(method(steps, _scheduler()), steps) - _exact(steps)))
-    observed = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
+    observed = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
     assert observed == pytest.approx([order] * 2, abs=0.1)
 
 
@@ -87,7 +88,7 @@ def test_a_perfect_denoiser_reaches_the_image_on_every_schedule(name):
         for steps in (1, 2, 7, 30):
             table = samplers.table(scheduler, name, spacing, steps)
             grid = samplers.SAMPLERS[name].grid(scheduler, steps, spacing)
-            if any(p.a1 != q.a for p, q in zip(grid, grid[1:], strict=False)):
+            if any(p.a1 != q.a for p, q in itertools.pairwise(grid)):
                 assert name in ("ddim", "plms") and spacing != "leading"
                 continue
             rows = iter(table.rows)
@@ -107,7 +108,7 @@ def test_rows_go_down_in_noise_and_within_the_training_range(name, steps):
     for spacing in samplers.SAMPLERS[name].schedules:
         rows = samplers.table(_scheduler(steps_offset=1), name, spacing, steps).rows
         assert len(rows) == steps + (name == "plms" and steps > 1)
-        assert all(p.s >= q.s for p, q in zip(rows, rows[1:], strict=False))
+        assert all(p.s >= q.s for p, q in itertools.pairwise(rows))
         assert all(0 <= r.t <= 999 and math.isclose(r.a**2 + r.s**2, 1) for r in rows)
 
 

@@ -52,9 +52,7 @@ def test_the_domain_is_the_one_that_the_checkpoint_was_trained_on():
     for seed in SEEDS:
         pixels.update(render(described(seed)[0]).tobytes())
     assert captions.hexdigest() == GOLDEN_CAPTIONS, "scenes or captions changed: retrain or undo"
-    assert pixels.hexdigest() == GOLDEN_PIXELS, (
-        "pictures changed (or Pillow draws differently): retrain or undo"
-    )
+    assert pixels.hexdigest() == GOLDEN_PIXELS, "pictures changed (or Pillow draws differently): retrain or undo"
 
 
 def test_the_same_seed_gives_the_same_picture_and_caption():
@@ -134,9 +132,7 @@ def test_the_ground_has_its_colour(ground):
         assert np.abs(np.median(bottom, axis=0) - expected).max() <= 3
 
 
-@pytest.mark.parametrize(
-    ("side", "columns"), [("left", (0, 85)), ("center", (85, 171)), ("right", (171, 256))]
-)
+@pytest.mark.parametrize(("side", "columns"), [("left", (0, 85)), ("center", (85, 171)), ("right", (171, 256))])
 def test_things_and_balloons_stand_on_the_side_that_the_caption_names(side, columns):
     bare = np.asarray(render(empty(), 256)).astype(int)
     first, last = columns
@@ -146,9 +142,7 @@ def test_things_and_balloons_stand_on_the_side_that_the_caption_names(side, colu
         assert first <= np.median(np.nonzero(differs)[1]) < last
         texts = {caption(scene, random.Random(seed)) for seed in range(30)}
         assert any(SIDE_PHRASES[side] in text for text in texts)
-        assert not any(
-            other in text for text in texts for name, other in SIDE_PHRASES.items() if name != side
-        )
+        assert not any(other in text for text in texts for name, other in SIDE_PHRASES.items() if name != side)
 
 
 def test_scenes_are_possible():
