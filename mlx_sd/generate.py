@@ -34,6 +34,10 @@ _EXAMPLES = """examples:
 
 _SETTINGS = tuple(f.name for f in dataclasses.fields(Settings))
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}]"
+_TYPES: dict[str, tuple[type, ...]] = {  # of what a picture says of itself, if not text
+    **dict.fromkeys(("seed", "steps", "width", "height", "clip_skip", "tile"), (int,)),
+    **dict.fromkeys(("guidance", "guidance_rescale"), (int, float)),
+}
 _DEFAULTS: dict[str, Any] = {"model": "tiny", "seed": 0, "guidance_rescale": 0.0, "clip_skip": 0}
 
 
@@ -107,6 +111,7 @@ def _generate(arguments: argparse.Namespace) -> None:
         ):
             for image, prompt, seed in zip(result.images, result.prompts, result.seeds, strict=True):
                 path = targets[len(made)]
+                path.parent.mkdir(parents=True, exist_ok=True)
                 about = _about(sd, result, wanted, prompt, seed)
                 picture.save(image, path, about)
                 made.append({"output": str(path), **about, **_cost(result)})
@@ -119,6 +124,9 @@ def _generate(arguments: argparse.Namespace) -> None:
 def _wanted(arguments: argparse.Namespace) -> dict[str, Any]:
     """Flags over what a replayed picture says over defaults; None where the checkpoint decides."""
     replayed = picture.read(arguments.from_image) if arguments.from_image else {}
+    for name, value in replayed.items():
+        if value is not None and not isinstance(value, _TYPES.get(name, (str,))):
+            raise InputError(f"{arguments.from_image}: it says {name} = {value!r}, which makes no sense")
     wanted = {
         name: flag if (flag := getattr(arguments, name)) is not None else replayed.get(name, _DEFAULTS.get(name))
         for name in ("prompt", "negative", "model", "dtype", "seed", "tile", *_SETTINGS)
@@ -160,10 +168,10 @@ def _targets(output: str | None, prompts: list[str], seed: int, count: int) -> l
             f"--output {output}: only .png can say how it was made; give a name ending in .png or a folder"
         )
     home = path if folder else path.parent
+    # A folder is made when there is something to put into it; what must be writable now is what it will be made in.
+    there = next(p for p in (home, *home.absolute().parents) if p.exists()) if folder else home
     try:
-        if folder:
-            home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=home):
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise InputError(f"--output {home}: cannot be written ({error.strerror})") from None

@@ -103,7 +103,7 @@ class StableDiffusion:
         steps = STEPS if steps is None else steps
         guidance = (GUIDANCE_XL if self._is_xl else GUIDANCE) if guidance is None else guidance
         factor, native = self.vae.config.factor, self.unet.config.sample_size * self.vae.config.factor
-        width, height = width or native, height or native
+        width, height = native if width is None else width, native if height is None else height
         for name, value in (("width", width), ("height", height)):
             if value < factor or value % factor:
                 raise InputError(f"{name} must be a positive multiple of {factor}, not {value}")

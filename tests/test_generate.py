@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -121,6 +122,9 @@ MISTAKES = {
     "unknown schedule": (("x", "--schedule", "magic"), "unknown schedule 'magic'; there are leading"),
     "pair": (("x", "--sampler", "plms", "--schedule", "karras"), "plms does not go with karras; it takes leading"),
     "width": (("x", "--width", 100), "width must be a positive multiple of 8, not 100"),
+    "no width": (("x", "--width", 0), "width must be a positive multiple of 8, not 0"),
+    "folder": (("x", "--sampler", "magic", "--output", "new/folder/"), "unknown sampler"),
+    "folder in a file": (("x", "--output", "file.txt/folder/"), "cannot be written (Not a directory)"),
     "height": (("x", "--height", -8), "height must be a positive multiple of 8, not -8"),
     "steps 0": (("x", "--steps", 0), "steps must be from 1 to 1000, not 0"),
     "steps 2000": (("x", "--steps", 2000), "steps must be from 1 to 1000, not 2000"),
@@ -187,6 +191,22 @@ def test_a_picture_without_its_making_is_refused(run, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
     code, _, err = run("--from-image", "plain.png")
     assert code == 2 and "does not say how it was made" in err
+
+
+def test_a_picture_that_says_nonsense_is_refused(run, tmp_path):
+    about = {"prompt": "x", "steps": "many", "sampler": "ddim", "schedule": "leading", "guidance": 1, "seed": 0}
+    about |= {"width": 8, "height": 8, "model": "tiny", "model_hash": ""}
+    picture.save(Image.new("RGB", (8, 8)), tmp_path / "odd.png", about)
+    code, _, err = run("--from-image", "odd.png")
+    assert code == 2 and "odd.png: it says steps = 'many'" in err
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_makes_nearly_the_same_picture(run, dtype):
+    for kind in (dtype, "float32"):
+        assert run("a tent", "--steps", 4, "--dtype", kind, "--output", f"{kind}.png")[0] == 0
+    assert np.abs(_pixels(f"{dtype}.png") - _pixels("float32.png")).mean() < 4
+    assert picture.read(Path(f"{dtype}.png"))["dtype"] == dtype
 
 
 def test_nan_in_the_latents_is_a_failure_not_a_picture(run, tmp_path, monkeypatch):
