@@ -10,6 +10,7 @@ from functools import wraps
 import mlx.core as mx
 
 _PIECE = 1 << 18  # elements worked on at a time: a megabyte of float32
+_SCORES = 1 << 20  # the same for attention, whose matrix products like larger pieces
 _WORTH_FUSING = 1 << 21  # elements from which it pays that MLX compiles a kernel, where there is a compiler
 _LOG2E = 1.4426950408889634
 _ROUND = 1.5 * 2**23  # adding it rounds to an integer, left in the low bits of the float
@@ -61,14 +62,14 @@ def attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, scal
     """
     dtype, (batch, heads, tokens, _) = q.dtype, q.shape
     q, k, v = (a.astype(mx.float32) for a in (q, k, v))
-    q = q * (scale * _LOG2E)
+    q, k = q * (scale * _LOG2E), mx.contiguous(k)  # else each piece below would copy k anew
     mask = None if mask is None else mask.astype(mx.float32) * _LOG2E
     v = mx.concatenate([v, mx.ones((*v.shape[:3], 1))], axis=-1)  # one more column sums the weights
     scores = batch * heads * tokens * k.shape[2]
-    if scores <= _PIECE:
+    if scores <= _SCORES:
         y = _attend(q, k, v, mask, _powers)
     else:
-        rows, powers = max(1, _PIECE // k.shape[2]), _fused_powers if scores >= _WORTH_FUSING else _powers
+        rows, powers = max(1, _SCORES // k.shape[2]), _fused_powers if scores >= _WORTH_FUSING else _powers
         pieces = [
             _attend(q[b, h, i : i + rows], k[b, h], v[b, h], mask if mask is None else mask[i : i + rows], powers)
             for b in range(batch)
