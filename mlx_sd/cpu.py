@@ -14,8 +14,8 @@ _SCORES = 1 << 20  # the same for attention, whose matrix products like larger p
 _WORTH_FUSING = 1 << 21  # elements from which it pays that MLX compiles a kernel, where there is a compiler
 _LOG2E = 1.4426950408889634
 _ROUND = 1.5 * 2**23  # adding it rounds to an integer, left in the low bits of the float
-# 2**f on [-1/2, 1/2], relative error 8e-8 (least squares at Chebyshev nodes), highest power first
-_EXP2 = (0.0013400432, 0.0096699, 0.055503022, 0.24022107, 0.69314719, 1.00000004)
+# 2**f on [-1/2, 1/2], minimax of relative error 8e-8, highest power first
+_EXP2 = (0.00132764718, 0.00967554133, 0.0555071327, 0.240221197, 0.693146967, 1.00000007)
 # erf by Abramowitz and Stegun 7.1.26, absolute error 1.5e-7
 _ERF_P, _ERF = 0.3275911, (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
 
