@@ -118,9 +118,12 @@ def test_guidance_at_most_1_is_one_batch(run):
 
 
 MISTAKES = {
-    "unknown sampler": (("x", "--sampler", "magic"), "unknown sampler 'magic'; there are ddim, dpmpp_2m, euler"),
-    "unknown schedule": (("x", "--schedule", "magic"), "unknown schedule 'magic'; there are leading"),
-    "pair": (("x", "--sampler", "plms", "--schedule", "karras"), "plms does not go with karras; it takes leading"),
+    "unknown sampler": (("x", "--sampler", "magic"), "unknown sampler 'magic'; there are euler, euler_ancestral, heun"),
+    "unknown schedule": (("x", "--schedule", "magic"), "unknown schedule 'magic'; there are normal, karras"),
+    "pair": (
+        ("x", "--sampler", "plms", "--schedule", "karras"),
+        "plms does not go with karras; it takes sgm_uniform, leading",
+    ),
     "width": (("x", "--width", 100), "width must be a positive multiple of 8, not 100"),
     "no width": (("x", "--width", 0), "width must be a positive multiple of 8, not 0"),
     "folder": (("x", "--sampler", "magic", "--output", "new/folder/"), "unknown sampler"),
