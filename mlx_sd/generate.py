@@ -152,10 +152,14 @@ def _generate(arguments: argparse.Namespace) -> None:
 
 def _wanted(arguments: argparse.Namespace) -> dict[str, Any]:
     """Flags over what a replayed picture says over defaults; None where the checkpoint decides."""
-    replayed = picture.read(arguments.from_image) if arguments.from_image else {}
     for kind in ("timesteps", "sigmas"):
         if (values := getattr(arguments, kind)) is not None:
             arguments.schedule = f"{kind}={values}"
+    replayed = picture.read(arguments.from_image) if arguments.from_image else {}
+    if arguments.sampler or arguments.schedule:  # another solver, another meaning of what was told to the first
+        replayed = {name: value for name, value in replayed.items() if name not in _OPTIONS}
+    if arguments.schedule and arguments.schedule not in schedule.names():
+        replayed.pop("steps", None)
     for name, value in replayed.items():
         if value is not None and not isinstance(value, _TYPES.get(name, (str,))):
             raise InputError(f"{arguments.from_image}: it says {name} = {value!r}, which makes no sense")

@@ -112,7 +112,7 @@ def choose(
         if not possible:
             raise InputError(f"{sampler} needs timesteps, which this checkpoint does not know; use euler or dpmpp_2m")
     if schedule_name is None:
-        wanted = (scheduler.sigmas, scheduler.spacing, SAMPLERS[sampler].spacing)
+        wanted = (scheduler.sigmas, scheduler.spacing, SAMPLERS[sampler].spacing, *possible)
         schedule_name = next(name for name in wanted if name in possible)
     schedule_name = schedule.resolve(schedule_name, scheduler)
     if schedule_name.partition("=")[0] not in possible:
@@ -120,6 +120,8 @@ def choose(
         raise InputError(f"{sampler} does not go with {shown}; it takes {', '.join(possible)}")
     asked = {name: value for name, value in asdict(options or Options()).items() if value is not None}
     _check(sampler, schedule_name, asked)
+    if asked.get("eta") and asked.get("corrector"):
+        raise InputError("the corrector does a step again without its noise; leave out --eta or --corrector")
     own = scheduler.options if sampler == scheduler.sampler else Options()
     if schedule_name != "karras":
         own = replace(own, rho=None)
@@ -164,6 +166,8 @@ def table(scheduler: Scheduler, sampler: str, schedule_name: str, options: Optio
         )
     made = method.rows(found, scheduler, options)
     if options.corrector if options.corrector is not None else method.corrector:
+        if found[0].a == 0:
+            raise InputError("the corrector cannot start at zero signal (rescale_betas_zero_snr); use it with euler")
         made = multistep.corrected(made, found, options)
     return made._replace(start=made.start * start)
 

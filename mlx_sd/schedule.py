@@ -58,11 +58,11 @@ def resolve(text: str, scheduler: Scheduler) -> str:
     """
     if text in names():
         return text
-    if text.endswith(".json") or Path(text).is_file():
+    if text.endswith(".json"):
         text = _read(Path(text))
     kind, _, values = text.partition("=")
     if kind not in _GIVEN:
-        raise InputError(f"unknown schedule {text!r}; there are {', '.join(names())}, or a JSON file")
+        raise InputError(f"unknown schedule {text!r}; there are {', '.join(names())}, or a .json file")
     try:
         numbers = [float(v) for v in values.split(",")]
     except ValueError:

@@ -88,6 +88,7 @@ def test_solver_options_are_recorded_and_replayed(run, tmp_path, flags, said):
     assert (_pixels("a.png") == _pixels("b.png")).all()
     about = picture.read(tmp_path / "a.png")
     assert said.items() <= about.items() and about == picture.read(tmp_path / "b.png")
+    assert run("--from-image", "a.png", "--sampler", "dpmpp_2m", "--timesteps", "800,90", "--output", "c.png")[0] == 0
 
 
 def test_a_schedule_file_is_taken(run, tmp_path):

@@ -290,6 +290,7 @@ WRONG = {
     "order": (("deis", None, {"order": 4}), "order of deis must be 1 or 2 or 3, not 4"),
     "kind": (("unipc", None, {"kind": "heun"}), "kind of unipc must be bh2 or bh1, not heun"),
     "corrector": (("heun", None, {"corrector": True}), "heun takes no corrector; euler, lms, ddim"),
+    "noise": (("ddim", None, {"eta": 0.5, "corrector": True}), "the corrector does a step again without its noise"),
     "rho": (("euler", "karras", {"rho": 0.0}), "rho must be above 0, not 0"),
     "whose rho": (("euler", "linspace", {"rho": 5.0}), "rho is of the karras schedule, not of linspace"),
     "timesteps": (("euler", "timesteps=1,2", {}), "timesteps must be whole numbers from 999 down to 0"),
@@ -335,6 +336,7 @@ def test_epsilon_from_zero_signal_is_refused():
     scheduler = _scheduler(rescale_betas_zero_snr=True)
     with pytest.raises(InputError, match="rescale_betas_zero_snr"):
         samplers.table(scheduler, "ddim", "trailing", Options(), 10)
-    samplers.table(
-        _scheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction"), "ddim", "trailing", Options(), 10
-    )
+    scheduler = _scheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction")
+    samplers.table(scheduler, "ddim", "trailing", Options(), 10)
+    with pytest.raises(InputError, match="corrector cannot start at zero signal"):
+        samplers.table(scheduler, "ddim", "trailing", Options(corrector=True), 10)
