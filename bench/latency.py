@@ -20,7 +20,7 @@ from mlx_sd.config import UNetConfig
 from mlx_sd.denoise import Predictor
 from mlx_sd.load import DTYPES
 from mlx_sd.reuse import DeepCache
-from mlx_sd.schedule import Scheduler
+from mlx_sd.scheduler import Scheduler
 from mlx_sd.unet import UNet
 
 from .cases import UNETS
@@ -77,7 +77,8 @@ def _latency(arguments: argparse.Namespace) -> None:
 def measure(unet: UNet, policies: Sequence[DeepCache], steps: int, side: int, batch: int) -> dict[str, Any]:
     """Seconds of each policy's loop, evaluation by evaluation in turn; the first policy is the one to compare with."""
     config, dtype = unet.config, unet.conv.weight.dtype
-    table = samplers.table(Scheduler.from_hf(_SCHEDULER), "ddim", "leading", steps)
+    scheduler = Scheduler.from_hf(_SCHEDULER)
+    table = samplers.table(scheduler, *samplers.choose(scheduler), steps)
     noise = mx.random.normal((batch, side, side, config.in_channels))
     context = mx.random.normal((batch, 77, config.down[-1].context)).astype(dtype)
     extra: Any = _extra(config, batch)

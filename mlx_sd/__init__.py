@@ -8,5 +8,6 @@ blas.preload()
 
 from .pipeline import Result, StableDiffusion  # noqa: E402
 from .reuse import DeepCache  # noqa: E402
+from .table import Options  # noqa: E402
 
-__all__ = ["DeepCache", "Result", "StableDiffusion", "__version__"]
+__all__ = ["DeepCache", "Options", "Result", "StableDiffusion", "__version__"]

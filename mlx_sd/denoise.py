@@ -12,13 +12,23 @@ from .unet import UNet
 def denoised(prediction: str, x: mx.array, output: mx.array, a: float, s: float) -> mx.array:
     """The clean image that `output` implies for x = a * image + s * noise.
 
-    prediction: "epsilon" (noise), "v_prediction" (a * noise - s * image, Salimans and Ho 2022) or "sample".
+    prediction: "epsilon" (noise), "v_prediction" (a * noise - s * image, Salimans and Ho 2022), "edm" (the negative of
+    that, Karras et al. 2022, table 1) or "sample".
     """
     if prediction == "epsilon":
         return (x - s * output) / a
-    if prediction == "v_prediction":
-        return a * x - s * output
+    if prediction in ("v_prediction", "edm"):
+        return a * x - s * (output if prediction == "v_prediction" else -output)
     return output
+
+
+def noise_in(prediction: str, x: mx.array, output: mx.array, a: float, s: float) -> mx.array:
+    """The noise that `output` implies for x = a * image + s * noise; kinds of prediction as in `denoised`."""
+    if prediction == "epsilon":
+        return output
+    if prediction in ("v_prediction", "edm"):
+        return s * x + a * (output if prediction == "v_prediction" else -output)
+    return (x - a * output) / s
 
 
 def guide(output: mx.array, scale: float, rescale: float = 0.0) -> mx.array:

@@ -20,6 +20,7 @@ from .errors import InputError
 from .load import DTYPES
 from .pipeline import GUIDANCE, GUIDANCE_XL, STEPS, Result, Settings, StableDiffusion
 from .reuse import DeepCache
+from .table import Options
 from .version import VERSION
 
 NAME = "mlx_sd.generate"
@@ -32,11 +33,14 @@ _EXAMPLES = """examples:
   python -m mlx_sd.generate --prompts prompts.txt --json > results.json
 """
 
-_SETTINGS = tuple(f.name for f in dataclasses.fields(Settings))
+_SETTINGS = tuple(f.name for f in dataclasses.fields(Settings) if f.name != "options")
+_OPTIONS = tuple(f.name for f in dataclasses.fields(Options))
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}]"
 _TYPES: dict[str, tuple[type, ...]] = {  # of what a picture says of itself, if not text
-    **dict.fromkeys(("seed", "steps", "width", "height", "clip_skip", "tile"), (int,)),
-    **dict.fromkeys(("guidance", "guidance_rescale"), (int, float)),
+    **dict.fromkeys(("seed", "steps", "width", "height", "clip_skip", "tile", "order"), (int,)),
+    **dict.fromkeys(("guidance", "guidance_rescale", "eta", "gamma", "rho"), (int, float)),
+    **dict.fromkeys(("s_churn", "s_tmin", "s_tmax", "s_noise"), (int, float)),
+    "corrector": (bool,),
 }
 _DEFAULTS: dict[str, Any] = {"model": "tiny", "seed": 0, "guidance_rescale": 0.0, "clip_skip": 0}
 
@@ -59,13 +63,37 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--guidance", type=float, metavar="SCALE", help=f"default {GUIDANCE}, for SDXL {GUIDANCE_XL}")
     p.add_argument("--guidance-rescale", type=float, metavar="PHI", help="0 to 1, default 0")
     p.add_argument("--sampler", metavar="NAME", help=f"{', '.join(samplers.names())} (default: the checkpoint's)")
-    p.add_argument("--schedule", metavar="NAME", help=f"{', '.join(schedule.names())} (default: the checkpoint's)")
+    at = p.add_mutually_exclusive_group()
+    at.add_argument(
+        "--schedule",
+        metavar="NAME",
+        help=f"{', '.join(schedule.names())}, or a JSON file with timesteps or sigmas (default: the checkpoint's)",
+    )
+    at.add_argument(
+        "--timesteps", metavar="T,T,...", help="the timesteps themselves, going down, instead of a schedule"
+    )
+    at.add_argument("--sigmas", metavar="S,S,...", help="the noise levels themselves, one more than steps")
     p.add_argument("--seed", type=int, help="of the first picture; the next take seed + 1, seed + 2, ... (default 0)")
     p.add_argument("--width", type=int, help="in pixels, a multiple of 8 (default: the checkpoint's)")
     p.add_argument("--height", type=int, help="in pixels, a multiple of 8 (default: the checkpoint's)")
     p.add_argument("--clip-skip", type=int, metavar="LAYERS", help="text encoder layers to leave out, default 0")
     p.add_argument("--deepcache", metavar="N[:BRANCH]", help="run the whole UNet only every N-th time")
     p.add_argument("--tile", type=int, metavar="PIXELS", help="decode in tiles; 0 never (default: above 1536 a side)")
+    solver = p.add_argument_group("solver", "what only some samplers and schedules take; each has its own default")
+    solver.add_argument("--eta", type=float, help="fresh noise in ddim (default 0) and euler_ancestral (1), 0 to 1")
+    solver.add_argument("--gamma", type=float, help="fresh noise in tcd, 0 to 1, default 0.3")
+    solver.add_argument("--order", type=int, help="1 to 3, default 2; lms 4")
+    solver.add_argument("--kind", help="midpoint or heun, of the dpm samplers; bh2 or bh1, of unipc")
+    solver.add_argument(
+        "--corrector",
+        action=argparse.BooleanOptionalAction,
+        help="UniPC's corrector after each step of any deterministic multistep sampler (default: unipc only)",
+    )
+    solver.add_argument("--rho", type=float, help="how unevenly karras is spaced, default 7")
+    solver.add_argument("--s-churn", type=float, metavar="S", help="noise that edm adds, over all steps; default 0")
+    solver.add_argument("--s-tmin", type=float, metavar="S", help="the lowest sigma at which it does, default 0")
+    solver.add_argument("--s-tmax", type=float, metavar="S", help="the highest, default any")
+    solver.add_argument("--s-noise", type=float, metavar="S", help="deviation of that noise, default 1")
     p.add_argument("--count", type=int, default=1, help="pictures of each prompt, default 1")
     p.add_argument("--batch", type=int, default=1, help="pictures computed together, default 1")
     p.add_argument("--output", metavar="PATH", help="a .png file, or a folder (default: named after the prompt, here)")
@@ -88,6 +116,7 @@ def _generate(arguments: argparse.Namespace) -> None:
     if wanted["model_hash"] not in (None, sd.model.hash):
         print(f"{NAME}: the weights of {wanted['model']} are not those the picture was made with", file=sys.stderr)
     settings = {name: wanted[name] for name in _SETTINGS}
+    settings["options"] = Options(**{name: wanted[name] for name in _OPTIONS})
     settings["deepcache"] = DeepCache.parse(wanted["deepcache"]) if wanted["deepcache"] else None
     made: list[dict[str, Any]] = []
 
@@ -123,13 +152,20 @@ def _generate(arguments: argparse.Namespace) -> None:
 
 def _wanted(arguments: argparse.Namespace) -> dict[str, Any]:
     """Flags over what a replayed picture says over defaults; None where the checkpoint decides."""
+    for kind in ("timesteps", "sigmas"):
+        if (values := getattr(arguments, kind)) is not None:
+            arguments.schedule = f"{kind}={values}"
     replayed = picture.read(arguments.from_image) if arguments.from_image else {}
+    if arguments.sampler or arguments.schedule:  # another solver, another meaning of what was told to the first
+        replayed = {name: value for name, value in replayed.items() if name not in _OPTIONS}
+    if arguments.schedule and arguments.schedule not in schedule.names():
+        replayed.pop("steps", None)
     for name, value in replayed.items():
         if value is not None and not isinstance(value, _TYPES.get(name, (str,))):
             raise InputError(f"{arguments.from_image}: it says {name} = {value!r}, which makes no sense")
     wanted = {
         name: flag if (flag := getattr(arguments, name)) is not None else replayed.get(name, _DEFAULTS.get(name))
-        for name in ("prompt", "negative", "model", "dtype", "seed", "tile", *_SETTINGS)
+        for name in ("prompt", "negative", "model", "dtype", "seed", "tile", *_SETTINGS, *_OPTIONS)
     }
     # Another model than the picture's is no surprise where the user asked for it.
     wanted["model_hash"] = replayed.get("model_hash") if arguments.model is None else None
@@ -209,6 +245,7 @@ def _about(sd: StableDiffusion, result: Result, wanted: dict[str, Any], prompt: 
         "negative": wanted["negative"],
         "seed": seed,
         **settings,
+        **{name: value for name, value in dataclasses.asdict(result.settings.options).items() if value is not None},
         "tile": wanted["tile"],
         "model": wanted["model"],
         "model_hash": sd.model.hash,

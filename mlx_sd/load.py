@@ -19,7 +19,7 @@ from .clip import TextEncoder
 from .config import TextConfig, UNetConfig, VAEConfig
 from .errors import InputError
 from .files import read_json, tensors
-from .schedule import Scheduler
+from .scheduler import Scheduler
 from .tokenizer import Tokenizer
 from .unet import UNet
 from .vae import Autoencoder
@@ -93,7 +93,9 @@ def load(model: str | os.PathLike[str] = "tiny", dtype: str | mx.Dtype | None = 
         ),
         unet=networks["unet"],
         vae=networks["vae"],
-        scheduler=Scheduler.from_hf(_scheduler(about), f"{folder}/model.json: scheduler"),
+        scheduler=Scheduler.from_hf(
+            _scheduler(about), f"{folder}/model.json: scheduler", xl=networks["unet"].config.added_time_dims is not None
+        ),
         zeros_for_empty=bool(about["pipeline"].get("force_zeros_for_empty_prompt", False)),
         aesthetics=bool(about["pipeline"].get("requires_aesthetics_score", False)),
     )

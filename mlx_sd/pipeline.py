@@ -16,7 +16,8 @@ from .denoise import Predictor, guidance_embedding
 from .errors import Failure, InputError
 from .load import Model, load
 from .reuse import DeepCache
-from .samplers import Table
+from .schedule import steps_of
+from .table import Options, Table
 from .tokenizer import Tokenizer
 from .unet import UNet
 from .vae import Autoencoder
@@ -38,6 +39,7 @@ class Settings:
     guidance_rescale: float
     sampler: str
     schedule: str
+    options: Options  # of the sampler
     width: int
     height: int
     clip_skip: int
@@ -94,13 +96,13 @@ class StableDiffusion:
         guidance_rescale: float = 0.0,
         sampler: str | None = None,
         schedule: str | None = None,
+        options: Options | None = None,
         width: int | None = None,
         height: int | None = None,
         clip_skip: int = 0,
         deepcache: DeepCache | None = None,
     ) -> Settings:
         """Fills in what is None from the checkpoint and checks everything; InputError says what is wrong."""
-        steps = STEPS if steps is None else steps
         guidance = (GUIDANCE_XL if self._is_xl else GUIDANCE) if guidance is None else guidance
         factor, native = self.vae.config.factor, self.unet.config.sample_size * self.vae.config.factor
         width, height = native if width is None else width, native if height is None else height
@@ -118,9 +120,15 @@ class StableDiffusion:
             raise InputError(
                 f"there is no DeepCache branch {deepcache.branch} in this UNet; it has 0 to {self.unet.branches - 1}"
             )
-        sampler, schedule = samplers.choose(self.model.scheduler, sampler, schedule)
-        samplers.table(self.model.scheduler, sampler, schedule, steps)  # says what is wrong with the steps
-        return Settings(steps, guidance, guidance_rescale, sampler, schedule, width, height, clip_skip, deepcache)
+        sampler, schedule, options = samplers.choose(self.model.scheduler, sampler, schedule, options)
+        fixed = steps_of(schedule)
+        if None not in (steps, fixed) and steps != fixed:
+            raise InputError(f"the schedule given is of {fixed} steps, not {steps}; leave --steps out")
+        steps = fixed or (STEPS if steps is None else steps)
+        samplers.table(self.model.scheduler, sampler, schedule, options, steps)  # says what is wrong with the steps
+        return Settings(
+            steps, guidance, guidance_rescale, sampler, schedule, options, width, height, clip_skip, deepcache
+        )
 
     def generate(self, prompt: str | Sequence[str], negative: str | None = None, **options: Any) -> Result:
         """Makes pictures: everything `stream` yields, as one result. All keywords are those of `stream`."""
@@ -178,7 +186,7 @@ class StableDiffusion:
             if len(jobs) != latents.shape[0]:
                 raise InputError(f"{latents.shape[0]} latents for {len(jobs)} pictures")
         self._check_channels(channels, shape, len(jobs))
-        table = samplers.table(self.model.scheduler, chosen.sampler, chosen.schedule, chosen.steps)
+        table = samplers.table(self.model.scheduler, chosen.sampler, chosen.schedule, chosen.options, chosen.steps)
         for places in self._batches([text for text, _ in jobs], negative, batch):
             prompts, seeds = [jobs[i][0] for i in places], [jobs[i][1] for i in places]
             beside = channels[mx.array(places)] if channels is not None and channels.shape[0] > 1 else channels

@@ -5,160 +5,85 @@ with, what the network said so far, and fresh noise. All weights are float64 num
 
     x' = row.x * base + sum_j row.m[j] * history[j] + row.noise * z          (history: newest first)
 
-`history` holds denoised images or the network's raw predictions, whichever the method is linear in. A method that
-asks the network several times in one step marks all its rows but the last `ends=False`: the base stays.
+`history` holds denoised images, estimates of the noise or the network's raw predictions, whichever the method is linear
+in. A method that asks the network several times in one step marks all its rows but the last `ends=False`: the base
+stays. A corrector makes the base anew, in the same way, once it knows what the network says at the step's end.
 
-A new sampler is one function from steps to rows and one line in SAMPLERS.
+A new sampler is one function from steps to rows, in onestep.py or multistep.py, and one line in SAMPLERS.
+
+DNDM (Chen et al. 2023, arXiv 2312.09193) is not among them: it fixes beforehand when each token of a discrete
+(absorbing or multinomial) diffusion changes, and asks the network only then. Latents here are continuous and change at
+every time; what corresponds to it is DDIM.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import pairwise
-from math import log, sqrt
-from typing import NamedTuple
+from math import inf
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from . import schedule
-from .denoise import denoised
+from . import multistep, onestep, plms, schedule
+from .denoise import denoised, noise_in
 from .errors import Failure, InputError
-from .schedule import Scheduler, Step
+from .schedule import Grid, Step
+from .scheduler import Scheduler
+from .table import Options, Row, Table
 
-
-class Row(NamedTuple):
-    """One evaluation of the network, and the mix that follows it."""
-
-    t: float  # the timestep the network is told
-    a: float  # the latent it is given is a * image + s * noise
-    s: float
-    x: float  # weight of the latent the step began with
-    m: tuple[float, ...]  # weights of the history, newest first
-    noise: float = 0.0
-    ends: bool = True  # whether the result is the base of the next step
-
-
-class Table(NamedTuple):
-    """Everything a run needs to know."""
-
-    rows: tuple[Row, ...]
-    prediction: str  # what the network predicts
-    history: str = "denoised"  # what `m` weighs: "denoised" or "prediction"
-    start: float = 1.0  # the first latent is start * unit noise
-
-
-# ---------------------------------------------------------------------------------------------- one-step methods
-
-
-def euler(steps: list[Step], scheduler: Scheduler) -> Table:
-    """Euler's method in k = s / a, which is DDIM and DPM-Solver++(1) (Song et al. 2021, eq. 13)."""
-    rows = []
-    for p in steps:
-        x, m = _drift(p.a, p.s, p.a1, p.s1)
-        rows.append(Row(p.t, p.a, p.s, x, (m,)))
-    return Table(tuple(rows), scheduler.prediction)
-
-
-def euler_ancestral(steps: list[Step], scheduler: Scheduler) -> Table:
-    """Euler to a lower level, then fresh noise up to the step's end (k-diffusion's sample_euler_ancestral, eta 1).
-
-    Ends at zero whatever the checkpoint's final sigma is, as in diffusers.
-    """
-    rows = []
-    steps = [*steps[:-1], steps[-1]._replace(a1=1.0, s1=0.0)]
-    for p in steps:
-        k, k1 = p.s / p.a, p.s1 / p.a1
-        up = sqrt(k1**2 * (k**2 - k1**2) / k**2)
-        x, m = _drift(p.a, p.s, p.a1, p.a1 * sqrt(k1**2 - up**2))
-        rows.append(Row(p.t, p.a, p.s, x, (m,), noise=p.a1 * up))
-    return Table(tuple(rows), scheduler.prediction)
-
-
-# ---------------------------------------------------------------------------------------------- multistep methods
-
-
-def dpmpp_2m(steps: list[Step], scheduler: Scheduler) -> Table:
-    """DPM-Solver++(2M), midpoint form (Lu et al. 2022, algorithm 2); first order where diffusers is."""
-    rows: list[Row] = []
-    for i, p in enumerate(steps):
-        x, m = _drift(p.a, p.s, p.a1, p.s1)
-        last = i == len(steps) - 1 and (
-            p.s1 == 0 or scheduler.euler_at_final or (scheduler.lower_order_final and len(steps) < 15)
-        )
-        if i == 0 or last:
-            weights: tuple[float, ...] = (m,)
-        else:
-            before = steps[i - 1]
-            c = 0.5 * (_lambda(p.a1, p.s1) - _lambda(p.a, p.s)) / (_lambda(p.a, p.s) - _lambda(before.a, before.s))
-            weights = (m * (1 + c), -m * c)
-        rows.append(Row(p.t, p.a, p.s, x, weights))
-    return Table(tuple(rows), scheduler.prediction)
-
-
-# Adams-Bashforth weights of orders 1 to 4, newest first.
-_ADAMS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
-
-
-def plms(steps: list[Step], scheduler: Scheduler) -> Table:
-    """Pseudo linear multistep (Liu et al. 2022, eq. 12 and 13), started by Heun's method instead of Runge-Kutta.
-
-    The second timestep is asked twice, so n steps are n + 1 evaluations. The multistep mean is of the network's raw
-    predictions, whatever they are, as in diffusers' PNDMScheduler with skip_prk_steps.
-    """
-    if scheduler.prediction == "sample":
-        raise InputError("plms takes networks that predict epsilon or v, not the sample; use ddim or dpmpp_2m")
-
-    def move(level: tuple[float, float], end: tuple[float, float]) -> tuple[float, float]:
-        (a, s), (a1, s1) = level, end
-        if scheduler.prediction == "v_prediction":
-            return a1 * a + s1 * s, s1 * a - a1 * s
-        return a1 / a, s1 - s * a1 / a
-
-    first = steps[0]
-    x, m = move((first.a, first.s), (first.a1, first.s1))
-    rows = [Row(first.t, first.a, first.s, x, (m,), ends=len(steps) == 1)]
-    if len(steps) > 1:  # the corrector: from where the stride before this timestep began, to this timestep
-        p = steps[1]
-        bar = scheduler.alphas_cumprod(exact_zero=True)[int(p.t) + scheduler.timesteps // len(steps)]
-        x, m = move((sqrt(bar), sqrt(1 - bar)), (p.a, p.s))
-        rows.append(Row(p.t, p.a, p.s, x, (m / 2, m / 2)))
-    for i, p in enumerate(steps[1:]):
-        x, m = move((p.a, p.s), (p.a1, p.s1))
-        # The corrector's own evaluation is not kept, hence the zero in second place while it is in reach.
-        weights = [m * c for c in _ADAMS[min(i + 1, 3)]]
-        rows.append(Row(p.t, p.a, p.s, x, tuple(_without_corrector(weights, i + 1))))
-    return Table(tuple(rows), scheduler.prediction, history="prediction")
-
-
-def _without_corrector(weights: list[float], newer: int) -> list[float]:
-    # `newer` evaluations came after the corrector's; what is older lies one place further back.
-    return [*weights[:newer], 0.0, *weights[newer:]] if len(weights) > newer else weights
-
-
-# ---------------------------------------------------------------------------------------------- the table and its loop
+__all__ = ["SAMPLERS", "Options", "Row", "Sampler", "Table", "choose", "evaluate", "names", "run", "table"]
 
 
 class Sampler(NamedTuple):
     """A method, the grid of steps it is defined on, and the schedules that grid knows."""
 
-    rows: Callable[[list[Step], Scheduler], Table]
-    grid: Callable[[Scheduler, int, str], list[Step]]
+    rows: Callable[[list[Step], Scheduler, Options], Table]
+    grid: Callable[[Scheduler, int, str, float], Grid]
     schedules: tuple[str, ...]
     spacing: str  # the schedule where neither user nor checkpoint names one
-    classes: tuple[str, ...]  # the diffusers schedulers that mean this method
+    takes: Mapping[str, Sequence[Any]] = {}  # option -> the values it may have; two floats are a range
+    corrector: bool | None = False  # UniC: True by default, False where asked for, None never
 
 
-_EVEN = (*schedule.SPACINGS, "sgm_uniform")
-_ANY = (*_EVEN, "karras")
+_EVEN = ("sgm_uniform", "leading", "linspace", "trailing")
+_DISTILLED = ("sgm_uniform", "trailing", "timesteps")
+_INDEXED = tuple(name for name in (*schedule.names(), "timesteps") if name not in schedule.SHAPES)
+_ANY = (*schedule.names(), "timesteps", "sigmas")
+
+_UNIT, _POSITIVE = (0.0, 1.0), (0.0, inf)
+_ORDERS, _KINDS = (1, 2, 3), ("midpoint", "heun")
+_CHURN = dict.fromkeys(("s_churn", "s_tmin", "s_tmax", "s_noise"), _POSITIVE)
+
+_zero, _low = partial(schedule.by_sigma, ends_zero=True), partial(schedule.by_half_step, ends_low=True)
+_plms = partial(schedule.by_index, ends_clean=False)
+_tcd = partial(schedule.by_distillation, ends_clean=False)
 
 SAMPLERS: dict[str, Sampler] = {
-    "ddim": Sampler(euler, schedule.by_index, _EVEN, "leading", ("DDIMScheduler",)),
-    "dpmpp_2m": Sampler(dpmpp_2m, schedule.by_half_step, _ANY, "linspace", ("DPMSolverMultistepScheduler",)),
-    "euler": Sampler(euler, schedule.by_sigma, _ANY, "linspace", ("EulerDiscreteScheduler",)),
-    "euler_ancestral": Sampler(
-        euler_ancestral, schedule.by_sigma, _ANY, "linspace", ("EulerAncestralDiscreteScheduler",)
+    "euler": Sampler(onestep.euler, schedule.by_sigma, _ANY, "linspace"),
+    "euler_ancestral": Sampler(onestep.euler_ancestral, _zero, _ANY, "linspace", {"eta": _UNIT}, None),
+    "heun": Sampler(onestep.heun, _zero, _ANY, "linspace", {}, None),
+    "lms": Sampler(multistep.lms, _zero, _ANY, "linspace", {"order": (1, 2, 3, 4)}),
+    "ddim": Sampler(onestep.ddim, schedule.by_index, _INDEXED, "leading", {"eta": _UNIT}),
+    "ddpm": Sampler(onestep.ddpm, schedule.by_entry, _INDEXED, "leading", {}, None),
+    "plms": Sampler(plms.plms, _plms, _EVEN, "leading", {}, None),
+    "dpmpp_2m": Sampler(multistep.dpmpp_2m, schedule.by_half_step, _ANY, "linspace", {"order": (1, 2), "kind": _KINDS}),
+    "dpmpp_2m_sde": Sampler(
+        multistep.dpmpp_2m_sde, schedule.by_half_step, _ANY, "linspace", {"order": (1, 2), "kind": _KINDS}, None
     ),
-    "plms": Sampler(plms, partial(schedule.by_index, ends_clean=False), _EVEN, "leading", ("PNDMScheduler",)),
+    "dpmpp_3m": Sampler(multistep.dpmpp_3m, schedule.by_half_step, _ANY, "linspace", {"kind": _KINDS}),
+    "dpmpp_2s": Sampler(
+        onestep.dpmpp_2s, schedule.by_half_step, _ANY, "linspace", {"order": _ORDERS, "kind": _KINDS}, None
+    ),
+    "dpm_2m": Sampler(multistep.dpm_2m, _low, _ANY, "linspace", {"order": _ORDERS, "kind": _KINDS}),
+    "deis": Sampler(multistep.deis, _low, _ANY, "linspace", {"order": _ORDERS}),
+    "unipc": Sampler(
+        multistep.unipc, schedule.by_half_step, _ANY, "linspace", {"order": _ORDERS, "kind": ("bh2", "bh1")}, True
+    ),
+    "edm": Sampler(onestep.edm, _zero, _ANY, "karras", {"order": (1, 2), **_CHURN}, None),
+    "lcm": Sampler(onestep.lcm, schedule.by_distillation, _DISTILLED, "trailing", {}, None),
+    "tcd": Sampler(onestep.tcd, _tcd, _DISTILLED, "trailing", {"gamma": _UNIT}, None),
 }
 
 
@@ -167,34 +92,71 @@ def names() -> tuple[str, ...]:
     return tuple(SAMPLERS)
 
 
-def choose(scheduler: Scheduler, sampler: str | None, schedule_name: str | None) -> tuple[str, str]:
-    """The (sampler, schedule) that the user asked for, filled in from the checkpoint's scheduler config.
+def choose(
+    scheduler: Scheduler, sampler: str | None = None, schedule_name: str | None = None, options: Options | None = None
+) -> tuple[str, str, Options]:
+    """The sampler, schedule and options that the user asked for, filled in from the checkpoint's scheduler config.
 
-    Raises InputError for an unknown name, a pair that does not fit, or a checkpoint whose scheduler is not here.
+    A checkpoint's options hold for its own sampler. Raises InputError for an unknown name, a pair that does not fit, an
+    option out of range, or a checkpoint whose scheduler is not here.
     """
     if sampler is None:
-        if scheduler.problem:
+        if scheduler.sampler is None:
             raise InputError(f"{scheduler.problem}; choose a sampler: {', '.join(names())}")
-        sampler = next(name for name, s in SAMPLERS.items() if scheduler.class_name in s.classes)
+        sampler = scheduler.sampler
     if sampler not in SAMPLERS:
         raise InputError(f"unknown sampler {sampler!r}; there are {', '.join(names())}")
-    method = SAMPLERS[sampler]
+    possible = SAMPLERS[sampler].schedules
+    if scheduler.edm:
+        possible = tuple(name for name in ("karras", "exponential", "sigmas") if name in possible)
+        if not possible:
+            raise InputError(f"{sampler} needs timesteps, which this checkpoint does not know; use euler or dpmpp_2m")
     if schedule_name is None:
-        karras = scheduler.karras and "karras" in method.schedules
-        schedule_name = "karras" if karras else scheduler.spacing or method.spacing
-    if schedule_name not in schedule.names():
-        raise InputError(f"unknown schedule {schedule_name!r}; there are {', '.join(schedule.names())}")
-    if schedule_name not in method.schedules:
-        raise InputError(f"{sampler} does not go with {schedule_name}; it takes {', '.join(method.schedules)}")
-    return sampler, schedule_name
+        wanted = (scheduler.sigmas, scheduler.spacing, SAMPLERS[sampler].spacing, *possible)
+        schedule_name = next(name for name in wanted if name in possible)
+    schedule_name = schedule.resolve(schedule_name, scheduler)
+    if schedule_name.partition("=")[0] not in possible:
+        shown = schedule_name.partition("=")[0]
+        raise InputError(f"{sampler} does not go with {shown}; it takes {', '.join(possible)}")
+    asked = {name: value for name, value in asdict(options or Options()).items() if value is not None}
+    _check(sampler, schedule_name, asked)
+    if asked.get("eta") and asked.get("corrector"):
+        raise InputError("the corrector does a step again without its noise; leave out --eta or --corrector")
+    own = scheduler.options if sampler == scheduler.sampler else Options()
+    if schedule_name != "karras":
+        own = replace(own, rho=None)
+    return sampler, schedule_name, replace(own, **asked)
 
 
-def table(scheduler: Scheduler, sampler: str, schedule_name: str, steps: int) -> Table:
-    """The rows of `steps` steps of a method on a schedule (names as `choose` returns them)."""
+def _check(sampler: str, schedule_name: str, asked: Mapping[str, Any]) -> None:
+    method = SAMPLERS[sampler]
+    for name, value in asked.items():
+        if name == "rho":
+            if schedule_name != "karras":
+                raise InputError(f"rho is of the karras schedule, not of {schedule_name.partition('=')[0]}")
+            if not 0 < value < inf:
+                raise InputError(f"rho must be above 0, not {value}")
+        elif name == "corrector":
+            if value and method.corrector is None:
+                able = [other for other, m in SAMPLERS.items() if m.corrector is not None]
+                raise InputError(f"{sampler} takes no corrector; {', '.join(able)} do")
+        elif name not in method.takes:
+            able = [other for other, m in SAMPLERS.items() if name in m.takes]
+            raise InputError(f"{sampler} takes no {name}; {', '.join(able)} {'do' if len(able) > 1 else 'does'}")
+        elif method.takes[name] in (_UNIT, _POSITIVE):
+            low, high = method.takes[name]
+            if not low <= value <= high:
+                raise InputError(f"{name} must be {low:g} or more" + f", to {high:g}" * (high < inf) + f", not {value}")
+        elif value not in method.takes[name]:
+            raise InputError(f"{name} of {sampler} must be {' or '.join(map(str, method.takes[name]))}, not {value}")
+
+
+def table(scheduler: Scheduler, sampler: str, schedule_name: str, options: Options, steps: int) -> Table:
+    """The rows of `steps` steps of a method on a schedule (names and options as `choose` returns them)."""
     if not 1 <= steps <= scheduler.timesteps:
         raise InputError(f"steps must be from 1 to {scheduler.timesteps}, not {steps}")
     method = SAMPLERS[sampler]
-    found = method.grid(scheduler, steps, schedule_name)
+    found, start = method.grid(scheduler, steps, schedule_name, options.rho or schedule.RHO)
     if any((p.a, p.s) == (q.a, q.s) for p, q in pairwise(found)):
         raise InputError(f"{steps} steps are too many for {sampler} on {schedule_name}: some would coincide")
     if scheduler.prediction == "epsilon" and found[0].a == 0:
@@ -202,11 +164,12 @@ def table(scheduler: Scheduler, sampler: str, schedule_name: str, steps: int) ->
             f"{sampler} starts at zero signal here (rescale_betas_zero_snr), where epsilon says nothing about the "
             "image; choose another sampler or a v-prediction checkpoint"
         )
-    made = method.rows(found, scheduler)
-    # The Euler family of diffusers starts at unit variance on "leading" and at its first sigma elsewhere.
-    if method.grid is schedule.by_sigma and _spacing(scheduler, schedule_name) != "leading":
-        return made._replace(start=found[0].s)
-    return made
+    made = method.rows(found, scheduler, options)
+    if options.corrector if options.corrector is not None else method.corrector:
+        if found[0].a == 0:
+            raise InputError("the corrector cannot start at zero signal (rescale_betas_zero_snr); use it with euler")
+        made = multistep.corrected(made, found, options)
+    return made._replace(start=made.start * start)
 
 
 def run(
@@ -236,15 +199,22 @@ def evaluate(
     `predict(x, t)` is the network, guidance and reuse included; `normal()` draws noise of the latents' shape, and is
     called only where a row adds some. Raises Failure as soon as the latents are not finite.
     """
-    x = base = noise.astype(mx.float32) * table.start
-    history: deque[mx.array] = deque(maxlen=max(len(row.m) for row in table.rows))
+    x = noise.astype(mx.float32) * table.start
+    if table.churn:
+        x = x + table.churn * normal()
+    base = x
+    longest = max(max(len(row.m), len(row.again[1]) if row.again else 0) for row in table.rows)
+    history: deque[mx.array] = deque(maxlen=longest)
     for i, row in enumerate(table.rows):
         prediction = predict(x, row.t).astype(mx.float32)
         image = denoised(table.prediction, x, prediction, row.a, row.s)
-        history.appendleft(image if table.history == "denoised" else prediction)
-        x = row.x * base
-        for weight, estimate in zip(row.m, history, strict=False):
-            x = x + weight * estimate
+        if table.history == "noise":
+            history.appendleft(noise_in(table.prediction, x, prediction, row.a, row.s))
+        else:
+            history.appendleft(image if table.history == "denoised" else prediction)
+        if row.again:
+            base = _mix(*row.again, base, history)
+        x = _mix(row.x, row.m, base, history)
         if row.noise:
             x = x + row.noise * normal()
         if row.ends:
@@ -258,14 +228,9 @@ def evaluate(
         yield x, image
 
 
-def _drift(a: float, s: float, a1: float, s1: float) -> tuple[float, float]:
-    """Weights of latent and denoised image for a step that is exact if that image were constant."""
-    return s1 / s, a1 - a * s1 / s
-
-
-def _lambda(a: float, s: float) -> float:
-    return log(a / s)
-
-
-def _spacing(scheduler: Scheduler, schedule_name: str) -> str:
-    return (scheduler.spacing or "linspace") if schedule_name == "karras" else schedule_name
+def _mix(x: float, m: Sequence[float], base: mx.array, history: deque[mx.array]) -> mx.array:
+    mixed = x * base
+    for weight, estimate in zip(m, history, strict=False):
+        if weight:
+            mixed = mixed + weight * estimate
+    return mixed

@@ -43,7 +43,7 @@ def of_networks(folder: Path, parts: dict[str, Any]) -> dict[str, Any]:
 def of_samplers(name: str, folder: Path, parts: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     beside = families.beside() if name == "inpaint9" else None
-    for sampler, schedule in families.sampled():
+    for sampler, schedule in families.sampled(name):
         made = reference.scheduler(FAMILIES[name]["scheduler"], sampler, schedule)
         found[f"latents/{sampler}/{schedule}"] = reference.guided(folder, parts, made, families.noise(), beside=beside)
     for sampler, interval, branch in families.cached(name):

@@ -31,12 +31,36 @@ warnings.filterwarnings("ignore", category=FutureWarning)
 # Our sampler -> the diffusers class that means it, and what it is configured with beside the checkpoint's fields.
 SCHEDULERS: dict[str, tuple[str, Config]] = {
     "ddim": ("DDIMScheduler", {}),
+    "ddpm": ("DDPMScheduler", {}),
+    "deis": ("DEISMultistepScheduler", {}),
+    "dpm_2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}),
     "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
+    "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "dpmpp_2s": ("DPMSolverSinglestepScheduler", {}),
+    "dpmpp_3m": ("DPMSolverMultistepScheduler", {"solver_order": 3}),
+    "edm": ("HeunDiscreteScheduler", {}),  # without churn
     "euler": ("EulerDiscreteScheduler", {}),
     "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "lcm": ("LCMScheduler", {}),
+    "lms": ("LMSDiscreteScheduler", {}),
     "plms": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "tcd": ("TCDScheduler", {}),
+    "unipc": ("UniPCMultistepScheduler", {}),
 }
 SPACINGS = {"leading": "leading", "linspace": "linspace", "trailing": "trailing", "sgm_uniform": "trailing"}
+SHAPES = ("karras", "exponential", "beta")
+
+
+def supports(sampler: str, schedule: str) -> bool:
+    """Whether diffusers has that schedule for that sampler, by name."""
+    if sampler in ("lcm", "tcd"):
+        return SPACINGS.get(schedule) == "trailing"  # what they do, whatever timestep_spacing says
+    if sampler == "dpmpp_2s":
+        return schedule == "linspace" or schedule in SHAPES
+    if sampler in ("ddim", "ddpm", "plms"):
+        return schedule in SPACINGS
+    return schedule in SPACINGS or schedule in SHAPES
 
 
 def first(array: Any) -> torch.Tensor:
@@ -120,12 +144,14 @@ def decode(network: Any, latents: np.ndarray, tile: int | None = None) -> np.nda
 # ------------------------------------------------------------------------------------------------ sampling
 
 
-class KarrasAncestral(diffusers.EulerAncestralDiscreteScheduler):
-    """Euler ancestral on the Karras levels of diffusers' Euler, which has them where this class has not."""
+class ShapedAncestral(diffusers.EulerAncestralDiscreteScheduler):
+    """Euler ancestral on the Karras and other levels of diffusers' Euler, which has them where this class has not."""
+
+    shape = "karras"
 
     def set_timesteps(self, num_inference_steps: int, **kwargs: Any) -> None:
         super().set_timesteps(num_inference_steps, **kwargs)
-        changes = {"use_karras_sigmas": True, "final_sigmas_type": "zero"}
+        changes = {f"use_{self.shape}_sigmas": True, "final_sigmas_type": "zero"}
         euler = diffusers.EulerDiscreteScheduler.from_config(self.config, **changes)
         euler.set_timesteps(num_inference_steps)
         self.timesteps, self.sigmas = euler.timesteps, euler.sigmas
@@ -139,8 +165,10 @@ def scheduler(config: Config, sampler: str | None = None, schedule: str | None =
     extra = extra | changes
     if schedule in SPACINGS:
         extra["timestep_spacing"] = SPACINGS[schedule]
-    elif schedule == "karras" and name == "EulerAncestralDiscreteScheduler":
-        return KarrasAncestral.from_config(own.config, **extra)
+    elif schedule in SHAPES and name == "EulerAncestralDiscreteScheduler":
+        shaped = ShapedAncestral.from_config(own.config, **extra)
+        shaped.shape = schedule
+        return shaped
     elif schedule:
         extra[f"use_{schedule}_sigmas"] = True
     return getattr(diffusers, name).from_config(own.config, **extra)
@@ -174,15 +202,20 @@ def stream(seed: int, batch: int, channels: int, height: int, width: int, dtype:
 
 
 def run(
-    made: Any, steps: int, noise: torch.Tensor, predict: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], seed: int
+    made: Any,
+    steps: int | Config,
+    noise: torch.Tensor,
+    predict: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    seed: int,
+    **options: Any,
 ) -> torch.Tensor:
-    """The sampling loop of every diffusers pipeline."""
-    made.set_timesteps(steps)
+    """The sampling loop of every diffusers pipeline; steps may be set_timesteps' keywords, options are step's."""
+    made.set_timesteps(**(steps if isinstance(steps, dict) else {"num_inference_steps": steps}))
     x = noise * made.init_noise_sigma
     draw = stream(seed, *x.shape, dtype=x.dtype)
     with noise_from(made, draw):
         for t in made.timesteps:
-            x = made.step(predict(made.scale_model_input(x, t), t), t, x, return_dict=False)[0]
+            x = made.step(predict(made.scale_model_input(x, t), t), t, x, return_dict=False, **options)[0]
     return x
 
 

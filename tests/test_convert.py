@@ -22,7 +22,8 @@ from mlx_sd.errors import InputError
 from mlx_sd.files import tensors
 from mlx_sd.load import build
 from mlx_sd.load import shapes as shapes_of
-from mlx_sd.schedule import Scheduler
+from mlx_sd.scheduler import Scheduler
+from mlx_sd.table import Options
 from tests import families
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -274,11 +275,18 @@ def test_a_config_without_blocks_names_the_field(config):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"}, "algorithm_type"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver"}, "algorithm_type"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "solver_order": 4}, "solver_order"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "use_lu_lambdas": True}, "use_lu_lambdas"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": True}, "use_flow_sigmas"),
+        ({"_class_name": "UniPCMultistepScheduler", "predict_x0": False}, "predict_x0"),
+        ({"_class_name": "UniPCMultistepScheduler", "disable_corrector": [0]}, "disable_corrector"),
+        ({"_class_name": "DDPMScheduler", "clip_sample": False, "variance_type": "learned"}, "variance_type"),
+        ({"_class_name": "HeunDiscreteScheduler", "use_karras_sigmas": 1, "use_beta_sigmas": 1}, "use_beta_sigmas"),
+        ({"_class_name": "EulerDiscreteScheduler", "interpolation_type": "log_linear"}, "interpolation_type"),
+        ({"_class_name": "KDPM2DiscreteScheduler"}, "KDPM2DiscreteScheduler is not among the samplers here"),
         ({"_class_name": "DPMSolverMultistepScheduler", "thresholding": True}, "thresholding"),
         ({"_class_name": "DDIMScheduler", "clip_sample": True}, "clip_sample"),
-        ({"_class_name": "PNDMScheduler", "skip_prk_steps": False}, "skip_prk_steps"),
-        ({"_class_name": "PNDMScheduler"}, "skip_prk_steps = False is not supported"),
         ({"_class_name": "EulerDiscreteScheduler", "magic": 1}, "magic"),
         ({"_class_name": "DDIMScheduler", "prediction_type": "flow"}, "prediction_type"),
     ],
@@ -289,10 +297,41 @@ def test_a_scheduler_field_that_cannot_be_honoured_is_named(values, message):
 
 
 def test_a_checkpoint_whose_sampler_is_not_here_works_with_another():
-    scheduler = Scheduler.from_hf({"_class_name": "LCMScheduler", "original_inference_steps": 50})
-    with pytest.raises(InputError, match=r"LCMScheduler is not among the samplers here; choose a sampler: ddim"):
-        samplers.choose(scheduler, None, None)
-    assert samplers.choose(scheduler, "euler", None) == ("euler", "linspace")
+    scheduler = Scheduler.from_hf({"_class_name": "SASolverScheduler", "predictor_order": 2})
+    with pytest.raises(InputError, match=r"SASolverScheduler is not among the samplers here; choose a sampler: euler"):
+        samplers.choose(scheduler)
+    assert samplers.choose(scheduler, "euler")[:2] == ("euler", "linspace")
+
+
+_DPM = {"_class_name": "DPMSolverMultistepScheduler"}
+_ANCESTRAL = {"_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"}
+_UNIPC = {"_class_name": "UniPCMultistepScheduler", "use_exponential_sigmas": True, "solver_type": "bh1"}
+_EDM = {"_class_name": "EDMDPMSolverMultistepScheduler", "sigma_schedule": "exponential"}
+
+
+@pytest.mark.parametrize(
+    ("values", "sampler", "schedule", "options"),
+    [
+        ({"_class_name": "DDPMScheduler", "clip_sample": False}, "ddpm", "leading", {}),
+        ({"_class_name": "PNDMScheduler"}, "plms", "leading", {}),
+        ({"_class_name": "LMSDiscreteScheduler", "use_karras_sigmas": True}, "lms", "karras", {}),
+        ({"_class_name": "HeunDiscreteScheduler", "use_beta_sigmas": True}, "heun", "beta", {}),
+        (_ANCESTRAL, "euler_ancestral", "trailing", {}),
+        (_DPM, "dpmpp_2m", "linspace", {"order": 2, "kind": "midpoint"}),
+        (_DPM | {"solver_order": 3}, "dpmpp_3m", "linspace", {"kind": "midpoint"}),
+        (_DPM | {"algorithm_type": "dpmsolver"}, "dpm_2m", "linspace", {"order": 2, "kind": "midpoint"}),
+        (_DPM | {"algorithm_type": "sde-dpmsolver++"}, "dpmpp_2m_sde", "linspace", {"order": 2, "kind": "midpoint"}),
+        ({"_class_name": "DPMSolverSinglestepScheduler"}, "dpmpp_2s", "linspace", {"order": 2, "kind": "midpoint"}),
+        ({"_class_name": "DEISMultistepScheduler", "solver_type": "bh2"}, "deis", "linspace", {"order": 2}),
+        (_UNIPC, "unipc", "exponential", {"order": 2, "kind": "bh1"}),
+        ({"_class_name": "LCMScheduler", "timestep_spacing": "leading"}, "lcm", "trailing", {}),
+        ({"_class_name": "TCDScheduler"}, "tcd", "trailing", {}),
+        ({"_class_name": "EDMEulerScheduler", "rho": 6.0}, "euler", "karras", {"rho": 6.0}),
+        (_EDM, "dpmpp_2m", "exponential", {"order": 2, "kind": "midpoint"}),
+    ],
+)
+def test_every_scheduler_class_becomes_a_sampler_a_schedule_and_options(values, sampler, schedule, options):
+    assert samplers.choose(Scheduler.from_hf(values)) == (sampler, schedule, Options(**options))
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,36 @@ def test_a_picture_replays_to_the_same_pixels(run, tmp_path):
         )
 
 
-@pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler_ancestral"])
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--sampler", "ddim", "--eta", 0.5), {"eta": 0.5}),
+        (("--sampler", "edm", "--order", 1, "--s-churn", 3, "--s-noise", 1.1), {"s_churn": 3.0, "order": 1}),
+        (("--sampler", "deis", "--order", 3, "--corrector"), {"order": 3, "corrector": True}),
+        (("--sampler", "euler", "--schedule", "karras", "--rho", 3), {"rho": 3.0}),
+        (("--sampler", "tcd", "--gamma", 0.2), {"gamma": 0.2, "schedule": "trailing"}),
+        (("--timesteps", "900,500,20"), {"schedule": "timesteps=900,500,20", "steps": 3}),
+        (("--sampler", "heun", "--sigmas", "9,3,1,0"), {"schedule": "sigmas=9,3,1,0", "steps": 3}),
+    ],
+)
+def test_solver_options_are_recorded_and_replayed(run, tmp_path, flags, said):
+    if "steps" not in said:
+        flags += ("--steps", 3)
+    assert run("a tent", *flags, "--output", "a.png")[0] == 0
+    assert run("--from-image", "a.png", "--output", "b.png")[0] == 0
+    assert (_pixels("a.png") == _pixels("b.png")).all()
+    about = picture.read(tmp_path / "a.png")
+    assert said.items() <= about.items() and about == picture.read(tmp_path / "b.png")
+    assert run("--from-image", "a.png", "--sampler", "dpmpp_2m", "--timesteps", "800,90", "--output", "c.png")[0] == 0
+
+
+def test_a_schedule_file_is_taken(run, tmp_path):
+    (tmp_path / "s.json").write_text('{"timesteps": [900, 400]}')
+    assert run("a tent", "--schedule", "s.json", "--output", "a.png")[0] == 0
+    assert picture.read(tmp_path / "a.png")["steps"] == 2
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler_ancestral", "dpmpp_2m_sde"])
 def test_a_seed_is_the_same_picture_whatever_the_count(run, sampler):
     flags = ("a tent", "--steps", 3, "--sampler", sampler)
     assert run(*flags, "--seed", 2, "--output", "one.png")[0] == 0
@@ -118,9 +147,19 @@ def test_guidance_at_most_1_is_one_batch(run):
 
 
 MISTAKES = {
-    "unknown sampler": (("x", "--sampler", "magic"), "unknown sampler 'magic'; there are ddim, dpmpp_2m, euler"),
-    "unknown schedule": (("x", "--schedule", "magic"), "unknown schedule 'magic'; there are leading"),
-    "pair": (("x", "--sampler", "plms", "--schedule", "karras"), "plms does not go with karras; it takes leading"),
+    "unknown sampler": (("x", "--sampler", "magic"), "unknown sampler 'magic'; there are euler, euler_ancestral, heun"),
+    "unknown schedule": (("x", "--schedule", "magic"), "unknown schedule 'magic'; there are normal, karras"),
+    "pair": (
+        ("x", "--sampler", "plms", "--schedule", "karras"),
+        "plms does not go with karras; it takes sgm_uniform, leading",
+    ),
+    "timesteps": (("x", "--timesteps", "1,2"), "timesteps must be whole numbers from 999 down to 0"),
+    "sigmas": (("x", "--sigmas", "1,2"), "sigmas must be at least two numbers, each below the one before"),
+    "both": (("x", "--sigmas", "2,1", "--schedule", "ays"), "argument --schedule: not allowed with argument --sigmas"),
+    "steps given": (("x", "--timesteps", "9,5", "--steps", 3), "the schedule given is of 2 steps, not 3"),
+    "eta": (("x", "--sampler", "ddim", "--eta", 2), "eta must be 0 or more, to 1, not 2"),
+    "gamma": (("x", "--sampler", "euler", "--gamma", 0.1), "euler takes no gamma; tcd does"),
+    "corrector": (("x", "--sampler", "heun", "--corrector"), "heun takes no corrector"),
     "width": (("x", "--width", 100), "width must be a positive multiple of 8, not 100"),
     "no width": (("x", "--width", 0), "width must be a positive multiple of 8, not 0"),
     "folder": (("x", "--sampler", "magic", "--output", "new/folder/"), "unknown sampler"),

@@ -1,0 +1,43 @@
+"""What a sampler is made of: rows of numbers, and what a user may tell a solver."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    """One evaluation of the network, and the mix that follows it."""
+
+    t: float  # the timestep the network is told
+    a: float  # the latent it is given is a * image + s * noise
+    s: float
+    x: float  # weight of the latent the step began with
+    m: tuple[float, ...]  # weights of the history, newest first
+    noise: float = 0.0
+    ends: bool = True  # whether the result is the base of the next step
+    again: tuple[float, tuple[float, ...]] | None = None  # weights that make the base anew, before the mix
+
+
+class Table(NamedTuple):
+    """Everything a run needs to know."""
+
+    rows: tuple[Row, ...]
+    prediction: str  # what the network predicts
+    history: str = "denoised"  # what `m` weighs: "denoised", "noise" or "prediction"
+    start: float = 1.0  # the first latent is start * unit noise
+    churn: float = 0.0  # + churn * fresh noise
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a solver may be told; None is its own default. `samplers` knows which one takes what, and in what range."""
+
+    eta: float | None = None  # fresh noise: 0 none, 1 as much as the diffusion process itself adds
+    gamma: float | None = None  # TCD: how far below its end a step goes before noise brings it back
+    order: int | None = None
+    kind: str | None = None  # how the second order is reached: "midpoint" or "heun", UniPC "bh1" or "bh2"
+    corrector: bool | None = None  # UniC: each evaluation also corrects the step that led to it
+    rho: float | None = None  # how unevenly the "karras" schedule is spaced
+    s_churn: float | None = None  # EDM: noise added over all steps together, between levels s_tmin and s_tmax,
+    s_tmin: float | None = None
+    s_tmax: float | None = None
+    s_noise: float | None = None  # and the deviation of that noise
