@@ -5,6 +5,7 @@ The loops to be compared advance in turn, one evaluation each, so that whatever 
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import time
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from mlx_sd import command, samplers
 from mlx_sd.config import UNetConfig
 from mlx_sd.denoise import Predictor
-from mlx_sd.load import DTYPES
+from mlx_sd.load import DTYPES, shapes
 from mlx_sd.reuse import DeepCache
 from mlx_sd.scheduler import Scheduler
 from mlx_sd.unet import UNet
@@ -146,10 +147,7 @@ def _extra(config: UNetConfig, batch: int) -> dict[str, mx.array]:
 
 
 def _bytes(unet: UNet) -> int:
-    from mlx.utils import tree_flatten
-
-    flat: Any = tree_flatten(unet.parameters())
-    return sum(array.nbytes for _, array in flat)
+    return sum(math.prod(shape) for shape in shapes(unet).values()) * unet.conv.weight.dtype.size
 
 
 if __name__ == "__main__":

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
-import os
 import random
 import time
 from collections.abc import Callable
@@ -21,7 +19,6 @@ from bench.tiny.progress import Progress
 from bench.tiny.stages import say
 
 SECONDS_BETWEEN_SAVES = 60.0
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 class Randomness:
@@ -119,14 +116,9 @@ def _restore(training: Training, path: Path, seconds: float) -> tuple[int, float
 
 
 def prepare(threads: int) -> None:
-    """Set PyTorch's threads, silence other progress bars, and make glibc keep freed memory."""
+    """Set PyTorch's threads and silence other progress bars."""
     torch.set_num_threads(threads)
     disable_progress_bar()
-    # Mapping large blocks anew at each step can double its time.
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 1 << 30)
-        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def cosine(done: float) -> float:
