@@ -58,6 +58,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--from-image", type=Path, metavar="PNG", help="make a picture again; other flags change it")
     p.add_argument("--negative", metavar="TEXT", help="what to steer away from")
     p.add_argument("--model", help="a converted folder, a diffusers folder or a hub id (default: the embedded model)")
+    p.add_argument(
+        "--coreml", metavar="FOLDER", help="run the packages that python -m coreml wrote, instead of --model"
+    )
     p.add_argument("--dtype", choices=tuple(DTYPES), help="default: float16 on a GPU, float32 on the CPU")
     p.add_argument("--steps", type=int, help=f"default {STEPS}")
     p.add_argument("--guidance", type=float, metavar="SCALE", help=f"default {GUIDANCE}, for SDXL {GUIDANCE_XL}")
@@ -112,7 +115,7 @@ def _generate(arguments: argparse.Namespace) -> None:
     wanted = _wanted(arguments)
     prompts = _prompts(arguments, wanted)
     targets = _targets(arguments.output, prompts, wanted["seed"], arguments.count)
-    sd = StableDiffusion.load(wanted["model"], wanted["dtype"])
+    sd = _packaged(arguments, wanted) if wanted["coreml"] else StableDiffusion.load(wanted["model"], wanted["dtype"])
     if wanted["model_hash"] not in (None, sd.model.hash):
         print(f"{NAME}: the weights of {wanted['model']} are not those the picture was made with", file=sys.stderr)
     settings = {name: wanted[name] for name in _SETTINGS}
@@ -150,6 +153,17 @@ def _generate(arguments: argparse.Namespace) -> None:
         print(json.dumps(made, indent=2, ensure_ascii=False))
 
 
+def _packaged(arguments: argparse.Namespace, wanted: dict[str, Any]) -> StableDiffusion:
+    for flag in ("model", "dtype", "tile"):
+        if getattr(arguments, flag) is not None:
+            raise InputError(f"--{flag} was decided when the packages were written; leave it out with --coreml")
+    from coreml import drive  # coreml builds on this package
+
+    sd = StableDiffusion(drive.load(Path(wanted["coreml"])))
+    wanted["model"] = sd.model.name
+    return sd
+
+
 def _wanted(arguments: argparse.Namespace) -> dict[str, Any]:
     """Flags over what a replayed picture says over defaults; None where the checkpoint decides."""
     for kind in ("timesteps", "sigmas"):
@@ -165,8 +179,10 @@ def _wanted(arguments: argparse.Namespace) -> dict[str, Any]:
             raise InputError(f"{arguments.from_image}: it says {name} = {value!r}, which makes no sense")
     wanted = {
         name: flag if (flag := getattr(arguments, name)) is not None else replayed.get(name, _DEFAULTS.get(name))
-        for name in ("prompt", "negative", "model", "dtype", "seed", "tile", *_SETTINGS, *_OPTIONS)
+        for name in ("prompt", "negative", "model", "coreml", "dtype", "seed", "tile", *_SETTINGS, *_OPTIONS)
     }
+    if arguments.model is not None:
+        wanted["coreml"] = arguments.coreml
     # Another model than the picture's is no surprise where the user asked for it.
     wanted["model_hash"] = replayed.get("model_hash") if arguments.model is None else None
     return wanted
@@ -249,6 +265,7 @@ def _about(sd: StableDiffusion, result: Result, wanted: dict[str, Any], prompt: 
         "tile": wanted["tile"],
         "model": wanted["model"],
         "model_hash": sd.model.hash,
+        "coreml": wanted["coreml"],
         "dtype": str(sd.model.dtype).rpartition(".")[2],
         "mlx_sd": VERSION,
     }

@@ -45,6 +45,7 @@ class Model:
     scheduler: Scheduler
     zeros_for_empty: bool  # SDXL: no negative prompt means zeros, not an encoded empty text
     aesthetics: bool  # SDXL refiner: conditioned on a score where the base has the target size
+    sizes: tuple[tuple[int, int], ...] = ()  # (width, height) of the pictures it makes; empty is any
 
 
 def build(part: str, config: Mapping[str, Any], where: str) -> nn.Module:
@@ -79,12 +80,12 @@ def load(model: str | os.PathLike[str] = "tiny", dtype: str | mx.Dtype | None = 
     if mx.default_device() == mx.cpu and (problem := blas.problem()):
         warnings.warn(problem, stacklevel=3)
     folder = converted(os.fspath(model), variant="fp16" if dtype == mx.float16 else None)
-    about = _about(folder)
+    about = read_about(folder)
     networks = {part: _network(folder, part, config, dtype) for part, config in about["networks"].items()}
     texts = [part for part in _TEXT if part in networks]
     return Model(
         name=os.fspath(model),
-        hash=_hash(about["source"].get("sha256", {})),
+        hash=model_hash(about),
         dtype=dtype,
         text_encoders=tuple(networks[part] for part in texts),
         tokenizers=tuple(
@@ -94,7 +95,9 @@ def load(model: str | os.PathLike[str] = "tiny", dtype: str | mx.Dtype | None = 
         unet=networks["unet"],
         vae=networks["vae"],
         scheduler=Scheduler.from_hf(
-            _scheduler(about), f"{folder}/model.json: scheduler", xl=networks["unet"].config.added_time_dims is not None
+            scheduler_config(about),
+            f"{folder}/model.json: scheduler",
+            xl=networks["unet"].config.added_time_dims is not None,
         ),
         zeros_for_empty=bool(about["pipeline"].get("force_zeros_for_empty_prompt", False)),
         aesthetics=bool(about["pipeline"].get("requires_aesthetics_score", False)),
@@ -140,7 +143,8 @@ def _network(folder: Path, part: str, config: Mapping[str, Any], dtype: mx.Dtype
     return network
 
 
-def _about(folder: Path) -> dict[str, Any]:
+def read_about(folder: Path) -> dict[str, Any]:
+    """What a model folder says of itself in model.json; InputError where this version cannot read it."""
     about = read_json(folder / "model.json")
     if about.get("format") != FORMAT:
         raise InputError(f"{folder}/model.json is not of the format {FORMAT}; convert the checkpoint again")
@@ -152,7 +156,8 @@ def _about(folder: Path) -> dict[str, Any]:
     return about
 
 
-def _scheduler(about: Mapping[str, Any]) -> dict[str, Any]:
+def scheduler_config(about: Mapping[str, Any]) -> dict[str, Any]:
+    """The scheduler's config as the checkpoint's pipeline uses it."""
     name = str(about["pipeline"].get("_class_name", ""))
     if name.startswith("StableDiffusion") and not name.startswith("StableDiffusionXL"):
         # Old configs leave these out or have them wrong; diffusers' pipelines mend them in the same way.
@@ -171,5 +176,7 @@ def _fingerprint(folder: Path) -> str:
     return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:12]
 
 
-def _hash(digests: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(sorted(digests.items())).encode()).hexdigest()[:12]
+def model_hash(about: Mapping[str, Any]) -> str:
+    """A few digits that tell one source's weights from another's."""
+    digests = sorted(about["source"].get("sha256", {}).items())
+    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()[:12]

@@ -104,11 +104,15 @@ class StableDiffusion:
     ) -> Settings:
         """Fills in what is None from the checkpoint and checks everything; InputError says what is wrong."""
         guidance = (GUIDANCE_XL if self._is_xl else GUIDANCE) if guidance is None else guidance
-        factor, native = self.vae.config.factor, self.unet.config.sample_size * self.vae.config.factor
-        width, height = native if width is None else width, native if height is None else height
+        factor, sizes = self.vae.config.factor, self.model.sizes
+        native = sizes[0] if sizes else (self.unet.config.sample_size * factor,) * 2
+        width, height = native[0] if width is None else width, native[1] if height is None else height
         for name, value in (("width", width), ("height", height)):
             if value < factor or value % factor:
                 raise InputError(f"{name} must be a positive multiple of {factor}, not {value}")
+        if sizes and (width, height) not in sizes:
+            made = ", ".join(f"{w} x {h}" for w, h in sizes)
+            raise InputError(f"this model makes pictures of {made} and no other size, not of {width} x {height}")
         if not math.isfinite(guidance):
             raise InputError(f"guidance must be a finite number, not {guidance}")
         if not 0 <= guidance_rescale <= 1:
@@ -116,9 +120,10 @@ class StableDiffusion:
         least = min(encoder.config.layers for encoder in self.model.text_encoders)
         if not 0 <= clip_skip < least:
             raise InputError(f"clip skip must be from 0 to {least - 1}, not {clip_skip}")
-        if deepcache and deepcache.branch >= self.unet.branches:
+        if deepcache and deepcache.branch not in self.unet.branches:
             raise InputError(
-                f"there is no DeepCache branch {deepcache.branch} in this UNet; it has 0 to {self.unet.branches - 1}"
+                f"there is no DeepCache branch {deepcache.branch} in this UNet; "
+                f"it has {', '.join(map(str, self.unet.branches)) or 'none'}"
             )
         sampler, schedule, options = samplers.choose(self.model.scheduler, sampler, schedule, options)
         fixed = steps_of(schedule)
@@ -225,7 +230,7 @@ class StableDiffusion:
         factor = self.vae.config.factor
         if tile is None and max(latents.shape[1:3]) * factor > _TILE_ABOVE:
             tile = max(_TILE, self.vae.config.sample_size)
-        x = self.vae.unscale(latents.astype(mx.float32)).astype(self._vae_dtype)
+        x = self.vae.unscale(latents.astype(mx.float32)).astype(self.vae.dtype)
         image = mx.clip(self.vae.decode(x, tile).astype(mx.float32), -1, 1)
         if not mx.isfinite(image).all().item():
             raise Failure("the decoded picture is not finite: the VAE overflows float16 (try --dtype float32)")
@@ -238,17 +243,12 @@ class StableDiffusion:
         pixels = mx.array(np.asarray(image.convert("RGB"), np.float32))[None] / 127.5 - 1
         if any(side % self.vae.config.factor for side in pixels.shape[1:3]):
             raise InputError(f"width and height must be multiples of {self.vae.config.factor}, not {image.size}")
-        mean, _ = self.vae.encode(pixels.astype(self._vae_dtype), tile)
+        mean, _ = self.vae.encode(pixels.astype(self.vae.dtype), tile)
         return self.vae.scale(mean.astype(mx.float32))
 
     @property
     def _is_xl(self) -> bool:
         return self.unet.config.added_time_dims is not None
-
-    @property
-    def _vae_dtype(self) -> mx.Dtype:
-        dtype: mx.Dtype = self.vae.decoder[0].weight.dtype
-        return dtype
 
     def _latent_shape(self, chosen: Settings) -> tuple[int, int, int]:
         factor = self.vae.config.factor

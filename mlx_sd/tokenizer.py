@@ -24,7 +24,7 @@ class Tokenizer:
     @classmethod
     def load(cls, folder: Path, length: int = 77) -> "Tokenizer":
         """Reads a tokenizer folder: vocab.json and merges.txt, or tokenizer.json alone. `length`: tokens a chunk."""
-        vocabulary, merges = _bpe(folder)
+        vocabulary, merges = bpe(folder)
         special = _special(folder)
         for token in special.values():
             if token not in vocabulary:
@@ -57,7 +57,8 @@ class Tokenizer:
         return list(self._backend.encode(text, add_special_tokens=False).ids)
 
 
-def _bpe(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+def bpe(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """The vocabulary (token -> id) and the merges, in order, of a tokenizer folder."""
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
         lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()

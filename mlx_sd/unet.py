@@ -8,6 +8,7 @@ inputs[0] ──────────── skip ─────────�
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -95,9 +96,9 @@ class UNet(nn.Module):
         return self._names
 
     @property
-    def branches(self) -> int:
-        """How many DeepCache branches there are: 0 keeps all but one level, branches - 1 only the middle."""
-        return len(self.inputs)
+    def branches(self) -> Sequence[int]:
+        """The DeepCache branches there are: 0 keeps all but one level, the last only the middle."""
+        return range(len(self.inputs))
 
     def __call__(
         self,

@@ -33,13 +33,19 @@ class Autoencoder(nn.Module):
         """This network's layers -> their names in a diffusers checkpoint."""
         return self._names
 
+    @property
+    def dtype(self) -> mx.Dtype:
+        """Of its weights."""
+        dtype: mx.Dtype = self.decoder[0].weight.dtype
+        return dtype
+
     def encode(self, image: mx.array, tile: int | None = None) -> tuple[mx.array, mx.array]:
         """Mean and log variance of the posterior of images (B, H, W, 3), unscaled.
 
         Images larger than `tile` pixels a side are encoded in overlapping tiles of that size.
         """
         factor = self.config.factor
-        moments = _tiled(self._encode, image, tile, 1 / factor) if tile else self._encode(image)
+        moments = _tiled(self.moments, image, tile, 1 / factor) if tile else self.moments(image)
         mean, log_variance = mx.split(moments, 2, axis=-1)
         return mean, mx.clip(log_variance, -30.0, 20.0)
 
@@ -65,7 +71,8 @@ class Autoencoder(nn.Module):
             return latents * (mx.array(c.latents_std) / c.scaling_factor) + mx.array(c.latents_mean)
         return latents / c.scaling_factor + c.shift_factor
 
-    def _encode(self, image: mx.array) -> mx.array:
+    def moments(self, image: mx.array) -> mx.array:
+        """Mean and log variance side by side (B, h, w, 2 C) of images (B, H, W, 3), as the network gives them."""
         x = _run(image, self.encoder)
         return self.quant_conv(x) if self.config.quant_conv else x
 

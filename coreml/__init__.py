@@ -1,0 +1,1 @@
+"""Core ML packages from the networks of mlx_sd: lowered without PyTorch on any system, checked without a Mac."""

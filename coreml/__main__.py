@@ -1,0 +1,105 @@
+"""The command line: python -m coreml --model M --out DIR, and python -m coreml verify PACKAGE --model M."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlx_sd import command
+from mlx_sd.errors import InputError
+
+from .compress import WAYS
+from .export import export
+from .operations import ATTENTIONS
+from .package import TARGETS
+from .plan import Options
+
+_EXAMPLES = """examples:
+  python -m coreml --model tiny --out Resources
+  python -m coreml --model stable-diffusion-v1-5/stable-diffusion-v1-5 --compress palettize6 --out Resources
+  python -m coreml --model M --unet functions --size 512x512 --size 512x768 --target iOS18 --out Resources
+  python -m coreml verify Resources/UnetChunk1.mlpackage --model M
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of an export."""
+    p = command.Parser(
+        prog="python -m coreml",
+        description="Write the Core ML packages that an app needs, on any system, without PyTorch.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    d = Options()
+    p.add_argument("--model", default="tiny", help="what python -m mlx_sd.generate takes (default: the embedded model)")
+    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="the app's resources")
+    p.add_argument("--force", action="store_true", help="replace an export that is there")
+    p.add_argument("--dtype", choices=("float16", "float32"), default=d.dtype, help=f"default {d.dtype}")
+    p.add_argument("--branch", type=int, default=d.branch, help="where DeepCache cuts the UNet in two, default 0")
+    p.add_argument("--width", type=int, help="of the pictures, in pixels (default: the model's)")
+    p.add_argument("--height", type=int, help="of the pictures, in pixels (default: the model's)")
+    p.add_argument("--size", action="append", metavar="WxH", help="the same, as often as there are sizes")
+    p.add_argument("--batch", type=int, choices=(1, 2), default=d.batch, help="of the UNet, 2 for guidance (default)")
+    p.add_argument("--target", choices=tuple(TARGETS), default=d.target, help=f"the oldest system, default {d.target}")
+    p.add_argument(
+        "--attention",
+        choices=tuple(ATTENTIONS),
+        default=d.attention,
+        help="split-einsum for the Neural Engine (default), original for the GPU, fused from iOS 18",
+    )
+    p.add_argument("--compress", choices=tuple(WAYS), help="of weights (default: none)")
+    p.add_argument(
+        "--unet",
+        default=",".join(d.unets),
+        metavar="KIND,...",
+        help="full: Unet; chunks: UnetChunk1 (deep) and UnetChunk2 (shallow); halves: the same names for two halves of "
+        f"equal weight, without DeepCache; functions: all in one package, iOS 18 (default {','.join(d.unets)})",
+    )
+    p.add_argument("--split", action="store_true", help="cut packages above 1 GB, which iOS does not take")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given[:1] == ["verify"]:
+        from .verify import main as verify
+
+        return verify(given[1:])
+    arguments = parser().parse_args(given)
+    return command.run("coreml", lambda: _export(arguments))
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    unets = tuple(arguments.unet.split(","))
+    options = Options(
+        dtype=arguments.dtype,
+        attention=arguments.attention,
+        target=arguments.target,
+        compress=arguments.compress,
+        unets=unets,
+        branch=arguments.branch,
+        sizes=_sizes(arguments),
+        batch=arguments.batch,
+        split=arguments.split,
+    )
+    export(arguments.model, arguments.out, options, arguments.force)
+    print(arguments.out)
+
+
+def _sizes(arguments: argparse.Namespace) -> tuple[tuple[int | None, int | None], ...]:
+    if arguments.size and (arguments.width or arguments.height):
+        raise InputError("give --size, or --width and --height, not both")
+    if not arguments.size:
+        return ((arguments.width, arguments.height),)
+    sizes = []
+    for text in arguments.size:
+        width, _, height = text.lower().partition("x")
+        if not (width.isdecimal() and height.isdecimal()):
+            raise InputError(f"--size takes WIDTHxHEIGHT, for example 512x768, not {text!r}")
+        sizes.append((int(width), int(height)))
+    return tuple(sizes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
