@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 
-from .graph import Graph, Node
+from .graph import Graph
 from .layout import IMAGE
 from .networks import Port, Spec
 
@@ -15,28 +15,23 @@ def halves(spec: Spec, graph: Graph) -> list[tuple[Spec, Graph]]:
     only images and vectors pass.
     """
     weights = _weights(graph)
-    total = weights[-1]
-    places = sorted(range(1, len(graph.nodes)), key=lambda i: abs(2 * weights[i - 1] - total))
-    place = next(i for i in places if all(_passes(graph, name) for name in _crossing(graph, i)))
+    places = sorted(range(1, len(graph.nodes)), key=lambda i: abs(2 * weights[i - 1] - weights[-1]))
+    place = next(i for i in places if all(len(graph.shapes[name]) in (2, 4) for name in _crossing(graph, i)))
     crossing = _crossing(graph, place)
-    ports = tuple(_port(graph, name, f"hidden_{name}") for name in crossing)
-    first = replace(
-        graph, nodes=graph.nodes[:place], outputs=crossing, inputs=_reads(graph, graph.nodes[:place], graph.inputs)
-    )
-    after = graph.nodes[place:]
-    kept = _reads(graph, after, graph.inputs)
-    second = replace(graph, nodes=after, inputs=[*kept, *crossing])
-    by_value = dict(zip(graph.inputs, spec.inputs, strict=True))
-    return [
-        (
-            replace(spec, inputs=tuple(by_value[v] for v in first.inputs), outputs=ports),
-            replace(first, parameters=_used(first)),
-        ),
-        (
-            replace(spec, inputs=(*(by_value[v] for v in kept), *ports)),
-            replace(second, parameters=_used(second)),
-        ),
-    ]
+    ports = dict(zip((*graph.inputs, *graph.outputs), (*spec.inputs, *spec.outputs), strict=True))
+    ports |= {name: _port(graph, name) for name in crossing if name not in ports}
+    pieces = []
+    for nodes, more, outputs in (
+        (graph.nodes[:place], [], crossing),
+        (graph.nodes[place:], crossing, [name for name in graph.outputs if name not in crossing]),
+    ):
+        read = {name for node in nodes for name in node.inputs}
+        inputs = [name for name in (*graph.inputs, *more) if name in read]
+        parameters = {value: parameter for value, parameter in graph.parameters.items() if value in read}
+        piece = replace(graph, nodes=nodes, inputs=inputs, outputs=outputs, parameters=parameters)
+        told = replace(spec, inputs=tuple(ports[n] for n in inputs), outputs=tuple(ports[n] for n in outputs))
+        pieces.append((told, piece))
+    return pieces
 
 
 def _weights(graph: Graph) -> list[int]:
@@ -58,20 +53,6 @@ def _crossing(graph: Graph, place: int) -> list[str]:
     return [name for node in graph.nodes[:place] for name in node.outputs if name in needed]
 
 
-def _passes(graph: Graph, name: str) -> bool:
-    return len(graph.shapes[name]) in (2, 4)
-
-
-def _port(graph: Graph, value: str, name: str) -> Port:
+def _port(graph: Graph, value: str) -> Port:
     shape, dtype = graph.shapes[value], graph.dtypes[value]
-    return Port(name, shape, IMAGE if len(shape) == 4 else tuple(range(len(shape))), dtype, dtype)
-
-
-def _reads(graph: Graph, nodes: list[Node], among: list[str]) -> list[str]:
-    read = {name for node in nodes for name in node.inputs}
-    return [name for name in among if name in read]
-
-
-def _used(graph: Graph) -> dict[str, str]:
-    read = {name for node in graph.nodes for name in node.inputs}
-    return {value: parameter for value, parameter in graph.parameters.items() if value in read}
+    return Port(f"hidden_{value}", shape, IMAGE if len(shape) == 4 else tuple(range(len(shape))), dtype, dtype)

@@ -26,6 +26,7 @@ from .graph import Graph
 from .networks import Port, Spec
 from .plan import Entry, Item, Options, plan
 
+SUFFIXES = (".mlpackage", ".mlmodelc")
 GIGABYTE = 10**9  # what iOS takes of one package's weights
 
 Report = Callable[[str], None]
@@ -46,7 +47,7 @@ def export(model: str, out: Path, options: Options, force: bool = False, report:
     }
     items = plan(networks, options, model)
     names = [name for item in items for name in (item.pieces or (item.name,))]
-    _refuse(out, [*(f"{name}.mlpackage" for name in names), "vocab.json", "merges.txt", "info.json"], force)
+    _refuse(out, names, force)
     _check_space(out, sum(_bytes(folder, item.part, options) for item in items))
     packages: dict[str, Any] = {}
     with _beside(out) as home:
@@ -56,7 +57,7 @@ def export(model: str, out: Path, options: Options, force: bool = False, report:
                 report(info.line(name, told))
         _write_vocabulary(folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder / "tokenizer_2", home)
         told = info.describe(model, about, networks, folder, asdict(options), packages)
-        (home / "info.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        (home / "info.json").write_text(json.dumps(told, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         if sys.platform == "darwin":
             _compile(home, packages)
     return told
@@ -92,6 +93,8 @@ def _write(
 
 def _seal(path: Path, told: dict[str, Any], options: Options, piece: tuple[int, int] = (1, 1)) -> dict[str, Any]:
     """Writes into the package what it is, for `verify`; returns what info.json says of it."""
+    for function in told.values():
+        function["piece"] = list(piece)
     functions = {name: {"role": f["role"], "size": f["size"]} for name, f in told.items()}
     package.tell(path, {"functions": functions, "branch": options.branch, "piece": piece, "compress": options.compress})
     return {"bytes": package.size(path), "functions": told}
@@ -155,10 +158,11 @@ def _compile(home: Path, packages: Mapping[str, Any]) -> None:
             raise Failure(f"{' '.join(command[:3])} of {name} failed: {done.stderr.strip().splitlines()[-1:]}")
 
 
-def _refuse(out: Path, names: list[str], force: bool) -> None:
+def _refuse(out: Path, packages: list[str], force: bool) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is not a folder")
-    there = [name for name in names if (out / name).exists()]
+    names = [f"{name}{piece}{suffix}" for name in packages for piece in ("", "Part1") for suffix in SUFFIXES]
+    there = [name for name in (*names, "vocab.json", "merges.txt", "info.json") if (out / name).exists()]
     if there and not force:
         raise InputError(f"{out} has {', '.join(there[:3])} already; --force replaces what has the names of an export")
 
@@ -168,6 +172,13 @@ def _check_space(out: Path, wanted: int) -> None:
     free = shutil.disk_usage(home).free
     if 2 * wanted > free:  # coremltools writes each package once more on its way
         raise InputError(f"{home} has {free / 1e9:.1f} GB free; this takes about {2 * wanted / 1e9:.1f} GB on the way")
+
+
+def _packages_before(out: Path) -> list[str]:
+    """What an export before this one has written: beside a new one it would mislead an app."""
+    if not (out / "info.json").is_file():
+        return []
+    return [f"{name}{suffix}" for name in info.read(out)["packages"] for suffix in SUFFIXES]
 
 
 @contextmanager
@@ -181,6 +192,8 @@ def _beside(out: Path) -> Iterator[Path]:
     try:
         yield home
         out.mkdir(exist_ok=True)
+        for name in _packages_before(out):
+            shutil.rmtree(out / name, ignore_errors=True)
         for path in sorted(home.iterdir()):
             old = out / path.name
             if old.is_dir():

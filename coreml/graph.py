@@ -47,7 +47,7 @@ class Graph:
 
     inputs: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
-    parameters: dict[str, str] = field(default_factory=dict)  # value -> the parameter's name in the network
+    parameters: dict[str, str] = field(default_factory=dict)  # value -> the name of a parameter that is read
     constants: dict[str, np.ndarray] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     dtypes: dict[str, mx.Dtype] = field(default_factory=dict)
@@ -106,7 +106,8 @@ def trace(function: Traced, inputs: Sequence[mx.array], parameters: Mapping[str,
 
     with ops.recording(_record):
         mx.export_function(see, function, list(inputs), dict(parameters))
-    graph.parameters = names
+    read = {name for node in graph.nodes for name in node.inputs}
+    graph.parameters = {value: parameter for value, parameter in names.items() if value in read}
     graph.inputs = [name for name in graph.inputs if name not in names]
     return graph
 

@@ -1,5 +1,6 @@
 """info.json: what a folder of packages holds and how an app drives it."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,15 @@ FORMAT = "mlx-sd Core ML"
 
 _HOW = [
     "Tokenize with vocab.json and merges.txt: start token, at most 75 tokens, end token, padded to 77 with 'pad'.",
-    "Encode prompt and negative prompt; the UNet's batch is [negative, prompt]. encoder_hidden_states is the hidden"
-    " state with its axes moved to (batch, channels, 1, tokens); SDXL joins both encoders along the channels.",
-    "Draw latents (1, channels, height / factor, width / factor) from a normal distribution; times the first sigma"
-    " where the sampler works in sigmas.",
-    "At each evaluation i: if i % interval == 0 run unet_deep and keep deep_feature; always run unet_shallow with it."
-    " Running unet_deep every time gives exactly what unet gives.",
-    "Where the batch is 1, negative and prompt run one after the other: keep one deep_feature for each.",
-    "noise_pred = uncond + guidance * (cond - uncond); step the sampler.",
-    "Divide the latents by scaling_factor (after subtracting nothing else) and run vae_decoder: an image in [-1, 1].",
+    "Encode the prompt and the negative prompt; the UNet's batch is [negative, prompt]. encoder_hidden_states is the"
+    " hidden state with its axes moved to (batch, channels, 1, tokens); SDXL joins both encoders along the channels.",
+    "Draw latents (1, latents.channels, height / factor, width / factor) from a normal distribution, times the first"
+    " sigma for samplers that count in sigmas.",
+    "At each evaluation i: where i % interval == 0 run unet_deep and keep its deep_feature; then, always, run"
+    " unet_shallow with the one that is kept. Running unet_deep every time gives what unet gives.",
+    "Where the batch is 1, negative and prompt run one after the other: keep a deep_feature for each.",
+    "Guide: noise_pred = negative + guidance * (prompt - negative); then step the sampler.",
+    "Divide the latents by latents.scaling_factor and run vae_decoder: a picture in [-1, 1].",
 ]
 
 
@@ -39,7 +40,9 @@ def describe(
     for name, package in packages.items():
         for function, told in package["functions"].items():
             size = "x".join(map(str, told["size"])) if told["size"] else "any"
-            roles.setdefault(size, {}).setdefault(told["role"], []).append([name, function])
+            steps = roles.setdefault(size, {}).setdefault(told["role"], [])
+            if len(steps) == told["piece"][0] - 1:  # of several packages for one role the first is named
+                steps.append([name, function])
     macs = {
         role: sum(packages[name]["functions"][function]["macs"] for name, function in steps)
         for found in roles.values()
@@ -57,8 +60,12 @@ def describe(
             "branch": options["branch"],
             "macs": {role: macs[role] for role in ("unet", "unet_deep", "unet_shallow") if role in macs},
         },
-        "latents": {"channels": vae.latent_channels, "factor": vae.factor, "scaling_factor": vae.scaling_factor},
-        "scheduler": scheduler,
+        "latents": {
+            "channels": vae.latent_channels,
+            "factor": vae.factor,  # pixels along the side of one
+            "scaling_factor": vae.scaling_factor,
+        },
+        "scheduler": {name: _finite(value) for name, value in scheduler.items()},
         "prediction": schedule.prediction,
         "alphas_cumprod": [] if schedule.edm else [round(float(a), 9) for a in schedule.alphas_cumprod()],
         "tokenizers": [
@@ -93,6 +100,11 @@ def line(name: str, package: Mapping[str, Any]) -> str:
         f"{name}.mlpackage: {package['bytes'] / 1e6:.1f} MB, {macs} GMACs, {sum(kinds.values())} operations "
         f"({', '.join(f'{count} {kind}' for kind, count in most)}, ...), {kinds.get('transpose', 0)} transposes"
     )
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity, and Swift refuses a file that has; Python's float() reads the text."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _tokenizers(networks: Mapping[str, Any], folder: Path) -> list[Tokenizer]:

@@ -19,15 +19,25 @@ _HEADS = (0, 1, 3, 2)  # (B, heads, dim, tokens): how a (B, C, 1, S) tensor read
 def conv2d(g: Lowering, node: Node, x: Value, weight: Value, bias: Value | None = None) -> Value:
     """Convolution; weights (out, kh, kw, in) become (out, in, kh, kw)."""
     stride, padding = node.attributes["stride"], node.attributes["padding"]
+    image, pad = _unpadded(g.stored(x, IMAGE))
     out = mb.conv(
-        x=g.stored(x, IMAGE),
+        x=image,
         weight=g.weight(weight, np.ascontiguousarray(g.array(weight).transpose(0, 3, 1, 2))),
         strides=[stride] * 2,
         pad_type="custom",
-        pad=[padding] * 4,
+        pad=[p + padding for p in pad],
         **_bias(g, bias),
     )
     return Value(out, tuple(out.shape), IMAGE)
+
+
+def _unpadded(image: Any) -> tuple[Any, list[int]]:
+    """The image before zeros were put around it, and (top, bottom, left, right) of them, which the convolution adds."""
+    made = image.op
+    if made is None or made.op_type != "pad" or made.mode.val != "constant" or made.constant_val.val != 0:
+        return image, [0] * 4
+    pad = made.pad.val.tolist()
+    return (made.x, pad[4:]) if not any(pad[:4]) else (image, [0] * 4)
 
 
 def linear(g: Lowering, node: Node, x: Value, weight: Value, bias: Value | None = None) -> Value:

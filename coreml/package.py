@@ -25,18 +25,9 @@ from .tools import Function, Program, ct, mb, model, quiet, types
 KEY = "mlx_sd"
 TARGETS = {"iOS16": ct.target.iOS16, "iOS17": ct.target.iOS17, "iOS18": ct.target.iOS18}
 
-# The graph arrives as it should be; what is left is to tidy up. (coremltools' own fusions look for what a PyTorch
-# trace would hold, and one of them fails on float16.)
-_PASSES = [
-    "common::const_elimination",
-    "common::noop_elimination",
-    "common::merge_consecutive_paddings",
-    "common::fuse_pad_conv",
-    "common::merge_consecutive_reshapes",
-    "common::cast_optimization",
-    "common::remove_redundant_ops",
-    "common::dead_code_elimination",
-]
+
+# The graph arrives as it should be, but for what convolutions have taken in.
+_PASSES = ["common::dead_code_elimination"]
 
 
 def record(spec: Spec, network: nn.Module) -> Graph:
