@@ -51,8 +51,8 @@ def test_the_deep_and_the_shallow_package_together_are_the_unet():
     for told in RESULTS["models"].values():
         unet = told["packages"]["Unet"]
         for found in told["branches"]:
-            for kind in ("macs",):
-                both = found["deep"][kind] + found["shallow"][kind]
-                assert unet[kind] <= both <= 1.2 * unet[kind]
-        assert told["branches"][0]["deep"] == told["packages"]["UnetChunk1"]
-        assert told["branches"][0]["shallow"] == told["packages"]["UnetChunk2"]
+            assert unet["macs"] <= found["deep"]["macs"] + found["shallow"]["macs"] <= 1.2 * unet["macs"]
+        outer = told["branches"][0]
+        assert (outer["deep"], outer["shallow"]) == (told["packages"]["UnetChunk1"], told["packages"]["UnetChunk2"])
+        for way, size in unet["bytes"].items():
+            assert size <= outer["deep"]["bytes"][way] + outer["shallow"]["bytes"][way] < 1.01 * size
