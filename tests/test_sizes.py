@@ -38,7 +38,8 @@ def test_the_bytes_counted_are_those_written(shallow, way, target, tmp_path):
     path = tmp_path / "UnetChunk2.mlpackage"
     package.write(spec, graph, read, weight, "split-einsum", target, path)
     written = (path / "Data/com.apple.CoreML/weights/weight.bin").stat().st_size
-    assert written == pytest.approx(sizes.weight_bytes(graph, way), rel=0.02)
+    used = {name for node in graph.nodes for name in node.inputs} & graph.parameters.keys()
+    assert 0 <= written - sizes.weight_bytes(graph, way) <= 160 * len(used)  # headers and alignment of 64 bytes
 
 
 def test_the_documented_tables_are_the_measured_ones():
