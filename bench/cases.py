@@ -50,7 +50,7 @@ UNETS: dict[str, Config] = {
     },
 }
 
-_SD15_TEXT: Config = {
+_CLIP_L: Config = {
     "architectures": ["CLIPTextModel"],
     "hidden_size": 768,
     "intermediate_size": 3072,
@@ -58,7 +58,32 @@ _SD15_TEXT: Config = {
     "num_attention_heads": 12,
     "hidden_act": "quick_gelu",
 }
-_VAE: Config = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "sample_size": 512}
+TEXTS: dict[str, list[Config]] = {
+    "sd15": [_CLIP_L],
+    "sd21": [
+        {
+            "architectures": ["CLIPTextModel"],
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 23,
+            "num_attention_heads": 16,
+            "hidden_act": "gelu",
+        }
+    ],
+    "sdxl": [
+        _CLIP_L,
+        {
+            "architectures": ["CLIPTextModelWithProjection"],
+            "hidden_size": 1280,
+            "intermediate_size": 5120,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 20,
+            "hidden_act": "gelu",
+            "projection_dim": 1280,
+        },
+    ],
+}
+VAE: Config = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "sample_size": 512}
 _SCHEDULER: Config = {
     "_class_name": "PNDMScheduler",
     "beta_start": 0.00085,
@@ -72,7 +97,7 @@ _SCHEDULER: Config = {
 
 def write_sd15(folder: Path, seed: int = 0) -> None:
     """Writes a diffusers folder of Stable Diffusion 1.5's shapes with random float32 weights (4.3 GB)."""
-    parts = {"text_encoder": _SD15_TEXT, "unet": UNETS["sd15"], "vae": _VAE}
+    parts = {"text_encoder": _CLIP_L, "unet": UNETS["sd15"], "vae": VAE}
     folder.mkdir(parents=True)
     index: Config = {"_class_name": "StableDiffusionPipeline", "scheduler": ["diffusers", "PNDMScheduler"]}
     index |= {part: ["mlx-sd", "random"] for part in (*parts, "tokenizer")}

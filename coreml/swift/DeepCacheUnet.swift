@@ -1,0 +1,243 @@
+// The UNet packages that `python -m coreml` writes, run with DeepCache. Copy this file into an app.
+//
+// It needs Foundation and Core ML alone: iOS 16.2 or macOS 13.1, for UnetFunctions iOS 18 or macOS 15; Xcode 16.
+// It was written where there is no Swift compiler: a parser checks its syntax, its calls were looked up in Apple's
+// documentation, and it has neither been compiled nor run. Swift 5 language mode is assumed.
+//
+//     let unet = try DeepCacheUnet(folder: resources, interval: 3)
+//     for t in timesteps {
+//         let noise = try unet.predictNoise(latents: pair, timestep: t, hiddenStates: states)
+//         // guidance and the sampler's step, as ever
+//     }
+
+import CoreML
+import Foundation
+
+/// What info.json says of a folder of packages, as far as an app needs it to run them.
+public struct ExportInfo: Decodable {
+    /// An input or output of a function.
+    public struct Port: Decodable {
+        public let shape: [Int]
+        public let dtype: String
+    }
+
+    public struct Function: Decodable {
+        public let inputs: [String: Port]
+        public let outputs: [String: Port]
+    }
+
+    public struct Package: Decodable {
+        public let functions: [String: Function]
+    }
+
+    public struct Cache: Decodable {
+        public let branch: Int
+    }
+
+    public struct Latents: Decodable {
+        public let channels: Int
+        public let factor: Int
+        public let scalingFactor: Double
+
+        enum CodingKeys: String, CodingKey {
+            case channels
+            case factor
+            case scalingFactor = "scaling_factor"
+        }
+    }
+
+    public let format: String
+    public let version: Int
+    /// By size ("512x512", and "any" for text), then by role: [package, function] pairs that run one after the other.
+    public let roles: [String: [String: [[String]]]]
+    public let deepcache: Cache
+    public let latents: Latents
+    /// "epsilon", "v_prediction" or "sample": what noise_pred means to a sampler.
+    public let prediction: String
+    /// Of the training steps, for the sampler's noise levels.
+    public let alphasCumprod: [Double]
+    public let packages: [String: Package]
+
+    enum CodingKeys: String, CodingKey {
+        case format
+        case version
+        case roles
+        case deepcache
+        case latents
+        case prediction
+        case alphasCumprod = "alphas_cumprod"
+        case packages
+    }
+
+    public init(contentsOf folder: URL) throws {
+        let data = try Data(contentsOf: folder.appendingPathComponent("info.json"))
+        self = try JSONDecoder().decode(ExportInfo.self, from: data)
+        guard format == "mlx-sd Core ML", version == 1 else {
+            throw DeepCacheProblem("\(folder.lastPathComponent)/info.json is not of the format mlx-sd Core ML 1")
+        }
+    }
+}
+
+/// Why a UNet cannot be loaded or run.
+public struct DeepCacheProblem: LocalizedError {
+    public let errorDescription: String?
+
+    init(_ description: String) {
+        errorDescription = description
+    }
+}
+
+/// A UNet that keeps its deep features: every `interval`-th evaluation is full, the others run its outer levels.
+///
+/// Counts evaluations, not timesteps, so that it suits samplers that evaluate twice a step. Use it from one task at a
+/// time, and `reset()` it before each picture.
+@available(iOS 16.2, macOS 13.1, *)
+public final class DeepCacheUnet {
+    public let info: ExportInfo
+    /// Evaluations from one refresh to the next; 1 runs every evaluation in full.
+    public let interval: Int
+
+    private struct Stage {
+        let model: MLModel
+        let inputs: [String: ExportInfo.Port]
+    }
+
+    private let deep: [Stage]  // gives deep_feature, and noise_pred too where it is the whole UNet
+    private let shallow: [Stage]
+    private var kept: [Int: MLFeatureValue] = [:]
+    private var evaluations: [Int: Int] = [:]
+
+    /// Loads compiled packages (.mlmodelc) and info.json from a folder; `size` chooses where there are several.
+    public init(
+        folder: URL, size: String? = nil, interval: Int = 3, computeUnits: MLComputeUnits = .all
+    ) throws {
+        guard interval >= 1 else {
+            throw DeepCacheProblem("the DeepCache interval must be at least 1, not \(interval)")
+        }
+        let info = try ExportInfo(contentsOf: folder)
+        let sizes = info.roles.keys.filter { $0 != "any" }.sorted()
+        guard let chosen = size ?? sizes.first, let roles = info.roles[chosen], size != nil || sizes.count == 1 else {
+            throw DeepCacheProblem("the packages are for \(sizes.joined(separator: ", ")): give one of these as size")
+        }
+        guard let full = roles["unet_deep"] ?? roles["unet"], let outer = roles["unet_shallow"] else {
+            throw DeepCacheProblem("there is no UNet for DeepCache: export with --unet chunks or --unet functions")
+        }
+        self.info = info
+        self.interval = interval
+        deep = try DeepCacheUnet.load(full, of: info, from: folder, on: computeUnits)
+        shallow = try DeepCacheUnet.load(outer, of: info, from: folder, on: computeUnits)
+    }
+
+    /// Forgets what was kept: call it before each picture.
+    public func reset() {
+        kept.removeAll()
+        evaluations.removeAll()
+    }
+
+    /// The UNet's prediction, float32 in the shape of the latents.
+    ///
+    /// - Parameters:
+    ///   - latents: (batch, channels, height, width), scaled for the timestep where the sampler scales.
+    ///   - timestep: of this evaluation; the same for the whole batch.
+    ///   - hiddenStates: (batch, channels, 1, tokens); for a batch of two, the negative prompt's first.
+    ///   - extra: what SDXL takes besides, `time_ids` and `text_embeds`.
+    ///   - stream: which of several evolving inputs this is, each with a cache of its own. With packages of batch 1,
+    ///     0 for the negative prompt and 1 for the prompt; for several pictures at once, more.
+    public func predictNoise(
+        latents: MLMultiArray, timestep: Double, hiddenStates: MLMultiArray, extra: [String: MLMultiArray] = [:],
+        stream: Int = 0
+    ) throws -> MLMultiArray {
+        var known = extra.mapValues { MLFeatureValue(multiArray: $0) }
+        known["sample"] = MLFeatureValue(multiArray: latents)
+        known["encoder_hidden_states"] = MLFeatureValue(multiArray: hiddenStates)
+        let times = try MLMultiArray(shape: [latents.shape.first ?? 1], dataType: .float32)
+        for i in 0..<times.count {
+            times[i] = NSNumber(value: timestep)
+        }
+        known["timestep"] = MLFeatureValue(multiArray: times)
+
+        let evaluation = evaluations[stream, default: 0]
+        if evaluation % interval != 0, let feature = kept[stream] {
+            known["deep_feature"] = feature
+        } else {
+            try DeepCacheUnet.run(deep, &known)
+            kept[stream] = known["deep_feature"]
+        }
+        if known["noise_pred"] == nil {
+            try DeepCacheUnet.run(shallow, &known)
+        }
+        evaluations[stream] = evaluation + 1
+        guard let noise = known["noise_pred"]?.multiArrayValue else {
+            throw DeepCacheProblem("the packages gave no noise_pred")
+        }
+        return noise
+    }
+
+    /// Compiles the packages of a folder, after a download say, into another, with its other files. Do it once.
+    public static func compile(_ folder: URL, into target: URL) async throws {
+        guard folder.standardizedFileURL != target.standardizedFileURL else {
+            throw DeepCacheProblem("compile the packages into a folder of their own")
+        }
+        try FileManager.default.createDirectory(at: target, withIntermediateDirectories: true)
+        let items = try FileManager.default.contentsOfDirectory(at: folder, includingPropertiesForKeys: nil)
+        for item in items where item.pathExtension != "mlmodelc" {
+            var made = item
+            var name = item.lastPathComponent
+            if item.pathExtension == "mlpackage" {
+                made = try await MLModel.compileModel(at: item)
+                name = item.deletingPathExtension().lastPathComponent + ".mlmodelc"
+            }
+            let place = target.appendingPathComponent(name)
+            if FileManager.default.fileExists(atPath: place.path) {
+                try FileManager.default.removeItem(at: place)
+            }
+            try FileManager.default.copyItem(at: made, to: place)
+            if made != item {
+                try FileManager.default.removeItem(at: made)
+            }
+        }
+    }
+
+    /// The packages of a role, in the order in which they run.
+    private static func load(
+        _ steps: [[String]], of info: ExportInfo, from folder: URL, on computeUnits: MLComputeUnits
+    ) throws -> [Stage] {
+        try steps.map { (step: [String]) throws -> Stage in
+            guard step.count == 2, let function = info.packages[step[0]]?.functions[step[1]] else {
+                throw DeepCacheProblem("info.json does not describe \(step.joined(separator: ":"))")
+            }
+            let configuration = MLModelConfiguration()
+            configuration.computeUnits = computeUnits
+            if step[1] != "main" {
+                guard #available(iOS 18.0, macOS 15.0, *) else {
+                    throw DeepCacheProblem("\(step[0]) has several functions, which takes iOS 18 or macOS 15")
+                }
+                configuration.functionName = step[1]
+            }
+            let url = folder.appendingPathComponent("\(step[0]).mlmodelc")
+            return Stage(model: try MLModel(contentsOf: url, configuration: configuration), inputs: function.inputs)
+        }
+    }
+
+    /// Runs stages one after the other, each on what was given and what those before it made.
+    private static func run(_ stages: [Stage], _ known: inout [String: MLFeatureValue]) throws {
+        for stage in stages {
+            var given: [String: MLFeatureValue] = [:]
+            for (name, port) in stage.inputs {
+                guard let value = known[name], let array = value.multiArrayValue else {
+                    throw DeepCacheProblem("the UNet takes \(name), which was not given")
+                }
+                let shape = array.shape.map { $0.intValue }
+                guard shape == port.shape else {
+                    throw DeepCacheProblem("the UNet takes \(name) of \(port.shape), not \(shape)")
+                }
+                given[name] = value
+            }
+            let provider = try MLDictionaryFeatureProvider(dictionary: given)
+            let made = try autoreleasepool { try stage.model.prediction(from: provider) }
+            for name in made.featureNames {
+                known[name] = made.featureValue(for: name)
+            }
+        }
+    }
+}
