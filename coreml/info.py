@@ -103,8 +103,8 @@ def line(name: str, package: Mapping[str, Any]) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no infinity, and Swift refuses a file that has; Python's float() reads the text."""
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    # JSON has no infinity, and Swift refuses a file that has; to a scheduler none and null are the same.
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _tokenizers(networks: Mapping[str, Any], folder: Path) -> list[Tokenizer]:

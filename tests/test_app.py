@@ -75,7 +75,6 @@ def test_the_swift_file_reads_what_info_json_says(written):
     assert f'format == "{info["format"]}", version == {info["version"]}' in SWIFT
 
 
-@pytest.mark.xfail(strict=True, reason="a scheduler's -Infinity goes into info.json as it is, which is not JSON")
 def test_info_json_is_json_as_swift_reads_it(written):
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
