@@ -1,0 +1,3 @@
+"""The networks of mlx_sd -> Core ML packages, made and checked on any operating system."""
+
+import mlx_sd  # noqa: F401 - before mlx.core, for its BLAS
