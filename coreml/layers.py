@@ -1,0 +1,256 @@
+"""MIL's convolutions, products, normalisations, activations and resizings, in float32 on the CPU.
+
+Images are channel-first, as MIL has them. Defaults are MIL's. Used by `operations`, which is the table.
+"""
+
+import math
+from collections.abc import Sequence
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_sd import cpu
+
+Array = mx.array
+
+
+def ints(values: Array) -> list[int]:
+    """The numbers of a vector, as Python's."""
+    return [int(v) for v in np.array(values)]
+
+
+def conv(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    strides: Array | None = None,
+    pad_type: str = "valid",
+    pad: Array | None = None,
+    dilations: Array | None = None,
+    groups: Array | int = 1,
+) -> Array:
+    """Convolution of (B, C, *spatial) with weight (out, C / groups, *kernel); "same" pads more at the end."""
+    dims = x.ndim - 2
+    steps = [1] * dims if strides is None else ints(strides)
+    spread = [1] * dims if dilations is None else ints(dilations)
+    reach = [(k - 1) * d + 1 for k, d in zip(weight.shape[2:], spread, strict=True)]
+    pads = _pads(pad_type, x.shape[2:], reach, steps, None if pad is None else ints(pad))
+    if math.prod(weight.shape[2:] + tuple(steps)) == 1 and int(groups) == 1 and not any(map(sum, pads)):
+        y = weight.reshape(weight.shape[:2]) @ x.reshape(*x.shape[:2], -1)
+        y = y.reshape(x.shape[0], -1, *x.shape[2:])
+    else:
+        y = mx.conv_general(
+            mx.moveaxis(x, 1, -1),
+            mx.moveaxis(weight, 1, -1),
+            stride=steps,
+            padding=([low for low, _ in pads], [high for _, high in pads]),
+            kernel_dilation=spread,
+            groups=int(groups),
+        )
+        y = mx.moveaxis(y, -1, 1)
+    return y if bias is None else y + bias.reshape(-1, *[1] * dims)
+
+
+def _pads(
+    kind: str, sizes: Sequence[int], reach: Sequence[int], steps: Sequence[int], custom: list[int] | None
+) -> list[tuple[int, int]]:
+    if kind == "valid":
+        return [(0, 0)] * len(sizes)
+    if kind == "custom":
+        assert custom is not None
+        return list(zip(custom[::2], custom[1::2], strict=True))
+    total = [max(0, (-(-n // s) - 1) * s + k - n) for n, k, s in zip(sizes, reach, steps, strict=True)]
+    pairs = [(t // 2, t - t // 2) for t in total]
+    return pairs if kind == "same" else [(high, low) for low, high in pairs]
+
+
+def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
+    """x W^T + b over the last axis, weight (out, in)."""
+    y = x @ weight.T
+    return y if bias is None else y + bias
+
+
+def matmul(x: Array, y: Array, transpose_x: bool = False, transpose_y: bool = False) -> Array:
+    """Matrix product over the last two axes, the others broadcast."""
+    return (x.swapaxes(-1, -2) if transpose_x else x) @ (y.swapaxes(-1, -2) if transpose_y else y)
+
+
+def einsum(values: tuple[Array, ...], equation: str) -> Array:
+    """Any Einstein sum; axes of size one are broadcast."""
+    letters = [term.strip() for term in equation.split("->")[0].split(",")]
+    size: dict[str, int] = {}
+    for term, value in zip(letters, values, strict=True):
+        for letter, n in zip(term, value.shape, strict=True):
+            size[letter] = max(n, size.get(letter, 1))
+    broad = [mx.broadcast_to(v, [size[i] for i in term]) for term, v in zip(letters, values, strict=True)]
+    return mx.einsum(equation.replace(" ", ""), *broad)
+
+
+def scaled_dot_product_attention(query: Array, key: Array, value: Array, attn_mask: Array | None = None) -> Array:
+    """softmax(q k^T / sqrt(dim) + mask) v over (*batch, tokens, dim); where a boolean mask is false, nothing passes."""
+    scale = query.shape[-1] ** -0.5
+    mask = attn_mask
+    if mask is not None and mask.dtype == mx.bool_:
+        mask = mx.where(mask, 0.0, -math.inf)
+    if mask is not None and math.prod(mask.shape[:-2]) > 1:
+        return softmax(query @ key.swapaxes(-1, -2) * scale + mask) @ value
+    batch = mx.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
+    q, k, v = (mx.broadcast_to(a, (*batch, *a.shape[-2:])).reshape(1, -1, *a.shape[-2:]) for a in (query, key, value))
+    if mask is not None:
+        mask = mx.broadcast_to(mask.reshape(mask.shape[-2:]), (q.shape[2], k.shape[2]))
+    # The pieces of `cpu` are not made for infinities; what comes of one is said honestly here.
+    finite = 0 * (q.sum() + k.sum() + v.sum())
+    return (cpu.attention(q, k, v, mask, scale) + finite).reshape(*batch, query.shape[-2], value.shape[-1])
+
+
+def softmax(x: Array, axis: Array | int = -1) -> Array:
+    """Exponentials over their sum; NaN for a whole row with an infinity or a NaN, as arithmetic has it."""
+    axis = int(axis)
+    most = x.max(axis=axis, keepdims=True)
+    powers = cpu.exp(x - most)
+    return powers / (powers.sum(axis=axis, keepdims=True) + (most - most))
+
+
+def layer_norm(
+    x: Array,
+    axes: Array | None = None,
+    gamma: Array | None = None,
+    beta: Array | None = None,
+    epsilon: Array | float = 1e-5,
+) -> Array:
+    """Mean 0 and variance 1 over any axes, then gamma and beta of those axes' shape."""
+    over = [a % x.ndim for a in (range(x.ndim) if axes is None else ints(axes))]
+    return _normalised(x, over, gamma, beta, [n if i in over else 1 for i, n in enumerate(x.shape)], epsilon)
+
+
+def instance_norm(
+    x: Array, gamma: Array | None = None, beta: Array | None = None, epsilon: Array | float = 1e-5
+) -> Array:
+    """Mean 0 and variance 1 over space, then gamma and beta per channel."""
+    return _normalised(x, list(range(2, x.ndim)), gamma, beta, [-1] + [1] * (x.ndim - 2), epsilon)
+
+
+def _normalised(
+    x: Array, axes: list[int], gamma: Array | None, beta: Array | None, shape: list[int], epsilon: Array | float
+) -> Array:
+    y = x - x.mean(axis=axes, keepdims=True)
+    y = y * mx.rsqrt((y * y).mean(axis=axes, keepdims=True) + epsilon)
+    y = y if gamma is None else y * gamma.reshape(shape)
+    return y if beta is None else y + beta.reshape(shape)
+
+
+def batch_norm(
+    x: Array,
+    mean: Array,
+    variance: Array,
+    gamma: Array | None = None,
+    beta: Array | None = None,
+    epsilon: Array | float = 1e-5,
+) -> Array:
+    """(x - mean) / sqrt(variance + epsilon), then gamma and beta, all per channel."""
+    shape = [-1] + [1] * (x.ndim - 2)
+    scale = mx.rsqrt(variance + epsilon) * (1 if gamma is None else gamma)
+    y = (x - mean.reshape(shape)) * scale.reshape(shape)
+    return y if beta is None else y + beta.reshape(shape)
+
+
+def l2_norm(x: Array, epsilon: Array | float = 1e-6) -> Array:
+    """x over the root of its sum of squares, summed over the last three axes."""
+    return x * mx.rsqrt((x * x).sum(axis=(-3, -2, -1), keepdims=True) + epsilon)
+
+
+def gelu(x: Array, mode: str = "EXACT") -> Array:
+    """x Phi(x), or its approximation by tanh or by a sigmoid."""
+    if mode == "EXACT":
+        return cpu.gelu(x)
+    if mode == "SIGMOID_APPROXIMATION":
+        return cpu.quick_gelu(x)
+    return 0.5 * x * (1 + mx.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+
+
+def upsample_nearest_neighbor(
+    x: Array, scale_factor_height: Array | float = 1, scale_factor_width: Array | float = 1
+) -> Array:
+    """Rows and columns repeated; position i comes from floor(i / factor)."""
+    for axis, factor in ((-2, float(scale_factor_height)), (-1, float(scale_factor_width))):
+        if factor == int(factor):
+            x = mx.repeat(x, int(factor), axis=axis)
+        else:
+            x = _nearest(x, axis, [i / factor for i in range(math.floor(x.shape[axis] * factor))])
+    return x
+
+
+def resize_nearest_neighbor(x: Array, target_size_height: Array | int, target_size_width: Array | int) -> Array:
+    """To a given size; position i comes from floor(i in / out)."""
+    for axis, size in ((-2, int(target_size_height)), (-1, int(target_size_width))):
+        x = _nearest(x, axis, [i * x.shape[axis] / size for i in range(size)])
+    return x
+
+
+def upsample_bilinear(
+    x: Array,
+    scale_factor_height: Array | float = 1,
+    scale_factor_width: Array | float = 1,
+    align_corners: Array | bool = True,
+    half_pixel_centers: Array | bool | None = None,
+) -> Array:
+    """Linear between rows and between columns; the factors are recomputed from the sizes."""
+    half = not align_corners if half_pixel_centers is None else half_pixel_centers
+    mode = "ALIGN_CORNERS" if align_corners else "UNALIGN_CORNERS" if half else "DEFAULT"
+    for axis, factor in ((-2, scale_factor_height), (-1, scale_factor_width)):
+        x = _linear(x, axis, _grid(mode, x.shape[axis], math.floor(x.shape[axis] * float(factor))))
+    return x
+
+
+def resize_bilinear(
+    x: Array, target_size_height: Array | int = 1, target_size_width: Array | int = 1, sampling_mode: str = "DEFAULT"
+) -> Array:
+    """Linear between rows and between columns, to a given size."""
+    for axis, size in ((-2, target_size_height), (-1, target_size_width)):
+        x = _linear(x, axis, _grid(sampling_mode, x.shape[axis], int(size)))
+    return x
+
+
+def resize(
+    x: Array,
+    shape: Array,
+    resized_dims: Array | int,
+    interpolation_mode: str = "LINEAR",
+    sampling_mode: str = "DEFAULT",
+) -> Array:
+    """The last `resized_dims` axes to the last sizes in `shape`; 0 keeps an axis."""
+    if interpolation_mode == "NEAREST_NEIGHBOR" and sampling_mode != "DEFAULT":
+        raise ValueError(f"MIL does not define nearest neighbours of {sampling_mode}")
+    move = {"LINEAR": _linear, "NEAREST_NEIGHBOR": _nearest}[interpolation_mode]
+    for axis, size in zip(range(-int(resized_dims), 0), ints(shape)[-int(resized_dims) :], strict=True):
+        if size:
+            x = move(x, axis, _grid(sampling_mode, x.shape[axis], size))
+    return x
+
+
+def _grid(mode: str, n: int, out: int) -> list[float]:
+    # Where each of `out` samples lies among n, before clamping; from MIL's definition of resize_bilinear.
+    if mode == "UNALIGN_CORNERS":
+        return [(i + 0.5) * n / out - 0.5 for i in range(out)]
+    if mode == "DEFAULT":
+        return [i * n / out for i in range(out)]
+    if mode == "OFFSET_CORNERS":
+        return [(i + 0.5) * max(1, n - 1) / out for i in range(out)]
+    if mode == "ALIGN_CORNERS" and out == 1:
+        return [(n - 1) / 2]
+    return [i * (n - 1) / max(1, out - 1) for i in range(out)]
+
+
+def _nearest(x: Array, axis: int, grid: list[float]) -> Array:
+    last = x.shape[axis] - 1
+    return mx.take(x, mx.array([min(last, max(0, math.floor(g))) for g in grid]), axis=axis)
+
+
+def _linear(x: Array, axis: int, grid: list[float]) -> Array:
+    last = x.shape[axis] - 1
+    at = [min(float(last), max(0.0, g)) for g in grid]
+    low = [min(int(a), max(0, last - 1)) for a in at]
+    shape = [-1] + [1] * (-axis - 1)
+    share = mx.array([a - i for a, i in zip(at, low, strict=True)], mx.float32).reshape(shape)
+    below, above = (mx.take(x, mx.array([min(last, i + k) for i in low]), axis=axis) for k in (0, 1))
+    return below + (above - below) * share
