@@ -1,19 +1,25 @@
 """Interpreting a saved package computes what MIL's definitions say, in float32 or rounded, or says what is wrong."""
 
-import json
+import gc
 import math
 import shutil
+import subprocess
+import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis.strategies as st
+import mlx.core as mx
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from coremltools.converters.mil.frontend.milproto.load import load
+from coremltools.optimize._utils import lut_to_dense, pack_elements_into_bits
+from hypothesis import HealthCheck, given, settings
 from scipy import special
 from scipy.signal import correlate
 
+from coreml import compressed, layers, tools
 from coreml.interpret import Package
 from coreml.program import unpack
 from coreml.tools import compress, ct, mb, types
@@ -28,7 +34,9 @@ def _convert(build: Callable, *feeds: np.ndarray, opset=IOS17, precision=None, p
     """A model whose inputs x0, x1, ... are like `feeds` and whose outputs are what `build` makes of them."""
     names = ", ".join(f"x{i}" for i in range(len(feeds)))
     specs = [mb.TensorSpec(shape=f.shape, dtype=MIL[f.dtype.name]) for f in feeds]
-    program = mb.program(input_specs=specs, opset_version=opset)(eval(f"lambda {names}: build({names})", {"build": build}))
+    program = mb.program(input_specs=specs, opset_version=opset)(
+        eval(f"lambda {names}: build({names})", {"build": build})
+    )
     return ct.convert(
         program,
         minimum_deployment_target=opset,
@@ -67,8 +75,10 @@ def _numbers(*values: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("packages")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    gc.freeze()  # coremltools collects garbage at each conversion: not among all that is loaded already
+    yield tmp_path_factory.mktemp("packages")
+    gc.unfreeze()
 
 
 # Elementwise: MIL's name -> numpy's.
@@ -295,17 +305,14 @@ def test_linear_and_einsum(folder):
     x, weight, bias = _normal(2, 5, 6), _normal(4, 6), _normal(4)
     _agree(*_run(folder, lambda a: mb.linear(x=a, weight=weight, bias=bias), x), x @ weight.T + bias)
     _agree(*_run(folder, lambda a: mb.linear(x=a, weight=weight), x), x @ weight.T)
-    for equation, p, q in [
-        ("nchw,nwhu->nchu", _normal(2, 3, 4, 5), _normal(2, 5, 1, 6)),
-        ("bchq,bkhc->bkhq", _normal(2, 5, 1, 7), _normal(2, 6, 1, 5)),
-        ("chw,whr->chr", _normal(3, 4, 5), _normal(5, 4, 6)),
-    ]:
-        try:
-            got = _run(folder, lambda a, b, e=equation: mb.einsum(values=(a, b), equation=e), p, q)
-        except ValueError:  # not one of the two that MIL's builder knows under every name
-            continue
-        whole = np.broadcast_to(q, (*q.shape[:-2], p.shape[-2], q.shape[-1])) if equation[0] == "n" else q
-        _agree(got[0], np.einsum(equation, p, whole))
+    p, q = _normal(2, 3, 4, 5), _normal(2, 5, 1, 6)
+    (got,) = _run(folder, lambda a, b: mb.einsum(values=(a, b), equation="nchw,nwhu->nchu"), p, q)
+    _agree(got, np.einsum("nchw,nwu->nchu", p, q[:, :, 0]))
+    p, q = _normal(3, 4, 5), _normal(5, 4, 6)
+    _agree(
+        *_run(folder, lambda a, b: mb.einsum(values=(a, b), equation="chw,whr->chr"), p, q),
+        np.einsum("chw,whr->chr", p, q),
+    )
 
 
 @settings(deadline=None, max_examples=20)
@@ -476,7 +483,7 @@ def test_shapes(folder):
         mb.reshape(x=a, shape=[4, -1]),
         mb.reshape(x=a, shape=[0, 3, 2, 0]),
         mb.transpose(x=a, perm=[2, 0, -1, 1]),
-        mb.expand_dims(x=a, axes=[0, -1]),
+        mb.expand_dims(x=a, axes=[-1]),
         mb.squeeze(x=a, axes=[1]),
         mb.squeeze(x=a),
         mb.flatten2d(x=a, axis=2),
@@ -497,7 +504,7 @@ def test_shapes(folder):
         x.reshape(4, -1),
         x.reshape(2, 3, 2, 4),
         x.transpose(2, 0, 3, 1),
-        x[None, ..., None],
+        x[..., None],
         x[:, 0],
         x[:, 0],
         x.reshape(2, 24),
@@ -526,7 +533,9 @@ def test_shapes_known_only_at_run_time(folder):
         mb.reshape(x=a, shape=b),
         mb.range_1d(start=0, end=mb.reduce_sum(x=b, axes=[0], keep_dims=False), step=2),
     ]
-    for g, w in zip(_run(folder, build, x, n), [np.full((3, 4), 1.5), x.reshape(3, 4), _numbers(0, 2, 4, 6)], strict=True):
+    for g, w in zip(
+        _run(folder, build, x, n), [np.full((3, 4), 1.5), x.reshape(3, 4), _numbers(0, 2, 4, 6)], strict=True
+    ):
         _agree(g, w)
 
 
@@ -553,9 +562,7 @@ def test_gathers(folder, x, inner, data):
 
     depth = data.draw(st.integers(1, len(x) - batch))
     points = np.stack([RANDOM.randint(0, n, (*x[:batch], *inner)) for n in x[batch : batch + depth]], -1)
-    (got,) = _run(
-        folder, lambda a, i: mb.gather_nd(x=a, indices=i, batch_dims=batch), values, points.astype(np.int32)
-    )
+    (got,) = _run(folder, lambda a, i: mb.gather_nd(x=a, indices=i, batch_dims=batch), values, points.astype(np.int32))
     want = np.empty((*x[:batch], *inner, *x[batch + depth :]), np.float32)
     for at in np.ndindex(*x[:batch]):
         want[at] = values[at][tuple(np.moveaxis(points[at], -1, 0))]
@@ -658,7 +665,9 @@ def _quantized(opset, **options) -> ct.models.MLModel:
 
 
 COMPRESSED = {
-    **{f"{bits} bits, {o.name}": (lambda b=bits, o=o: _palettes(b, o)) for bits in (2, 4, 6, 8) for o in (IOS16, IOS18)},
+    **{
+        f"{bits} bits, {o.name}": (lambda b=bits, o=o: _palettes(b, o)) for bits in (2, 4, 6, 8) for o in (IOS16, IOS18)
+    },
     "3 bits, iOS18": lambda: _palettes(3, IOS18),
     "int8, iOS16": lambda: _quantized(IOS16, mode="linear_symmetric", dtype="int8"),
     "uint8, iOS16": lambda: _quantized(IOS16, mode="linear", dtype="uint8"),
@@ -682,3 +691,257 @@ def test_compressed_weights_equal_the_decompressed_ones(folder, form):
         outputs.append(package.run(feeds)["conv_0"])
     _agree(*outputs, limit=1e-6)
     assert np.abs(outputs[0]).max() > 1
+
+
+# What can be wrong with a package: file, what is done to its bytes, and what the one line says.
+DAMAGE = {
+    "no manifest": ("Manifest.json", None, "Manifest.json is missing"),
+    "half a manifest": ("Manifest.json", lambda b: b[: len(b) // 2], "is not JSON"),
+    "a manifest without a model": ("Manifest.json", lambda b: b"{}", "names no model"),
+    "a manifest that leads out": (
+        "Manifest.json",
+        lambda b: b.replace(b"com.apple.CoreML/model.mlmodel", b"../../model.mlmodel"),
+        "not in the package",
+    ),
+    "no model": ("model.mlmodel", None, "model.mlmodel is missing"),
+    "half a model": ("model.mlmodel", lambda b: b[: len(b) // 2], "damaged or incomplete"),
+    "an empty model": ("model.mlmodel", lambda b: b"", "not an ML program"),
+    "no weights": ("weight.bin", None, "weight.bin is missing"),
+    "empty weights": ("weight.bin", lambda b: b"", "incomplete"),
+    "a header's worth of weights": ("weight.bin", lambda b: b[:64], "incomplete"),
+    "weights cut in a blob": ("weight.bin", lambda b: b[:200], "incomplete"),
+    "weights cut near the end": ("weight.bin", lambda b: b[:-40], "incomplete"),
+    "another version": ("weight.bin", lambda b: b[:4] + b"\x07" + b[5:], "version"),
+    "another magic": ("weight.bin", lambda b: b[:64] + b"\x00" + b[65:], "damaged"),
+    "another type": ("weight.bin", lambda b: b[:68] + b"\x01" + b[69:], "damaged"),
+    "another size": ("weight.bin", lambda b: b[:72] + b"\x01" + b[73:], "damaged"),
+}
+
+
+def _weighty(folder: Path) -> tuple[Path, np.ndarray]:
+    x = _normal(2, 5, 6)
+    return _save(folder, lambda a: mb.linear(x=a, weight=_normal(40, 6), bias=_normal(40)), x), x
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_a_damaged_package_is_refused_when_loaded(tmp_path, what):
+    name, change, says = DAMAGE[what]
+    path, _ = _weighty(tmp_path)
+    Package.load(path)
+    (file,) = path.rglob(name)
+    if change is None:
+        file.unlink()
+    else:
+        file.write_bytes(change(file.read_bytes()))
+    with pytest.raises(InputError, match=says) as error:
+        Package.load(path)
+    assert "\n" not in str(error.value)
+
+
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(share=st.floats(0, 0.999))
+def test_weights_cut_anywhere_are_refused(tmp_path, share):
+    whole = tmp_path / "whole"
+    if not whole.exists():
+        whole.mkdir()
+        _weighty(whole)
+    path = tmp_path / "cut.mlpackage"
+    shutil.rmtree(path, ignore_errors=True)
+    shutil.copytree(whole / "model.mlpackage", path)
+    (file,) = path.rglob("weight.bin")
+    data = file.read_bytes()
+    end = max(s + n for s, n in _blobs(data))
+    file.write_bytes(data[: int(end * share)])
+    with pytest.raises(InputError, match="incomplete|missing"):
+        Package.load(path)
+
+
+def _blobs(data: bytes) -> list[tuple[int, int]]:
+    """Where each blob of a weight file starts and how long it is."""
+    found, at = [], data.find(b"\xef\xbe\xad\xde")
+    while at >= 0:
+        size, start = (int.from_bytes(data[at + k : at + k + 8], "little") for k in (8, 16))
+        found.append((start, size))
+        at = data.find(b"\xef\xbe\xad\xde", start + size)
+    return found
+
+
+def test_what_is_not_an_ml_program_is_refused(tmp_path):
+    missing, file, compiled, other = (tmp_path / n for n in ("no.mlpackage", "a.mlmodel", "b.mlmodelc", "c"))
+    file.write_bytes(b"model")
+    compiled.mkdir()
+    other.mkdir()
+    for path, says in ((missing, "not exist"), (file, "is a file"), (compiled, "compiled"), (other, "Manifest.json")):
+        with pytest.raises(InputError, match=says):
+            Package.load(path)
+    path, _ = _weighty(tmp_path)
+    (spec,) = path.rglob("model.mlmodel")
+    network = tools.model.Model()
+    network.neuralNetwork.layers.add().name = "one"
+    spec.write_bytes(network.SerializeToString())
+    with pytest.raises(InputError, match="neuralNetwork"):
+        Package.load(path)
+
+
+def test_inputs_that_do_not_fit_are_named(tmp_path):
+    path, x = _weighty(tmp_path)
+    package = Package.load(path)
+    assert package.inputs() == {"x0": ((2, 5, 6), np.dtype(np.float32))}
+    assert package.outputs() == {"linear_0": ((2, 5, 40), np.dtype(np.float32))}
+    for feeds, says in [
+        ({}, "missing x0"),
+        ({"x0": x, "y": x}, "unexpected y"),
+        ({"x0": x[:1]}, r"x0 has shape \(1, 5, 6\); it takes \(2, 5, 6\)"),
+        ({"x0": x.astype(complex)}, "x0 is complex128"),
+    ]:
+        with pytest.raises(InputError, match=says):
+            package.run(feeds)
+    with pytest.raises(InputError, match="no function other; there is main"):
+        package.run({"x0": x}, function="other")
+
+
+def test_an_operation_that_is_not_there_is_named_before_anything_runs(tmp_path):
+    x = _normal(3, 4)
+    path = _save(tmp_path, lambda a: mb.topk(x=a, k=2, axis=1, name="best"), x)
+    package = Package.load(path)
+    assert package.kinds() == Counter(topk=1)
+    with pytest.raises(Failure, match=r"function main: topk \(best\) is not an operation"):
+        package.run({"x0": x})
+
+
+def test_what_runs_wrong_is_named(tmp_path):
+    x = _numbers(9)
+    path = _save(tmp_path, lambda i: mb.gather(x=_normal(5, 2), indices=i, axis=0, name="look_up"), x)
+    with pytest.raises(Failure, match=r"gather \(look_up\): indices from 9 to 9 into 5 entries"):
+        Package.load(path).run({"x0": x})
+
+
+def test_states_are_read_and_updated(tmp_path):
+    """A counter: what is written in one run is read in the next, and zeros before the first."""
+
+    @mb.program(
+        input_specs=[mb.TensorSpec((3,), types.fp32), mb.StateTensorSpec((3,), types.fp16)], opset_version=IOS18
+    )
+    def program(x, total):
+        new = mb.add(x=mb.read_state(input=total), y=mb.cast(x=x, dtype="fp16"))
+        return mb.cast(x=mb.coreml_update_state(state=total, value=new), dtype="fp32")
+
+    model = ct.convert(program, minimum_deployment_target=IOS18, skip_model_load=True)
+    path = tmp_path / "model.mlpackage"
+    model.save(str(path))
+    package, state = Package.load(path), {}
+    assert package.states() == {"total": ((3,), np.dtype(np.float16))}
+    for k in (1, 2, 3):
+        (got,) = package.run({"x": np.array([1, 2, 3], np.float32)}, state=state, rounding=True).values()
+        np.testing.assert_array_equal(got, k * np.array([1, 2, 3]))
+        np.testing.assert_array_equal(state["total"], got)
+        assert state["total"].dtype == np.float16
+    with pytest.raises(InputError, match="states unexpected other"):
+        package.run({"x": np.zeros(3, np.float32)}, state={"other": np.zeros(3)})
+
+
+def test_functions_of_one_package(tmp_path):
+    x, descriptor = _normal(2, 3), ct.utils.MultiFunctionDescriptor()
+    for name, build in (
+        ("twice", lambda a: mb.mul(x=a, y=2.0, name="y")),
+        ("half", lambda a: mb.mul(x=a, y=0.5, name="y")),
+    ):
+        (tmp_path / name).mkdir()
+        descriptor.add_function(str(_save(tmp_path / name, build, x, opset=IOS18)), "main", name)
+    descriptor.default_function_name = "half"
+    with tools.quiet():
+        ct.utils.save_multifunction(descriptor, str(tmp_path / "both.mlpackage"))
+    package = Package.load(tmp_path / "both.mlpackage")
+    assert sorted(package.functions) == ["half", "twice"]
+    assert package.default == "half"
+    np.testing.assert_array_equal(package.run({"x0": x})["y"], x / 2)
+    np.testing.assert_array_equal(package.run({"x0": x}, function="twice")["y"], x * 2)
+
+
+def test_metadata_and_audits(tmp_path):
+    x = _normal(1, 4, 6, 6)
+    model = _convert(
+        lambda a: mb.relu(x=mb.reshape(x=mb.conv(x=a, weight=_normal(8, 4, 3, 3)), shape=[1, 2, 4, 4, 4])), x
+    )
+    model.user_defined_metadata["made by"] = "a test"
+    model.save(str(tmp_path / "model.mlpackage"))
+    package = Package.load(tmp_path / "model.mlpackage")
+    assert package.metadata["made by"] == "a test"
+    assert package.kinds() == Counter(conv=1, reshape=1, relu=1)
+    assert max(len(t.shape) for o in package.operations() for t in o.outputs.values()) == 5
+    # What coremltools itself reads from the same file.
+    spec = ct.utils.load_spec(str(tmp_path / "model.mlpackage"))
+    read = load(spec, spec.specificationVersion, str(tmp_path / "model.mlpackage/Data/com.apple.CoreML/weights"))
+    assert package.kinds() == Counter(o.op_type for o in read.functions["main"].operations if o.op_type != "const")
+
+
+def test_constants_need_not_be_kept(tmp_path):
+    """With no room for constants, each run reads them again, and computes the same."""
+    path, x = _weighty(tmp_path)
+    lean, rich = Package.load(path, keep=0), Package.load(path)
+    for _ in range(2):
+        np.testing.assert_array_equal(*(next(iter(p.run({"x0": x}).values())) for p in (lean, rich)))
+    assert not lean._kept
+    assert rich._kept
+
+
+@given(
+    name=st.sampled_from(["uint1", "uint2", "uint3", "uint4", "uint6", "int4"]),
+    shape=st.lists(st.integers(1, 5), min_size=1, max_size=3),
+)
+def test_elements_of_less_than_a_byte_are_unpacked(name, shape):
+    """As coremltools packs them."""
+    bits = int(name.lstrip("uint"))
+    low = -(1 << (bits - 1)) if name == "int4" else 0
+    values = RANDOM.randint(low, low + (1 << bits), shape).astype(np.int8 if name == "int4" else np.uint8)
+    packed = pack_elements_into_bits(values, bits)
+    np.testing.assert_array_equal(unpack(packed.view(np.uint8), name, tuple(shape)), values)
+
+
+@pytest.mark.parametrize("groups", [(1, 1), (2, 1), (1, 3)])
+@pytest.mark.parametrize("vector", [None, 0, 1])
+def test_palettes_of_groups_and_of_vectors(groups, vector):
+    lut, indices = _normal(*groups, 4, 1 if vector is None else 2), RANDOM.randint(0, 4, (4, 6)).astype(np.uint8)
+    got = compressed.constexpr_lut_to_dense(
+        mx.array(indices), mx.array(lut), None, None if vector is None else mx.array(vector)
+    )
+    np.testing.assert_array_equal(np.array(got), lut_to_dense(indices, lut, vector))
+
+
+def test_sparse_constants():
+    """Joined with palettes and scales, they are what is dense at the ones of the mask, and zero elsewhere."""
+    mask = np.array([[1, 1, 0, 0, 0, 0], [1, 1, 0, 0, 0, 1], [0, 1, 1, 0, 1, 0], [0, 0, 0, 1, 0, 0]], np.uint8)
+    indices = np.array([0, 1, 1, 0, 1, 1, 0, 0, 1], np.uint8)
+    for lut, axis in ((_normal(1, 1, 2, 1), None), (_normal(1, 1, 2, 2), 0)):
+        arrays = [mx.array(a) for a in (mask, indices, lut)]
+        got = compressed.constexpr_sparse_to_dense(
+            *reversed(compressed.constexpr_lut_to_sparse(*arrays, None if axis is None else mx.array(axis)))
+        )
+        dense = np.zeros(mask.shape, np.uint8)
+        dense[mask == 1] = indices
+        whole = np.repeat(mask, lut.shape[-1], 0)
+        np.testing.assert_array_equal(np.array(got), lut_to_dense(dense, lut, axis) * whole)
+    data, scale, offset = np.arange(9, dtype=np.int8), _normal(2, 3), _normal(2, 3)
+    out, kept = compressed.constexpr_sparse_blockwise_shift_scale(*map(mx.array, (mask, data, scale, offset)))
+    dense = np.zeros(mask.shape)
+    dense[mask == 1] = data
+    want = (dense - offset.repeat(2, 0).repeat(2, 1)) * scale.repeat(2, 0).repeat(2, 1)
+    _agree(np.array(kept), want[mask == 1])
+    # iOS 16: the mask as packed bits.
+    bits = np.packbits(mask.ravel(), bitorder="little")
+    got = compressed.constexpr_sparse_to_dense(mx.array(data), mx.array(bits), mx.array(_numbers(4, 6)))
+    np.testing.assert_array_equal(np.array(got)[mask == 1], data)
+    assert not np.array(got)[mask == 0].any()
+    assert (np.array(out) == mask).all()
+
+
+def test_any_einstein_sum():
+    p, q = _normal(2, 5, 1, 7), _normal(2, 6, 4, 5)
+    got = layers.einsum((mx.array(p), mx.array(q)), "bchq,bkhc->bkhq")
+    _agree(np.array(got), np.einsum("bcq,bkhc->bkhq", p[:, :, 0], q))
+
+
+def test_coremltools_is_imported_in_silence():
+    code = "import coreml.tools, logging; print(logging.getLogger('coremltools').level)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("0\n", "")
