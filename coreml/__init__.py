@@ -1,3 +1,3 @@
-"""The networks of mlx_sd -> Core ML packages, made and checked on any operating system."""
+"""Core ML packages from the networks of mlx_sd: lowered without PyTorch on any system, checked without a Mac."""
 
 import mlx_sd  # noqa: F401 - before mlx.core, for its BLAS

@@ -21,9 +21,9 @@ def quiet() -> Iterator[None]:
 with quiet():
     import coremltools as ct
     from coremltools.converters.mil import Builder as mb
-    from coremltools.converters.mil.mil import types
+    from coremltools.converters.mil.mil import Function, Program, types
     from coremltools.optimize import coreml as compress
     from coremltools.proto import MIL_pb2 as mil
     from coremltools.proto import Model_pb2 as model
 
-__all__ = ["compress", "ct", "mb", "mil", "model", "quiet", "types"]
+__all__ = ["Function", "Program", "compress", "ct", "mb", "mil", "model", "quiet", "types"]

@@ -9,9 +9,8 @@ import pytest
 from coremltools.optimize._utils import lut_to_dense, pack_elements_into_bits
 from hypothesis import given
 
-from coreml import compressed
-from coreml.interpret import Package
-from coreml.program import unpack
+from coreml.interpret import Package, compressed
+from coreml.interpret.program import unpack
 from coreml.tools import compress, ct, mb
 from tests.programs import IOS16, IOS18, RANDOM, agree, convert, normal, numbers
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from scipy import special
 from scipy.signal import correlate
 
-from coreml import layers
+from coreml.interpret import layers
 from coreml.tools import mb
 from tests.programs import IOS18, agree, normal, run
 

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from mlx_sd.errors import InputError
 from mlx_sd.files import read_json
 
-from . import tools
+from .. import tools
 
 # MIL's name of a type -> how numpy holds one element, bits in a file, and the type's number in a weight file
 _DTYPES: dict[str, tuple[type, int, int | None]] = {
