@@ -18,6 +18,9 @@ from tests.families import distance
 from tests.reference import first
 
 EXACT, HALF = 1e-5, 3e-2  # of float32; of fp16, where torch is float32: 30 dB below the largest value
+# Left out: it turns a scale and an offset into a batch norm of variance 1 and epsilon 1e-5, which is 5e-6 too small.
+PASSES = ct.PassPipeline.DEFAULT
+PASSES.remove_passes({"common::fuse_elementwise_to_batchnorm"})
 TARGETS = [ct.target.iOS16, ct.target.iOS18]
 PRECISIONS = {"float32": ct.precision.FLOAT32, "float16": ct.precision.FLOAT16}
 
@@ -49,7 +52,7 @@ def converted(module: nn.Module, tensors: dict[str, torch.Tensor], traced: bool,
         program = torch.export.export(module.eval(), given).run_decompositions({})
     kinds = [np.float32 if t.is_floating_point() else np.int32 for t in given]
     inputs = [ct.TensorType(n, tuple(t.shape), dtype=k) for (n, t), k in zip(tensors.items(), kinds, strict=True)]
-    return ct.convert(program, inputs=inputs, convert_to="mlprogram", skip_model_load=True, **options)
+    return ct.convert(program, inputs=inputs, pass_pipeline=PASSES, skip_model_load=True, **options)
 
 
 def saved(model: ct.models.MLModel, folder: Path) -> Package:
@@ -103,7 +106,6 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         TOKENS,
     ),
     "geglu": (lambda: Call(lambda x: x[..., :8] * functional.gelu(x[..., 8:])), TOKENS),
-    "approximate gelu": (lambda: nn.GELU("tanh"), TOKENS),
     "activations": (lambda: nn.Sequential(nn.SiLU(), nn.Tanh(), nn.Softplus(), nn.LeakyReLU(), nn.ELU()), TOKENS),
     "softmax": (lambda: nn.Softmax(1), TOKENS),
     "nearest": (lambda: nn.Upsample(scale_factor=2), IMAGE),
@@ -154,9 +156,15 @@ def networks(name: str, modules: Callable) -> dict[str, tuple[nn.Module, dict[st
     }
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+def test_approximate_gelu(tmp_path, measure):
+    """Traced: coremltools does not see the approximation in an exported program."""
+    check("modules", nn.GELU("tanh"), {"x": normal(*TOKENS)}, tmp_path, measure, ct.target.iOS17, traced=True)
+
+
+@pytest.mark.parametrize(
+    "name, target", [("sd1", TARGETS[0]), ("sdxl", TARGETS[1])], ids=lambda v: getattr(v, "name", v)
+)
 @pytest.mark.parametrize("part", ["unet", "text encoder", "vae decoder", "vae encoder"])
-@pytest.mark.parametrize("name", ["sd1", "sdxl"])
 def test_networks(name, part, target, modules, tmp_path, measure):
     module, tensors, traced = networks(name, modules)[part]
     check(part, module, tensors, tmp_path, measure, target, traced)
@@ -173,7 +181,7 @@ SCHEMES = {
 @pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_compressed_networks_equal_the_decompressed_ones(scheme, target, modules, tmp_path, measure):
-    module, tensors, _ = networks("sd1", modules)["unet"]
+    module, tensors, _ = networks("sd1", modules)["vae decoder"]
     model = converted(module, tensors, False, minimum_deployment_target=target, compute_precision=ct.precision.FLOAT32)
     method, config = SCHEMES[scheme]
     small = method(model, compress.OptimizationConfig(global_config=config))
@@ -182,6 +190,6 @@ def test_compressed_networks_equal_the_decompressed_ones(scheme, target, modules
         folder.mkdir()
         package = saved(m, folder)
         compressed = sum(n for kind, n in package.kinds().items() if kind.startswith("constexpr"))
-        assert (compressed > 50) == (m is small)
+        assert (compressed > 20) == (m is small)
         outputs.append(only(package.run({n: t.numpy() for n, t in tensors.items()})))
-    measure("Core ML compressed unet", distance(*outputs), EXACT)
+    measure("Core ML compressed vae decoder", distance(*outputs), EXACT)
