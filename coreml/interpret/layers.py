@@ -98,17 +98,13 @@ def scaled_dot_product_attention(query: Array, key: Array, value: Array, attn_ma
     q, k, v = (mx.broadcast_to(a, (*batch, *a.shape[-2:])).reshape(1, -1, *a.shape[-2:]) for a in (query, key, value))
     if mask is not None:
         mask = mx.broadcast_to(mask.reshape(mask.shape[-2:]), (q.shape[2], k.shape[2]))
-    # The pieces of `cpu` are not made for infinities; what comes of one is said honestly here.
-    finite = 0 * (q.sum() + k.sum() + v.sum())
-    return (cpu.attention(q, k, v, mask, scale) + finite).reshape(*batch, query.shape[-2], value.shape[-1])
+    return cpu.attention(q, k, v, mask, scale).reshape(*batch, query.shape[-2], value.shape[-1])
 
 
 def softmax(x: Array, axis: Array | int = -1) -> Array:
-    """Exponentials over their sum; NaN for a whole row with an infinity or a NaN, as arithmetic has it."""
-    axis = int(axis)
-    most = x.max(axis=axis, keepdims=True)
-    powers = cpu.exp(x - most)
-    return powers / (powers.sum(axis=axis, keepdims=True) + (most - most))
+    """Exponentials over their sum; NaN where the largest is infinite, as arithmetic has it."""
+    powers = cpu.exp(x - x.max(axis=int(axis), keepdims=True))
+    return powers / powers.sum(axis=int(axis), keepdims=True)
 
 
 def layer_norm(
