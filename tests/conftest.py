@@ -1,5 +1,6 @@
 """Fixtures that tests share."""
 
+import gc
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -26,6 +27,20 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         del os.environ["MLX_SD_CACHE"]
     else:
         os.environ["MLX_SD_CACHE"] = before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def frozen() -> Iterator[None]:
+    """What is loaded by now is no garbage: coremltools looks for some at each conversion."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for all tests of a module, where hypothesis writes anew for each example."""
+    return tmp_path_factory.mktemp("folder")
 
 
 @pytest.fixture(scope="session")

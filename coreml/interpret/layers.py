@@ -98,17 +98,13 @@ def scaled_dot_product_attention(query: Array, key: Array, value: Array, attn_ma
     q, k, v = (mx.broadcast_to(a, (*batch, *a.shape[-2:])).reshape(1, -1, *a.shape[-2:]) for a in (query, key, value))
     if mask is not None:
         mask = mx.broadcast_to(mask.reshape(mask.shape[-2:]), (q.shape[2], k.shape[2]))
-    # The pieces of `cpu` are not made for infinities; what comes of one is said honestly here.
-    finite = 0 * (q.sum() + k.sum() + v.sum())
-    return (cpu.attention(q, k, v, mask, scale) + finite).reshape(*batch, query.shape[-2], value.shape[-1])
+    return cpu.attention(q, k, v, mask, scale).reshape(*batch, query.shape[-2], value.shape[-1])
 
 
 def softmax(x: Array, axis: Array | int = -1) -> Array:
-    """Exponentials over their sum; NaN for a whole row with an infinity or a NaN, as arithmetic has it."""
-    axis = int(axis)
-    most = x.max(axis=axis, keepdims=True)
-    powers = cpu.exp(x - most)
-    return powers / (powers.sum(axis=axis, keepdims=True) + (most - most))
+    """Exponentials over their sum; NaN where the largest is infinite, as arithmetic has it."""
+    powers = cpu.exp(x - x.max(axis=int(axis), keepdims=True))
+    return powers / powers.sum(axis=int(axis), keepdims=True)
 
 
 def layer_norm(
@@ -171,20 +167,15 @@ def gelu(x: Array, mode: str = "EXACT") -> Array:
 def upsample_nearest_neighbor(
     x: Array, scale_factor_height: Array | float = 1, scale_factor_width: Array | float = 1
 ) -> Array:
-    """Rows and columns repeated; position i comes from floor(i / factor)."""
+    """Rows and columns repeated; position i comes from floor(i in / out), the factors recomputed from the sizes."""
     for axis, factor in ((-2, float(scale_factor_height)), (-1, float(scale_factor_width))):
-        if factor == int(factor):
-            x = mx.repeat(x, int(factor), axis=axis)
-        else:
-            x = _nearest(x, axis, [i / factor for i in range(math.floor(x.shape[axis] * factor))])
+        x = _nearest(x, axis, math.floor(x.shape[axis] * factor))
     return x
 
 
 def resize_nearest_neighbor(x: Array, target_size_height: Array | int, target_size_width: Array | int) -> Array:
     """To a given size; position i comes from floor(i in / out)."""
-    for axis, size in ((-2, int(target_size_height)), (-1, int(target_size_width))):
-        x = _nearest(x, axis, [i * x.shape[axis] / size for i in range(size)])
-    return x
+    return _nearest(_nearest(x, -2, int(target_size_height)), -1, int(target_size_width))
 
 
 def upsample_bilinear(
@@ -219,12 +210,12 @@ def resize(
     sampling_mode: str = "DEFAULT",
 ) -> Array:
     """The last `resized_dims` axes to the last sizes in `shape`; 0 keeps an axis."""
-    if interpolation_mode == "NEAREST_NEIGHBOR" and sampling_mode != "DEFAULT":
-        raise ValueError(f"MIL does not define nearest neighbours of {sampling_mode}")
-    move = {"LINEAR": _linear, "NEAREST_NEIGHBOR": _nearest}[interpolation_mode]
+    nearest = interpolation_mode == "NEAREST_NEIGHBOR"
+    if nearest and sampling_mode != "DEFAULT":
+        raise ValueError(f"nearest neighbours of {sampling_mode} are not interpreted here")
     for axis, size in zip(range(-int(resized_dims), 0), ints(shape)[-int(resized_dims) :], strict=True):
         if size:
-            x = move(x, axis, _grid(sampling_mode, x.shape[axis], size))
+            x = _nearest(x, axis, size) if nearest else _linear(x, axis, _grid(sampling_mode, x.shape[axis], size))
     return x
 
 
@@ -241,9 +232,11 @@ def _grid(mode: str, n: int, out: int) -> list[float]:
     return [i * (n - 1) / max(1, out - 1) for i in range(out)]
 
 
-def _nearest(x: Array, axis: int, grid: list[float]) -> Array:
-    last = x.shape[axis] - 1
-    return mx.take(x, mx.array([min(last, max(0, math.floor(g))) for g in grid]), axis=axis)
+def _nearest(x: Array, axis: int, size: int) -> Array:
+    n = x.shape[axis]
+    if size % n == 0:
+        return mx.repeat(x, size // n, axis=axis)
+    return mx.take(x, mx.array([i * n // size for i in range(size)]), axis=axis)
 
 
 def _linear(x: Array, axis: int, grid: list[float]) -> Array:
