@@ -120,11 +120,10 @@ class StableDiffusion:
         least = min(encoder.config.layers for encoder in self.model.text_encoders)
         if not 0 <= clip_skip < least:
             raise InputError(f"clip skip must be from 0 to {least - 1}, not {clip_skip}")
-        if deepcache and deepcache.branch not in self.unet.branches:
-            raise InputError(
-                f"there is no DeepCache branch {deepcache.branch} in this UNet; "
-                f"it has {', '.join(map(str, self.unet.branches)) or 'none'}"
-            )
+        branches = self.unet.branches
+        if deepcache and deepcache.branch not in branches:
+            has = f"it has {branches[0]} to {branches[-1]}" if len(branches) > 1 else f"it has {[*branches] or 'none'}"
+            raise InputError(f"there is no DeepCache branch {deepcache.branch} in this UNet; {has}")
         sampler, schedule, options = samplers.choose(self.model.scheduler, sampler, schedule, options)
         fixed = steps_of(schedule)
         if None not in (steps, fixed) and steps != fixed:

@@ -199,7 +199,7 @@ def test_halves_are_the_whole_one_after_the_other(exported, family):  # noqa: F8
 
 
 def test_what_is_too_large_is_cut_until_it_is_not(exported, family, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(export, "GIGABYTE", 600_000)
+    monkeypatch.setattr(export, "GIGABYTE", 1_500_000)
     folder = exported("sd1", ("unet",), split=True, unets=("chunks",), attention="original", compress="int8")
     told = info.read(folder)
     parts = [name for name in told["packages"] if name.startswith("UnetChunk1")]
@@ -352,14 +352,14 @@ def test_verify_notices_a_package_that_is_wrong(exported, family, tmp_path, capf
     source = exported("sd1", **EXPORTS["sd1 float16"][1]) / "UnetChunk2.mlpackage"
     path = Path(shutil.copytree(source, tmp_path / "UnetChunk2.mlpackage"))
     weights = path / "Data/com.apple.CoreML/weights/weight.bin"
-    numbers = bytearray(weights.read_bytes())
-    middle = len(numbers) // 2
-    numbers[middle : middle + 4000] = bytes(4000)
-    weights.write_bytes(numbers)
     model = family("sd1").model.name
+    numbers = weights.read_bytes()
+    stored = np.array(family("sd1").unet.outputs[-1][0].conv1.weight, np.float16).transpose(0, 3, 1, 2).tobytes()
+    assert numbers.count(stored) == 1
+    weights.write_bytes(numbers.replace(stored, bytes(len(stored))))
     assert main(["verify", str(path), "--model", model]) == 1
     assert "below 35" in capfd.readouterr().err
-    weights.write_bytes(numbers[:middle])
+    weights.write_bytes(numbers[: len(numbers) // 2])
     assert main(["verify", str(path), "--model", model]) == 2
     assert capfd.readouterr().err.count("\n") == 1
     assert main(["verify", str(tmp_path), "--model", model]) == 2
