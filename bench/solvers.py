@@ -69,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--images", type=int, default=BLOCK, help=f"pictures a point, a multiple of {BLOCK}, its default")
     p.add_argument("--guidance", type=float, action="append", help="default 1 and 7.5")
     p.add_argument("--work", type=Path, default=Path("solvers-work"), metavar="DIR", help="what is computed so far")
+    p.add_argument("--so-far", action="store_true", help="make no more pictures; only points that have all of them")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
     arguments = p.parse_args(argv)
     if arguments.images < BLOCK or arguments.images % BLOCK:
@@ -83,7 +84,7 @@ def _solvers(arguments: argparse.Namespace) -> None:
     jobs = [(block, g) for block in range(arguments.images // BLOCK) for g in guidances]
     every = bench.points()
     with tqdm(total=len(jobs) * len(every), unit="point", disable=not sys.stderr.isatty()) as bar:
-        for block, guidance in jobs:
+        for block, guidance in [] if arguments.so_far else jobs:
             for point in every:
                 bench.cell(point, guidance, block)
                 bar.update()
@@ -122,9 +123,7 @@ class Bench:
 
     def cell(self, point: Point, guidance: float, block: int) -> dict[str, NDArray[np.float32]]:
         """Final latents (16, h, w, C) and the features of their pictures, of one block."""
-        # By what the table says to five digits: methods that agree, as Heun's and EDM's without churn do, share theirs.
-        name = hashlib.sha256(repr(_rounded(point.table)).encode()).hexdigest()[:16]
-        path = self.work / f"{name}-g{guidance:g}-{block}.npz"
+        path = self._path(point, guidance, block)
         if not path.exists():
             latents = self._latents(point.table, guidance, block)
             features = self.scorer.images(self.sd.decode(latents))
@@ -132,6 +131,11 @@ class Bench:
                 np.savez(f, latents=np.array(latents), features=features)
         with np.load(path) as kept:
             return dict(kept)
+
+    def _path(self, point: Point, guidance: float, block: int) -> Path:
+        # By what the table says to five digits: methods that agree, as Heun's and EDM's without churn do, share theirs.
+        name = hashlib.sha256(repr(_rounded(point.table)).encode()).hexdigest()[:16]
+        return self.work / f"{name}-g{guidance:g}-{block}.npz"
 
     def _latents(self, table: Table, guidance: float, block: int) -> mx.array:
         texts = quality.captions(_scenes(block))
@@ -147,7 +151,13 @@ class Bench:
     # ------------------------------------------------------------------------------------------ results
 
     def results(self, points: Sequence[Point], guidances: Sequence[float], images: int) -> dict[str, Any]:
-        """All that was measured, over all blocks."""
+        """All that was measured, of the points of which all blocks are there."""
+        blocks = range(images // BLOCK)
+        whole = [
+            (guidance, point)
+            for guidance, point in product(guidances, points)
+            if all(self._path(point, guidance, block).exists() for block in blocks)
+        ]
         others = self._true(range(FIRST_OTHER, FIRST_OTHER + OTHER))
         sets = [others[i : i + images] for i in range(0, OTHER - images + 1, images)]
         near = sorted(self._distance(features) for features in sets)
@@ -164,8 +174,7 @@ class Bench:
                 {"guidance": guidance, "sampler": point.sampler, "steps": point.steps}
                 | {"evaluations": len(point.table.rows)}
                 | self.score(point, guidance, images)
-                for guidance in guidances
-                for point in points
+                for guidance, point in whole
             ],
         }
 
@@ -196,7 +205,13 @@ class Bench:
         return {name: np.concatenate([cell[name] for cell in cells]) for name in cells[0]}
 
     def _true(self, seeds: range) -> quality.Features:
-        return np.concatenate([self.scorer.images(quality.paintings(part)) for part in _parts(seeds)])
+        path = self.work / f"true-{seeds.start}-{seeds.stop}.npy"
+        if not path.exists():
+            features = np.concatenate([self.scorer.images(quality.paintings(part)) for part in _parts(seeds)])
+            with atomic_file(path) as f:
+                np.save(f, features)
+        kept: quality.Features = np.load(path)
+        return kept
 
     def _through(self, images: int) -> quality.Features:
         """Features of true pictures as the autoencoder gives them back: what no sampler can better."""

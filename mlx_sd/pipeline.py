@@ -285,7 +285,7 @@ class StableDiffusion:
     def predictor(
         self, texts: Sequence[str], negative: str | None, chosen: Settings, channels: mx.array | None = None
     ) -> Predictor:
-        """The network as the sampling loop sees it, for texts that go through it together; the longest sets the chunks."""
+        """The network as the sampling loop sees it, for texts that go through it together, as long as the longest."""
         unet, size = self.unet.config, max(self._chunks(text, negative) for text in texts)
         # An LCM takes the guidance scale as an input; it is then one batch, as it is without guidance.
         guided = chosen.guidance > 1 and unet.guidance_dims is None
