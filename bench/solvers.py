@@ -14,7 +14,7 @@ import json
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -187,11 +187,14 @@ class Bench:
         return {"rmse": error} | self._worth(found["features"])
 
     def _worth(self, features: quality.Features) -> dict[str, float]:
-        texts = self.scorer.texts(self.sd, quality.captions(range(len(features))))
         return {
             "frechet": round(self._distance(features), 3),
-            "clip_score": round(quality.clip_score(features, texts), 2),
+            "clip_score": round(quality.clip_score(features, self._texts(len(features))), 2),
         }
+
+    @cache  # noqa: B019 - there is one bench
+    def _texts(self, images: int) -> quality.Features:
+        return self.scorer.texts(self.sd, quality.captions(range(images)))
 
     def _distance(self, features: quality.Features) -> float:
         return quality.frechet(quality.statistics(features), self._reference)

@@ -41,11 +41,13 @@ def test_solvers_are_placed_by_evaluations_of_the_network(tmp_path):
 
 def test_what_is_computed_is_kept_and_what_agrees_is_shared(bench, monkeypatch):
     points = bench.points()
-    results = bench.results(points, (1.0,), 2)
+    for point in points:
+        bench.cell(point, 1.0, 0)
     # The reference, euler twice, heun twice, ddpm's three steps: its one step is Euler's, and all of edm is heun.
     assert len(list(bench.work.iterdir())) == 6
     monkeypatch.setattr(bench, "_latents", lambda *_: pytest.fail("computed again"))
-    assert bench.results(points, (1.0,), 2) == results
+    results = bench.results(points, (1.0, 2.0), 2)
+    assert len(results["points"]) == len(points)  # at guidance 2 there is nothing yet
     found = {(p["sampler"], p["evaluations"]): p for p in results["points"]}
     assert found["heun", 3] | {"sampler": "edm"} == found["edm", 3]
     assert found["dpmpp_2m", 4]["rmse"] == 0 and found["ddpm", 3]["rmse"] is None
