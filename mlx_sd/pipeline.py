@@ -196,7 +196,7 @@ class StableDiffusion:
             beside = channels[mx.array(places)] if channels is not None and channels.shape[0] > 1 else channels
             streams = [np.random.RandomState(s) for s in seeds]
             noise = _normal(streams, shape) if latents is None else latents[mx.array(places)]
-            predict = self._predictor(prompts, negative, chosen, beside)
+            predict = self.predictor(prompts, negative, chosen, beside)
             final, seconds = _timed(table, predict, noise, lambda: _normal(streams, shape), callback)  # noqa: B023
             images = [] if output == "latent" else [to_image(self.decode(z, tile)[0]) for z in final[:, None]]
             yield Result(images, final, prompts, seeds, chosen, seconds, predict.reuse.full)
@@ -281,10 +281,11 @@ class StableDiffusion:
     def _chunks(self, text: str, negative: str | None) -> int:
         return max(len(t.chunks(s)) for t in self.model.tokenizers for s in (text, negative or ""))
 
-    def _predictor(
-        self, texts: list[str], negative: str | None, chosen: Settings, channels: mx.array | None
+    def predictor(
+        self, texts: Sequence[str], negative: str | None, chosen: Settings, channels: mx.array | None = None
     ) -> Predictor:
-        unet, size = self.unet.config, self._chunks(texts[0], negative)
+        """The network as the sampling loop sees it, for texts that go through it together, as long as the longest."""
+        unet, size = self.unet.config, max(self._chunks(text, negative) for text in texts)
         # An LCM takes the guidance scale as an input; it is then one batch, as it is without guidance.
         guided = chosen.guidance > 1 and unet.guidance_dims is None
         encoded = [self.encode_prompt(text, chosen.clip_skip, size) for text in texts]

@@ -108,7 +108,7 @@ def choose(
         raise InputError(f"unknown sampler {sampler!r}; there are {', '.join(names())}")
     possible = SAMPLERS[sampler].schedules
     if scheduler.edm:
-        possible = tuple(name for name in ("karras", "exponential", "sigmas") if name in possible)
+        possible = tuple(name for name in ("karras", "exponential", "ays", "sigmas") if name in possible)
         if not possible:
             raise InputError(f"{sampler} needs timesteps, which this checkpoint does not know; use euler or dpmpp_2m")
     if schedule_name is None:

@@ -182,10 +182,14 @@ def _by_edm(scheduler: Scheduler, edm: Edm, steps: int, schedule: str, rho: floa
     """Steps of checkpoints of the EDM kind. Levels are in units of the images' deviation; the last undoes that."""
     low, high, data = edm
     found = given(schedule)
-    if found is None:
-        sigmas = np.append(_shaped(schedule, low, high, steps, rho), 0.0 if scheduler.final_zero else low)
-    else:
+    if found:
         sigmas = np.array(found[1])
+    elif schedule == "ays":  # of the list what the network was trained on: it may begin higher
+        listed = np.array(scheduler.ays)
+        top = np.interp(-np.log(high), -np.log(listed), np.arange(len(listed)))
+        sigmas = np.append(_log_linear(listed, steps, float(top)), 0.0 if scheduler.final_zero else low)
+    else:
+        sigmas = np.append(_shaped(schedule, low, high, steps, rho), 0.0 if scheduler.final_zero else low)
     k = sigmas / data
     chained = _chain(scheduler, scheduler.timestep(k[:-1]), k[:-1], float(k[-1]))
     chained[-1] = chained[-1]._replace(a1=data, s1=float(sigmas[-1]))
@@ -227,8 +231,8 @@ def _timesteps(scheduler: Scheduler, steps: int, schedule: str) -> NDArray[np.fl
         return np.linspace(0.0, total - 1.0, steps)[::-1]
     if schedule == "leading":
         return np.arange(steps, dtype=np.float64)[::-1] * (total // steps) + scheduler.offset
-    if schedule == "simple":  # as in ComfyUI
-        return np.array([total - 1.0 - int(i * total / steps) for i in range(steps)])
+    if schedule == "simple":  # as in ComfyUI, down to how the stride is rounded
+        return np.array([total - 1.0 - int(i * (total / steps)) for i in range(steps)])
     if schedule == "ays":
         return _aligned(scheduler, steps)
     t: NDArray[np.float64] = np.arange(total, 0, -total / steps).round()[:steps] - 1
@@ -237,12 +241,16 @@ def _timesteps(scheduler: Scheduler, steps: int, schedule: str) -> NDArray[np.fl
 
 def _aligned(scheduler: Scheduler, steps: int) -> NDArray[np.float64]:
     """Align Your Steps (Sabour et al. 2024); other numbers of steps interpolate the logarithm of sigma."""
-    t = np.array([*scheduler.ays, 0], np.float64) * (scheduler.timesteps - 1) / 999
-    if steps == len(scheduler.ays):
+    t = np.array(scheduler.ays, np.float64) * (scheduler.timesteps - 1) / 999
+    if steps == len(t) - 1:
         return t[:-1]
-    logs = np.log(_at(scheduler, t, "ays"))
-    where = np.linspace(0, len(logs) - 1, steps + 1)[:-1]
-    return np.asarray(scheduler.timestep(np.exp(np.interp(where, np.arange(len(logs)), logs))))
+    return np.asarray(scheduler.timestep(_log_linear(_at(scheduler, t, "ays"), steps)))
+
+
+def _log_linear(listed: NDArray[np.float64], steps: int, first: float = 0.0) -> NDArray[np.float64]:
+    """Where so many steps begin that go evenly through a list, from its place `first` to its end."""
+    where = np.linspace(first, len(listed) - 1, steps + 1)[:-1]
+    return np.asarray(np.exp(np.interp(where, np.arange(len(listed)), np.log(listed))))
 
 
 def _at(scheduler: Scheduler, t: NDArray[np.float64], schedule: str) -> NDArray[np.float64]:

@@ -48,7 +48,7 @@ class Scheduler:
     sampler: str | None  # its own; None with a `problem`
     options: Options  # of its own sampler
     problem: str | None  # why its own sampler cannot be honoured as the config has it
-    ays: tuple[int, ...]  # the timesteps that Align Your Steps found for this kind of network
+    ays: tuple[float, ...]  # what Align Your Steps found for this kind of network: timesteps, or of the EDM kind sigmas
 
     @classmethod
     def from_hf(
@@ -98,7 +98,7 @@ class Scheduler:
             sampler=sampler,
             options=options,
             problem=problem,
-            ays=_AYS_XL if xl else _AYS,
+            ays=_AYS_VIDEO if edm else _AYS_XL if xl else _AYS,
         )
 
     @property
@@ -143,9 +143,11 @@ class Scheduler:
         return np.interp(np.log(k), logs, np.arange(len(logs)))
 
 
-# Sabour et al. 2024, table 3.
-_AYS = (999, 850, 736, 645, 545, 455, 343, 233, 124, 24)
-_AYS_XL = (999, 845, 730, 587, 443, 310, 193, 116, 53, 13)
+# Sabour et al. 2024, table 3, as timesteps with that of the lowest level at the end. The one list of a network that
+# knows sigmas, of any height, is that of Stable Video Diffusion.
+_AYS = (999, 850, 736, 645, 545, 455, 343, 233, 124, 24, 0)
+_AYS_XL = (999, 845, 730, 587, 443, 310, 193, 116, 53, 13, 0)
+_AYS_VIDEO = (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002)
 
 
 def _cumprod(alphas: NDArray[np.float32]) -> NDArray[np.float32]:

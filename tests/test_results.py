@@ -3,8 +3,11 @@
 import json
 from pathlib import Path
 
+from mlx_sd import samplers
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SOLVERS = (ROOT / "docs" / "solvers.md").read_text(encoding="utf-8")
 
 
 def _results(name):
@@ -25,6 +28,31 @@ def test_the_readmes_memory_is_the_measured_one():
     stages = _results("footprint-sd15-cpu")["stages"]
     assert f"{stages['load and step']['peak_over_weights']:.2f} times its weights" in README
     assert f"{stages['convert']['peak_bytes'] / 1e9:.1f} GB" in README
+
+
+def _cells(points, name):
+    """A solver's row: at most so many evaluations, as far as each solver can have them."""
+    for guidance, measure, digits in ((1.0, "rmse", 3), (7.5, "rmse", 3), (7.5, "clip_score", 1)):
+        for most in (5, 10, 20):
+            own = [p for p in points if (p["guidance"], p["sampler"]) == (guidance, name) and p["evaluations"] <= most]
+            value = max(own, key=lambda p: p["evaluations"])[measure]
+            yield "\N{EN DASH}" if value is None else f"{value:.{digits}f}"
+
+
+def test_the_page_of_solvers_holds_what_was_measured():
+    results = _results("solvers-tiny-cpu")
+    for name in samplers.names():
+        assert f"| `{name}` | {' | '.join(_cells(results['points'], name))} |" in SOLVERS
+    low, middle, high = results["other_true"]["frechet"]
+    assert f"between {low:.0f} and {high:.0f}, in the middle {middle:.0f}" in SOLVERS
+    assert f"{results['images']} pictures a point" in SOLVERS
+
+
+def test_the_page_of_solvers_says_what_an_aligned_schedule_gains():
+    results = _results("ays-tiny-cpu")
+    for name, found in results["schedules"].items():
+        row = f"{found['bound']:.0f} | {found['rmse']:.3f} | {found['frechet']:.1f} | {found['clip_score']:.1f}"
+        assert f"| `{name}` | {row} |" in SOLVERS
 
 
 def test_every_result_says_on_what_it_was_measured():

@@ -235,10 +235,10 @@ def test_the_names_are_those_that_users_know():
     )
 
 
-# Sigmas that ComfyUI computes for Stable Diffusion 1.x, from its definitions of the two.
+# Sigmas that ComfyUI computes for Stable Diffusion 1.x, from its definitions of the two (comfy/samplers.py).
 COMFY = {
-    "simple": lambda sigmas: [sigmas[-(1 + int(i * len(sigmas) / 7))] for i in range(7)],
-    "normal": lambda sigmas: np.exp(np.interp(np.linspace(999, 0, 7), np.arange(1000), np.log(sigmas))),
+    "simple": lambda sigmas, n: [sigmas[-(1 + int(i * (len(sigmas) / n)))] for i in range(n)],
+    "normal": lambda sigmas, n: np.exp(np.interp(np.linspace(999, 0, n), np.arange(1000), np.log(sigmas))),
 }
 
 
@@ -247,9 +247,13 @@ COMFY = {
 def test_simple_and_normal_are_comfyui_s(name, sampler):
     scheduler = _scheduler()
     bar = scheduler.alphas_cumprod()
-    steps = samplers.SAMPLERS[sampler].grid(scheduler, 7, name, 7.0).steps
-    assert [p.s / p.a for p in steps] == pytest.approx(list(COMFY[name](np.sqrt((1 - bar) / bar))), rel=1e-5)
-    assert all(p.t == int(p.t) for p in steps) and steps[-1].s1 == 0
+    sigmas = np.sqrt((1 - bar) / bar)
+    for n in (1, 2, 7, 20, 38, 50, 76, 122):  # the stride of 38 falls a little short of a whole timestep
+        steps = samplers.SAMPLERS[sampler].grid(scheduler, n, name, 7.0).steps
+        assert [p.s / p.a for p in steps] == pytest.approx(list(COMFY[name](sigmas, n)), rel=1e-5), n
+        # The network is told the timestep whose level is the nearest in the logarithm, the last one is zero.
+        nearest = [int(np.abs(np.log(sigmas) - math.log(p.s / p.a)).argmin()) for p in steps]
+        assert [p.t for p in steps] == pytest.approx(nearest, abs=0 if n != 7 else 1) and steps[-1].s1 == 0
 
 
 def test_ays_between_its_ten_steps_is_log_linear():
@@ -260,6 +264,40 @@ def test_ays_between_its_ten_steps_is_log_linear():
         k = [math.log(p.s / p.a) for p in twenty]
         assert k[::2] == pytest.approx([math.log(p.s / p.a) for p in ten], abs=1e-5)
         assert k[1] == pytest.approx((k[0] + k[2]) / 2, abs=1e-5)
+
+
+def _edm(**fields):
+    return Scheduler.from_hf({"_class_name": "EDMEulerScheduler", **fields})
+
+
+def test_ays_of_a_network_that_knows_sigmas_is_the_list_of_stable_video_diffusion():
+    scheduler = _edm(sigma_min=0.002, sigma_max=700.0, sigma_data=1.0)
+    published = [700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034]
+    ten, twenty = ([p.s / p.a for p in schedule.by_sigma(scheduler, n, "ays").steps] for n in (10, 20))
+    assert ten == pytest.approx(published)
+    assert twenty[::2] == pytest.approx(published)
+    assert twenty[1::2] == pytest.approx([math.sqrt(p * q) for p, q in itertools.pairwise([*published, 0.002])])
+    assert schedule.by_sigma(scheduler, 10, "ays").steps[-1].s1 == 0
+    low = _edm(sigma_min=0.002, sigma_max=700.0, sigma_data=1.0, final_sigmas_type="sigma_min")
+    assert schedule.by_sigma(low, 10, "ays").steps[-1].s1 == pytest.approx(0.002)
+
+
+@pytest.mark.parametrize("highest", [80.0, 54.5, 10.0])
+def test_ays_begins_no_higher_than_a_network_was_trained_on(highest):
+    scheduler = _edm(sigma_max=highest)
+    sigmas = [p.s / p.a * 0.5 for p in schedule.by_half_step(scheduler, 10, "ays").steps]
+    assert sigmas[0] == pytest.approx(highest)
+    assert all(p > q for p, q in itertools.pairwise(sigmas))
+    # On the published curve, the same part of a piece of it to the next.
+    curve = np.log([700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002])
+    places = np.interp(-np.log([*sigmas, 0.002]), -curve, np.arange(11))
+    assert np.diff(places) == pytest.approx([np.diff(places)[0]] * 10)
+
+
+def test_ays_goes_with_every_sampler_of_a_network_that_knows_sigmas():
+    assert samplers.choose(_edm(), "dpmpp_2m", "ays")[1] == "ays"
+    with pytest.raises(InputError, match="it takes karras, exponential, ays, sigmas"):
+        samplers.choose(_edm(), "euler", "beta")
 
 
 def test_rho_spaces_karras():

@@ -222,6 +222,23 @@ def test_timesteps_that_a_user_gives(sampler, measure):
         measure("ays", distance(ours(made, sampler, "ays", 10), theirs(known, {"timesteps": lists[1]})), EXACT)
 
 
+def test_the_lists_of_align_your_steps_are_the_published_ones():
+    published = reference.diffusers.schedulers.AysSchedules
+    lists = {"StableDiffusionTimesteps": {}, "StableDiffusionXLTimesteps": {"xl": True}}
+    for name, kind in lists.items():
+        assert list(Scheduler.from_hf(config("euler"), **kind).ays[:-1]) == published[name]
+    video = Scheduler.from_hf({"_class_name": "EDMEulerScheduler"})
+    assert list(video.ays[:-1]) == published["StableDiffusionVideoSigmas"][:-1]
+
+
+def test_the_list_of_stable_video_diffusion_as_its_own_scheduler_takes_it(measure):
+    sigmas = reference.diffusers.schedulers.AysSchedules["StableDiffusionVideoSigmas"]
+    fields = {"prediction_type": "v_prediction", "sigma_min": 0.002, "sigma_max": 700.0}
+    known = reference.diffusers.EulerDiscreteScheduler(timestep_type="continuous", **fields)
+    found = ours({"_class_name": "EDMEulerScheduler", "sigma_data": 1.0, **fields}, "euler", "ays", 10)
+    measure("ays of sigmas", distance(found, theirs(known, {"sigmas": sigmas})), 2 * EXACT)
+
+
 @pytest.mark.parametrize("sigmas", [[14.6, 6.4, 3.1, 1.2, 0.4, 0.0], [9.0, 4.0, 1.0, 0.1]])
 def test_sigmas_that_a_user_gives(sigmas, measure):
     made = config("euler")

@@ -1,0 +1,118 @@
+"""Draws what bench.solvers measured at one guidance: python -m bench.figure RESULTS --guidance 7.5 solvers.png."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mlx_sd import command
+from mlx_sd.errors import InputError
+from mlx_sd.files import atomic_file, read_json
+
+FAMILIES = {
+    "one step at a time": ("euler", "ddim", "heun", "edm", "dpmpp_2s"),
+    "looking back": ("lms", "plms", "dpm_2m", "dpmpp_2m", "dpmpp_3m", "deis", "unipc"),
+    "with fresh noise": ("euler_ancestral", "ddpm", "dpmpp_2m_sde", "lcm", "tcd"),
+}
+MEASURES = {
+    "rmse": "error to the 200-step solution",
+    "frechet": "Fréchet distance to true pictures",
+    "clip_score": "CLIP score with the prompt",
+}
+TICKS = (5, 6, 8, 10, 15, 20, 30, 50)
+# Okabe and Ito's, which the colour-blind tell apart; without their yellow, too pale on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX"
+
+Point = dict[str, Any]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code."""
+    p = command.Parser(prog="python -m bench.figure", description=__doc__)
+    p.add_argument("results", type=Path, help="the JSON that bench.solvers wrote")
+    p.add_argument("--guidance", type=float, default=7.5, help="default 7.5")
+    p.add_argument("output", type=Path, help="the PNG to write")
+    arguments = p.parse_args(argv)
+    return command.run(
+        "bench.figure", lambda: _draw(read_json(arguments.results), arguments.guidance, arguments.output)
+    )
+
+
+def _draw(results: dict[str, Any], guidance: float, output: Path) -> None:
+    """One row a measure, one column a family of solvers."""
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import LogLocator, NullLocator
+    except ImportError:
+        raise InputError("matplotlib is missing; pip install 'mlx-sd[bench]'") from None
+    points = [p for p in results["points"] if p["guidance"] == guidance]
+    if not points:
+        there = sorted({p["guidance"] for p in results["points"]})
+        raise InputError(f"there is nothing at guidance {guidance:g}, but at {', '.join(f'{g:g}' for g in there)}")
+    matplotlib.rcParams |= {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    figure = Figure(figsize=(11, 9.5), layout="constrained")
+    axes = figure.subplots(len(MEASURES), len(FAMILIES), sharex=True, sharey="row")
+    for row, measure in zip(axes, MEASURES, strict=True):
+        for axis, family in zip(row, FAMILIES, strict=True):
+            _panel(axis, points, measure, FAMILIES[family])
+            _level(axis, results, measure)
+        row[0].set_ylabel(MEASURES[measure])
+        told = [p[measure] for p in points if p[measure]]
+        if measure != "clip_score" and max(told) > 2 * min(told):
+            row[0].set_yscale("log")
+            row[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            row[0].yaxis.set_minor_locator(NullLocator())
+        row[0].yaxis.set_major_formatter("{x:g}")
+    for column, family in zip(axes.T, FAMILIES, strict=True):
+        column[0].set_title(family, fontweight="bold")
+        handles, labels = column[1].get_legend_handles_labels()
+        column[0].legend(handles, labels, frameon=False, fontsize=8)
+    axes[0, 2].text(0.04, 0.04, "no one limit: noise is drawn anew", color="0.4", transform=axes[0, 2].transAxes)
+    for axis in axes[-1]:
+        axis.set_xlabel("evaluations of the network")
+    figure.suptitle(f"The embedded checkpoint at guidance {guidance:g}, {results['images']} pictures a point")
+    with atomic_file(output) as f:
+        figure.savefig(f, format="png", dpi=130)
+
+
+def _panel(axis: Any, points: Sequence[Point], measure: str, family: Sequence[str]) -> None:
+    """One family in colour, the others behind it in grey."""
+    lines: dict[str, list[Point]] = {}
+    for point in points:
+        if point["evaluations"] <= max(TICKS):
+            lines.setdefault(point["sampler"], []).append(point)
+    for name, line in lines.items():
+        told = [p for p in line if p[measure] is not None]
+        curve = [p["evaluations"] for p in told], [p[measure] for p in told]
+        if name not in family:
+            axis.plot(*curve, color="0.87", linewidth=0.8, zorder=1)
+        elif name == (alike := [other for other in family if other in lines and _agree(lines[other], line)])[0]:
+            i = family.index(name)
+            style = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 4, "linewidth": 1.4}
+            axis.plot(*curve, label=", ".join(alike), zorder=3, **style)
+    axis.set_xscale("log")
+    axis.set_xticks(TICKS, [str(t) for t in TICKS])
+    axis.xaxis.minorticks_off()
+    axis.grid(color="0.94", linewidth=0.6)
+
+
+def _agree(line: Sequence[Point], other: Sequence[Point]) -> bool:
+    """Whether two solvers are one method here: Heun's and EDM's without churn, say."""
+    return [p | {"sampler": ""} for p in line] == [p | {"sampler": ""} for p in other]
+
+
+def _level(axis: Any, results: dict[str, Any], measure: str) -> None:
+    """Where true pictures are."""
+    if measure == "frechet":
+        low, _, high = results["other_true"]["frechet"]
+        axis.axhspan(low, high, color="#0072B2", alpha=0.1, linewidth=0, zorder=0)
+        axis.text(50, high, "as many true ones", ha="right", va="bottom", fontsize=7, color="0.35")
+    if measure == "clip_score":
+        axis.axhline(results["true"][measure], color="0.4", linewidth=1, linestyle=":", zorder=0)
+        axis.text(50, results["true"][measure], "true ones", ha="right", va="bottom", fontsize=7, color="0.35")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
