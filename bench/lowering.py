@@ -150,7 +150,7 @@ def describe_package(path: Path) -> dict[str, Any]:
         "bytes": package.size(path),
         "operations": kinds.total(),
         "transposes": kinds["transpose"],
-        "reshapes": kinds["reshape"],
+        "reshapes": sum(kinds[kind] for kind in ("reshape", "expand_dims", "squeeze")),
         "rank": max(ranks),
         "kinds": dict(kinds.most_common()),
     }
