@@ -5,17 +5,15 @@ The weights are random. Each stage runs in a process of its own, whose peak resi
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mlx_sd import command
 from mlx_sd.files import tensors
 
+from . import stage
 from .machine import describe
 
 _STAGES = {
@@ -42,26 +40,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _footprint(output: Path | None) -> None:
     with tempfile.TemporaryDirectory() as home:
         checkpoint, folder = Path(home, "checkpoint"), Path(home, "folder")
-        stages = {name: _stage(code, checkpoint, folder) for name, code in _STAGES.items()}
+        head = f"checkpoint, folder = {str(checkpoint)!r}, {str(folder)!r}; "
+        done = {name: stage.run(head + code) for name, code in _STAGES.items()}
         weights = sum(t.end - t.start for file in folder.glob("*.safetensors") for t in tensors(file))
-    for stage in stages.values():
-        stage["peak_over_weights"] = round(stage["peak_bytes"] / weights, 3)
+    stages = {
+        name: {
+            "seconds": found.seconds,
+            "peak_bytes": found.peak_bytes,
+            "peak_over_weights": round(found.peak_bytes / weights, 3),
+        }
+        for name, found in done.items()
+    }
     results = {"model": "sd15, float32, 512 x 512, guided", "weights_bytes": weights, "stages": stages}
     text = json.dumps(results | {"machine": describe()}, indent=2)
     if output:
         output.write_text(text + "\n")
     print(text)
-
-
-def _stage(code: str, checkpoint: Path, folder: Path) -> dict[str, Any]:
-    """Wall seconds and peak resident bytes of one stage."""
-    head = f"import mlx_sd, resource; checkpoint, folder = {str(checkpoint)!r}, {str(folder)!r}; "
-    tail = "\nimport sys; print('\\npeak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    clock = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", head + code + tail], check=True, capture_output=True, text=True)
-    seconds = time.perf_counter() - clock
-    peak = int(done.stdout.split()[-1]) * (1 if sys.platform == "darwin" else 1024)  # macOS counts bytes
-    return {"seconds": round(seconds, 2), "peak_bytes": peak}
 
 
 if __name__ == "__main__":

@@ -55,6 +55,36 @@ def test_the_page_of_solvers_says_what_an_aligned_schedule_gains():
         assert f"| `{name}` | {row} |" in SOLVERS
 
 
+def test_the_readmes_lowering_is_the_measured_one():
+    for name, case in _results("lowering")["cases"].items():
+        model, route, attention = name.split()
+        runs, full = case["runs"], case["packages"]["full"]
+        cells = [
+            {"sd15": "SD 1.5", "sdxl": "SDXL"}[model],
+            "PyTorch" if route == "torch" else f"ours, `{attention}`",
+            _spread(run["seconds"]["full"] for run in runs),
+            _spread(run["processor_seconds"]["full"] for run in runs),
+            f"{max(run['peak_bytes'] for run in runs) / 1e9:.1f} GB",
+            *(str(full[key]) for key in ("operations", "transposes", "reshapes", "rank")),
+            f"{full['bytes'] / 1e9:.2f} GB",
+        ]
+        assert f"| {' | '.join(cells)} |" in README
+
+
+def test_what_the_readme_says_beside_its_table_of_lowering_follows_from_the_measurement():
+    found = _results("lowering")
+    cases, parameters = found["cases"], {name: model["parameters"] for name, model in found["models"].items()}
+    peak = max(run["peak_bytes"] for run in cases["sd15 torch diffusers"]["runs"])
+    assert f"it would take {peak * parameters['sdxl'] / parameters['sd15'] / 1e9:.0f} GB" in " ".join(README.split())
+    runs = [run for name, case in cases.items() if name.startswith("sd15 ours") for run in case["runs"]]
+    assert f"which takes {_spread(run['seconds']['shallow'] for run in runs)} more" in " ".join(README.split())
+
+
+def _spread(values):
+    low, *_, high = sorted([f"{value:.0f}" for value in values] * 2, key=int)
+    return f"{low} s" if low == high else f"{low} to {high} s"
+
+
 def test_every_result_says_on_what_it_was_measured():
     for path in (ROOT / "bench" / "results").glob("*.json"):
         machine = json.loads(path.read_text(encoding="utf-8"))["machine"]

@@ -1,0 +1,40 @@
+"""UNet packages, by the interface that Apple's app uses, against diffusers itself: nothing of ours between the two."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from coreml import package
+from coreml.compress import plain
+from coreml.interpret import Package
+from coreml.networks import UNetPackages
+from mlx_sd import load
+from tests import families, reference
+from tests.families import FAMILIES, distance
+
+
+@pytest.mark.parametrize("attention", ["split-einsum", "original"])
+@pytest.mark.parametrize("name", ["sd1", "sd2v", "sdxl"])
+def test_a_package_of_the_unet_predicts_what_diffusers_does(name, attention, family, modules, tmp_path, measure):
+    config = FAMILIES[name]["unet"]
+    inputs = families.unet_inputs(config)
+    inputs["context"] = families.numbers("a whole context", 2, 77, config["cross_attention_dim"])
+    weights = dict(tree_flatten(family(name).unet.parameters()))
+
+    network = load.build("unet", config, name)  # recorded, it loses its weights
+    spec = UNetPackages(network.config, 77, 24, 8, 8, 2, mx.float32, 1).full()
+    path = tmp_path / "Unet.mlpackage"
+    read = {key: np.array(value) for key, value in weights.items()}.__getitem__
+    package.write(spec, package.record(spec, network), read, plain, attention, "iOS16", path)
+
+    feeds = {
+        "sample": inputs["x"].transpose(0, 3, 1, 2),
+        "timestep": inputs["t"],
+        "encoder_hidden_states": inputs["context"].transpose(0, 2, 1)[:, :, None],
+    }
+    feeds |= {key: inputs[key] for key in ("time_ids", "text_embeds") if key in inputs}
+    made = Package.load(path).run(feeds)
+    assert list(made) == ["noise_pred"]
+    theirs = reference.unet(modules(name)["unet"], inputs)
+    measure("unet, Core ML package interpreted", distance(made["noise_pred"].transpose(0, 2, 3, 1), theirs), 1e-5)
