@@ -8,6 +8,7 @@ from pathlib import Path
 from mlx_sd import command
 from mlx_sd.errors import InputError
 from mlx_sd.load import DTYPES, TINY
+from mlx_sd.lora import Lora
 
 from . import checkpoint, hub, write
 
@@ -16,6 +17,7 @@ NAME = "convert"
 _EXAMPLES = """examples:
   python -m convert --model stabilityai/stable-diffusion-2-1 --out models/sd21 --dtype float16
   python -m convert --model ~/checkpoints/my-diffusers-folder --out models/mine
+  python -m convert --model models/sd15 --lora style.safetensors:0.8 --lora owner/name --out models/styled
 """
 
 
@@ -31,6 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder to write; must not exist")
     p.add_argument("--dtype", choices=tuple(DTYPES), help="of the weights (default: as they are stored)")
     p.add_argument("--variant", help="which variant of the files to read, for example fp16")
+    p.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="PATH[:SCALE]",
+        help="merge a LoRA, LoHa, LoKr, DoRA ...: a safetensors file, a folder or a hub id; may be repeated",
+    )
     arguments = p.parse_args(argv)
     return command.run(NAME, lambda: _convert(arguments))
 
@@ -42,7 +51,8 @@ def _convert(arguments: argparse.Namespace) -> None:
     if not folder.exists() and hub.is_id(arguments.model):
         folder = hub.fetch(arguments.model, arguments.variant)
     source = checkpoint.read(folder, arguments.variant)
-    write.write(source, arguments.out, {"model": arguments.model}, arguments.dtype and DTYPES[arguments.dtype])
+    loras = [Lora.parse(text) for text in arguments.lora]
+    write.write(source, arguments.out, {"model": arguments.model}, arguments.dtype and DTYPES[arguments.dtype], loras)
     print(arguments.out)
 
 

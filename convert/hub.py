@@ -1,6 +1,8 @@
 """Checkpoints by their hub id."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
@@ -8,7 +10,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNot
 
 from mlx_sd.errors import InputError
 
-from . import checkpoint
+from . import adapter, checkpoint
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 # The base of whatever the HTTP library under huggingface_hub raises, connection errors included.
@@ -28,14 +30,38 @@ def fetch(repository: str, variant: str | None = None) -> Path:
     InputError for an unknown repository, and where there is neither network nor cache.
     """
     try:
-        files = [file.rfilename for file in HfApi().model_info(repository, timeout=10).siblings or []]
-        return Path(snapshot_download(repository, allow_patterns=_CONFIGS + _weights(files, variant)))
+        with _explained(repository):
+            return Path(snapshot_download(repository, allow_patterns=_CONFIGS + _weights(_files(repository), variant)))
+    except (_HTTPError, OSError):  # no connection
+        return _cached(repository)
+
+
+def fetch_adapter(repository: str, file: str | None = None) -> Path:
+    """Downloads an adapter, the `file` of a repository or the only one there is, and returns where it lies.
+
+    Cache and errors are those of `fetch`.
+    """
+    try:
+        with _explained(repository):
+            file = file or adapter.choose(_files(repository), repository)
+            return Path(snapshot_download(repository, allow_patterns=[file, adapter.CONFIG])) / file
+    except (_HTTPError, OSError):
+        folder = _cached(repository)
+        return folder / file if file else folder
+
+
+def _files(repository: str) -> list[str]:
+    return [file.rfilename for file in HfApi().model_info(repository, timeout=10).siblings or []]
+
+
+@contextmanager
+def _explained(repository: str) -> Iterator[None]:
+    try:
+        yield
     except GatedRepoError:
         raise InputError(f"{repository} asks you to accept its licence on the hub, then `hf auth login`") from None
     except RepositoryNotFoundError:
         raise InputError(f"{repository} is neither a folder here nor a repository on the hub (or is private)") from None
-    except (_HTTPError, OSError):  # no connection
-        return _cached(repository)
 
 
 def _cached(repository: str) -> Path:

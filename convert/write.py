@@ -5,38 +5,49 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 from tqdm import tqdm
 
 from mlx_sd.errors import InputError
 from mlx_sd.files import TENSOR_DTYPES, Tensor
 from mlx_sd.load import FORMAT, VERSION, build, shapes
+from mlx_sd.lora import Lora
 
-from . import names
+from . import lora, names
 from .checkpoint import Checkpoint, Component
 
 _STORED = {dtype: name for name, (_, dtype) in TENSOR_DTYPES.items()}
 
 
-def write(checkpoint: Checkpoint, out: Path, source: dict[str, Any], dtype: mx.Dtype | None = None) -> None:
+def write(
+    checkpoint: Checkpoint,
+    out: Path,
+    source: dict[str, Any],
+    dtype: mx.Dtype | None = None,
+    loras: Sequence[Lora] = (),
+) -> None:
     """Writes the model folder `out`, which must not exist, from a checkpoint.
 
-    dtype: of the weights; None keeps each tensor's own. `source` is recorded in model.json as it is. Everything is
-    checked before the first byte is written, and `out` appears only when it is complete.
+    dtype: of the weights; None keeps each tensor's own. `source` is recorded in model.json as it is. `loras` are
+    merged in float32 before that. Everything is checked before the first byte is written, and `out` appears only when
+    it is complete.
     """
     networks = {
         part: plan(part, component, checkpoint.folder / part) for part, component in checkpoint.components.items()
     }
+    merge = lora.plan(loras, {part: _built(checkpoint, part) for part in networks} if loras else {})
     total = sum(tensor.end - tensor.start for tensors in networks.values() for _, tensor, _ in tensors)
     with atomic_folder(out) as folder, _progress(total) as moved:
         for part, tensors in networks.items():
-            _write_tensors(folder / f"{part}.safetensors", tensors, dtype, moved)
+            _write_tensors(folder / f"{part}.safetensors", tensors, dtype, partial(merge, part), moved)
         for name, path in checkpoint.tokenizers.items():
             (folder / name).mkdir()
             for file in sorted(path.iterdir()):
@@ -48,7 +59,7 @@ def write(checkpoint: Checkpoint, out: Path, source: dict[str, Any], dtype: mx.D
             "source": source | {"sha256": _digests(checkpoint)},
             "dtype": "as stored" if dtype is None else str(dtype).rpartition(".")[2],
             "quantization": None,
-            "loras": [],
+            "loras": merge.records,
             "pipeline": {k: v for k, v in checkpoint.index.items() if not isinstance(v, list)},
             "networks": {part: component.config for part, component in checkpoint.components.items()},
             "tokenizers": sorted(checkpoint.tokenizers),
@@ -101,6 +112,10 @@ def atomic_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _built(checkpoint: Checkpoint, part: str) -> nn.Module:
+    return build(part, checkpoint.components[part].config, f"{checkpoint.folder / part}/config.json")
+
+
 def _fits(stored: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     if len(stored) == 4:
         o, i, h, w = stored
@@ -112,6 +127,7 @@ def _write_tensors(
     path: Path,
     tensors: list[tuple[str, Tensor, tuple[int, ...]]],
     dtype: mx.Dtype | None,
+    merge: Callable[[str, mx.array], mx.array],
     moved: Callable[[int], Any],
 ) -> None:
     header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
@@ -125,11 +141,12 @@ def _write_tensors(
     text += b" " * (-len(text) % 8)
     with path.open("wb") as f:
         f.write(len(text).to_bytes(8, "little") + text)
-        for _, tensor, shape in tensors:
+        for ours, tensor, shape in tensors:
             array = tensor.read()
+            kind = dtype or array.dtype
             if array.ndim == 4:
                 array = array.transpose(0, 2, 3, 1)
-            array = array.reshape(shape).astype(dtype or array.dtype)
+            array = merge(ours, array.reshape(shape)).astype(kind)
             words = mx.uint32 if array.dtype == mx.float32 else mx.uint16  # numpy knows no bfloat16
             f.write(np.ascontiguousarray(array.view(words)).tobytes())
             moved(tensor.end - tensor.start)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from . import command, picture, samplers, schedule
 from .errors import InputError
 from .load import DTYPES
+from .lora import Lora
 from .pipeline import GUIDANCE, GUIDANCE_XL, STEPS, Result, Settings, StableDiffusion
 from .reuse import DeepCache
 from .table import Options
@@ -29,6 +30,7 @@ _EXAMPLES = """examples:
   python -m mlx_sd.generate "a red tent in the center on green grass, under a clear day sky"
   python -m mlx_sd.generate "a lighthouse" --deepcache 3 --steps 50 --count 4 --output pictures/
   python -m mlx_sd.generate "a photo of an astronaut" --model stabilityai/stable-diffusion-2-1 --dtype float16
+  python -m mlx_sd.generate "a lighthouse" --model models/sd15 --lora style.safetensors:0.8
   python -m mlx_sd.generate --from-image picture.png --seed 7
   python -m mlx_sd.generate --prompts prompts.txt --json > results.json
 """
@@ -41,8 +43,9 @@ _TYPES: dict[str, tuple[type, ...]] = {  # of what a picture says of itself, if 
     **dict.fromkeys(("guidance", "guidance_rescale", "eta", "gamma", "rho"), (int, float)),
     **dict.fromkeys(("s_churn", "s_tmin", "s_tmax", "s_noise"), (int, float)),
     "corrector": (bool,),
+    "loras": (list,),
 }
-_DEFAULTS: dict[str, Any] = {"model": "tiny", "seed": 0, "guidance_rescale": 0.0, "clip_skip": 0}
+_DEFAULTS: dict[str, Any] = {"model": "tiny", "seed": 0, "guidance_rescale": 0.0, "clip_skip": 0, "loras": []}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,6 +65,13 @@ def parser() -> argparse.ArgumentParser:
         "--coreml", metavar="FOLDER", help="run the packages that python -m coreml wrote, instead of --model"
     )
     p.add_argument("--dtype", choices=tuple(DTYPES), help="default: float16 on a GPU, float32 on the CPU")
+    p.add_argument(
+        "--lora",
+        action="append",
+        dest="loras",
+        metavar="PATH[:SCALE]",
+        help="merge a LoRA or its kin: a safetensors file, a folder or a hub id; may be repeated",
+    )
     p.add_argument("--steps", type=int, help=f"default {STEPS}")
     p.add_argument("--guidance", type=float, metavar="SCALE", help=f"default {GUIDANCE}, for SDXL {GUIDANCE_XL}")
     p.add_argument("--guidance-rescale", type=float, metavar="PHI", help="0 to 1, default 0")
@@ -115,7 +125,7 @@ def _generate(arguments: argparse.Namespace) -> None:
     wanted = _wanted(arguments)
     prompts = _prompts(arguments, wanted)
     targets = _targets(arguments.output, prompts, wanted["seed"], arguments.count)
-    sd = _packaged(arguments, wanted) if wanted["coreml"] else StableDiffusion.load(wanted["model"], wanted["dtype"])
+    sd = _packaged(arguments, wanted) if wanted["coreml"] else _loaded(wanted)
     if wanted["model_hash"] not in (None, sd.model.hash):
         print(f"{NAME}: the weights of {wanted['model']} are not those the picture was made with", file=sys.stderr)
     settings = {name: wanted[name] for name in _SETTINGS}
@@ -153,8 +163,16 @@ def _generate(arguments: argparse.Namespace) -> None:
         print(json.dumps(made, indent=2, ensure_ascii=False))
 
 
+def _loaded(wanted: dict[str, Any]) -> StableDiffusion:
+    sd = StableDiffusion.load(wanted["model"], wanted["dtype"], wanted["loras"])
+    for made_with, lora in zip(wanted["lora_hashes"], sd.model.loras, strict=False):
+        if made_with != lora["sha256"]:
+            print(f"{NAME}: the LoRA {lora['path']} is not the one the picture was made with", file=sys.stderr)
+    return sd
+
+
 def _packaged(arguments: argparse.Namespace, wanted: dict[str, Any]) -> StableDiffusion:
-    for flag in ("model", "dtype", "tile"):
+    for flag in ("model", "dtype", "tile", "loras"):
         if getattr(arguments, flag) is not None:
             raise InputError(f"--{flag} was decided when the packages were written; leave it out with --coreml")
     from coreml import drive  # coreml builds on this package
@@ -179,13 +197,24 @@ def _wanted(arguments: argparse.Namespace) -> dict[str, Any]:
             raise InputError(f"{arguments.from_image}: it says {name} = {value!r}, which makes no sense")
     wanted = {
         name: flag if (flag := getattr(arguments, name)) is not None else replayed.get(name, _DEFAULTS.get(name))
-        for name in ("prompt", "negative", "model", "coreml", "dtype", "seed", "tile", *_SETTINGS, *_OPTIONS)
+        for name in ("prompt", "negative", "model", "coreml", "dtype", "loras", "seed", "tile", *_SETTINGS, *_OPTIONS)
     }
     if arguments.model is not None:
         wanted["coreml"] = arguments.coreml
+    wanted["loras"], wanted["lora_hashes"] = _loras(arguments, wanted["loras"])
     # Another model than the picture's is no surprise where the user asked for it.
     wanted["model_hash"] = replayed.get("model_hash") if arguments.model is None else None
     return wanted
+
+
+def _loras(arguments: argparse.Namespace, wanted: list[Any]) -> tuple[list[Lora], list[str]]:
+    """The adapters of flags or of a replayed picture, and what the picture says they were."""
+    if arguments.loras is not None:
+        return [Lora.parse(text) for text in arguments.loras], []
+    try:
+        return [Lora.of((lora["path"], lora["scale"])) for lora in wanted], [lora["sha256"] for lora in wanted]
+    except (KeyError, TypeError):
+        raise InputError(f"{arguments.from_image}: it says loras = {wanted!r}, which makes no sense") from None
 
 
 def _prompts(arguments: argparse.Namespace, wanted: dict[str, Any]) -> list[str]:
@@ -266,6 +295,7 @@ def _about(sd: StableDiffusion, result: Result, wanted: dict[str, Any], prompt: 
         "model": wanted["model"],
         "model_hash": sd.model.hash,
         "coreml": wanted["coreml"],
+        "loras": list(sd.model.loras),
         "dtype": str(sd.model.dtype).rpartition(".")[2],
         "mlx_sd": VERSION,
     }

@@ -4,8 +4,9 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from .clip import TextEncoder
 from .config import TextConfig, UNetConfig, VAEConfig
 from .errors import InputError
 from .files import read_json, tensors
+from .lora import Given, Lora
 from .scheduler import Scheduler
 from .tokenizer import Tokenizer
 from .unet import UNet
@@ -46,6 +48,7 @@ class Model:
     zeros_for_empty: bool  # SDXL: no negative prompt means zeros, not an encoded empty text
     aesthetics: bool  # SDXL refiner: conditioned on a score where the base has the target size
     sizes: tuple[tuple[int, int], ...] = ()  # (width, height) of the pictures it makes; empty is any
+    loras: tuple[dict[str, Any], ...] = ()  # merged while loading: path, sha256 and scale of each
 
 
 def build(part: str, config: Mapping[str, Any], where: str) -> nn.Module:
@@ -70,8 +73,13 @@ def default_dtype() -> mx.Dtype:
     return mx.float32 if mx.default_device() == mx.cpu else mx.float16
 
 
-def load(model: str | os.PathLike[str] = "tiny", dtype: str | mx.Dtype | None = None) -> Model:
-    """Loads "tiny", a model folder, a diffusers folder or a hub id; unconverted ones go through the cache first."""
+def load(
+    model: str | os.PathLike[str] = "tiny", dtype: str | mx.Dtype | None = None, loras: Sequence[Given] = ()
+) -> Model:
+    """Loads "tiny", a model folder, a diffusers folder or a hub id; unconverted ones go through the cache first.
+
+    loras: paths, or pairs of path and scale, merged in memory in float32.
+    """
     if isinstance(dtype, str):
         if dtype not in DTYPES:
             raise InputError(f"unknown dtype {dtype!r}; there are {', '.join(DTYPES)}")
@@ -81,7 +89,11 @@ def load(model: str | os.PathLike[str] = "tiny", dtype: str | mx.Dtype | None = 
         warnings.warn(problem, stacklevel=3)
     folder = converted(os.fspath(model), variant="fp16" if dtype == mx.float16 else None)
     about = read_about(folder)
-    networks = {part: _network(folder, part, config, dtype) for part, config in about["networks"].items()}
+    built = {part: build(part, config, f"{folder}/model.json: {part}") for part, config in about["networks"].items()}
+    merge = _merge([Lora.of(given) for given in loras], built)
+    networks: dict[str, Any] = built
+    for part, network in built.items():
+        _fill(network, folder, part, dtype, merge and partial(merge, part))
     texts = [part for part in _TEXT if part in networks]
     return Model(
         name=os.fspath(model),
@@ -101,6 +113,7 @@ def load(model: str | os.PathLike[str] = "tiny", dtype: str | mx.Dtype | None = 
         ),
         zeros_for_empty=bool(about["pipeline"].get("force_zeros_for_empty_prompt", False)),
         aesthetics=bool(about["pipeline"].get("requires_aesthetics_score", False)),
+        loras=tuple(merge.records if merge else ()),
     )
 
 
@@ -127,8 +140,9 @@ def converted(model: str, variant: str | None = None) -> Path:
     return out
 
 
-def _network(folder: Path, part: str, config: Mapping[str, Any], dtype: mx.Dtype) -> Any:
-    network = build(part, config, f"{folder}/model.json: {part}")
+def _fill(
+    network: nn.Module, folder: Path, part: str, dtype: mx.Dtype, change: Callable[[str, mx.array], mx.array] | None
+) -> None:
     file = folder / f"{part}.safetensors"
     have = {t.name: t.shape for t in tensors(file)}
     wanted = shapes(network)
@@ -138,9 +152,20 @@ def _network(folder: Path, part: str, config: Mapping[str, Any], dtype: mx.Dtype
     if part == "vae" and network.config.force_upcast and dtype == mx.float16:
         dtype = mx.float32  # this VAE's activations overflow float16
     weights: Any = mx.load(str(file))
+    for name in weights if change else ():
+        weights[name] = change(name, weights[name]).astype(dtype)
+        mx.eval(weights[name])  # one weight's float32 at a time
     network.load_weights([(name, array.astype(dtype)) for name, array in weights.items()])
     mx.eval(network.parameters())
-    return network
+
+
+def _merge(loras: list[Lora], networks: Mapping[str, nn.Module]) -> Any:
+    """convert's plan of what adapters do to parameters, or None without adapters."""
+    if not loras:
+        return None
+    from convert import lora  # convert builds on this package
+
+    return lora.plan(loras, networks)
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -177,6 +202,7 @@ def _fingerprint(folder: Path) -> str:
 
 
 def model_hash(about: Mapping[str, Any]) -> str:
-    """A few digits that tell one source's weights from another's."""
-    digests = sorted(about["source"].get("sha256", {}).items())
-    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()[:12]
+    """A few digits that tell one source's weights, and what was merged into them, from another's."""
+    seen: list[Any] = sorted(about["source"].get("sha256", {}).items())
+    seen += [[lora["sha256"], lora["scale"]] for lora in about.get("loras", [])]
+    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:12]

@@ -15,6 +15,7 @@ from . import samplers
 from .denoise import Predictor, guidance_embedding
 from .errors import Failure, InputError
 from .load import Model, load
+from .lora import Given
 from .reuse import DeepCache
 from .schedule import steps_of
 from .table import Options, Table
@@ -70,12 +71,18 @@ class StableDiffusion:
         self.model = model
 
     @classmethod
-    def load(cls, model: str | os.PathLike[str] = "tiny", dtype: str | mx.Dtype | None = None) -> "StableDiffusion":
+    def load(
+        cls,
+        model: str | os.PathLike[str] = "tiny",
+        dtype: str | mx.Dtype | None = None,
+        loras: Sequence[Given] = (),
+    ) -> "StableDiffusion":
         """Loads "tiny" (the embedded checkpoint), a model folder, a diffusers folder or a hub id.
 
         dtype: "float32", "float16" or "bfloat16"; None is float16 on a GPU and float32 on the CPU.
+        loras: paths or hub ids of adapters, or pairs of one and its scale: ("style.safetensors", 0.8).
         """
-        return cls(load(model, dtype))
+        return cls(load(model, dtype, loras))
 
     @property
     def unet(self) -> UNet:
