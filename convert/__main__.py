@@ -5,19 +5,24 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mlx.nn import Module
+
 from mlx_sd import command
 from mlx_sd.errors import InputError
-from mlx_sd.load import DTYPES, TINY
+from mlx_sd.files import read_json
+from mlx_sd.load import DTYPES, TINY, build
 from mlx_sd.lora import Lora
 
 from . import checkpoint, hub, write
+from .describe import describe
 
 NAME = "convert"
 
 _EXAMPLES = """examples:
   python -m convert --model stabilityai/stable-diffusion-2-1 --out models/sd21 --dtype float16
   python -m convert --model ~/checkpoints/my-diffusers-folder --out models/mine
-  python -m convert --model models/sd15 --lora style.safetensors:0.8 --lora owner/name --out models/styled
+  python -m convert --model tiny --lora style.safetensors:0.8 --lora owner/name --out models/styled
+  python -m convert --inspect style.safetensors
 """
 
 
@@ -29,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("--model", required=True, help='a diffusers folder, a hub id, or "tiny" (the embedded checkpoint)')
-    p.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder to write; must not exist")
+    p.add_argument("--model", help='a diffusers folder, a hub id, or "tiny" (the embedded checkpoint)')
+    p.add_argument("--out", type=Path, metavar="DIR", help="the folder to write; must not exist")
     p.add_argument("--dtype", choices=tuple(DTYPES), help="of the weights (default: as they are stored)")
     p.add_argument("--variant", help="which variant of the files to read, for example fp16")
     p.add_argument(
@@ -40,20 +45,41 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="PATH[:SCALE]",
         help="merge a LoRA, LoHa, LoKr, DoRA ...: a safetensors file, a folder or a hub id; may be repeated",
     )
+    p.add_argument("--inspect", metavar="FILE", help="say what a safetensors file is; with --model, whether it fits")
     arguments = p.parse_args(argv)
-    return command.run(NAME, lambda: _convert(arguments))
+    if arguments.inspect is None and None in (arguments.model, arguments.out):
+        p.error("give --model and --out, or --inspect")
+    return command.run(NAME, lambda: _inspect(arguments) if arguments.inspect else _convert(arguments))
 
 
 def _convert(arguments: argparse.Namespace) -> None:
     if arguments.out.exists():  # before anything is downloaded
         raise InputError(f"{arguments.out} exists; choose another name or remove it first")
-    folder = TINY if arguments.model == "tiny" else Path(arguments.model).expanduser()
-    if not folder.exists() and hub.is_id(arguments.model):
-        folder = hub.fetch(arguments.model, arguments.variant)
-    source = checkpoint.read(folder, arguments.variant)
+    source = checkpoint.read(_folder(arguments), arguments.variant)
     loras = [Lora.parse(text) for text in arguments.lora]
     write.write(source, arguments.out, {"model": arguments.model}, arguments.dtype and DTYPES[arguments.dtype], loras)
     print(arguments.out)
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    networks = None if arguments.model is None else _networks(_folder(arguments), arguments.variant)
+    for line in describe(arguments.inspect, arguments.model, networks):
+        print(line)
+
+
+def _networks(folder: Path, variant: str | None) -> dict[str, Module]:
+    if (folder / "model.json").is_file():
+        configs = read_json(folder / "model.json").get("networks", {})
+    else:
+        configs = {part: found.config for part, found in checkpoint.read(folder, variant).components.items()}
+    return {part: build(part, config, f"{folder}: {part}") for part, config in configs.items()}
+
+
+def _folder(arguments: argparse.Namespace) -> Path:
+    folder = TINY if arguments.model == "tiny" else Path(arguments.model).expanduser()
+    if not folder.exists() and hub.is_id(arguments.model):
+        folder = hub.fetch(arguments.model, arguments.variant)
+    return folder
 
 
 if __name__ == "__main__":

@@ -78,6 +78,7 @@ _UNSUPPORTED = (
     (re.compile(r"^lora_controlnet$"), "a Control-LoRA"),
 )
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+_PICKLED = "pickled weights, which can run code when opened; get the safetensors version"
 _SCALARS = {"F64": np.float64, "I64": np.int64, "I32": np.int32}
 
 
@@ -160,10 +161,13 @@ def choose(files: list[str], where: str) -> str:
     if own:
         raise InputError(f"{where} holds several files, {_some(own)}: name one, {where}/{own[0]}")
     if any(name.endswith(_PICKLES) for name in files):
-        raise InputError(
-            f"{where} has only pickled weights, which can run code when opened; get the safetensors version"
-        )
+        raise InputError(f"{where} has only {_PICKLED}")
     raise InputError(f"{where} holds no safetensors file")
+
+
+def is_part(name: str) -> bool:
+    """Whether a tensor of this name belongs to an adapter, supported or not."""
+    return _split(name)[1] is not None or any(pattern.search(name) for pattern, _ in _UNSUPPORTED)
 
 
 def read_metadata(file: Path) -> dict[str, str]:
@@ -176,7 +180,7 @@ def _file(path: Path) -> Path:
     if path.is_dir():
         return path / choose(sorted(p.name for p in path.iterdir() if p.is_file()), str(path))
     if path.suffix in _PICKLES and path.exists():
-        raise InputError(f"{path} is a pickle, which can run code when opened; get the safetensors version")
+        raise InputError(f"{path} is {_PICKLED}")
     return path
 
 
@@ -241,9 +245,8 @@ def _part(file: Path, name: str) -> tuple[str | None, str]:
 
 
 def _rank(file: Path, name: str, kind: deltas.Kind | None, factors: Mapping[str, Tensor]) -> int | None:
-    ranks = {
-        factors[role].shape[0] for role in (kind.ranked if kind else ()) if role in factors and factors[role].shape
-    }
+    ranked = [factors[role] for role in (kind.ranked if kind else ()) if role in factors]
+    ranks = {tensor.shape[0] for tensor in ranked if tensor.shape}
     if len(ranks) > 1:
         raise InputError(f"{file}: {name} is of two ranks, {' and '.join(map(str, sorted(ranks)))}")
     return ranks.pop() if ranks else None
@@ -257,7 +260,7 @@ def _scale(file: Path, tensor: Tensor | None) -> float | None:
     if tensor.dtype in _SCALARS:
         value = float(np.memmap(file, _SCALARS[tensor.dtype], "r", tensor.start, (1,))[0])
     else:
-        value = float(tensor.read().astype(mx.float32).item())
+        value = float(np.array(tensor.read().astype(mx.float32)).item())
     if not np.isfinite(value):
         raise InputError(f"{file}: {tensor.name} is {value}")
     return value

@@ -103,13 +103,8 @@ def family(read: Adapter) -> str | None:
                 return name
     widths = _widths(read)
     if widths:
-        return _named(widths)
+        return named(widths)
     return "SDXL" if any(module.part == "text_encoder_2" for module in read.modules) else None
-
-
-def unmatched(read: Adapter, layers: Mapping[str, Mapping[str, list[Target]]]) -> list[str]:
-    """The modules that are of no layer; or of several, where neither name nor folder says which network's."""
-    return [module.name for module in read.modules if not _targets(module, layers)]
 
 
 def _changes(
@@ -121,15 +116,15 @@ def _changes(
     ours = {size[1] for name, size in sizes["unet"].items() if name.endswith("attn2.k.weight")}
     theirs = _widths(read)
     if theirs and ours and not theirs & ours:
-        raise InputError(f"LoRA {lora.path} is for {family(read)}, this model is {_named(ours)}")
-    if strangers := unmatched(read, layers):
+        raise InputError(f"LoRA {lora.path} is for {family(read)}, this model is {named(ours)}")
+    if strangers := [module.name for module in read.modules if not _targets(module, layers)]:
         whose = f" (it is for {family(read)})" if family(read) else ""
         raise InputError(
             f"LoRA {lora.path}{whose}: {len(strangers)} of its {len(read.modules)} modules are of no layer of this "
             f"model: {', '.join(strangers)}"
         )
     taken: dict[Target, str] = {}
-    wrong = []
+    wrong: list[str] = []
     for module in read.modules:
         for target in _targets(module, layers):
             if target in taken:
@@ -147,13 +142,15 @@ def _changes(
 
 
 def _targets(module: Module, layers: Mapping[str, Mapping[str, list[Target]]]) -> list[Target]:
+    """The layers a module is for; none, too, where it may be of several networks and nothing says of which."""
     parts = [module.part] if module.part else list(layers)
     found = [layers[part][module.layer] for part in parts if module.layer in layers.get(part, {})]
     return found[0] if len(found) == 1 else []
 
 
-def _named(widths: set[int]) -> str:
-    return " or ".join(FAMILIES.get(width, f"of a prompt {width} wide") for width in sorted(widths))
+def named(widths: set[int]) -> str:
+    """The families with prompts so wide."""
+    return " or ".join(FAMILIES.get(width, f"a model with prompts {width} wide") for width in sorted(widths))
 
 
 def _widths(read: Adapter) -> set[int]:

@@ -45,7 +45,7 @@ _TYPES: dict[str, tuple[type, ...]] = {  # of what a picture says of itself, if 
     "corrector": (bool,),
     "loras": (list,),
 }
-_DEFAULTS: dict[str, Any] = {"model": "tiny", "seed": 0, "guidance_rescale": 0.0, "clip_skip": 0, "loras": []}
+_DEFAULTS: dict[str, Any] = {"model": "tiny", "seed": 0, "guidance_rescale": 0.0, "clip_skip": 0}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -68,7 +68,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--lora",
         action="append",
-        dest="loras",
         metavar="PATH[:SCALE]",
         help="merge a LoRA or its kin: a safetensors file, a folder or a hub id; may be repeated",
     )
@@ -172,7 +171,7 @@ def _loaded(wanted: dict[str, Any]) -> StableDiffusion:
 
 
 def _packaged(arguments: argparse.Namespace, wanted: dict[str, Any]) -> StableDiffusion:
-    for flag in ("model", "dtype", "tile", "loras"):
+    for flag in ("model", "dtype", "tile", "lora"):
         if getattr(arguments, flag) is not None:
             raise InputError(f"--{flag} was decided when the packages were written; leave it out with --coreml")
     from coreml import drive  # coreml builds on this package
@@ -197,11 +196,11 @@ def _wanted(arguments: argparse.Namespace) -> dict[str, Any]:
             raise InputError(f"{arguments.from_image}: it says {name} = {value!r}, which makes no sense")
     wanted = {
         name: flag if (flag := getattr(arguments, name)) is not None else replayed.get(name, _DEFAULTS.get(name))
-        for name in ("prompt", "negative", "model", "coreml", "dtype", "loras", "seed", "tile", *_SETTINGS, *_OPTIONS)
+        for name in ("prompt", "negative", "model", "coreml", "dtype", "seed", "tile", *_SETTINGS, *_OPTIONS)
     }
     if arguments.model is not None:
         wanted["coreml"] = arguments.coreml
-    wanted["loras"], wanted["lora_hashes"] = _loras(arguments, wanted["loras"])
+    wanted["loras"], wanted["lora_hashes"] = _loras(arguments, replayed.get("loras") or [])
     # Another model than the picture's is no surprise where the user asked for it.
     wanted["model_hash"] = replayed.get("model_hash") if arguments.model is None else None
     return wanted
@@ -209,8 +208,8 @@ def _wanted(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _loras(arguments: argparse.Namespace, wanted: list[Any]) -> tuple[list[Lora], list[str]]:
     """The adapters of flags or of a replayed picture, and what the picture says they were."""
-    if arguments.loras is not None:
-        return [Lora.parse(text) for text in arguments.loras], []
+    if arguments.lora is not None:
+        return [Lora.parse(text) for text in arguments.lora], []
     try:
         return [Lora.of((lora["path"], lora["scale"])) for lora in wanted], [lora["sha256"] for lora in wanted]
     except (KeyError, TypeError):

@@ -152,9 +152,10 @@ def _fill(
     if part == "vae" and network.config.force_upcast and dtype == mx.float16:
         dtype = mx.float32  # this VAE's activations overflow float16
     weights: Any = mx.load(str(file))
-    for name in weights if change else ():
-        weights[name] = change(name, weights[name]).astype(dtype)
-        mx.eval(weights[name])  # one weight's float32 at a time
+    if change:
+        for name, array in weights.items():
+            weights[name] = change(name, array).astype(dtype)
+            mx.eval(weights[name])  # one weight's float32 at a time
     network.load_weights([(name, array.astype(dtype)) for name, array in weights.items()])
     mx.eval(network.parameters())
 

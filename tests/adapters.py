@@ -1,5 +1,6 @@
 """Random adapters for the tiny families, in every form that trainers write them, without torch."""
 
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -64,6 +65,12 @@ def every_layer(
     return {layer: make(layer, shape, **how) for layer, shape in layers(shapes, pick)}
 
 
+def mixed(layer: Layer, shape: tuple[int, ...]) -> Arrays:
+    """Factors of a rank and an alpha of the layer's own."""
+    number = zlib.crc32(repr(layer).encode())
+    return lora(layer, shape, rank=1 + number % 5, alpha=0.5 + number % 7)
+
+
 # ------------------------------------------------------------------------------------------------ spellings
 
 
@@ -77,6 +84,38 @@ def kohya(factors: Factors) -> Arrays:
     return found
 
 
+def original(layer: str, per_level: int) -> str:
+    """A UNet layer's name in the original code, which counts blocks through all levels of `per_level` each."""
+    whole = {"conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"}
+    whole |= {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2"}
+    whole |= {"add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2"}
+    if layer in whole:
+        return whole[layer]
+    inner = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1"}
+    inner |= {"norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
+    side, *rest = layer.split(".")
+    if side == "mid_block":
+        kind, number, *inside = rest
+        place = f"middle_block.{1 if kind == 'attentions' else 2 * int(number)}"
+    else:
+        level, kind, number, *inside = rest
+        at = int(level) * per_level + (per_level - 1 if kind.endswith("samplers") else int(number))
+        if side == "down_blocks":
+            place = f"input_blocks.{at + 1}.{int(kind == 'attentions')}"
+        else:
+            place = f"output_blocks.{at}.{ {'resnets': 0, 'attentions': 1, 'upsamplers': 2}[kind] }"
+    if kind == "downsamplers":
+        return f"{place}.op"
+    if kind == "resnets":
+        return f"{place}.{inner['.'.join(inside)]}"
+    return ".".join([place, *inside])
+
+
+def renamed(factors: Factors, rule: Callable[[str], str]) -> Factors:
+    """With the UNet's layers called otherwise."""
+    return {(p, rule(layer) if p == "unet" else layer): roles for (p, layer), roles in factors.items()}
+
+
 def peft(factors: Factors, prefix: str = "") -> Arrays:
     """As diffusers writes today; its alphas are elsewhere."""
     words = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weight"}
@@ -86,6 +125,24 @@ def peft(factors: Factors, prefix: str = "") -> Arrays:
         for role, array in roles.items()
         if role in words
     }
+
+
+def dotted(factors: Factors) -> Arrays:
+    """Network, layer and role with dots between."""
+    return {f"{p}.{layer}.{role}": array for (p, layer), roles in factors.items() for role, array in roles.items()}
+
+
+def old_diffusers(factors: Factors) -> Arrays:
+    """As diffusers wrote when adapters were attention processors."""
+    words = {"lora_down.weight": "down.weight", "lora_up.weight": "up.weight", "alpha": "alpha"}
+    old = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out_proj": "to_out", "to_out.0": "to_out"}
+    found = {}
+    for (part, layer), roles in factors.items():
+        at, _, last = layer.replace("to_out.0", "to_out").rpartition(".")
+        home = f"{part}.{at}.processor" if part == "unet" else f"{part}.text_model.{at}"
+        for role, array in roles.items():
+            found[f"{home}.{old.get(last, last)}_lora.{words[role]}"] = array
+    return found
 
 
 def save(path: Path, arrays: Arrays, metadata: dict[str, str] | None = None) -> Path:
