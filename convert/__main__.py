@@ -7,13 +7,13 @@ from pathlib import Path
 
 from mlx.nn import Module
 
-from mlx_sd import command
+from mlx_sd import command, quantization
 from mlx_sd.errors import InputError
 from mlx_sd.files import read_json
 from mlx_sd.load import DTYPES, TINY, build
 from mlx_sd.lora import Lora
 
-from . import checkpoint, hub, write
+from . import checkpoint, hub, lora, write
 from .describe import describe
 
 NAME = "convert"
@@ -22,6 +22,7 @@ _EXAMPLES = """examples:
   python -m convert --model stabilityai/stable-diffusion-2-1 --out models/sd21 --dtype float16
   python -m convert --model ~/checkpoints/my-diffusers-folder --out models/mine
   python -m convert --model tiny --lora style.safetensors:0.8 --lora owner/name --out models/styled
+  python -m convert --model stabilityai/stable-diffusion-2-1 --quantize unet=4,text_encoder=8 --out models/sd21-small
   python -m convert --inspect style.safetensors
 """
 
@@ -45,6 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="PATH[:SCALE]",
         help="merge a LoRA, LoHa, LoKr, DoRA ...: a safetensors file, a folder or a hub id; may be repeated",
     )
+    p.add_argument(
+        "--quantize",
+        metavar="BITS[:GROUP]",
+        help="the UNet's linear layers in 4 or 8 bits, groups of 32, 64 (default) or 128; or NETWORK=BITS[:GROUP],...",
+    )
     p.add_argument("--inspect", metavar="FILE", help="say what a safetensors file is; with --model, whether it fits")
     arguments = p.parse_args(argv)
     if arguments.inspect is None and None in (arguments.model, arguments.out):
@@ -55,9 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _convert(arguments: argparse.Namespace) -> None:
     if arguments.out.exists():  # before anything is downloaded
         raise InputError(f"{arguments.out} exists; choose another name or remove it first")
+    if arguments.quantize:
+        quantization.parse(arguments.quantize)
+    adapters = lora.read(Lora.parse(text) for text in arguments.lora)
     source = checkpoint.read(_folder(arguments), arguments.variant)
-    loras = [Lora.parse(text) for text in arguments.lora]
-    write.write(source, arguments.out, {"model": arguments.model}, arguments.dtype and DTYPES[arguments.dtype], loras)
+    dtype = arguments.dtype and DTYPES[arguments.dtype]
+    about = {"model": arguments.model}
+    for remark in write.write(source, arguments.out, about, dtype, adapters, arguments.quantize):
+        print(f"{NAME}: {remark}", file=sys.stderr)
     print(arguments.out)
 
 

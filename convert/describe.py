@@ -58,7 +58,7 @@ def describe(path: str, model: str | None = None, networks: Mapping[str, Network
         yield from _adapter(adapter.read(file))
         if networks is not None:
             try:
-                lora.plan([Lora(str(file))], networks)
+                lora.plan(lora.read([Lora(str(file))]), networks)
             except InputError as error:
                 yield f"  does not fit {model}: {error}"
             else:

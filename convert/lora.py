@@ -1,7 +1,7 @@
 """Adapters written into a model's weights: W + sum of scale times difference, in float32, one weight at a time."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,9 @@ _ELSEWHERE = (
     (re.compile(r"lora_prior_"), "Stable Cascade"),
     (re.compile(r"^(lora_)?transformer[._]|diffusion_model\.layers\."), "a diffusion transformer"),
 )
+
+
+Read = tuple[Lora, Adapter]
 
 
 class _Change(NamedTuple):
@@ -61,25 +64,29 @@ class Merge:
         return merged
 
 
-def plan(loras: Sequence[Lora], networks: Mapping[str, nn.Module]) -> Merge:
-    """Reads adapters and finds what each of their modules changes in `networks`, by the names of the parts.
+def read(loras: Iterable[Lora]) -> list[Read]:
+    """Finds and opens adapters; raises InputError for what `locate` and `adapter.read` refuse."""
+    return [(lora, adapter.read(locate(lora.path))) for lora in loras]
 
-    Raises InputError for what `adapter.read` refuses, for an adapter of another family, and for modules that fit no
-    layer by name or by shape; all are listed.
+
+def plan(found: Sequence[Read], networks: Mapping[str, nn.Module]) -> Merge:
+    """What each module of adapters changes in `networks`, by the names of the parts.
+
+    Raises InputError for an adapter of another family, and for modules that fit no layer by name or by shape; all are
+    listed.
     """
-    found = [(lora, adapter.read(locate(lora.path))) for lora in loras]
     changes: dict[tuple[str, str], list[tuple[str, _Change]]] = {}
     if found:
         layers = {part: spellings(part, network) for part, network in networks.items() if part in adapter.PARTS}
         sizes = {part: shapes(network) for part, network in networks.items()}
-        for lora, read in found:
-            for parameter, change in _changes(lora, read, layers, sizes):
+        for lora, held in found:
+            for parameter, change in _changes(lora, held, layers, sizes):
                 if lora.scale:  # 0 is the identity, to the bit
-                    changes.setdefault(parameter, []).append((read.sha256, change))
+                    changes.setdefault(parameter, []).append((held.sha256, change))
     return Merge(
         # In an order of their own: sums of three do depend on it in the last bit.
         {key: [c for _, c in sorted(many, key=lambda m: (m[0], m[1].scale))] for key, many in changes.items()},
-        [{"path": lora.path, "sha256": read.sha256, "scale": lora.scale} for lora, read in found],
+        [{"path": lora.path, "sha256": held.sha256, "scale": lora.scale} for lora, held in found],
     )
 
 
@@ -95,37 +102,37 @@ def locate(path: str) -> Path:
     return here
 
 
-def family(read: Adapter) -> str | None:
+def family(held: Adapter) -> str | None:
     """What an adapter was made for, as far as it tells."""
-    for module in read.modules:
+    for module in held.modules:
         for pattern, name in _ELSEWHERE:
             if pattern.search(module.name):
                 return name
-    widths = _widths(read)
+    widths = _widths(held)
     if widths:
         return named(widths)
-    return "SDXL" if any(module.part == "text_encoder_2" for module in read.modules) else None
+    return "SDXL" if any(module.part == "text_encoder_2" for module in held.modules) else None
 
 
 def _changes(
     lora: Lora,
-    read: Adapter,
+    held: Adapter,
     layers: Mapping[str, Mapping[str, list[Target]]],
     sizes: Mapping[str, Mapping[str, tuple[int, ...]]],
 ) -> Iterator[tuple[tuple[str, str], _Change]]:
     ours = {size[1] for name, size in sizes["unet"].items() if name.endswith("attn2.k.weight")}
-    theirs = _widths(read)
+    theirs = _widths(held)
     if theirs and ours and not theirs & ours:
-        raise InputError(f"LoRA {lora.path} is for {family(read)}, this model is {named(ours)}")
-    if strangers := [module.name for module in read.modules if not _targets(module, layers)]:
-        whose = f" (it is for {family(read)})" if family(read) else ""
+        raise InputError(f"LoRA {lora.path} is for {family(held)}, this model is {named(ours)}")
+    if strangers := [module.name for module in held.modules if not _targets(module, layers)]:
+        whose = f" (it is for {family(held)})" if family(held) else ""
         raise InputError(
-            f"LoRA {lora.path}{whose}: {len(strangers)} of its {len(read.modules)} modules are of no layer of this "
+            f"LoRA {lora.path}{whose}: {len(strangers)} of its {len(held.modules)} modules are of no layer of this "
             f"model: {', '.join(strangers)}"
         )
     taken: dict[Target, str] = {}
     wrong: list[str] = []
-    for module in read.modules:
+    for module in held.modules:
         for target in _targets(module, layers):
             if target in taken:
                 raise InputError(f"LoRA {lora.path}: {taken[target]} and {module.name} are of the same layer")
@@ -153,8 +160,8 @@ def named(widths: set[int]) -> str:
     return " or ".join(FAMILIES.get(width, f"a model with prompts {width} wide") for width in sorted(widths))
 
 
-def _widths(read: Adapter) -> set[int]:
-    shapes = [module.shape for module in read.modules if _CROSS.search(module.layer)]
+def _widths(held: Adapter) -> set[int]:
+    shapes = [module.shape for module in held.modules if _CROSS.search(module.layer)]
     return {shape[1] for shape in shapes if shape}
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 import sys
 import tempfile
@@ -12,19 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 from tqdm import tqdm
 
+from mlx_sd import quantization
 from mlx_sd.errors import InputError
 from mlx_sd.files import TENSOR_DTYPES, Tensor
 from mlx_sd.load import FORMAT, VERSION, build, shapes
-from mlx_sd.lora import Lora
 
 from . import lora, names
 from .checkpoint import Checkpoint, Component
+from .quantize import Entry, quantized
 
-_STORED = {dtype: name for name, (_, dtype) in TENSOR_DTYPES.items()}
+_STORED = {dtype: name for name, (_, dtype) in TENSOR_DTYPES.items()} | {mx.uint32: "U32"}
 
 
 def write(
@@ -32,22 +33,31 @@ def write(
     out: Path,
     source: dict[str, Any],
     dtype: mx.Dtype | None = None,
-    loras: Sequence[Lora] = (),
-) -> None:
-    """Writes the model folder `out`, which must not exist, from a checkpoint.
+    adapters: Sequence[lora.Read] = (),
+    quantize: str | None = None,
+) -> list[str]:
+    """Writes the model folder `out`, which must not exist, from a checkpoint; returns remarks on what was done.
 
-    dtype: of the weights; None keeps each tensor's own. `source` is recorded in model.json as it is. `loras` are
-    merged in float32 before that. Everything is checked before the first byte is written, and `out` appears only when
-    it is complete.
+    dtype: of the weights; None keeps each tensor's own. `source` is recorded in model.json as it is. `adapters` are
+    merged in float32 before that, and what `quantize` names ("4", "unet=4,text_encoder=8:32") is quantized after it.
+    Everything is checked before the first byte is written, and `out` appears only when it is complete.
     """
-    networks = {
-        part: plan(part, component, checkpoint.folder / part) for part, component in checkpoint.components.items()
+    built = {
+        part: build(part, component.config, f"{checkpoint.folder / part}/config.json")
+        for part, component in checkpoint.components.items()
     }
-    merge = lora.plan(loras, {part: _built(checkpoint, part) for part in networks} if loras else {})
-    total = sum(tensor.end - tensor.start for tensors in networks.values() for _, tensor, _ in tensors)
+    merge = lora.plan(adapters, built)
+    how = quantization.chosen(quantize, built)
+    networks = {}
+    for part, component in checkpoint.components.items():
+        placed = plan(part, component, checkpoint.folder / part)
+        networks[part] = [_entry(*one, dtype, partial(merge, part, one[0])) for one in placed]
+        if part in how:
+            networks[part] = list(quantized(networks[part], built[part], how[part]))
+    total = sum(_size(entry) for entries in networks.values() for entry in entries)
     with atomic_folder(out) as folder, _progress(total) as moved:
-        for part, tensors in networks.items():
-            _write_tensors(folder / f"{part}.safetensors", tensors, dtype, partial(merge, part), moved)
+        for part, entries in networks.items():
+            _write_tensors(folder / f"{part}.safetensors", entries, moved)
         for name, path in checkpoint.tokenizers.items():
             (folder / name).mkdir()
             for file in sorted(path.iterdir()):
@@ -58,7 +68,7 @@ def write(
             "version": VERSION,
             "source": source | {"sha256": _digests(checkpoint)},
             "dtype": "as stored" if dtype is None else str(dtype).rpartition(".")[2],
-            "quantization": None,
+            "quantization": {part: one._asdict() for part, one in how.items()} or None,
             "loras": merge.records,
             "pipeline": {k: v for k, v in checkpoint.index.items() if not isinstance(v, list)},
             "networks": {part: component.config for part, component in checkpoint.components.items()},
@@ -66,6 +76,7 @@ def write(
             "scheduler": checkpoint.scheduler,
         }
         (folder / "model.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    return [quantization.report(part, built[part], one, _number(networks[part])) for part, one in how.items()]
 
 
 def plan(part: str, component: Component, where: Path) -> list[tuple[str, Tensor, tuple[int, ...]]]:
@@ -112,10 +123,6 @@ def atomic_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _built(checkpoint: Checkpoint, part: str) -> nn.Module:
-    return build(part, checkpoint.components[part].config, f"{checkpoint.folder / part}/config.json")
-
-
 def _fits(stored: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     if len(stored) == 4:
         o, i, h, w = stored
@@ -123,33 +130,40 @@ def _fits(stored: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     return stored == wanted
 
 
-def _write_tensors(
-    path: Path,
-    tensors: list[tuple[str, Tensor, tuple[int, ...]]],
-    dtype: mx.Dtype | None,
-    merge: Callable[[str, mx.array], mx.array],
-    moved: Callable[[int], Any],
-) -> None:
+def _entry(
+    ours: str, tensor: Tensor, shape: tuple[int, ...], dtype: mx.Dtype | None, merge: Callable[[mx.array], mx.array]
+) -> Entry:
+    def read() -> mx.array:
+        array = tensor.read()
+        return merge((array.transpose(0, 2, 3, 1) if array.ndim == 4 else array).reshape(shape))
+
+    return Entry(ours, shape, dtype or TENSOR_DTYPES[tensor.dtype][1], read)
+
+
+def _size(entry: Entry) -> int:
+    return math.prod(entry.shape) * entry.dtype.size
+
+
+def _number(entries: list[Entry]) -> int:
+    """Bytes of a number that is not quantized."""
+    return max(entry.dtype.size for entry in entries if entry.dtype != mx.uint32)
+
+
+def _write_tensors(path: Path, entries: list[Entry], moved: Callable[[int], Any]) -> None:
     header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
     offset = 0
-    for ours, tensor, shape in tensors:
-        kind = dtype or TENSOR_DTYPES[tensor.dtype][1]
-        size = int(np.prod(shape)) * kind.size
-        header[ours] = {"dtype": _STORED[kind], "shape": shape, "data_offsets": [offset, offset + size]}
-        offset += size
+    for entry in entries:
+        place = [offset, offset := offset + _size(entry)]
+        header[entry.name] = {"dtype": _STORED[entry.dtype], "shape": entry.shape, "data_offsets": place}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as f:
         f.write(len(text).to_bytes(8, "little") + text)
-        for ours, tensor, shape in tensors:
-            array = tensor.read()
-            kind = dtype or array.dtype
-            if array.ndim == 4:
-                array = array.transpose(0, 2, 3, 1)
-            array = merge(ours, array.reshape(shape)).astype(kind)
-            words = mx.uint32 if array.dtype == mx.float32 else mx.uint16  # numpy knows no bfloat16
+        for entry in entries:
+            array = entry.read().astype(entry.dtype)
+            words = mx.uint32 if array.dtype.size == 4 else mx.uint16  # numpy knows no bfloat16
             f.write(np.ascontiguousarray(array.view(words)).tobytes())
-            moved(tensor.end - tensor.start)
+            moved(_size(entry))
 
 
 def _digests(checkpoint: Checkpoint) -> dict[str, str]:

@@ -36,6 +36,7 @@ _EXAMPLES = """examples:
 """
 
 _SETTINGS = tuple(f.name for f in dataclasses.fields(Settings) if f.name != "options")
+_MODEL = ("model", "coreml", "dtype", "quantize", "tile")
 _OPTIONS = tuple(f.name for f in dataclasses.fields(Options))
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}]"
 _TYPES: dict[str, tuple[type, ...]] = {  # of what a picture says of itself, if not text
@@ -70,6 +71,9 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         metavar="PATH[:SCALE]",
         help="merge a LoRA or its kin: a safetensors file, a folder or a hub id; may be repeated",
+    )
+    p.add_argument(
+        "--quantize", metavar="BITS[:GROUP]", help="the UNet's linear layers in 4 or 8 bits; or NETWORK=BITS,..."
     )
     p.add_argument("--steps", type=int, help=f"default {STEPS}")
     p.add_argument("--guidance", type=float, metavar="SCALE", help=f"default {GUIDANCE}, for SDXL {GUIDANCE_XL}")
@@ -163,7 +167,7 @@ def _generate(arguments: argparse.Namespace) -> None:
 
 
 def _loaded(wanted: dict[str, Any]) -> StableDiffusion:
-    sd = StableDiffusion.load(wanted["model"], wanted["dtype"], wanted["loras"])
+    sd = StableDiffusion.load(wanted["model"], wanted["dtype"], wanted["loras"], wanted["quantize"])
     for made_with, lora in zip(wanted["lora_hashes"], sd.model.loras, strict=False):
         if made_with != lora["sha256"]:
             print(f"{NAME}: the LoRA {lora['path']} is not the one the picture was made with", file=sys.stderr)
@@ -171,7 +175,7 @@ def _loaded(wanted: dict[str, Any]) -> StableDiffusion:
 
 
 def _packaged(arguments: argparse.Namespace, wanted: dict[str, Any]) -> StableDiffusion:
-    for flag in ("model", "dtype", "tile", "lora"):
+    for flag in ("model", "dtype", "tile", "lora", "quantize"):
         if getattr(arguments, flag) is not None:
             raise InputError(f"--{flag} was decided when the packages were written; leave it out with --coreml")
     from coreml import drive  # coreml builds on this package
@@ -196,7 +200,7 @@ def _wanted(arguments: argparse.Namespace) -> dict[str, Any]:
             raise InputError(f"{arguments.from_image}: it says {name} = {value!r}, which makes no sense")
     wanted = {
         name: flag if (flag := getattr(arguments, name)) is not None else replayed.get(name, _DEFAULTS.get(name))
-        for name in ("prompt", "negative", "model", "coreml", "dtype", "seed", "tile", *_SETTINGS, *_OPTIONS)
+        for name in ("prompt", "negative", "seed", *_MODEL, *_SETTINGS, *_OPTIONS)
     }
     if arguments.model is not None:
         wanted["coreml"] = arguments.coreml
@@ -295,6 +299,7 @@ def _about(sd: StableDiffusion, result: Result, wanted: dict[str, Any], prompt: 
         "model_hash": sd.model.hash,
         "coreml": wanted["coreml"],
         "loras": list(sd.model.loras),
+        "quantize": sd.model.quantization,
         "dtype": str(sd.model.dtype).rpartition(".")[2],
         "mlx_sd": VERSION,
     }

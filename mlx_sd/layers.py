@@ -21,6 +21,22 @@ class Linear(nn.Linear):
         return ops.linear(x, self.weight, self.get("bias"))
 
 
+class QuantizedLinear(nn.Module):
+    """A linear layer with its weight in `bits` bits, and a scale and an offset for each `group` of inputs."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool, bits: int, group: int):
+        super().__init__()
+        self.bits, self.group = bits, group
+        self.weight = mx.zeros((outputs, inputs * bits // 32), dtype=mx.uint32)
+        self.scales, self.biases = mx.zeros((outputs, inputs // group)), mx.zeros((outputs, inputs // group))
+        if bias:
+            self.bias = mx.zeros((outputs,))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        given = self.weight, self.scales, self.biases, self.get("bias")
+        return ops.quantized_linear(x, *given, bits=self.bits, group=self.group)
+
+
 class GroupNorm(nn.GroupNorm):
     def __init__(self, dims: int, groups: int, eps: float):
         super().__init__(groups, dims, eps)

@@ -15,7 +15,7 @@ import mlx.nn as nn
 import platformdirs
 from mlx.utils import tree_flatten
 
-from . import blas
+from . import blas, quantization
 from .clip import TextEncoder
 from .config import TextConfig, UNetConfig, VAEConfig
 from .errors import InputError
@@ -49,6 +49,7 @@ class Model:
     aesthetics: bool  # SDXL refiner: conditioned on a score where the base has the target size
     sizes: tuple[tuple[int, int], ...] = ()  # (width, height) of the pictures it makes; empty is any
     loras: tuple[dict[str, Any], ...] = ()  # merged while loading: path, sha256 and scale of each
+    quantization: str | None = None  # done while loading, as `--quantize` takes it
 
 
 def build(part: str, config: Mapping[str, Any], where: str) -> nn.Module:
@@ -74,11 +75,15 @@ def default_dtype() -> mx.Dtype:
 
 
 def load(
-    model: str | os.PathLike[str] = "tiny", dtype: str | mx.Dtype | None = None, loras: Sequence[Given] = ()
+    model: str | os.PathLike[str] = "tiny",
+    dtype: str | mx.Dtype | None = None,
+    loras: Sequence[Given] = (),
+    quantize: str | None = None,
 ) -> Model:
     """Loads "tiny", a model folder, a diffusers folder or a hub id; unconverted ones go through the cache first.
 
-    loras: paths, or pairs of path and scale, merged in memory in float32.
+    loras: paths, or pairs of path and scale, merged in memory in float32. quantize: what `--quantize` takes, done in
+    memory after that; a folder that was converted with it takes neither.
     """
     if isinstance(dtype, str):
         if dtype not in DTYPES:
@@ -87,13 +92,25 @@ def load(
     dtype = dtype or default_dtype()
     if mx.default_device() == mx.cpu and (problem := blas.problem()):
         warnings.warn(problem, stacklevel=3)
+    if quantize:
+        quantization.parse(quantize)
+    adapters = _adapters(loras)
     folder = converted(os.fspath(model), variant="fp16" if dtype == mx.float16 else None)
     about = read_about(folder)
     built = {part: build(part, config, f"{folder}/model.json: {part}") for part, config in about["networks"].items()}
-    merge = _merge([Lora.of(given) for given in loras], built)
+    stored = quantization.stored(about["quantization"], f"{folder}/model.json")
+    if stored and (adapters or quantize):
+        why = "an adapter vanishes in it when it is merged" if adapters else "that is not done twice"
+        raise InputError(f"{os.fspath(model)} is quantized, and {why}; convert its source again with both")
+    wanted = quantization.chosen(quantize, built)
+    merge = _merge(adapters, built)
     networks: dict[str, Any] = built
     for part, network in built.items():
+        if part in stored:
+            quantization.prepare(network, stored[part])
         _fill(network, folder, part, dtype, merge and partial(merge, part))
+        if part in wanted:
+            quantization.convert(network, wanted[part])
     texts = [part for part in _TEXT if part in networks]
     return Model(
         name=os.fspath(model),
@@ -114,6 +131,7 @@ def load(
         zeros_for_empty=bool(about["pipeline"].get("force_zeros_for_empty_prompt", False)),
         aesthetics=bool(about["pipeline"].get("requires_aesthetics_score", False)),
         loras=tuple(merge.records if merge else ()),
+        quantization=quantize,
     )
 
 
@@ -156,17 +174,30 @@ def _fill(
         for name, array in weights.items():
             weights[name] = change(name, array).astype(dtype)
             mx.eval(weights[name])  # one weight's float32 at a time
-    network.load_weights([(name, array.astype(dtype)) for name, array in weights.items()])
+    network.load_weights([(name, _cast(array, dtype)) for name, array in weights.items()])
     mx.eval(network.parameters())
 
 
-def _merge(loras: list[Lora], networks: Mapping[str, nn.Module]) -> Any:
-    """convert's plan of what adapters do to parameters, or None without adapters."""
-    if not loras:
-        return None
-    from convert import lora  # convert builds on this package
+def _cast(array: mx.array, dtype: mx.Dtype) -> mx.array:
+    return array if array.dtype == mx.uint32 else array.astype(dtype)  # codes are no numbers
 
-    return lora.plan(loras, networks)
+
+def _adapters(loras: Sequence[Given]) -> list[Any]:
+    """Opened by convert, which builds on this package."""
+    if not loras:
+        return []
+    from convert import lora
+
+    return lora.read(Lora.of(given) for given in loras)
+
+
+def _merge(adapters: list[Any], networks: Mapping[str, nn.Module]) -> Any:
+    """convert's plan of what adapters do to parameters, or None without adapters."""
+    if not adapters:
+        return None
+    from convert import lora
+
+    return lora.plan(adapters, networks)
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -203,7 +234,8 @@ def _fingerprint(folder: Path) -> str:
 
 
 def model_hash(about: Mapping[str, Any]) -> str:
-    """A few digits that tell one source's weights, and what was merged into them, from another's."""
+    """A few digits that tell one model's weights from another's: the source's, what was merged, how it is stored."""
     seen: list[Any] = sorted(about["source"].get("sha256", {}).items())
     seen += [[lora["sha256"], lora["scale"]] for lora in about.get("loras", [])]
+    seen += [about["quantization"]] if about.get("quantization") else []
     return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:12]

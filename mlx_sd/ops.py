@@ -60,6 +60,25 @@ def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.ar
 
 
 @_op
+def quantized_linear(
+    x: mx.array,
+    codes: mx.array,
+    scales: mx.array,
+    offsets: mx.array,
+    bias: mx.array | None = None,
+    *,
+    bits: int,
+    group: int,
+) -> mx.array:
+    """x W^T + b over the last axis, with W = scale code + offset in groups of inputs (`mx.quantize`)."""
+    if _on_cpu():  # whose own kernel for it takes many times as long
+        y = x @ mx.dequantize(codes, scales, offsets, group_size=group, bits=bits).T
+    else:
+        y = mx.quantized_matmul(x, codes, scales, offsets, transpose=True, group_size=group, bits=bits)
+    return y if bias is None else y + bias
+
+
+@_op
 def group_norm(x: mx.array, weight: mx.array, bias: mx.array, *, groups: int, eps: float) -> mx.array:
     """Normalises each sample over space and over each of `groups` runs of channels, in float32."""
     batch, channels = x.shape[0], x.shape[-1]

@@ -76,13 +76,15 @@ class StableDiffusion:
         model: str | os.PathLike[str] = "tiny",
         dtype: str | mx.Dtype | None = None,
         loras: Sequence[Given] = (),
+        quantize: str | None = None,
     ) -> "StableDiffusion":
         """Loads "tiny" (the embedded checkpoint), a model folder, a diffusers folder or a hub id.
 
         dtype: "float32", "float16" or "bfloat16"; None is float16 on a GPU and float32 on the CPU.
         loras: paths or hub ids of adapters, or pairs of one and its scale: ("style.safetensors", 0.8).
+        quantize: linear layers in fewer bits: "4", "8:32" (in groups of 32) or "unet=4,text_encoder=8".
         """
-        return cls(load(model, dtype, loras))
+        return cls(load(model, dtype, loras, quantize))
 
     @property
     def unet(self) -> UNet:

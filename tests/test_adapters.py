@@ -154,7 +154,7 @@ def test_no_shapes_crash_the_reader(unet, tmp_path_factory, roles):
     file = tmp_path_factory.mktemp("fuzz") / "x.safetensors"
     save_file({f"{TO_Q}.{role}": np.ones(size, np.float32) for role, size in roles.items()}, file)
     try:
-        merge = lora.plan([Lora(str(file), 0.5)], {"unet": unet})
+        merge = lora.plan(lora.read([Lora(str(file), 0.5)]), {"unet": unet})
     except InputError as error:
         assert "\n" not in str(error)
     else:
