@@ -65,6 +65,11 @@ def every_layer(
     return {layer: make(layer, shape, **how) for layer, shape in layers(shapes, pick)}
 
 
+def norm(layer: Layer, shape: tuple[int, ...]) -> Arrays:
+    """LyCORIS' differences of a norm's weight and bias."""
+    return {role: numbers(layer, role, *shape) for role in ("w_norm", "b_norm")}
+
+
 def mixed(layer: Layer, shape: tuple[int, ...]) -> Arrays:
     """Factors of a rank and an alpha of the layer's own."""
     number = zlib.crc32(repr(layer).encode())
@@ -116,11 +121,11 @@ def renamed(factors: Factors, rule: Callable[[str], str]) -> Factors:
     return {(p, rule(layer) if p == "unet" else layer): roles for (p, layer), roles in factors.items()}
 
 
-def peft(factors: Factors, prefix: str = "") -> Arrays:
+def peft(factors: Factors) -> Arrays:
     """As diffusers writes today; its alphas are elsewhere."""
     words = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weight"}
     return {
-        f"{prefix}{part}.{layer}.{words[role]}": array
+        f"{part}.{layer}.{words[role]}": array
         for (part, layer), roles in factors.items()
         for role, array in roles.items()
         if role in words

@@ -13,10 +13,12 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from bench.cases import UNETS
 from convert import __main__ as command
-from convert import adapter, deltas, names, targets
+from convert import adapter, deltas, lora, names, targets
 from mlx_sd import ops
 from mlx_sd.layers import Linear
 from mlx_sd.load import build, load
+from mlx_sd.load import shapes as shapes_of
+from mlx_sd.lora import Lora
 from tests import adapters, families
 from tests.families import distance
 
@@ -92,25 +94,36 @@ def test_merged_is_the_adapter_running_beside(family, folders, shapes, tmp_path)
         assert distance(ours.pooled, theirs.pooled) < 1e-5 < distance(ours.pooled, without.pooled)
 
 
-def test_every_spelling_of_the_same_adapter_is_the_same_model(folders, shapes, tmp_path):
+def test_every_spelling_of_the_same_adapter_is_the_same_difference(shapes, tmp_path):
     factors = adapters.every_layer(shapes["sdxl"])
-    original = adapters.renamed(factors, lambda layer: adapters.original(layer, 3))
+    norms = adapters.every_layer(shapes["sdxl"], adapters.norm, lambda _, shape: len(shape) == 1)
+    original, named = (adapters.renamed(f, lambda layer: adapters.original(layer, 3)) for f in (factors, norms))
+    diffusers, comfy = adapters.peft(factors), adapters.peft(original) | adapters.dotted(named)
+    norms = adapters.dotted(norms)
     spelt = {
-        "kohya": adapters.kohya(factors),
-        "kohya, original": adapters.kohya(original),
-        "diffusers": adapters.peft(factors),
-        "PEFT": adapters.peft(factors, "base_model.model."),
-        "PEFT, by adapter": {n.replace(".weight", ".default.weight"): a for n, a in adapters.peft(factors).items()},
-        "ComfyUI": {n.replace("unet.", "diffusion_model."): a for n, a in adapters.peft(original).items()},
-        "older": {n.replace("_A", ".down").replace("_B", ".up"): a for n, a in adapters.peft(factors).items()},
-        "halves": {n: a.astype(np.float16).astype(np.float32) for n, a in adapters.kohya(factors).items()},
+        "kohya": adapters.kohya(factors) | norms,
+        "kohya, original": adapters.kohya(original) | adapters.kohya(named),
+        "diffusers": diffusers | norms,
+        "PEFT": {f"base_model.model.{name}": array for name, array in (diffusers | norms).items()},
+        "PEFT, by adapter": {n.replace(".weight", ".default.weight"): a for n, a in diffusers.items()} | norms,
+        "ComfyUI": {n.replace("unet.", "diffusion_model."): a for n, a in comfy.items()},
+        "older": {n.replace("_A", ".down").replace("_B", ".up"): a for n, a in diffusers.items()} | norms,
+        "halves": {n: a.astype(np.float16).astype(np.float32) for n, a in (adapters.kohya(factors) | norms).items()},
     }
-    models = {}
+    networks = {part: build(part, families.FAMILIES["sdxl"][part], part) for part in PARTS}
+    made = {}
     for how, arrays in spelt.items():
-        models[how] = load(folders["sdxl"], "float32", [adapters.save(tmp_path / f"{how}.safetensors", arrays)])
-    rounded = models.pop("halves")
-    assert all(same(models["kohya"], other) for other in models.values())
-    assert not same(models["kohya"], rounded)
+        file = adapters.save(tmp_path / f"{how}.safetensors", arrays)
+        merge = lora.plan(lora.read([Lora(str(file))]), networks)
+        made[how] = {
+            (part, name): np.array(merge(part, name, mx.zeros(shape)))
+            for part, network in networks.items()
+            for name, shape in shapes_of(network).items()
+        }
+    changed = [name for name, array in made["kohya"].items() if array.any()]
+    assert len(changed) == len(factors) + len(norms)
+    for how, arrays in made.items():
+        assert all((arrays[name] == made["kohya"][name]).all() for name in changed) == (how != "halves"), how
 
 
 def test_old_names_of_attention_processors(folders, shapes, tmp_path):
@@ -156,6 +169,28 @@ def test_one_projection_for_several(family, part, fused, members, folders, shape
     assert same(one, two) and not same(one, base)
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_layer_with_dora_has_the_magnitudes_that_it_learnt(axis, folders, shapes, tmp_path):
+    """Of its rows or of its columns, as the shape says; half of it is half way."""
+    factors = adapters.every_layer(shapes["sd1"], pick=lambda layer, _: layer.endswith(("conv1", "to_k", "ff.net.2")))
+    for layer, roles in factors.items():
+        o, i, *kernel = len(roles["lora_up.weight"]), *roles["lora_down.weight"].shape[1:]
+        sizes = [o, 1] if axis == 0 else [1, i]
+        roles["dora_scale"] = np.abs(adapters.numbers(layer, "size", *sizes, *[1 for _ in kernel]))
+    file = adapters.save(tmp_path / "dora.safetensors", adapters.kohya(factors))
+    base, half, whole = (weights(load(folders["sd1"], "float32", [(file, scale)])) for scale in (0, 0.5, 1))
+    unet = build("unet", families.FAMILIES["sd1"]["unet"], "unet")
+    for (part, name), array in whole.items():
+        theirs = names.theirs(part, unet.names, name).removesuffix(".weight") if part == "unet" else ""
+        if (part, theirs) in factors:
+            others = tuple(range(1, array.ndim)) if axis == 0 else tuple(range(array.ndim - 1))
+            norms = np.sqrt(np.square(array, dtype=np.float64).sum(others))
+            assert np.allclose(norms, factors[part, theirs]["dora_scale"].ravel(), atol=1e-6)
+            assert distance(half[part, name], (base[part, name] + array) / 2) < 1e-6
+        else:
+            assert (array == base[part, name]).all()
+
+
 @pytest.fixture
 def two(shapes, tmp_path):
     """Two adapters for sd1, one with DoRA."""
@@ -197,7 +232,7 @@ def test_merging_is_additive(folders, two):
 def test_conversion_and_loading_merge_alike_before_any_cast(folders, two, tmp_path):
     """In float32 bit for bit; in half precision, what is rounded is the sum."""
     loras = [("--lora", f"{two[0]}:0.5"), ("--lora", f"{two[1]}:-0.25")]
-    flags = ["--model", str(folders["sd1"]), *(word for lora in loras for word in lora)]
+    flags = ["--model", str(folders["sd1"]), *(word for pair in loras for word in pair)]
     for dtype in ("float32", "float16"):
         assert command.main([*flags, "--out", str(tmp_path / dtype), "--dtype", dtype]) == 0
     loaded = load(folders["sd1"], "float32", [(two[0], 0.5), (two[1], -0.25)])
