@@ -7,6 +7,7 @@ over their own largest value.
 import argparse
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -82,4 +83,4 @@ def _psnr(one: np.ndarray, other: np.ndarray, peak: float) -> float:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

@@ -1,6 +1,7 @@
 """A number stands in the README only if bench/results holds the measurement behind it."""
 
 import json
+import statistics
 from pathlib import Path
 
 from mlx_sd import samplers
@@ -83,6 +84,14 @@ def test_what_the_readme_says_beside_its_table_of_lowering_follows_from_the_meas
 def _spread(values):
     low, *_, high = sorted([f"{value:.0f}" for value in values] * 2, key=int)
     return f"{low} s" if low == high else f"{low} to {high} s"
+
+
+def test_the_readmes_quantization_is_the_measured_one():
+    for setting in _results("quantization-tiny-cpu")["settings"]:
+        unet, text = (setting["bytes"][part] / 1e6 for part in ("unet", "text_encoder"))
+        decibels = setting["picture_psnr"]
+        sizes = f"| `{setting['quantize']}` | {unet:.1f} MB | {text:.1f} MB |"
+        assert f"{sizes} {statistics.median(decibels):.1f} dB | {min(decibels):.1f} dB |" in README
 
 
 def test_every_result_says_on_what_it_was_measured():

@@ -24,6 +24,7 @@ from tests import adapters, families, reference
 from tests.families import distance
 
 MERGED = 1e-6
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")  # PEFT's, of patterns
 FAMILIES = ("sd1", "sd2v", "sdxl")
 PARTS = ("text_encoder", "text_encoder_2", "unet")
 
