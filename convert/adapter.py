@@ -79,6 +79,7 @@ _UNSUPPORTED = (
 )
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 _PICKLED = "pickled weights, which can run code when opened; get the safetensors version"
+_LARGE = 1e6  # beyond any rank or alpha
 _SCALARS = {"F64": np.float64, "I64": np.int64, "I32": np.int32}
 
 
@@ -145,9 +146,9 @@ def read(path: Path) -> Adapter:
         else:
             grouped[module][role] = tensor
     if not grouped:
-        raise InputError(f"{file} is no adapter: {_some(strangers)}; a checkpoint goes to --model")
+        raise InputError(f"{file} is no adapter: {some(strangers)}; a checkpoint goes to --model")
     if strangers:
-        raise InputError(f"{file}: not named as an adapter's tensors are: {_some(strangers)}")
+        raise InputError(f"{file}: not named as an adapter's tensors are: {some(strangers)}")
     modules = tuple(_module(file, name, roles, configs) for name, roles in grouped.items())
     return Adapter(file, _digest(file), metadata, modules)
 
@@ -159,7 +160,7 @@ def choose(files: list[str], where: str) -> str:
     if named or len(own) == 1:
         return (named or own)[0]
     if own:
-        raise InputError(f"{where} holds several files, {_some(own)}: name one, {where}/{own[0]}")
+        raise InputError(f"{where} holds several files, {some(own)}: name one, {where}/{own[0]}")
     if any(name.endswith(_PICKLES) for name in files):
         raise InputError(f"{where} has only {_PICKLED}")
     raise InputError(f"{where} holds no safetensors file")
@@ -215,7 +216,7 @@ def _module(file: Path, name: str, roles: dict[str, Tensor], configs: Mapping[st
         if kind.name == "LoKr":  # PEFT scales by the rank that was asked for, whether or not a matrix has it
             rank = None if declared is None else int(declared)
         elif rank is not None and declared not in (None, rank):
-            raise InputError(f"{file}: {name} is of rank {rank}, its config says {declared}")
+            raise InputError(f"{file}: {name} is of rank {rank}, its config says {declared:g}")
         if alpha is None:
             alpha = _pattern(file, config, "alpha_pattern", layer, _PEFT[_peft_type(config)])
         stabilised = bool(config.get("use_rslora"))
@@ -275,8 +276,10 @@ def _configs(file: Path, metadata: Mapping[str, str]) -> dict[str | None, dict[s
     elif _METADATA in metadata:
         try:
             said = json.loads(metadata[_METADATA])
-        except json.JSONDecodeError as error:
-            raise InputError(f"{file}: its {_METADATA} is not JSON: {error}") from None
+        except (ValueError, RecursionError):
+            said = None
+        if not isinstance(said, dict):
+            raise InputError(f"{file}: its {_METADATA} is no JSON object")
         for part in PARTS:
             fields = {k.removeprefix(f"{part}."): v for k, v in said.items() if k.startswith(f"{part}.")}
             if fields:
@@ -294,17 +297,21 @@ def _peft_type(config: Mapping[str, Any]) -> str:
 
 def _pattern(file: Path, config: Mapping[str, Any], patterns: str, layer: str, otherwise: str) -> float | None:
     """A number of PEFT's config for a layer: of the first pattern that its name ends with, or that for all others."""
-    found = config.get(otherwise)
-    for pattern, value in (config.get(patterns) or {}).items():
+    found, special = config.get(otherwise), config.get(patterns) or {}
+    if not isinstance(special, dict):
+        raise InputError(f"{file}: its config says {patterns} = {special!r}, which makes no sense")
+    for pattern, value in special.items():
         try:
             if re.fullmatch(rf"(.*\.)?({pattern})", layer):
                 found = value
                 break
         except re.error as error:
             raise InputError(f"{file}: its config's {patterns} has {pattern!r}: {error}") from None
-    if found is not None and (not isinstance(found, (int, float)) or not np.isfinite(found)):
-        raise InputError(f"{file}: its config says {otherwise} = {found!r}, which is no number")
-    return found
+    if found is None:
+        return None
+    if not isinstance(found, (int, float)) or not 0 <= found < _LARGE:
+        raise InputError(f"{file}: its config says {otherwise} = {found!r}, which makes no sense")
+    return float(found)
 
 
 def _digest(file: Path) -> str:
@@ -315,6 +322,7 @@ def _digest(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _some(names: list[str], most: int = 4) -> str:
+def some(names: list[str], most: int = 4) -> str:
+    """The first of many names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f"{', '.join(names[:most])}{more}"

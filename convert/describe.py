@@ -55,8 +55,10 @@ def describe(path: str, model: str | None = None, networks: Mapping[str, Network
     file = place / adapter.choose(sorted(p.name for p in place.iterdir()), path) if place.is_dir() else place
     found = list(tensors(file))
     if any(adapter.is_part(tensor.name) for tensor in found):
-        yield from _adapter(adapter.read(file))
+        read = adapter.read(file)
+        yield from _adapter(read)
         if networks is not None:
+            yield from (f"  of no layer: {name}" for name in lora.unmatched(read, lora.layers_of(networks)))
             try:
                 lora.plan(lora.read([Lora(str(file))]), networks)
             except InputError as error:
@@ -130,7 +132,7 @@ def _frequent(text: str) -> list[str]:
     try:
         for words in json.loads(text).values():
             counts.update({str(word).strip(): int(count) for word, count in words.items()})
-    except (json.JSONDecodeError, AttributeError, TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError, OverflowError, RecursionError):  # anybody's text
         return []
     return [word for word, _ in counts.most_common(_WORDS)]
 

@@ -70,7 +70,7 @@ def _cached(repository: str) -> Path:
     except (LocalEntryNotFoundError, OSError):
         raise InputError(
             f"{repository} is not on this machine and the hub cannot be reached; connect once to download it, "
-            "or give --model the path of a folder"
+            "or give the path of what you have"
         ) from None
 
 

@@ -29,6 +29,7 @@ _ELSEWHERE = (
 
 
 Read = tuple[Lora, Adapter]
+Layers = Mapping[str, Mapping[str, list[Target]]]  # network -> name, in any spelling -> what it means
 
 
 class _Change(NamedTuple):
@@ -77,7 +78,7 @@ def plan(found: Sequence[Read], networks: Mapping[str, nn.Module]) -> Merge:
     """
     changes: dict[tuple[str, str], list[tuple[str, _Change]]] = {}
     if found:
-        layers = {part: spellings(part, network) for part, network in networks.items() if part in adapter.PARTS}
+        layers = layers_of(networks)
         sizes = {part: shapes(network) for part, network in networks.items()}
         for lora, held in found:
             for parameter, change in _changes(lora, held, layers, sizes):
@@ -88,6 +89,11 @@ def plan(found: Sequence[Read], networks: Mapping[str, nn.Module]) -> Merge:
         {key: [c for _, c in sorted(many, key=lambda m: (m[0], m[1].scale))] for key, many in changes.items()},
         [{"path": lora.path, "sha256": held.sha256, "scale": lora.scale} for lora, held in found],
     )
+
+
+def layers_of(networks: Mapping[str, nn.Module]) -> Layers:
+    """What the names of adapters mean in a model."""
+    return {part: spellings(part, network) for part, network in networks.items() if part in adapter.PARTS}
 
 
 def locate(path: str) -> Path:
@@ -114,21 +120,26 @@ def family(held: Adapter) -> str | None:
     return "SDXL" if any(module.part == "text_encoder_2" for module in held.modules) else None
 
 
+def unmatched(held: Adapter, layers: Layers) -> list[str]:
+    """The modules that no layer is found for."""
+    return [module.name for module in held.modules if not _targets(module, layers)]
+
+
 def _changes(
     lora: Lora,
     held: Adapter,
-    layers: Mapping[str, Mapping[str, list[Target]]],
+    layers: Layers,
     sizes: Mapping[str, Mapping[str, tuple[int, ...]]],
 ) -> Iterator[tuple[tuple[str, str], _Change]]:
     ours = {size[1] for name, size in sizes["unet"].items() if name.endswith("attn2.k.weight")}
     theirs = _widths(held)
     if theirs and ours and not theirs & ours:
         raise InputError(f"LoRA {lora.path} is for {family(held)}, this model is {named(ours)}")
-    if strangers := [module.name for module in held.modules if not _targets(module, layers)]:
+    if strangers := unmatched(held, layers):
         whose = f" (it is for {family(held)})" if family(held) else ""
         raise InputError(
             f"LoRA {lora.path}{whose}: {len(strangers)} of its {len(held.modules)} modules are of no layer of this "
-            f"model: {', '.join(strangers)}"
+            f"model: {adapter.some(strangers, 20)}"
         )
     taken: dict[Target, str] = {}
     wrong: list[str] = []
@@ -148,7 +159,7 @@ def _changes(
         raise InputError(f"LoRA {lora.path} does not fit this model: {'; '.join(wrong)}")
 
 
-def _targets(module: Module, layers: Mapping[str, Mapping[str, list[Target]]]) -> list[Target]:
+def _targets(module: Module, layers: Layers) -> list[Target]:
     """The layers a module is for; none, too, where it may be of several networks and nothing says of which."""
     parts = [module.part] if module.part else list(layers)
     found = [layers[part][module.layer] for part in parts if module.layer in layers.get(part, {})]

@@ -16,7 +16,7 @@ PARTS = ("unet", "text_encoder", "text_encoder_2", "vae")
 
 _DEFAULT = "unet"  # the largest by far; text encoders bear it worse
 _SMALL = 2048  # numbers: below that there is nothing to gain
-_FORM = re.compile(r"(?:(?P<part>\w+)=)?(?P<bits>\d+)(?::(?P<group>\d+))?")
+_FORM = re.compile(r"(?:(?P<part>\w+)=)?(?P<bits>\d{1,3})(?::(?P<group>\d{1,3}))?")
 
 
 class Quantization(NamedTuple):
@@ -38,7 +38,10 @@ def parse(text: str) -> dict[str, Quantization]:
             raise InputError(f"--quantize {word}: there are {_or(BITS)} bits, in groups of {_or(GROUPS)}")
         if match["part"] and match["part"] not in PARTS:
             raise InputError(f"--quantize {word}: no network is called {match['part']}; there are {', '.join(PARTS)}")
-        found[match["part"] or _DEFAULT] = how
+        part = match["part"] or _DEFAULT
+        if part in found:
+            raise InputError(f"--quantize {text}: {part} is there twice")
+        found[part] = how
     return found
 
 

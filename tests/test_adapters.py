@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from safetensors.numpy import load_file, save_file
 
 from convert import __main__ as command
-from convert import adapter, lora, names
+from convert import adapter, hub, lora, names
 from mlx_sd import StableDiffusion, generate, picture
 from mlx_sd.errors import InputError
 from mlx_sd.layers import Linear
@@ -126,12 +126,42 @@ def test_a_file_that_is_none_is_one_line(name, tmp_path):
         load("tiny", loras=[file.with_suffix(".pt") if name == "a pickle" else file])
 
 
+def test_an_adapter_on_the_hub_is_its_only_file_or_the_one_named(tmp_path, monkeypatch):
+    """With and without a connection."""
+    asked = []
+
+    def download(repository, **how):
+        asked.append((repository, how.get("allow_patterns")))
+        return str(tmp_path)
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    monkeypatch.setattr(hub, "_files", lambda repository: ["README.md", "x/deep.safetensors", "only.safetensors"])
+    assert lora.locate("owner/name") == tmp_path / "only.safetensors"
+    assert lora.locate("owner/name/x/deep.safetensors") == tmp_path / "x/deep.safetensors"
+    assert [patterns[0] for _, patterns in asked] == ["only.safetensors", "x/deep.safetensors"]
+    monkeypatch.setattr(hub, "_files", lambda repository: ["a.safetensors", "b.safetensors"])
+    with pytest.raises(InputError, match=r"owner/name holds several files, a.safetensors, b.safetensors: name one"):
+        lora.locate("owner/name")
+
+    def offline(repository):
+        raise ConnectionError
+
+    monkeypatch.setattr(hub, "_files", offline)
+    assert lora.locate("owner/name") == tmp_path  # what the cache has
+    for nowhere in ("owner/name/x.ckpt", "nowhere.safetensors", "/a/b"):
+        with pytest.raises(InputError, match="does not exist"):
+            lora.locate(nowhere)
+
+
 CONFIGS = {
     "rank": ({"r": 8}, "is of rank 4, its config says 8"),
     "kind": ({"peft_type": "IA3"}, "its config says IA3; supported are LORA, LOHA, LOKR"),
     "DoRA": ({"use_dora": True}, "says use_dora, but"),
     "pattern": ({"alpha_pattern": {"(": 3}}, "alpha_pattern has '('"),
-    "number": ({"lora_alpha": "x"}, "lora_alpha = 'x', which is no number"),
+    "no pattern": ({"rank_pattern": [3]}, "rank_pattern = [3], which makes no sense"),
+    "number": ({"lora_alpha": "x"}, "lora_alpha = 'x', which makes no sense"),
+    "negative": ({"lora_alpha": -1}, "lora_alpha = -1, which makes no sense"),
+    "endless": ({"lora_alpha": 10**400}, "which makes no sense"),
 }
 
 

@@ -123,6 +123,7 @@ WRONG = {
     "nonsense": ("x", "takes BITS[:GROUP] or NETWORK=BITS[:GROUP],..., not 'x'"),
     "bits": ("5", "there are 4 or 8 bits, in groups of 32, 64 or 128"),
     "group": ("4:16", "there are 4 or 8 bits, in groups of 32, 64 or 128"),
+    "twice": ("4,unet=8", "unet is there twice"),
     "network": ("unet=4,nose=8", "no network is called nose"),
     "not in this model": ("text_encoder_2=8", "this model has no text_encoder_2, only text_encoder, unet, vae"),
 }
