@@ -24,9 +24,11 @@ _ELSEWHERE = (
     (re.compile(r"double_blocks|single_blocks|single_transformer_blocks"), "Flux"),
     (re.compile(r"joint_blocks|lora_te3_"), "Stable Diffusion 3"),
     (re.compile(r"lora_prior_"), "Stable Cascade"),
-    (re.compile(r"^(lora_)?transformer[._]|diffusion_model\.layers\."), "a diffusion transformer"),
+    (
+        re.compile(r"^(lora_)?transformer[._](?!resblocks|text_model)|diffusion_model\.layers\."),
+        "a diffusion transformer",
+    ),
 )
-
 
 Read = tuple[Lora, Adapter]
 Layers = Mapping[str, Mapping[str, list[Target]]]  # network -> name, in any spelling -> what it means
@@ -99,13 +101,13 @@ def layers_of(networks: Mapping[str, nn.Module]) -> Layers:
 def locate(path: str) -> Path:
     """The file or folder that `path` means: itself, or an adapter on the hub (owner/name or owner/name/file)."""
     here = Path(path).expanduser()
-    owner, _, rest = path.partition("/")
-    name, _, file = rest.partition("/")
-    if not here.exists() and hub.is_id(f"{owner}/{name}") and (not file or file.endswith(".safetensors")):
-        return hub.fetch_adapter(f"{owner}/{name}", file or None)
-    if not here.exists():
-        raise InputError(f"LoRA {path} does not exist")
-    return here
+    if here.exists():
+        return here
+    repository, file = "/".join(path.split("/")[:2]), "/".join(path.split("/")[2:])
+    # folder/file.safetensors has the form of an id, too
+    if hub.is_id(repository) and path.endswith(".safetensors") == bool(file):
+        return hub.fetch_adapter(repository, file or None)
+    raise InputError(f"LoRA {path} does not exist")
 
 
 def family(held: Adapter) -> str | None:

@@ -148,7 +148,7 @@ def test_an_adapter_on_the_hub_is_its_only_file_or_the_one_named(tmp_path, monke
 
     monkeypatch.setattr(hub, "_files", offline)
     assert lora.locate("owner/name") == tmp_path  # what the cache has
-    for nowhere in ("owner/name/x.ckpt", "nowhere.safetensors", "/a/b"):
+    for nowhere in ("owner/name/x.ckpt", "nowhere.safetensors", "folder/nowhere.safetensors", "/a/b"):
         with pytest.raises(InputError, match="does not exist"):
             lora.locate(nowhere)
 
