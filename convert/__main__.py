@@ -2,48 +2,97 @@
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from mlx_sd import command
 from mlx_sd.errors import InputError
-from mlx_sd.load import DTYPES, TINY
+from mlx_sd.load import DTYPES
 
-from . import checkpoint, hub, write
+from . import export, source, verify, write
+from .checkpoint import Choices
+from .kinds import KINDS, PREDICTIONS
 
 NAME = "convert"
 
-_EXAMPLES = """examples:
+_KINDS = "\n".join(f"  {name:<14}{kind.title}" for name, kind in KINDS.items())
+_EXAMPLES = f"""examples:
   python -m convert --model stabilityai/stable-diffusion-2-1 --out models/sd21 --dtype float16
   python -m convert --model ~/checkpoints/my-diffusers-folder --out models/mine
+  python -m convert --model dreamy.safetensors --vae vae-ft-mse.safetensors --out models/dreamy
+  python -m convert --model models/dreamy --to diffusers --out folders/dreamy
+  python -m convert --verify models/dreamy
+
+kinds of single files (which one it is follows from its names and shapes; turbo cannot be told from the others):
+{_KINDS}
 """
+
+
+def parser() -> argparse.ArgumentParser:
+    """All options."""
+    p = command.Parser(
+        prog=f"python -m {NAME}",
+        description="Convert a Stable Diffusion checkpoint into a model folder for mlx_sd, or back.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument(
+        "--model", help='a diffusers folder, a single .safetensors file, a hub id, or "tiny" (the embedded checkpoint)'
+    )
+    p.add_argument("--out", type=Path, metavar="DIR", help="the folder to write; must not exist")
+    p.add_argument("--to", choices=("mlx", "diffusers"), default="mlx", help="what to write (default: mlx)")
+    p.add_argument("--verify", type=Path, metavar="DIR", help="check a converted folder instead")
+    p.add_argument("--dtype", choices=tuple(DTYPES), help="of the weights (default: as they are stored)")
+    p.add_argument("--variant", help="which variant of a folder's files to read, for example fp16")
+    p.add_argument("--vae", type=Path, metavar="PATH", help="another VAE: a file or a folder")
+    p.add_argument("--text-encoder", type=Path, metavar="PATH", help="another text encoder: a file or a folder")
+    p.add_argument("--text-encoder-2", type=Path, metavar="PATH", help="SDXL's second")
+    single = p.add_argument_group("single files")
+    single.add_argument("--kind", choices=tuple(KINDS), metavar="KIND", help="see below (default: found out)")
+    single.add_argument("--prediction", choices=PREDICTIONS, help="what the UNet predicts (default: found out)")
+    single.add_argument("--ema", action="store_true", help="the averaged weights, where the file has both")
+    single.add_argument(
+        "--tokenizer", type=Path, metavar="DIR", help="CLIP's vocab.json and merges.txt (default: from the hub)"
+    )
+    return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
-    p = command.Parser(
-        prog=f"python -m {NAME}",
-        description="Convert a Hugging Face checkpoint into a model folder for mlx_sd.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    p.add_argument("--model", required=True, help='a diffusers folder, a hub id, or "tiny" (the embedded checkpoint)')
-    p.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder to write; must not exist")
-    p.add_argument("--dtype", choices=tuple(DTYPES), help="of the weights (default: as they are stored)")
-    p.add_argument("--variant", help="which variant of the files to read, for example fp16")
+    p = parser()
     arguments = p.parse_args(argv)
+    if arguments.verify is None and not (arguments.model and arguments.out):
+        p.error("give --model and --out, or --verify")
+    if arguments.verify is not None:
+        return command.run(NAME, lambda: print(verify.verify(arguments.verify)))
     return command.run(NAME, lambda: _convert(arguments))
 
 
 def _convert(arguments: argparse.Namespace) -> None:
-    if arguments.out.exists():  # before anything is downloaded
-        raise InputError(f"{arguments.out} exists; choose another name or remove it first")
-    folder = TINY if arguments.model == "tiny" else Path(arguments.model).expanduser()
-    if not folder.exists() and hub.is_id(arguments.model):
-        folder = hub.fetch(arguments.model, arguments.variant)
-    source = checkpoint.read(folder, arguments.variant)
-    write.write(source, arguments.out, {"model": arguments.model}, arguments.dtype and DTYPES[arguments.dtype])
-    print(arguments.out)
+    out: Path = arguments.out
+    if out.exists():  # before anything is downloaded
+        raise InputError(f"{out} exists; choose another name or remove it first")
+    folder = Path(arguments.model).expanduser()
+    if arguments.to == "mlx":
+        _write(arguments, out)
+    elif (folder / "model.json").is_file():
+        export.write(folder, out)
+    else:
+        with tempfile.TemporaryDirectory() as home:
+            _write(arguments, Path(home, "model"))
+            export.write(Path(home, "model"), out)
+    print(out)
+
+
+def _write(arguments: argparse.Namespace, out: Path) -> None:
+    names = ("variant", "ema", "kind", "prediction", "vae", "text_encoder", "text_encoder_2", "tokenizer")
+    found = source.read(arguments.model, Choices(**{name: getattr(arguments, name) for name in names}))
+    if found.kind:
+        print(f"{NAME}: {arguments.model}: {found.kind}", file=sys.stderr)
+    if found.guess:
+        print(f"{NAME}: {found.guess}", file=sys.stderr)
+    write.write(found, out, {"model": arguments.model}, arguments.dtype and DTYPES[arguments.dtype])
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from . import checkpoint
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 # The base of whatever the HTTP library under huggingface_hub raises, connection errors included.
 _HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
+_VOCABULARY, _VOCABULARY_FILES = "openai/clip-vit-large-patch14", ["vocab.json", "merges.txt"]
 _CONFIGS = ["model_index.json", "*/*.json", "tokenizer*/*.txt"]
 
 
@@ -36,6 +37,28 @@ def fetch(repository: str, variant: str | None = None) -> Path:
         raise InputError(f"{repository} is neither a folder here nor a repository on the hub (or is private)") from None
     except (_HTTPError, OSError):  # no connection
         return _cached(repository)
+
+
+def vocabulary(checkpoint: str) -> Path:
+    """The folder of CLIP's vocabulary, one for every kind of checkpoint, which single files leave out.
+
+    From the hub's cache, or downloaded into it. Raises InputError where there is neither cache nor network.
+    """
+    for cached in (True, False):
+        try:
+            folder = Path(
+                snapshot_download(
+                    _VOCABULARY, allow_patterns=_VOCABULARY_FILES, local_files_only=cached, etag_timeout=10
+                )
+            )
+        except (_HTTPError, OSError, LocalEntryNotFoundError):
+            continue
+        if all((folder / name).is_file() for name in _VOCABULARY_FILES):
+            return folder
+    raise InputError(
+        f"{checkpoint} has no tokenizer and the hub's {_VOCABULARY} cannot be reached; convert it with "
+        "--tokenizer FOLDER, one with vocab.json and merges.txt, such as any diffusers folder's tokenizer"
+    )
 
 
 def _cached(repository: str) -> Path:

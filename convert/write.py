@@ -1,27 +1,20 @@
 """Writing a model folder: every tensor renamed, channel-last, cast; one at a time; all or nothing."""
 
-import hashlib
 import json
 import shutil
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
-from tqdm import tqdm
 
 from mlx_sd.errors import InputError
 from mlx_sd.files import TENSOR_DTYPES, Tensor
 from mlx_sd.load import FORMAT, VERSION, build, shapes
+from mlx_sd.tokenizer import SPECIAL, Tokenizer
 
 from . import names
-from .checkpoint import Checkpoint, Component
-
-_STORED = {dtype: name for name, (_, dtype) in TENSOR_DTYPES.items()}
+from .checkpoint import Checkpoint, Component, Vocabulary
+from .stream import Entry, atomic_folder, progress, sha256, write_tensors
 
 
 def write(checkpoint: Checkpoint, out: Path, source: dict[str, Any], dtype: mx.Dtype | None = None) -> None:
@@ -31,21 +24,24 @@ def write(checkpoint: Checkpoint, out: Path, source: dict[str, Any], dtype: mx.D
     checked before the first byte is written, and `out` appears only when it is complete.
     """
     networks = {
-        part: plan(part, component, checkpoint.folder / part) for part, component in checkpoint.components.items()
+        part: [_entry(*placed, dtype) for placed in plan(part, component, checkpoint.folder / part)]
+        for part, component in checkpoint.components.items()
     }
-    total = sum(tensor.end - tensor.start for tensors in networks.values() for _, tensor, _ in tensors)
-    with atomic_folder(out) as folder, _progress(total) as moved:
-        for part, tensors in networks.items():
-            _write_tensors(folder / f"{part}.safetensors", tensors, dtype, moved)
-        for name, path in checkpoint.tokenizers.items():
-            (folder / name).mkdir()
-            for file in sorted(path.iterdir()):
-                if file.suffix in (".json", ".txt"):
-                    shutil.copyfile(file, folder / name / file.name)
+    for vocabulary in checkpoint.tokenizers.values():
+        Tokenizer.load(vocabulary.folder)  # says what is wrong with it
+    total = sum(entry.size for entries in networks.values() for entry in entries)
+    with atomic_folder(out, total) as folder, progress(total, "convert") as moved:
+        files = {
+            f"{part}.safetensors": write_tensors(folder / f"{part}.safetensors", entries, moved)
+            for part, entries in networks.items()
+        }
+        for name, vocabulary in checkpoint.tokenizers.items():
+            copied = write_tokenizer(vocabulary, folder / name)
+            files |= {f"{name}/{file.name}": sha256(file) for file in copied}
         about = {
             "format": FORMAT,
             "version": VERSION,
-            "source": source | {"sha256": _digests(checkpoint)},
+            "source": checkpoint.provenance | source | {"sha256": _digests(checkpoint)},
             "dtype": "as stored" if dtype is None else str(dtype).rpartition(".")[2],
             "quantization": None,
             "loras": [],
@@ -53,8 +49,26 @@ def write(checkpoint: Checkpoint, out: Path, source: dict[str, Any], dtype: mx.D
             "networks": {part: component.config for part, component in checkpoint.components.items()},
             "tokenizers": sorted(checkpoint.tokenizers),
             "scheduler": checkpoint.scheduler,
+            "files": files,
         }
+        if checkpoint.low_res_scheduler:
+            about["low_res_scheduler"] = checkpoint.low_res_scheduler
         (folder / "model.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def write_tokenizer(vocabulary: Vocabulary, out: Path) -> list[Path]:
+    """Writes a tokenizer's folder and returns its files."""
+    out.mkdir()
+    own = sorted(p for p in vocabulary.folder.iterdir() if p.suffix in (".json", ".txt") and p.is_file())
+    if vocabulary.pad is not None:
+        own = [p for p in own if p.name in ("vocab.json", "merges.txt")] or [vocabulary.folder / "tokenizer.json"]
+    for file in own:
+        shutil.copyfile(file, out / file.name)
+    if vocabulary.pad is not None:
+        config = {**SPECIAL, "pad_token": vocabulary.pad, "unk_token": SPECIAL["eos_token"], "model_max_length": 77}
+        config["tokenizer_class"] = "CLIPTokenizer"
+        (out / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return sorted(out.iterdir())
 
 
 def plan(part: str, component: Component, where: Path) -> list[tuple[str, Tensor, tuple[int, ...]]]:
@@ -83,24 +97,6 @@ def plan(part: str, component: Component, where: Path) -> list[tuple[str, Tensor
     return [(ours, have[name], shape) for name, (ours, shape) in wanted.items()]
 
 
-@contextmanager
-def atomic_folder(out: Path) -> Iterator[Path]:
-    """A new folder beside `out` that becomes `out` when the block ends well, and vanishes when it does not."""
-    if out.exists():
-        raise InputError(f"{out} exists; choose another name or remove it first")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise InputError(f"{out} cannot be written: {error.strerror}") from None
-    try:
-        yield folder
-        folder.chmod(0o755)  # mkdtemp's is private
-        folder.rename(out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def _fits(stored: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     if len(stored) == 4:
         o, i, h, w = stored
@@ -108,49 +104,20 @@ def _fits(stored: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     return stored == wanted
 
 
-def _write_tensors(
-    path: Path,
-    tensors: list[tuple[str, Tensor, tuple[int, ...]]],
-    dtype: mx.Dtype | None,
-    moved: Callable[[int], Any],
-) -> None:
-    header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
-    offset = 0
-    for ours, tensor, shape in tensors:
-        kind = dtype or TENSOR_DTYPES[tensor.dtype][1]
-        size = int(np.prod(shape)) * kind.size
-        header[ours] = {"dtype": _STORED[kind], "shape": shape, "data_offsets": [offset, offset + size]}
-        offset += size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as f:
-        f.write(len(text).to_bytes(8, "little") + text)
-        for _, tensor, shape in tensors:
-            array = tensor.read()
-            if array.ndim == 4:
-                array = array.transpose(0, 2, 3, 1)
-            array = array.reshape(shape).astype(dtype or array.dtype)
-            words = mx.uint32 if array.dtype == mx.float32 else mx.uint16  # numpy knows no bfloat16
-            f.write(np.ascontiguousarray(array.view(words)).tobytes())
-            moved(tensor.end - tensor.start)
+def _entry(ours: str, tensor: Tensor, shape: tuple[int, ...], dtype: mx.Dtype | None) -> Entry:
+    def read() -> mx.array:
+        array = tensor.read()
+        return array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
+
+    return Entry(ours, shape, dtype or TENSOR_DTYPES[tensor.dtype][1], read)
 
 
 def _digests(checkpoint: Checkpoint) -> dict[str, str]:
-    found = {}
-    for component in checkpoint.components.values():
-        for file in component.files:
-            digest = hashlib.sha256()
-            with file.open("rb") as f:
-                while block := f.read(1 << 22):
-                    digest.update(block)
-            found[str(file.relative_to(checkpoint.folder))] = digest.hexdigest()
-    return found
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], Any]]:
-    with tqdm(total=total, unit="B", unit_scale=True, desc="convert", disable=not sys.stderr.isatty()) as bar:
-        yield bar.update
+    """Of every file that weights come from, by its name in the checkpoint, or by its own where it lies elsewhere."""
+    home = checkpoint.folder if checkpoint.folder.is_dir() else checkpoint.folder.parent
+    files = {file for component in checkpoint.components.values() for file in component.files}
+    names = {str(f.relative_to(home) if f.is_relative_to(home) else f): f for f in sorted(files)}
+    return {name: sha256(file) for name, file in names.items()}
 
 
 def _listing(what: str, names: list[str], most: int = 8) -> str:

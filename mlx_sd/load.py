@@ -24,7 +24,7 @@ from .tokenizer import Tokenizer
 from .unet import UNet
 from .vae import Autoencoder
 
-FORMAT, VERSION = "mlx-sd", 1
+FORMAT, VERSION = "mlx-sd", 2
 TINY = Path(__file__).parent / "tiny"
 DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
 
@@ -70,7 +70,7 @@ def default_dtype() -> mx.Dtype:
 
 
 def load(model: str | os.PathLike[str] = "tiny", dtype: str | mx.Dtype | None = None) -> Model:
-    """Loads "tiny", a model folder, a diffusers folder or a hub id; unconverted ones go through the cache first."""
+    """Loads "tiny", a model folder, a diffusers folder, a single file or a hub id; the cache keeps what it converts."""
     if isinstance(dtype, str):
         if dtype not in DTYPES:
             raise InputError(f"unknown dtype {dtype!r}; there are {', '.join(DTYPES)}")
@@ -79,7 +79,7 @@ def load(model: str | os.PathLike[str] = "tiny", dtype: str | mx.Dtype | None = 
     if mx.default_device() == mx.cpu and (problem := blas.problem()):
         warnings.warn(problem, stacklevel=3)
     folder = converted(os.fspath(model), variant="fp16" if dtype == mx.float16 else None)
-    about = _about(folder)
+    about = read_about(folder)
     networks = {part: _network(folder, part, config, dtype) for part, config in about["networks"].items()}
     texts = [part for part in _TEXT if part in networks]
     return Model(
@@ -109,19 +109,34 @@ def converted(model: str, variant: str | None = None) -> Path:
     folder = TINY if model == "tiny" else Path(model)
     if (folder / "model.json").is_file():
         return folder
-    from convert import checkpoint, hub, write  # convert builds on this package
+    from convert import source, write  # convert builds on this package
 
-    if not folder.exists() and hub.is_id(model):
-        folder = hub.fetch(model, variant)
-    source = checkpoint.read(folder, variant)
-    out = _cache() / f"{folder.resolve().name}-{_fingerprint(source.folder)}"
+    found = source.read(model, source.Choices(variant=variant))
+    out = _cache() / f"{found.folder.resolve().name}-{_fingerprint(found.folder)}"
     if not (out / "model.json").is_file():
+        if found.guess:
+            warnings.warn(found.guess, stacklevel=4)
         try:
-            write.write(source, out, {"model": model})
+            write.write(found, out, {"model": model})
         except InputError:
             if not (out / "model.json").is_file():  # else another process was first
                 raise
     return out
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """A model folder's model.json, brought up to today's version; InputError where that cannot be."""
+    about = read_json(folder / "model.json")
+    if about.get("format") != FORMAT:
+        raise InputError(f"{folder}/model.json is not of the format {FORMAT}; convert the checkpoint again")
+    if about.get("version") == 1:  # knew no hashes of its own files
+        about |= {"version": 2, "files": {}}
+    if about.get("version") != VERSION:
+        raise InputError(
+            f"{folder}/model.json is of version {about.get('version')}, this mlx-sd reads 1 to {VERSION}; "
+            "convert the checkpoint again"
+        )
+    return about
 
 
 def _network(folder: Path, part: str, config: Mapping[str, Any], dtype: mx.Dtype) -> Any:
@@ -140,18 +155,6 @@ def _network(folder: Path, part: str, config: Mapping[str, Any], dtype: mx.Dtype
     return network
 
 
-def _about(folder: Path) -> dict[str, Any]:
-    about = read_json(folder / "model.json")
-    if about.get("format") != FORMAT:
-        raise InputError(f"{folder}/model.json is not of the format {FORMAT}; convert the checkpoint again")
-    if about.get("version") != VERSION:
-        raise InputError(
-            f"{folder}/model.json is of version {about.get('version')}, this mlx-sd reads {VERSION}; "
-            "convert the checkpoint again"
-        )
-    return about
-
-
 def _scheduler(about: Mapping[str, Any]) -> dict[str, Any]:
     name = str(about["pipeline"].get("_class_name", ""))
     if name.startswith("StableDiffusion") and not name.startswith("StableDiffusionXL"):
@@ -166,7 +169,8 @@ def _cache() -> Path:
 
 def _fingerprint(folder: Path) -> str:
     # Enough to notice a changed checkpoint without reading it.
-    stats = [(str(p.relative_to(folder)), p.stat()) for p in sorted(folder.rglob("*")) if p.is_file()]
+    files = sorted(folder.rglob("*")) if folder.is_dir() else [folder]
+    stats = [(str(p.relative_to(folder)), p.stat()) for p in files if p.is_file()]
     seen = [VERSION, str(folder.resolve()), [(name, s.st_size, s.st_mtime_ns) for name, s in stats]]
     return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:12]
 
