@@ -1,6 +1,7 @@
 """A model folder -> a diffusers folder: names, layout and configs as diffusers and transformers save them."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from mlx_sd.files import TENSOR_DTYPES, Tensor, tensors
 from mlx_sd.load import build, read_about, shapes
 
 from . import names
-from .checkpoint import Vocabulary
+from .checkpoint import SCHEDULERS, Vocabulary
 from .stream import Entry, atomic_folder, progress, write_tensors
 from .write import write_tokenizer
 
+_TEXT = ("CLIPTextModel",)
 _CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
 # Parts that a pipeline's constructor wants to be told of though they are not there
 _ABSENT = {
@@ -48,7 +50,7 @@ def write(folder: Path, out: Path) -> None:
             write_tensors(made / part / f"{stem}.safetensors", entries, moved, kind="pt")
         for name in about["tokenizers"]:
             write_tokenizer(Vocabulary(folder / name), made / name)
-        schedulers = {name: about[name] for name in ("scheduler", "low_res_scheduler") if name in about}
+        schedulers = {name: about[name] for name in SCHEDULERS if name in about}
         for name, config in schedulers.items():
             (made / name).mkdir()
             _write_json(made / name / "scheduler_config.json", config)
@@ -87,7 +89,7 @@ def _entry(name: str, tensor: Tensor, projection: bool) -> Entry:
     return Entry(name, shape, TENSOR_DTYPES[tensor.dtype][1], read)
 
 
-def _index(about: dict[str, Any], schedulers: dict[str, Any]) -> dict[str, Any]:
+def _index(about: dict[str, Any], schedulers: Mapping[str, Any]) -> dict[str, Any]:
     """model_index.json: the pipeline's own fields, and the class of each part."""
     parts: dict[str, Any] = {}
     for part, config in about["networks"].items():
@@ -96,10 +98,7 @@ def _index(about: dict[str, Any], schedulers: dict[str, Any]) -> dict[str, Any]:
     parts |= {name: ["transformers", "CLIPTokenizer"] for name in about["tokenizers"]}
     parts |= {name: ["diffusers", config.get("_class_name", "PNDMScheduler")] for name, config in schedulers.items()}
     absent = _ABSENT.get(about["pipeline"].get("_class_name", ""), ())
-    return about["pipeline"] | {name: [None, None] for name in absent if name not in parts} | parts
-
-
-_TEXT = ("CLIPTextModel",)
+    return {**about["pipeline"], **{name: [None, None] for name in absent if name not in parts}, **parts}
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -46,11 +46,7 @@ def vocabulary(checkpoint: str) -> Path:
     """
     for cached in (True, False):
         try:
-            folder = Path(
-                snapshot_download(
-                    _VOCABULARY, allow_patterns=_VOCABULARY_FILES, local_files_only=cached, etag_timeout=10
-                )
-            )
+            folder = Path(snapshot_download(_VOCABULARY, allow_patterns=_VOCABULARY_FILES, local_files_only=cached))
         except (_HTTPError, OSError, LocalEntryNotFoundError):
             continue
         if all((folder / name).is_file() for name in _VOCABULARY_FILES):

@@ -6,7 +6,7 @@ that pruned networks are read like whole ones.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from mlx_sd.errors import InputError
 from mlx_sd.files import Tensor

@@ -180,7 +180,7 @@ def _vae_component(file: Path, inside: Mapping[str, Tensor], extra: Mapping[str,
         found = ldm.vae(inside)
     else:
         found = {today: tensor for name, tensor in inside.items() if (today := names.today(name))}
-    return Component(configs.vae(found, str(file)) | extra, checkpoint.readable(found), (file,))
+    return Component({**configs.vae(found, str(file)), **extra}, checkpoint.readable(found), (file,))
 
 
 def _text(file: Path, every: Mapping[str, Tensor], part: str, text: Text, choices: Choices) -> Component:

@@ -18,11 +18,12 @@ _ONLY_SINGLE = ("ema", "kind", "prediction", "tokenizer")
 _SCALE = ("scaling_factor", "shift_factor", "latents_mean", "latents_std", "force_upcast", "sample_size")
 
 
-def read(model: str, choices: Choices = Choices()) -> Checkpoint:
+def read(model: str, choices: Choices | None = None) -> Checkpoint:
     """Opens "tiny", a diffusers folder, a single file or a hub id, with the parts that `choices` replaces.
 
     Raises InputError for whatever cannot be converted. What is recorded of the source is in its `provenance`.
     """
+    choices = choices or Choices()
     path = TINY if model == "tiny" else Path(model).expanduser()
     if not path.exists() and hub.is_id(model):
         path = hub.fetch(model, choices.variant)

@@ -1,4 +1,4 @@
-"""A safetensors file written one tensor at a time, and hashed on the way; a folder that is there whole or not at all."""
+"""Writing safetensors one tensor at a time, hashed on the way, into a folder that is there whole or not at all."""
 
 import fcntl
 import hashlib

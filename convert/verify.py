@@ -1,6 +1,7 @@
 """Is a model folder what was written? Hashes, shapes, configs, tokenizers."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,8 @@ def _networks(folder: Path, about: dict[str, Any]) -> Iterator[str]:
 
 
 def _rest(folder: Path, about: dict[str, Any]) -> Iterator[str]:
-    checks: list[Callable[[], Any]] = [lambda: Scheduler.from_hf(about["scheduler"], "model.json: scheduler")]
-    checks += [lambda name=name: Tokenizer.load(folder / str(name)) for name in about["tokenizers"]]
+    checks: list[Callable[[], Any]] = [partial(Scheduler.from_hf, about["scheduler"], "model.json: scheduler")]
+    checks += [partial(Tokenizer.load, folder / str(name)) for name in about["tokenizers"]]
     for check in checks:
         try:
             check()

@@ -109,9 +109,9 @@ def converted(model: str, variant: str | None = None) -> Path:
     folder = TINY if model == "tiny" else Path(model)
     if (folder / "model.json").is_file():
         return folder
-    from convert import source, write  # convert builds on this package
+    from convert import checkpoint, source, write  # convert builds on this package
 
-    found = source.read(model, source.Choices(variant=variant))
+    found = source.read(model, checkpoint.Choices(variant=variant))
     out = _cache() / f"{found.folder.resolve().name}-{_fingerprint(found.folder)}"
     if not (out / "model.json").is_file():
         if found.guess:

@@ -112,7 +112,7 @@ def open_clip(arrays: Mapping[str, np.ndarray], more_layers: int = 0) -> Arrays:
             fused = [arrays[name.replace("q_proj", f"{one}_proj")] for one in "qkv"]
             layer, parameter = name.split(".")[2], name.rpartition(".")[2]
             found[f"transformer.resblocks.{layer}.attn.in_proj_{parameter}"] = np.concatenate(fused)
-        elif not name.split(".")[-2] in ("k_proj", "v_proj"):
+        elif name.split(".")[-2] not in ("k_proj", "v_proj"):
             layer = name.split(".")[2]
             places = {f"encoder.layers.{layer}": f"transformer.resblocks.{layer}"}
             found[_moved(name, places, _OPEN_CLIP)] = array
