@@ -17,6 +17,7 @@ from .stream import Entry, atomic_folder, progress, write_tensors
 from .write import write_tokenizer
 
 _TEXT = ("CLIPTextModel",)
+_VERSION = "0.30.0"  # of diffusers, whose names and fields these are, where the source does not say
 _CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
 # Parts that a pipeline's constructor wants to be told of though they are not there
 _ABSENT = {
@@ -98,7 +99,8 @@ def _index(about: dict[str, Any], schedulers: Mapping[str, Any]) -> dict[str, An
     parts |= {name: ["transformers", "CLIPTokenizer"] for name in about["tokenizers"]}
     parts |= {name: ["diffusers", config.get("_class_name", "PNDMScheduler")] for name, config in schedulers.items()}
     absent = _ABSENT.get(about["pipeline"].get("_class_name", ""), ())
-    return {**about["pipeline"], **{name: [None, None] for name in absent if name not in parts}, **parts}
+    nothing = {name: [None, None] for name in absent if name not in parts}
+    return {"_diffusers_version": _VERSION, **about["pipeline"], **nothing, **parts}
 
 
 def _write_json(path: Path, value: Any) -> None:
