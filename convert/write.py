@@ -2,6 +2,10 @@
 
 import json
 import shutil
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +34,7 @@ def write(checkpoint: Checkpoint, out: Path, source: dict[str, Any], dtype: mx.D
     for vocabulary in checkpoint.tokenizers.values():
         Tokenizer.load(vocabulary.folder)  # says what is wrong with it
     total = sum(entry.size for entries in networks.values() for entry in entries)
-    with atomic_folder(out, total) as folder, progress(total, "convert") as moved:
+    with atomic_folder(out, total) as folder, _digests(checkpoint) as digests, progress(total, "convert") as moved:
         files = {
             f"{part}.safetensors": write_tensors(folder / f"{part}.safetensors", entries, moved)
             for part, entries in networks.items()
@@ -41,7 +45,7 @@ def write(checkpoint: Checkpoint, out: Path, source: dict[str, Any], dtype: mx.D
         about = {
             "format": FORMAT,
             "version": VERSION,
-            "source": checkpoint.provenance | source | {"sha256": _digests(checkpoint)},
+            "source": checkpoint.provenance | source | {"sha256": digests()},
             "dtype": "as stored" if dtype is None else str(dtype).rpartition(".")[2],
             "quantization": None,
             "loras": [],
@@ -112,12 +116,29 @@ def _entry(ours: str, tensor: Tensor, shape: tuple[int, ...], dtype: mx.Dtype | 
     return Entry(ours, shape, dtype or TENSOR_DTYPES[tensor.dtype][1], read)
 
 
-def _digests(checkpoint: Checkpoint) -> dict[str, str]:
-    """Of every file that weights come from, by its name in the checkpoint, or by its own where it lies elsewhere."""
+@contextmanager
+def _digests(checkpoint: Checkpoint) -> Iterator[Callable[[], dict[str, str]]]:
+    """SHA-256 of every file that weights come from, computed beside what is done meanwhile; called, it waits.
+
+    By the file's name in the checkpoint, or by its whole path where it lies elsewhere.
+    """
     home = checkpoint.folder if checkpoint.folder.is_dir() else checkpoint.folder.parent
-    files = {file for component in checkpoint.components.values() for file in component.files}
-    names = {str(f.relative_to(home) if f.is_relative_to(home) else f): f for f in sorted(files)}
-    return {name: sha256(file) for name, file in names.items()}
+    files = sorted({file for component in checkpoint.components.values() for file in component.files})
+    ended = threading.Event()
+
+    def check(size: int) -> None:
+        if ended.is_set():  # with the conversion, by an error
+            raise CancelledError
+
+    def digests() -> dict[str, str]:
+        return {str(f.relative_to(home) if f.is_relative_to(home) else f): sha256(f, check) for f in files}
+
+    with ThreadPoolExecutor(1) as beside:
+        found = beside.submit(digests)
+        try:
+            yield found.result
+        finally:
+            ended.set()
 
 
 def _listing(what: str, names: list[str], most: int = 8) -> str:
