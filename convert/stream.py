@@ -118,10 +118,13 @@ def _claim(out: Path) -> tuple[Path, int]:
     """A temporary folder and a lock on it, which the system drops when this process ends, however it does."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
-        lock = os.open(folder, os.O_RDONLY)
+        try:
+            lock = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:  # another process swept it before it was locked
+            continue
         with suppress(OSError):  # a file system without locks: then nobody sweeps either
             fcntl.flock(lock, fcntl.LOCK_EX)
-        if folder.is_dir():  # else swept before it was locked
+        if folder.is_dir():
             return folder, lock
         os.close(lock)
 

@@ -36,8 +36,8 @@ def verify(folder: Path) -> str:
 
 
 def _networks(folder: Path, about: dict[str, Any]) -> Iterator[str]:
-    dtype = about.get("dtype")
-    stored = {name for name, (_, kind) in TENSOR_DTYPES.items() if kind == DTYPES.get(str(dtype))} or set(TENSOR_DTYPES)
+    dtype = str(about.get("dtype"))
+    stored = {n for n, (_, kind) in TENSOR_DTYPES.items() if dtype not in DTYPES or kind == DTYPES[dtype]}
     for part, config in about["networks"].items():
         file = folder / f"{part}.safetensors"
         try:

@@ -142,8 +142,8 @@ def parts(name: str, shapes: Mapping[str, Any]) -> tuple[dict[str, Config], dict
     sdxl, text = shapes["sdxl"], "text_encoder" if name == "upscaler" else "text_encoder_2"
     shape = dict(shapes["sd1"]["text_encoder"]) | ({} if name == "upscaler" else {"text_projection.weight": [24, 32]})
     source = FAMILIES["sd2v" if name == "upscaler" else "sdxl"]
-    width = {"hidden_size": 32, "projection_dim": 24}
-    configs = {"unet": UNETS[name], "vae": source["vae"], text: FAMILIES["sdxl"]["text_encoder_2"] | width}
+    width = {"hidden_size": 32, "projection_dim": 24 if name == "refiner" else 32}
+    configs = {"unet": UNETS[name], "vae": source["vae"], text: source[text] | width}
     vae_shapes = shapes["sd2v"]["vae"] if name == "upscaler" else sdxl["vae"]
     found = {"unet": shapes["unets"][name], "vae": vae_shapes, text: shape}
     return configs, {part: families.weights(part, found[part]) for part in found}
