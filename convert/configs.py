@@ -12,6 +12,7 @@ Config = dict[str, Any]
 
 _HEAD = 64  # width of an attention head, wherever the number of heads is not fixed
 _GROUPS = 32
+_LARGEST = 1 << 20  # of all sizes that a network here may have
 
 
 class Shapes:
@@ -28,7 +29,7 @@ class Shapes:
     def dim(self, name: str, axis: int) -> int:
         """The size of an axis; InputError where there is no such tensor or axis."""
         shape = self.tensors[name].shape if name in self.tensors else ()
-        if len(shape) <= axis or not shape[axis]:
+        if len(shape) <= axis or not 0 < shape[axis] <= _LARGEST:
             raise InputError(f"{self.where}: no {name} to read the network's size off")
         return shape[axis]
 
