@@ -18,19 +18,23 @@ _CONFIGS = ["model_index.json", "*/*.json", "tokenizer*/*.txt"]
 
 
 def is_id(model: str) -> bool:
-    """Whether a text has the form owner/name."""
-    return _HUB_ID.fullmatch(model) is not None
+    """Whether a text has the form owner/name, and is no file's name."""
+    return _HUB_ID.fullmatch(model) is not None and not model.endswith((".safetensors", ".ckpt", ".gguf"))
 
 
 def fetch(repository: str, variant: str | None = None) -> Path:
     """Downloads a checkpoint's configs and safetensors (its `variant` where it has one) and returns its folder.
 
+    Of a repository that is no diffusers folder but has one single file, that file, and returns it.
     What is in the hub's own cache is not downloaded again; without network the cache alone is used. Raises
     InputError for an unknown repository, and where there is neither network nor cache.
     """
     try:
         files = [file.rfilename for file in HfApi().model_info(repository, timeout=10).siblings or []]
-        return Path(snapshot_download(repository, allow_patterns=_CONFIGS + _weights(files, variant)))
+        if "model_index.json" in files:
+            return Path(snapshot_download(repository, allow_patterns=_CONFIGS + _weights(files, variant)))
+        file = _single(repository, files)
+        return Path(snapshot_download(repository, allow_patterns=[file])) / file
     except GatedRepoError:
         raise InputError(f"{repository} asks you to accept its licence on the hub, then `hf auth login`") from None
     except RepositoryNotFoundError:
@@ -59,12 +63,24 @@ def vocabulary(checkpoint: str) -> Path:
 
 def _cached(repository: str) -> Path:
     try:
-        return Path(snapshot_download(repository, local_files_only=True))
+        folder = Path(snapshot_download(repository, local_files_only=True))
     except (LocalEntryNotFoundError, OSError):
         raise InputError(
             f"{repository} is not on this machine and the hub cannot be reached; connect once to download it, "
             "or give --model the path of a folder"
         ) from None
+    if (folder / "model_index.json").is_file():
+        return folder
+    return folder / _single(repository, [p.name for p in folder.glob("*.safetensors")])
+
+
+def _single(repository: str, files: list[str]) -> str:
+    """The one single-file checkpoint among a repository's files."""
+    found = sorted(file for file in files if "/" not in file and file.endswith(".safetensors"))
+    if len(found) != 1:
+        way_out = f"; download one of {', '.join(found[:4])} and give --model its path" if found else ""
+        raise InputError(f"{repository} is neither a diffusers folder nor one single .safetensors file{way_out}")
+    return found[0]
 
 
 def _weights(files: list[str], variant: str | None) -> list[str]:

@@ -34,7 +34,7 @@ class Kind:
     heads: Callable[[int], int] = configs.head_size
     prediction: str = "epsilon"  # where nothing says otherwise
     pixels: int = 512  # a side
-    unet: Config = field(default_factory=dict)
+    only_cross: tuple[bool, ...] = ()  # per level, where the widths of image and prompt do not tell
     vae: Config = field(default_factory=lambda: {"scaling_factor": 0.18215})
     sizes: int = 0  # how many numbers about its size the UNet is given: SDXL
     low_res_scheduler: Config | None = None
@@ -123,7 +123,7 @@ KINDS: dict[str, Kind] = {
         _SD2,
         heads=configs.eight_heads,
         prediction="v_prediction",
-        unet={"only_cross_attention": (True, True, True, False)},
+        only_cross=(True, True, True, False),
         vae={"scaling_factor": 0.08333},
         low_res_scheduler=_UPSCALER_BETAS | {"_class_name": "DDPMScheduler"},
     ),
@@ -163,7 +163,7 @@ FOREIGN: dict[str, str] = {
 
 # Tensors beside the networks that say nothing needed here: training state and schedules, which follow from the kind.
 IGNORED = re.compile(
-    r"(model_ema\..*|.*\.?(alphas_cumprod|betas|logvar|lvlb_weights|global_step|scale_factor|lr|v_pred|ztsnr)"
+    r"(model_ema\..*|(.*\.)?(alphas_cumprod|betas|logvar|lvlb_weights|global_step|scale_factor|lr|v_pred|ztsnr)"
     r"|(sqrt|log_one_minus|posterior)_.*|alphas_cumprod_prev|denoiser\..*|edm_.*|low_scale_model\..*"
     r"|first_stage_model\.(loss|model_ema)\..*|(loss|model_ema)\..*|model\.conditioning_key)"
 )

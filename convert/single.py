@@ -152,7 +152,7 @@ def _kind(
     if name is None:
         raise InputError(f"{file} is of no kind known here; if it is one of {', '.join(KINDS)}, say so by --kind")
     kind = KINDS[name]
-    config = configs.unet(unet, str(file), kind.heads, kind.unet.get("only_cross_attention", ()))
+    config = configs.unet(unet, str(file), kind.heads, kind.only_cross)
     if bool(kind.sizes) != ("addition_embed_type" in config):
         raise InputError(f"{file} is not of the kind {name}: its UNet is {'not ' if kind.sizes else ''}of SDXL's kind")
     if config["in_channels"] not in ((7,) if name == "upscaler" else (4, 9)) or (

@@ -57,7 +57,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--prompts", type=Path, metavar="FILE", help="a text file with one prompt a line, instead")
     p.add_argument("--from-image", type=Path, metavar="PNG", help="make a picture again; other flags change it")
     p.add_argument("--negative", metavar="TEXT", help="what to steer away from")
-    p.add_argument("--model", help="a converted folder, a diffusers folder or a hub id (default: the embedded model)")
+    p.add_argument(
+        "--model", help="a converted or diffusers folder, a .safetensors file or a hub id (default: embedded)"
+    )
     p.add_argument("--dtype", choices=tuple(DTYPES), help="default: float16 on a GPU, float32 on the CPU")
     p.add_argument("--steps", type=int, help=f"default {STEPS}")
     p.add_argument("--guidance", type=float, metavar="SCALE", help=f"default {GUIDANCE}, for SDXL {GUIDANCE_XL}")

@@ -71,7 +71,7 @@ class StableDiffusion:
 
     @classmethod
     def load(cls, model: str | os.PathLike[str] = "tiny", dtype: str | mx.Dtype | None = None) -> "StableDiffusion":
-        """Loads "tiny" (the embedded checkpoint), a model folder, a diffusers folder or a hub id.
+        """Loads "tiny" (the embedded checkpoint), a model folder, a diffusers folder, a single file or a hub id.
 
         dtype: "float32", "float16" or "bfloat16"; None is float16 on a GPU and float32 on the CPU.
         """
