@@ -1,10 +1,13 @@
 """The command line: python -m convert --model X --out DIR."""
 
 import argparse
+import dataclasses
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+
+import mlx.core as mx
 
 from mlx_sd import command
 from mlx_sd.errors import InputError
@@ -15,6 +18,8 @@ from .checkpoint import Choices
 from .kinds import KINDS, PREDICTIONS
 
 NAME = "convert"
+
+_CHOICES = tuple(field.name for field in dataclasses.fields(Choices))
 
 _KINDS = "\n".join(f"  {name:<14}{kind.title}" for name, kind in KINDS.items())
 _EXAMPLES = f"""examples:
@@ -73,26 +78,28 @@ def _convert(arguments: argparse.Namespace) -> None:
     out: Path = arguments.out
     if out.exists():  # before anything is downloaded
         raise InputError(f"{out} exists; choose another name or remove it first")
+    choices = Choices(**{name: getattr(arguments, name) for name in _CHOICES})
+    dtype = DTYPES[arguments.dtype] if arguments.dtype else None
     folder = Path(arguments.model).expanduser()
     if arguments.to == "mlx":
-        _write(arguments, out)
+        _write(arguments.model, choices, dtype, out)
     elif (folder / "model.json").is_file():
-        export.write(folder, out)
+        if choices != Choices():
+            raise InputError(f"{folder} is converted already; of the options only --dtype can be given with it")
+        export.write(folder, out, dtype)
     else:
-        with tempfile.TemporaryDirectory() as home:
-            _write(arguments, Path(home, "model"))
+        with tempfile.TemporaryDirectory(dir=out.absolute().parent if out.parent.is_dir() else None) as home:
+            _write(arguments.model, choices, dtype, Path(home, "model"))
             export.write(Path(home, "model"), out)
     print(out)
 
 
-def _write(arguments: argparse.Namespace, out: Path) -> None:
-    names = ("variant", "ema", "kind", "prediction", "vae", "text_encoder", "text_encoder_2", "tokenizer")
-    found = source.read(arguments.model, Choices(**{name: getattr(arguments, name) for name in names}))
-    if found.kind:
-        print(f"{NAME}: {arguments.model}: {found.kind}", file=sys.stderr)
-    if found.guess:
-        print(f"{NAME}: {found.guess}", file=sys.stderr)
-    write.write(found, out, {"model": arguments.model}, arguments.dtype and DTYPES[arguments.dtype])
+def _write(model: str, choices: Choices, dtype: mx.Dtype | None, out: Path) -> None:
+    found = source.read(model, choices)
+    for said in (f"{model}: {found.kind}" if found.kind else "", found.guess):
+        if said:
+            print(f"{NAME}: {said}", file=sys.stderr)
+    write.write(found, out, {"model": model}, dtype)
 
 
 if __name__ == "__main__":

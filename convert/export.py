@@ -30,15 +30,15 @@ _ABSENT = {
 }
 
 
-def write(folder: Path, out: Path) -> None:
+def write(folder: Path, out: Path, dtype: mx.Dtype | None = None) -> None:
     """Writes the diffusers folder `out`, which must not exist, from a model folder; all or nothing.
 
-    Numbers stay as they are, of the model folder's dtype. Raises InputError where `folder` is no model folder.
+    dtype: of the weights; None keeps the model folder's. Raises InputError where `folder` is no model folder.
     """
     about = read_about(folder)
     if about.get("quantization"):
         raise InputError(f"{folder} is quantized, which diffusers does not read; convert the checkpoint again without")
-    networks = {part: _entries(folder, part, config) for part, config in about["networks"].items()}
+    networks = {part: _entries(folder, part, config, dtype) for part, config in about["networks"].items()}
     total = sum(entry.size for entries in networks.values() for entry in entries)
     with atomic_folder(out, total) as made, progress(total, "diffusers") as moved:
         for part, entries in networks.items():
@@ -58,7 +58,7 @@ def write(folder: Path, out: Path) -> None:
         _write_json(made / "model_index.json", _index(about, schedulers))
 
 
-def _entries(folder: Path, part: str, config: dict[str, Any]) -> list[Entry]:
+def _entries(folder: Path, part: str, config: dict[str, Any], dtype: mx.Dtype | None) -> list[Entry]:
     network = build(part, config, f"{folder}/model.json: {part}")
     wanted, have = shapes(network), {tensor.name: tensor for tensor in tensors(folder / f"{part}.safetensors")}
     if {name: tensor.shape for name, tensor in have.items()} != wanted:
@@ -71,11 +71,11 @@ def _entries(folder: Path, part: str, config: dict[str, Any]) -> list[Entry]:
         if part.startswith("text_encoder") and not name.startswith("text_projection"):
             name = f"text_model.{name}"
         projection = convolutions and name.endswith((".proj_in.weight", ".proj_out.weight"))
-        entries.append(_entry(name, tensor, projection))
+        entries.append(_entry(name, tensor, projection, dtype or TENSOR_DTYPES[tensor.dtype][1]))
     return entries
 
 
-def _entry(name: str, tensor: Tensor, projection: bool) -> Entry:
+def _entry(name: str, tensor: Tensor, projection: bool, dtype: mx.Dtype) -> Entry:
     shape = tensor.shape
     if len(shape) == 4:
         o, h, w, i = shape
@@ -87,7 +87,7 @@ def _entry(name: str, tensor: Tensor, projection: bool) -> Entry:
         array = tensor.read()
         return array.transpose(0, 3, 1, 2) if array.ndim == 4 else array
 
-    return Entry(name, shape, TENSOR_DTYPES[tensor.dtype][1], read)
+    return Entry(name, shape, dtype, read)
 
 
 def _index(about: dict[str, Any], schedulers: Mapping[str, Any]) -> dict[str, Any]:

@@ -198,6 +198,13 @@ def test_a_single_file_becomes_a_diffusers_folder_that_reads_the_same(name, shap
     assert (tmp_path / "folder/low_res_scheduler").is_dir() == (name == "upscaler")
 
 
+def test_dtype_can_be_chosen_on_the_way_back_and_nothing_else(model, tmp_path, capsys):
+    assert convert(model, tmp_path / "back", "--to", "diffusers", "--dtype", "float16") == 0
+    assert {t.dtype for file in tmp_path.glob("back/*/*.safetensors") for t in tensors(file)} == {"F16"}
+    assert convert(model, tmp_path / "other", "--to", "diffusers", "--variant", "fp16") == 2
+    assert "is converted already; of the options only --dtype" in capsys.readouterr().err
+
+
 def test_half_precision_stays_as_it_is_on_the_way_back(original, tmp_path):
     assert convert(original, tmp_path / "model", "--dtype", "bfloat16") == 0
     assert convert(tmp_path / "model", tmp_path / "back", "--to", "diffusers") == 0
