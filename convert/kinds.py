@@ -14,9 +14,9 @@ PREDICTIONS = ("epsilon", "v_prediction")
 
 @dataclass(frozen=True)
 class Text:
-    """A text encoder: where a file of that kind has it, and what its shapes do not tell."""
+    """A text encoder: where a file of that kind may have it, and what its shapes do not tell."""
 
-    prefix: str
+    prefixes: tuple[str, ...]
     activation: str = "gelu"
     pad: str = "!"  # OpenCLIP pads with its token 0
     projected: bool = False
@@ -56,12 +56,13 @@ _EULER = _BETAS | {"_class_name": "EulerDiscreteScheduler", "steps_offset": 1, "
 _TURBO = _BETAS | {"_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"}
 _UPSCALER_BETAS = _BETAS | {"beta_start": 0.0001, "beta_end": 0.02}
 
-_OPENAI = Text("cond_stage_model.", "quick_gelu", "<|endoftext|>")
+_OPENAI = Text(("cond_stage_model.",), "quick_gelu", "<|endoftext|>")
 _XL = {
-    "text_encoder": Text("conditioner.embedders.0.", "quick_gelu", "<|endoftext|>"),
-    "text_encoder_2": Text("conditioner.embedders.1.", projected=True),
+    "text_encoder": Text(("conditioner.embedders.0.",), "quick_gelu", "<|endoftext|>"),
+    "text_encoder_2": Text(("conditioner.embedders.1.",), projected=True),
 }
-_SD2 = {"text_encoder": Text("cond_stage_model.", penultimate=True)}
+# the second as sgm saves it
+_SD2 = {"text_encoder": Text(("cond_stage_model.", "conditioner.embedders.0."), penultimate=True)}
 _SD: Config = {"_class_name": "StableDiffusionPipeline"}
 _XL_VAE: Config = {"scaling_factor": 0.13025, "force_upcast": True}
 _SDXL = Kind(
@@ -85,7 +86,7 @@ KINDS: dict[str, Kind] = {
         "SDXL refiner",
         {"_class_name": "StableDiffusionXLImg2ImgPipeline", "requires_aesthetics_score": True},
         _EULER,
-        {"text_encoder_2": Text("conditioner.embedders.0.", projected=True)},
+        {"text_encoder_2": Text(("conditioner.embedders.0.",), projected=True)},
         pixels=1024,
         vae=_XL_VAE,
         sizes=5,

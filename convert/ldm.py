@@ -24,6 +24,7 @@ UNET = {
     "out.2": "conv_out",
     "time_embed.0": "time_embedding.linear_1",
     "time_embed.2": "time_embedding.linear_2",
+    "time_embed.cond_proj": "time_embedding.cond_proj",
 }
 VAE = {
     f"{side}.{theirs}": f"{side}.{ours}"

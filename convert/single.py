@@ -19,11 +19,8 @@ from .kinds import KINDS, Kind, Text
 _PICKLED = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _UNETS = ("model.diffusion_model.", "diffusion_model.", "")
 _VAES = ("first_stage_model.", "vae.", "")
-_TEXTS = tuple(
-    f"{place}{under}"
-    for place in ("", "text_encoders.clip_l.", "text_encoders.clip_g.", "cond_stage_model.", "conditioner.embedders.0.")
-    for under in ("", "model.", "transformer.")
-)
+_UNDER = ("", "model.", "transformer.")  # what a text encoder's place holds
+_TEXTS = ("", "text_encoders.clip_l.", "text_encoders.clip_g.", "cond_stage_model.", "conditioner.embedders.0.")
 _OPEN_CLIP, _HUGGING_FACE = "transformer.resblocks.0.ln_1.weight", "encoder.layers.0.layer_norm1.weight"
 
 
@@ -45,25 +42,14 @@ def read(file: Path, choices: Choices) -> Checkpoint:
     predicts, why, likely = prediction.find(name, every, network, metadata(file))
     if choices.prediction:
         predicts, why, likely = choices.prediction, "as you say", False
-    vae = _vae(file, every, choices.vae, kind)
-    texts = {part: _text(file, every, part, text, choices) for part, text in kind.texts.items()}
+    parts = {part: _text(file, every, part, text, choices) for part, text in kind.texts.items()}
+    tokenizers = _tokenizers(file, kind, parts, choices)
+    parts |= {"unet": Component(config, checkpoint.readable(network), (file,))}
+    parts |= {"vae": _vae(file, every, choices.vae, kind)}
     if name == "playground" and choices.vae is None:
-        vae.config.update({key: _numbers(every[f"edm_{key[8:]}"]) for key in ("latents_mean", "latents_std")})
-    # The pooled prompt and the sizes share one input.
-    if kind.sizes:
-        pooled = texts["text_encoder_2"].config["projection_dim"]
-        config["addition_time_embed_dim"] = (config["projection_class_embeddings_input_dim"] - pooled) // kind.sizes
-    pixels = 768 if name == "sd2" and predicts == "v_prediction" else kind.pixels
-    side = 2 ** (len(vae.config["block_out_channels"]) - 1)
-    config["sample_size"], vae.config["sample_size"] = max(1, pixels // side), pixels
-    if vae.config.get("latent_channels", 4) != config["out_channels"]:
-        raise InputError(
-            f"{choices.vae or file}: a VAE of {vae.config['latent_channels']} channels for a UNet of "
-            f"{config['out_channels']}; give the one of this kind of checkpoint"
-        )
-    context, width = config["cross_attention_dim"], sum(text.config["hidden_size"] for text in texts.values())
-    if {width} != set(context if isinstance(context, list) else [context]):
-        raise InputError(f"{file}: the UNet takes texts of width {context}, the text encoders give {width}")
+        means = {key: _numbers(every[f"edm_{key[8:]}"]) for key in ("latents_mean", "latents_std")}
+        parts["vae"].config.update(means)
+    _match(file, parts, kind, 768 if name == "sd2" and predicts == "v_prediction" else kind.pixels)
     pipeline = dict(kind.pipeline)
     if config["in_channels"] == 9:
         pipeline["_class_name"] = kinds.INPAINTING[pipeline["_class_name"]]
@@ -73,8 +59,8 @@ def read(file: Path, choices: Choices) -> Checkpoint:
         file,
         pipeline,
         _scheduler(name, kind, predicts, every),
-        {**texts, "unet": Component(config, checkpoint.readable(network), (file,)), "vae": vae},
-        _tokenizers(file, kind, texts, choices),
+        parts,
+        tokenizers,
         kind.low_res_scheduler,
         title + _notes(every, prefix, kind, choices),
         f"{file} is taken for {title}; if pictures are wrong, convert it with --prediction" if likely else "",
@@ -101,7 +87,7 @@ def standalone_text(path: Path, part: str, text: Text) -> Component:
     if path.is_dir():
         return _from_folder(path, part)
     every = _tensors(path)
-    for prefix in _TEXTS:
+    for prefix in (f"{prefix}{under}" for prefix in _TEXTS for under in _UNDER):
         if found := _text_tensors(_under(every, prefix), text):
             return _text_component(path, found, text)
     raise InputError(f"{path} is given as a text encoder, but {kinds.foreign(every) or 'has none of its tensors'}")
@@ -116,8 +102,11 @@ def vocabulary(folder: Path) -> Path:
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:
-    with file.open("rb") as f:
-        head = f.read(9)
+    try:
+        with file.open("rb") as f:
+            head = f.read(9)
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}") from None
     if head.startswith(b"GGUF"):
         raise InputError(f"{file} is a GGUF file, which is not supported; get the safetensors version")
     pickled = head.startswith(_PICKLED) and not head.endswith(b"{")  # the ninth byte of safetensors
@@ -165,6 +154,27 @@ def _kind(
     return name, config
 
 
+def _match(file: Path, parts: Mapping[str, Component], kind: Kind, pixels: int) -> None:
+    """Completes the UNet's and the VAE's configs by each other's and the texts'; InputError where they do not match."""
+    unet, vae = parts["unet"].config, parts["vae"].config
+    texts = [component.config for part, component in parts.items() if part.startswith("text")]
+    if vae.get("latent_channels", 4) != unet["out_channels"]:
+        raise InputError(
+            f"{parts['vae'].files[0]}: a VAE of {vae.get('latent_channels', 4)} channels for a UNet of "
+            f"{unet['out_channels']}; give the one of this kind of checkpoint"
+        )
+    context, width = unet["cross_attention_dim"], sum(text["hidden_size"] for text in texts)
+    if {width} != set(context if isinstance(context, list) else [context]):
+        raise InputError(f"{file}: the UNet takes texts of width {context}, the text encoders give {width}")
+    if kind.sizes:  # the pooled text and they share one input
+        rest = unet["projection_class_embeddings_input_dim"] - texts[-1].get("projection_dim", 0)
+        if rest <= 0 or rest % kind.sizes:
+            raise InputError(f"{file}: the UNet's input of pooled text and sizes does not fit the text encoder")
+        unet["addition_time_embed_dim"] = rest // kind.sizes
+    side = 2 ** (len(vae["block_out_channels"]) - 1)
+    unet["sample_size"], vae["sample_size"] = max(1, pixels // side), pixels
+
+
 def _vae(file: Path, every: Mapping[str, Tensor], given: Path | None, kind: Kind) -> Component:
     if given:
         return standalone_vae(given, kind.vae)
@@ -186,10 +196,10 @@ def _vae_component(file: Path, inside: Mapping[str, Tensor], extra: Mapping[str,
 def _text(file: Path, every: Mapping[str, Tensor], part: str, text: Text, choices: Choices) -> Component:
     if given := {"text_encoder": choices.text_encoder, "text_encoder_2": choices.text_encoder_2}[part]:
         return standalone_text(given, part, text)
-    for under in ("", "model.", "transformer."):
-        if found := _text_tensors(_under(every, text.prefix + under), text):
+    for prefix in (f"{prefix}{under}" for prefix in text.prefixes for under in _UNDER):
+        if found := _text_tensors(_under(every, prefix), text):
             return _text_component(file, found, text)
-    raise InputError(f"{file} has no text encoder under {text.prefix}; give one by --{part.replace('_', '-')}")
+    raise InputError(f"{file} has no text encoder under {text.prefixes[0]}; give one by --{part.replace('_', '-')}")
 
 
 def _text_tensors(inside: Mapping[str, Tensor], text: Text) -> dict[str, Tensor]:
@@ -244,7 +254,9 @@ def _tokenizers(file: Path, kind: Kind, texts: Mapping[str, Component], choices:
 
 def _notes(every: Mapping[str, Tensor], prefix: str, kind: Kind, choices: Choices) -> str:
     """What a user may want to know of the rest of the file."""
-    known = tuple(p for p in (prefix, "first_stage_model.", *(t.prefix for t in kind.texts.values())) if p)
+    known = tuple(
+        p for p in (prefix, "first_stage_model.", *(p for text in kind.texts.values() for p in text.prefixes)) if p
+    )
     left = [n for n in every if prefix and not n.startswith(known) and not kinds.IGNORED.fullmatch(n)]
     notes = ["; its EMA weights" if choices.ema else ""]
     if not choices.ema and any(name.startswith("model_ema.diffusion_model") for name in every):

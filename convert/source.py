@@ -50,7 +50,7 @@ def _folder(path: Path, choices: Choices) -> Checkpoint:
         if given and part in found.components:
             config = found.components[part].config
             projected = config.get("architectures") == ["CLIPTextModelWithProjection"]
-            text = kinds.Text("", config.get("hidden_act", "quick_gelu"), projected=projected)
+            text = kinds.Text((), config.get("hidden_act", "quick_gelu"), projected=projected)
             parts[part] = single.standalone_text(given, part, text)
         elif given:
             raise InputError(f"{path} has no {part} to replace")

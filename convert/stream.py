@@ -21,7 +21,7 @@ from tqdm import tqdm
 from mlx_sd.errors import Failure, InputError
 from mlx_sd.files import TENSOR_DTYPES
 
-_STORED = {dtype: name for name, (_, dtype) in TENSOR_DTYPES.items()}
+_STORED = {dtype: name for name, (_, dtype) in TENSOR_DTYPES.items()} | {mx.uint32: "U32"}
 _BLOCK = 1 << 22
 
 
@@ -58,7 +58,7 @@ def write_tensors(path: Path, entries: Sequence[Entry], moved: Callable[[int], A
         put(len(text).to_bytes(8, "little") + text)
         for entry in entries:
             array = entry.read().reshape(entry.shape).astype(entry.dtype)
-            words = mx.uint32 if entry.dtype == mx.float32 else mx.uint16  # numpy knows no bfloat16
+            words = mx.uint32 if entry.dtype.size == 4 else mx.uint16  # numpy knows no bfloat16
             put(np.ascontiguousarray(array.view(words)).data)
             moved(entry.size)
     return digest.hexdigest()

@@ -124,21 +124,6 @@ def converted(model: str, variant: str | None = None) -> Path:
     return out
 
 
-def read_about(folder: Path) -> dict[str, Any]:
-    """A model folder's model.json, brought up to today's version; InputError where that cannot be."""
-    about = read_json(folder / "model.json")
-    if about.get("format") != FORMAT:
-        raise InputError(f"{folder}/model.json is not of the format {FORMAT}; convert the checkpoint again")
-    if about.get("version") == 1:  # knew no hashes of its own files
-        about |= {"version": 2, "files": {}}
-    if about.get("version") != VERSION:
-        raise InputError(
-            f"{folder}/model.json is of version {about.get('version')}, this mlx-sd reads 1 to {VERSION}; "
-            "convert the checkpoint again"
-        )
-    return about
-
-
 def _network(folder: Path, part: str, config: Mapping[str, Any], dtype: mx.Dtype) -> Any:
     network = build(part, config, f"{folder}/model.json: {part}")
     file = folder / f"{part}.safetensors"
@@ -153,6 +138,21 @@ def _network(folder: Path, part: str, config: Mapping[str, Any], dtype: mx.Dtype
     network.load_weights([(name, array.astype(dtype)) for name, array in weights.items()])
     mx.eval(network.parameters())
     return network
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """What a model folder says of itself in model.json; InputError where this version cannot read it."""
+    about = read_json(folder / "model.json")
+    if about.get("format") != FORMAT:
+        raise InputError(f"{folder}/model.json is not of the format {FORMAT}; convert the checkpoint again")
+    if about.get("version") == 1:  # knew no hashes of its own files
+        about |= {"version": 2, "files": {}}
+    if about.get("version") != VERSION:
+        raise InputError(
+            f"{folder}/model.json is of version {about.get('version')}, this mlx-sd reads 1 to {VERSION}; "
+            "convert the checkpoint again"
+        )
+    return about
 
 
 def _scheduler(about: Mapping[str, Any]) -> dict[str, Any]:
