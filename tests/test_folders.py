@@ -1,12 +1,14 @@
 """A model folder is whole or not there, says whether it is what was written, and goes back to diffusers unchanged."""
 
 import errno
+import itertools
 import json
 import multiprocessing
 import os
 import random
 import resource
 import shutil
+import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -323,20 +325,43 @@ def test_no_conversion_sweeps_another_away(tmp_path):
     assert nothing_left(tmp_path) == []
 
 
-def _convert_in_child(source, out, ready):
+_CHANGES = ("os.rename", "os.mkdir", "os.chmod", "os.remove", "os.rmdir", "shutil.copyfile")
+
+
+def _convert_in_child(source, out, ready, last):
+    """Killed, where `last` is a number, just before so many changes to the disk."""
+    changes = itertools.count(1)
+
+    def watch(event, arguments):
+        change = (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)) or event in _CHANGES
+        if change and next(changes) == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if last:
+        sys.addaudithook(watch)
     ready.send(None)
     sys.exit(command.main(["--model", source, "--out", out]))
 
 
-def begin(source, out):
+def begin(source, out, last=None):
     """A conversion in another process, at the moment it begins."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["convert.__main__"])
     receive, send = context.Pipe(duplex=False)
-    child = context.Process(target=_convert_in_child, args=(str(source), str(out), send))
+    child = context.Process(target=_convert_in_child, args=(str(source), str(out), send, last))
     child.start()
     receive.recv()
     return child
+
+
+def check_what_is_left(out, wanted):
+    """Nothing, or the right thing; says whether there is something."""
+    if out.exists():
+        assert {n: b for n, b in bytes_of(out).items() if n != "model.json"} == wanted
+        assert command.main(["--verify", str(out)]) == 0
+        shutil.rmtree(out)
+        return True
+    return False
 
 
 def test_two_processes_at_once_leave_one_whole_folder(original, tmp_path):
@@ -348,7 +373,7 @@ def test_two_processes_at_once_leave_one_whole_folder(original, tmp_path):
 
 
 def killed_at_random_moments(source, home, wanted, moments, seed):
-    """Kills conversions that begin at once; what is left must be nothing that loads, or the right thing."""
+    """How many of so many killed conversions were cut short; after all of them one succeeds and cleans up."""
     rng, longest, cut = random.Random(seed), 0.0, 0
     for moment in range(-1, moments):  # the first is not killed and tells how long one takes
         child, begun = begin(source, home / "out"), time.perf_counter()
@@ -357,18 +382,22 @@ def killed_at_random_moments(source, home, wanted, moments, seed):
             child.kill()
         child.join()
         longest = longest or time.perf_counter() - begun
-        cut += moment >= 0 and not (home / "out").exists()
-        if (home / "out").exists():
-            assert {n: b for n, b in bytes_of(home / "out").items() if n != "model.json"} == wanted
-            shutil.rmtree(home / "out")
+        cut += not check_what_is_left(home / "out", wanted)
     assert convert(source, home / "out") == 0
-    assert {n: b for n, b in bytes_of(home / "out").items() if n != "model.json"} == wanted
-    assert command.main(["--verify", str(home / "out")]) == 0
-    assert [p.name for p in home.iterdir()] == ["out"]  # the next run sweeps what the killed ones left
+    assert nothing_left(home) == ["out"]
+    assert check_what_is_left(home / "out", wanted)
     return cut
 
 
-def test_killed_at_any_moment_it_leaves_nothing_that_loads_and_the_next_run_succeeds(original, model, tmp_path):
+def test_killed_before_any_change_to_the_disk_it_leaves_nothing_that_is_wrong(original, model, tmp_path):
+    """And the next run succeeds, and sweeps away what the killed one left. At random moments: tests/parity."""
     wanted = {n: b for n, b in bytes_of(model).items() if n != "model.json"}
     (tmp_path / "home").mkdir()
-    assert killed_at_random_moments(original, tmp_path / "home", wanted, moments=5, seed=0)
+    for last in itertools.count(1):
+        child = begin(original, tmp_path / "home" / "out", last)
+        child.join()
+        there = check_what_is_left(tmp_path / "home" / "out", wanted)
+        if child.exitcode == 0:
+            break
+        assert child.exitcode == -signal.SIGKILL
+    assert there and last > 12 and nothing_left(tmp_path / "home") == []

@@ -1,4 +1,4 @@
-"""The slow form of a default test: a conversion killed at fifty random moments."""
+"""The slow form of a test of tests/test_folders.py: a conversion killed at fifty random moments."""
 
 from convert import __main__ as command
 from tests import families
