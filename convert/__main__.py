@@ -96,10 +96,10 @@ def _convert(arguments: argparse.Namespace) -> None:
 
 def _write(model: str, choices: Choices, dtype: mx.Dtype | None, out: Path) -> None:
     found = source.read(model, choices)
-    for said in (f"{model}: {found.kind}" if found.kind else "", found.guess):
-        if said:
-            print(f"{NAME}: {said}", file=sys.stderr)
     write.write(found, out, {"model": model}, dtype)
+    for said in (f"{model}: {found.kind}" if found.kind else "", found.guess):
+        if said:  # at the end, so that what goes wrong is one line
+            print(f"{NAME}: {said}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -345,7 +345,8 @@ def _convert_in_child(source, out, ready, last):
 
 def begin(source, out, last=None):
     """A conversion in another process, at the moment it begins."""
-    context = multiprocessing.get_context("forkserver")
+    # A server that has imported everything forks at once; not on macOS, where Metal does not survive a fork.
+    context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     context.set_forkserver_preload(["convert.__main__"])
     receive, send = context.Pipe(duplex=False)
     child = context.Process(target=_convert_in_child, args=(str(source), str(out), send, last))
