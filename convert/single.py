@@ -112,6 +112,11 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     pickled = head.startswith(_PICKLED) and not head.endswith(b"{")  # the ninth byte of safetensors
     if pickled or any(file.match(pattern) for pattern in checkpoint.PICKLES):
         raise InputError(f"{file} is a pickle, {checkpoint.PICKLED}")
+    if file.suffix != ".safetensors" and not head.endswith(b"{"):
+        raise InputError(
+            f"{file} is a file; give a diffusers folder (with model_index.json), a converted one (with model.json), "
+            "or a .safetensors file"
+        )
     return {tensor.name: tensor for tensor in tensors(file)}
 
 

@@ -98,6 +98,7 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(name, sd1, tokenizer, tmp_
         ("x.safetensors", b"PK\x03\x04" + bytes(90), "is a pickle"),
         ("x.safetensors", b"\x80\x02\x8a\x0al\xfc" + bytes(90), "is a pickle"),
         ("x.safetensors", b"", "is damaged or incomplete"),
+        ("x.txt", b"a text of some words", "is a file; give a diffusers folder"),
     ],
 )
 def test_other_formats_are_refused_by_what_they_are(name, content, message, tmp_path, capsys):
