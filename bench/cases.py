@@ -5,8 +5,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
 from convert import names
 from mlx_sd.load import TINY, build, shapes
@@ -50,7 +51,7 @@ UNETS: dict[str, Config] = {
     },
 }
 
-_CLIP_L: Config = {
+SD15_TEXT: Config = {
     "architectures": ["CLIPTextModel"],
     "hidden_size": 768,
     "intermediate_size": 3072,
@@ -59,7 +60,7 @@ _CLIP_L: Config = {
     "hidden_act": "quick_gelu",
 }
 TEXTS: dict[str, list[Config]] = {
-    "sd15": [_CLIP_L],
+    "sd15": [SD15_TEXT],
     "sd21": [
         {
             "architectures": ["CLIPTextModel"],
@@ -71,7 +72,7 @@ TEXTS: dict[str, list[Config]] = {
         }
     ],
     "sdxl": [
-        _CLIP_L,
+        SD15_TEXT,
         {
             "architectures": ["CLIPTextModelWithProjection"],
             "hidden_size": 1280,
@@ -84,6 +85,7 @@ TEXTS: dict[str, list[Config]] = {
     ],
 }
 VAE: Config = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "sample_size": 512}
+_PROJECTIONS = ("proj_in.weight", "proj_out.weight")
 _SCHEDULER: Config = {
     "_class_name": "PNDMScheduler",
     "beta_start": 0.00085,
@@ -97,7 +99,7 @@ _SCHEDULER: Config = {
 
 def write_sd15(folder: Path, seed: int = 0) -> None:
     """Writes a diffusers folder of Stable Diffusion 1.5's shapes with random float32 weights (4.3 GB)."""
-    parts = {"text_encoder": _CLIP_L, "unet": UNETS["sd15"], "vae": VAE}
+    parts = {"text_encoder": SD15_TEXT, "unet": UNETS["sd15"], "vae": VAE}
     folder.mkdir(parents=True)
     index: Config = {"_class_name": "StableDiffusionPipeline", "scheduler": ["diffusers", "PNDMScheduler"]}
     index |= {part: ["mlx-sd", "random"] for part in (*parts, "tokenizer")}
@@ -109,12 +111,21 @@ def write_sd15(folder: Path, seed: int = 0) -> None:
     for part, config in parts.items():
         (folder / part).mkdir()
         (folder / part / "config.json").write_text(json.dumps(config))
-        network = build(part, config, part)
-        arrays = {}
-        for ours, shape in shapes(network).items():
-            if len(shape) == 4:
-                shape = (shape[0], shape[3], shape[1], shape[2])
-            weights = rng.standard_normal(shape, dtype=np.float32) / np.sqrt(np.prod(shape[1:]) or 1)
-            arrays[names.theirs(part, network.names, ours)] = mx.array(weights)
         stem = "model" if part == "text_encoder" else "diffusion_pytorch_model"
-        mx.save_safetensors(str(folder / part / f"{stem}.safetensors"), arrays)
+        save_file(random_weights(part, config, rng), folder / part / f"{stem}.safetensors", {"format": "pt"})
+
+
+def random_weights(part: str, config: Config, rng: np.random.Generator) -> dict[str, NDArray[np.float32]]:
+    """A network's weights under diffusers' names, as it would save them."""
+    network = build(part, config, part)
+    arrays = {}
+    for ours, shape in shapes(network).items():
+        name = names.theirs(part, network.names, ours)
+        if len(shape) == 4:
+            shape = (shape[0], shape[3], shape[1], shape[2])
+        elif part == "unet" and name.endswith(_PROJECTIONS) and not config.get("use_linear_projection"):
+            shape = (*shape, 1, 1)
+        weights = rng.standard_normal(shape, dtype=np.float32)
+        weights /= np.float32(np.sqrt(np.prod(shape[1:]) or 1))
+        arrays[name] = weights
+    return arrays

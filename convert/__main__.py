@@ -1,44 +1,65 @@
 """The command line: python -m convert --model X --out DIR."""
 
 import argparse
+import dataclasses
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import mlx.core as mx
 from mlx.nn import Module
 
 from mlx_sd import command, quantization
 from mlx_sd.errors import InputError
-from mlx_sd.files import read_json
-from mlx_sd.load import DTYPES, TINY, build
+from mlx_sd.load import DTYPES, TINY, build, read_about
 from mlx_sd.lora import Lora
 
-from . import checkpoint, hub, lora, write
+from . import export, lora, source, verify, write
+from .checkpoint import Choices
 from .describe import describe
+from .kinds import KINDS, PREDICTIONS
 
 NAME = "convert"
 
-_EXAMPLES = """examples:
+_CHOICES = tuple(field.name for field in dataclasses.fields(Choices))
+
+_KINDS = "\n".join(f"  {name:<14}{kind.title}" for name, kind in KINDS.items())
+_EXAMPLES = f"""examples:
   python -m convert --model stabilityai/stable-diffusion-2-1 --out models/sd21 --dtype float16
   python -m convert --model ~/checkpoints/my-diffusers-folder --out models/mine
-  python -m convert --model tiny --lora style.safetensors:0.8 --lora owner/name --out models/styled
+  python -m convert --model dreamy.safetensors --vae vae-ft-mse.safetensors --out models/dreamy
+  python -m convert --model dreamy.safetensors --lora style.safetensors:0.8 --lora owner/name --out models/styled
   python -m convert --model stabilityai/stable-diffusion-2-1 --quantize unet=4,text_encoder=8 --out models/sd21-small
+  python -m convert --model models/dreamy --to diffusers --out folders/dreamy
   python -m convert --inspect style.safetensors
+  python -m convert --verify models/dreamy
+
+kinds of single files (which one it is follows from its names and shapes; turbo cannot be told from the others):
+{_KINDS}
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit code."""
+def parser() -> argparse.ArgumentParser:
+    """All options."""
     p = command.Parser(
         prog=f"python -m {NAME}",
-        description="Convert a Hugging Face checkpoint into a model folder for mlx_sd.",
+        description="Convert a Stable Diffusion checkpoint into a model folder for mlx_sd, or back.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("--model", help='a diffusers folder, a hub id, or "tiny" (the embedded checkpoint)')
+    p.add_argument(
+        "--model", help='a diffusers folder, a single .safetensors file, a hub id, or "tiny" (the embedded checkpoint)'
+    )
     p.add_argument("--out", type=Path, metavar="DIR", help="the folder to write; must not exist")
+    p.add_argument("--to", choices=("mlx", "diffusers"), default="mlx", help="what to write (default: mlx)")
+    p.add_argument("--verify", type=Path, metavar="DIR", help="check a converted folder instead")
+    p.add_argument("--inspect", metavar="FILE", help="say what a safetensors file is; with --model, whether it fits")
     p.add_argument("--dtype", choices=tuple(DTYPES), help="of the weights (default: as they are stored)")
-    p.add_argument("--variant", help="which variant of the files to read, for example fp16")
+    p.add_argument("--variant", help="which variant of a folder's files to read, for example fp16")
+    p.add_argument("--vae", type=Path, metavar="PATH", help="another VAE: a file or a folder")
+    p.add_argument("--text-encoder", type=Path, metavar="PATH", help="another text encoder: a file or a folder")
+    p.add_argument("--text-encoder-2", type=Path, metavar="PATH", help="SDXL's second")
     p.add_argument(
         "--lora",
         action="append",
@@ -51,46 +72,84 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="BITS[:GROUP]",
         help="the UNet's linear layers in 4 or 8 bits, groups of 32, 64 (default) or 128; or NETWORK=BITS[:GROUP],...",
     )
-    p.add_argument("--inspect", metavar="FILE", help="say what a safetensors file is; with --model, whether it fits")
+    single = p.add_argument_group("single files")
+    single.add_argument("--kind", choices=tuple(KINDS), metavar="KIND", help="see below (default: found out)")
+    single.add_argument("--prediction", choices=PREDICTIONS, help="what the UNet predicts (default: found out)")
+    single.add_argument("--ema", action="store_true", help="the averaged weights, where the file has both")
+    single.add_argument(
+        "--tokenizer", type=Path, metavar="DIR", help="CLIP's vocab.json and merges.txt (default: from the hub)"
+    )
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code."""
+    p = parser()
     arguments = p.parse_args(argv)
-    if arguments.inspect is None and None in (arguments.model, arguments.out):
-        p.error("give --model and --out, or --inspect")
-    return command.run(NAME, lambda: _inspect(arguments) if arguments.inspect else _convert(arguments))
+    if arguments.verify is not None:
+        return command.run(NAME, lambda: print(verify.verify(arguments.verify)))
+    if arguments.inspect is not None:
+        return command.run(NAME, lambda: _inspect(arguments))
+    if not (arguments.model and arguments.out):
+        p.error("give --model and --out, --inspect or --verify")
+    return command.run(NAME, lambda: _convert(arguments))
 
 
 def _convert(arguments: argparse.Namespace) -> None:
-    if arguments.out.exists():  # before anything is downloaded
-        raise InputError(f"{arguments.out} exists; choose another name or remove it first")
+    out: Path = arguments.out
+    if out.exists():  # before anything is downloaded
+        raise InputError(f"{out} exists; choose another name or remove it first")
+    choices = _choices(arguments)
+    folder = Path(arguments.model).expanduser()
+    if arguments.to == "mlx":
+        _write(arguments, choices, out)
+    elif arguments.quantize:
+        raise InputError("diffusers does not read what --quantize writes; leave it out with --to diffusers")
+    elif (folder / "model.json").is_file():
+        if choices != Choices() or arguments.lora:
+            raise InputError(f"{folder} is converted already; of the options only --dtype can be given with it")
+        export.write(folder, out, _dtype(arguments))
+    else:
+        with tempfile.TemporaryDirectory(dir=out.absolute().parent if out.parent.is_dir() else None) as home:
+            _write(arguments, choices, Path(home, "model"))
+            export.write(Path(home, "model"), out)
+    print(out)
+
+
+def _write(arguments: argparse.Namespace, choices: Choices, out: Path) -> None:
     if arguments.quantize:
         quantization.parse(arguments.quantize)
     adapters = lora.read(Lora.parse(text) for text in arguments.lora)
-    source = checkpoint.read(_folder(arguments), arguments.variant)
-    dtype = arguments.dtype and DTYPES[arguments.dtype]
+    found = source.read(arguments.model, choices)
     about = {"model": arguments.model}
-    for remark in write.write(source, arguments.out, about, dtype, adapters, arguments.quantize):
-        print(f"{NAME}: {remark}", file=sys.stderr)
-    print(arguments.out)
+    remarks = write.write(found, out, about, _dtype(arguments), adapters, arguments.quantize)
+    for said in (f"{arguments.model}: {found.kind}" if found.kind else "", found.guess, *remarks):
+        if said:  # at the end, so that what goes wrong is one line
+            print(f"{NAME}: {said}", file=sys.stderr)
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
-    networks = None if arguments.model is None else _networks(_folder(arguments), arguments.variant)
+    networks = _networks(arguments) if arguments.model else None
     for line in describe(arguments.inspect, arguments.model, networks):
         print(line)
 
 
-def _networks(folder: Path, variant: str | None) -> dict[str, Module]:
-    if (folder / "model.json").is_file():
-        configs = read_json(folder / "model.json").get("networks", {})
-    else:
-        configs = {part: found.config for part, found in checkpoint.read(folder, variant).components.items()}
-    return {part: build(part, config, f"{folder}: {part}") for part, config in configs.items()}
-
-
-def _folder(arguments: argparse.Namespace) -> Path:
+def _networks(arguments: argparse.Namespace) -> dict[str, Module]:
     folder = TINY if arguments.model == "tiny" else Path(arguments.model).expanduser()
-    if not folder.exists() and hub.is_id(arguments.model):
-        folder = hub.fetch(arguments.model, arguments.variant)
-    return folder
+    if (folder / "model.json").is_file():
+        configs = read_about(folder)["networks"]
+    else:
+        found = source.read(arguments.model, _choices(arguments))
+        configs = {part: component.config for part, component in found.components.items()}
+    return {part: build(part, config, f"{arguments.model}: {part}") for part, config in configs.items()}
+
+
+def _choices(arguments: argparse.Namespace) -> Choices:
+    return Choices(**{name: getattr(arguments, name) for name in _CHOICES})
+
+
+def _dtype(arguments: argparse.Namespace) -> mx.Dtype | None:
+    return DTYPES[arguments.dtype] if arguments.dtype else None
 
 
 if __name__ == "__main__":

@@ -1,19 +1,25 @@
 """A diffusers folder -> its configs and tensors, by name, nothing read before it is asked for."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mlx_sd.errors import InputError
-from mlx_sd.files import TENSOR_DTYPES, Tensor, read_json, tensors
+from mlx_sd.files import TENSOR_DTYPES, Tensor, own, read_json, tensors
 
 from . import names
 
 PARTS = ("text_encoder", "text_encoder_2", "unet", "vae")
 TOKENIZERS = ("tokenizer", "tokenizer_2")
+SCHEDULERS = ("scheduler", "low_res_scheduler")
 
 STEMS = ("diffusion_pytorch_model", "model")
-_PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
+PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl")
+PICKLED = (
+    "which can run code when opened; get the safetensors version, or convert it in a sandbox with safetensors' "
+    "convert.py"
+)
 
 
 @dataclass(frozen=True)
@@ -26,14 +32,40 @@ class Component:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A whole checkpoint in a folder."""
+class Vocabulary:
+    """A tokenizer's files."""
 
     folder: Path
+    pad: str | None = None  # the padding token; None where the folder's own files say
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the user may decide about a source; None leaves it to what the source says."""
+
+    variant: str | None = None  # of a folder's files
+    ema: bool = False
+    kind: str | None = None
+    prediction: str | None = None
+    vae: Path | None = None
+    text_encoder: Path | None = None
+    text_encoder_2: Path | None = None
+    tokenizer: Path | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint."""
+
+    folder: Path  # or the single file
     index: dict[str, Any]  # model_index.json
     scheduler: dict[str, Any]
     components: dict[str, Component]
-    tokenizers: dict[str, Path]
+    tokenizers: dict[str, Vocabulary]
+    low_res_scheduler: dict[str, Any] | None = None  # upscalers': how the small image is noised
+    kind: str = ""  # what a single file was found to be, for people to read
+    guess: str = ""  # what of that is only likely, and how to say otherwise
+    provenance: dict[str, Any] = field(default_factory=dict)
 
 
 def read(folder: Path, variant: str | None = None) -> Checkpoint:
@@ -43,17 +75,24 @@ def read(folder: Path, variant: str | None = None) -> Checkpoint:
     """
     if not (folder / "model_index.json").is_file():
         raise InputError(_no_index(folder))
-    index = read_json(folder / "model_index.json")
+    index = read_json(own(folder, folder / "model_index.json"))
     present = [part for part in PARTS if _listed(index, part)]
     for part in ("unet", "vae"):
         if part not in present:
             raise InputError(f"{folder}/model_index.json: no {part}, so this is not a Stable Diffusion checkpoint")
+    tokenizers = [name for name in TOKENIZERS if _listed(index, name)]
+    schedulers = [name for name in SCHEDULERS if name == "scheduler" or _listed(index, name)]
+    for name in (*present, *tokenizers, *schedulers):
+        for file in (folder / name, *(folder / name).glob("*")):
+            own(folder, file)
+    configs = {name: read_json(folder / name / "scheduler_config.json") for name in schedulers}
     return Checkpoint(
         folder,
         index,
-        read_json(folder / "scheduler" / "scheduler_config.json"),
-        {part: _component(folder / part, variant) for part in present},
-        {name: _subfolder(folder, name) for name in TOKENIZERS if _listed(index, name)},
+        configs["scheduler"],
+        {part: component(folder / part, variant) for part in present},
+        {name: Vocabulary(_subfolder(folder, name)) for name in tokenizers},
+        configs.get("low_res_scheduler"),
     )
 
 
@@ -62,23 +101,34 @@ def infixes(variant: str | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys([f".{variant}" if variant else "", "", ".fp16"]))
 
 
-def _component(folder: Path, variant: str | None) -> Component:
+def component(folder: Path, variant: str | None = None) -> Component:
+    """One network in its folder, config.json beside the weights."""
     config = read_json(folder / "config.json")
     files = _weights(folder, variant)
-    found: dict[str, Tensor] = {}
-    for file in files:
-        for tensor in tensors(file):
-            name = names.today(tensor.name)
-            if name is None:
-                continue
-            if tensor.dtype not in TENSOR_DTYPES:
-                raise InputError(
-                    f"{file}: {tensor.name} is of type {tensor.dtype}; only {', '.join(TENSOR_DTYPES)} are read"
-                )
-            if name in found:
-                raise InputError(f"{file}: {tensor.name} is there twice (also in {found[name].file.name})")
-            found[name] = tensor
-    return Component(config, found, files)
+    return Component(config, readable(named(tensor for file in files for tensor in tensors(file))), files)
+
+
+def named(found: Iterable[Tensor]) -> dict[str, Tensor]:
+    """Tensors by their names in today's spelling, each there once."""
+    by_name: dict[str, Tensor] = {}
+    for tensor in found:
+        name = names.today(tensor.name)
+        if name is None:
+            continue
+        if name in by_name:
+            raise InputError(f"{tensor.file}: {tensor.name} is there twice (also in {by_name[name].file.name})")
+        by_name[name] = tensor
+    return by_name
+
+
+def readable(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, each of a type that is read here."""
+    for tensor in found.values():
+        if tensor.dtype not in TENSOR_DTYPES:
+            raise InputError(
+                f"{tensor.file}: {tensor.name} is of type {tensor.dtype}; only {', '.join(TENSOR_DTYPES)} are read"
+            )
+    return dict(found)
 
 
 def _weights(folder: Path, variant: str | None) -> tuple[Path, ...]:
@@ -90,12 +140,9 @@ def _weights(folder: Path, variant: str | None) -> tuple[Path, ...]:
                 return _shards(index)
             if whole.is_file():
                 return (whole,)
-    pickles = sorted(p.name for pattern in _PICKLES for p in folder.glob(pattern))
+    pickles = sorted(p.name for pattern in PICKLES for p in folder.glob(pattern))
     if pickles:
-        raise InputError(
-            f"{folder} has only pickled weights ({', '.join(pickles)}), which can run code when opened; get the "
-            "safetensors version, or convert it in a sandbox with safetensors' convert.py"
-        )
+        raise InputError(f"{folder} has only pickled weights ({', '.join(pickles)}), {PICKLED}")
     others = sorted(p.name for p in folder.glob("*.safetensors"))
     hint = f" (there is {', '.join(others)})" if others else ""
     raise InputError(f"{folder}: no {STEMS[0]}.safetensors or {STEMS[1]}.safetensors{hint}")
@@ -130,8 +177,6 @@ def _no_index(folder: Path) -> str:
         return f"{folder} does not exist"
     if (folder / "model.json").is_file():
         return f"{folder} is converted already"
-    if folder.is_file():
-        pickled = any(folder.match(pattern) for pattern in _PICKLES)
-        why = "is a pickle, which can run code when opened" if pickled else "is a file"
-        return f"{folder} {why}; give a diffusers folder (with model_index.json) or a converted one (with model.json)"
-    return f"{folder} has neither model_index.json (diffusers) nor model.json (converted)"
+    files = sorted(p.name for p in folder.glob("*.safetensors"))
+    hint = f"; give --model one of its files: {', '.join(files[:8])}" if files else ""
+    return f"{folder} has neither model_index.json (diffusers) nor model.json (converted){hint}"

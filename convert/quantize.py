@@ -1,7 +1,6 @@
 """What is written in the place of a linear layer's weight when it is quantized."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -9,14 +8,7 @@ import mlx.nn as nn
 from mlx_sd import quantization
 from mlx_sd.quantization import Quantization
 
-
-class Entry(NamedTuple):
-    """A tensor to be written: its numbers are made when it is its turn."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: mx.Dtype
-    read: Callable[[], mx.array]
+from .stream import Entry
 
 
 def quantized(entries: Iterable[Entry], network: nn.Module, how: Quantization) -> Iterator[Entry]:

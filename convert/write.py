@@ -1,31 +1,27 @@
 """Writing a model folder: every tensor renamed, channel-last, cast; one at a time; all or nothing."""
 
-import hashlib
 import json
-import math
 import shutil
-import sys
-import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
-from tqdm import tqdm
 
 from mlx_sd import quantization
 from mlx_sd.errors import InputError
 from mlx_sd.files import TENSOR_DTYPES, Tensor
 from mlx_sd.load import FORMAT, VERSION, build, shapes
+from mlx_sd.tokenizer import SPECIAL, Tokenizer
 
 from . import lora, names
-from .checkpoint import Checkpoint, Component
-from .quantize import Entry, quantized
-
-_STORED = {dtype: name for name, (_, dtype) in TENSOR_DTYPES.items()} | {mx.uint32: "U32"}
+from .checkpoint import Checkpoint, Component, Vocabulary
+from .quantize import quantized
+from .stream import Entry, atomic_folder, progress, sha256, write_tensors
 
 
 def write(
@@ -54,19 +50,21 @@ def write(
         networks[part] = [_entry(*one, dtype, partial(merge, part, one[0])) for one in placed]
         if part in how:
             networks[part] = list(quantized(networks[part], built[part], how[part]))
-    total = sum(_size(entry) for entries in networks.values() for entry in entries)
-    with atomic_folder(out) as folder, _progress(total) as moved:
-        for part, entries in networks.items():
-            _write_tensors(folder / f"{part}.safetensors", entries, moved)
-        for name, path in checkpoint.tokenizers.items():
-            (folder / name).mkdir()
-            for file in sorted(path.iterdir()):
-                if file.suffix in (".json", ".txt"):
-                    shutil.copyfile(file, folder / name / file.name)
+    for vocabulary in checkpoint.tokenizers.values():
+        Tokenizer.load(vocabulary.folder)  # says what is wrong with it
+    total = sum(entry.size for entries in networks.values() for entry in entries)
+    with atomic_folder(out, total) as folder, _digests(checkpoint) as digests, progress(total, "convert") as moved:
+        files = {
+            f"{part}.safetensors": write_tensors(folder / f"{part}.safetensors", entries, moved)
+            for part, entries in networks.items()
+        }
+        for name, vocabulary in checkpoint.tokenizers.items():
+            copied = write_tokenizer(vocabulary, folder / name)
+            files |= {f"{name}/{file.name}": sha256(file) for file in copied}
         about = {
             "format": FORMAT,
             "version": VERSION,
-            "source": source | {"sha256": _digests(checkpoint)},
+            "source": checkpoint.provenance | source | {"sha256": digests()},
             "dtype": "as stored" if dtype is None else str(dtype).rpartition(".")[2],
             "quantization": {part: one._asdict() for part, one in how.items()} or None,
             "loras": merge.records,
@@ -74,9 +72,27 @@ def write(
             "networks": {part: component.config for part, component in checkpoint.components.items()},
             "tokenizers": sorted(checkpoint.tokenizers),
             "scheduler": checkpoint.scheduler,
+            "files": files,
         }
+        if checkpoint.low_res_scheduler:
+            about["low_res_scheduler"] = checkpoint.low_res_scheduler
         (folder / "model.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     return [quantization.report(part, built[part], one, _number(networks[part])) for part, one in how.items()]
+
+
+def write_tokenizer(vocabulary: Vocabulary, out: Path) -> list[Path]:
+    """Writes a tokenizer's folder and returns its files."""
+    out.mkdir()
+    own = sorted(p for p in vocabulary.folder.iterdir() if p.suffix in (".json", ".txt") and p.is_file())
+    if vocabulary.pad is not None:
+        own = [p for p in own if p.name in ("vocab.json", "merges.txt")] or [vocabulary.folder / "tokenizer.json"]
+    for file in own:
+        shutil.copyfile(file, out / file.name)
+    if vocabulary.pad is not None:
+        config = {**SPECIAL, "pad_token": vocabulary.pad, "unk_token": SPECIAL["eos_token"], "model_max_length": 77}
+        config["tokenizer_class"] = "CLIPTokenizer"
+        (out / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return sorted(out.iterdir())
 
 
 def plan(part: str, component: Component, where: Path) -> list[tuple[str, Tensor, tuple[int, ...]]]:
@@ -105,24 +121,6 @@ def plan(part: str, component: Component, where: Path) -> list[tuple[str, Tensor
     return [(ours, have[name], shape) for name, (ours, shape) in wanted.items()]
 
 
-@contextmanager
-def atomic_folder(out: Path) -> Iterator[Path]:
-    """A new folder beside `out` that becomes `out` when the block ends well, and vanishes when it does not."""
-    if out.exists():
-        raise InputError(f"{out} exists; choose another name or remove it first")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise InputError(f"{out} cannot be written: {error.strerror}") from None
-    try:
-        yield folder
-        folder.chmod(0o755)  # mkdtemp's is private
-        folder.rename(out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def _fits(stored: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     if len(stored) == 4:
         o, i, h, w = stored
@@ -140,48 +138,34 @@ def _entry(
     return Entry(ours, shape, dtype or TENSOR_DTYPES[tensor.dtype][1], read)
 
 
-def _size(entry: Entry) -> int:
-    return math.prod(entry.shape) * entry.dtype.size
-
-
 def _number(entries: list[Entry]) -> int:
     """Bytes of a number that is not quantized."""
     return max(entry.dtype.size for entry in entries if entry.dtype != mx.uint32)
 
 
-def _write_tensors(path: Path, entries: list[Entry], moved: Callable[[int], Any]) -> None:
-    header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
-    offset = 0
-    for entry in entries:
-        place = [offset, offset := offset + _size(entry)]
-        header[entry.name] = {"dtype": _STORED[entry.dtype], "shape": entry.shape, "data_offsets": place}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as f:
-        f.write(len(text).to_bytes(8, "little") + text)
-        for entry in entries:
-            array = entry.read().astype(entry.dtype)
-            words = mx.uint32 if array.dtype.size == 4 else mx.uint16  # numpy knows no bfloat16
-            f.write(np.ascontiguousarray(array.view(words)).tobytes())
-            moved(_size(entry))
-
-
-def _digests(checkpoint: Checkpoint) -> dict[str, str]:
-    found = {}
-    for component in checkpoint.components.values():
-        for file in component.files:
-            digest = hashlib.sha256()
-            with file.open("rb") as f:
-                while block := f.read(1 << 22):
-                    digest.update(block)
-            found[str(file.relative_to(checkpoint.folder))] = digest.hexdigest()
-    return found
-
-
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], Any]]:
-    with tqdm(total=total, unit="B", unit_scale=True, desc="convert", disable=not sys.stderr.isatty()) as bar:
-        yield bar.update
+def _digests(checkpoint: Checkpoint) -> Iterator[Callable[[], dict[str, str]]]:
+    """SHA-256 of every file that weights come from, computed beside what is done meanwhile; called, it waits.
+
+    By the file's name in the checkpoint, or by its whole path where it lies elsewhere.
+    """
+    home = checkpoint.folder if checkpoint.folder.is_dir() else checkpoint.folder.parent
+    files = sorted({file for component in checkpoint.components.values() for file in component.files})
+    ended = threading.Event()
+
+    def check(size: int) -> None:
+        if ended.is_set():  # with the conversion, by an error
+            raise CancelledError
+
+    def digests() -> dict[str, str]:
+        return {str(f.relative_to(home) if f.is_relative_to(home) else f): sha256(f, check) for f in files}
+
+    with ThreadPoolExecutor(1) as beside:
+        found = beside.submit(digests)
+        try:
+            yield found.result
+        finally:
+            ended.set()
 
 
 def _listing(what: str, names: list[str], most: int = 8) -> str:

@@ -61,7 +61,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--prompts", type=Path, metavar="FILE", help="a text file with one prompt a line, instead")
     p.add_argument("--from-image", type=Path, metavar="PNG", help="make a picture again; other flags change it")
     p.add_argument("--negative", metavar="TEXT", help="what to steer away from")
-    p.add_argument("--model", help="a converted folder, a diffusers folder or a hub id (default: the embedded model)")
+    p.add_argument(
+        "--model", help="a converted or diffusers folder, a .safetensors file or a hub id (default: embedded)"
+    )
     p.add_argument(
         "--coreml", metavar="FOLDER", help="run the packages that python -m coreml wrote, instead of --model"
     )

@@ -26,7 +26,7 @@ from .tokenizer import Tokenizer
 from .unet import UNet
 from .vae import Autoencoder
 
-FORMAT, VERSION = "mlx-sd", 1
+FORMAT, VERSION = "mlx-sd", 2
 TINY = Path(__file__).parent / "tiny"
 DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
 
@@ -80,7 +80,7 @@ def load(
     loras: Sequence[Given] = (),
     quantize: str | None = None,
 ) -> Model:
-    """Loads "tiny", a model folder, a diffusers folder or a hub id; unconverted ones go through the cache first.
+    """Loads "tiny", a model folder, a diffusers folder, a single file or a hub id; the cache keeps what it converts.
 
     loras: paths, or pairs of path and scale, merged in memory in float32. quantize: what `--quantize` takes, done in
     memory after that; a folder that was converted with it takes neither.
@@ -143,15 +143,15 @@ def converted(model: str, variant: str | None = None) -> Path:
     folder = TINY if model == "tiny" else Path(model)
     if (folder / "model.json").is_file():
         return folder
-    from convert import checkpoint, hub, write  # convert builds on this package
+    from convert import checkpoint, source, write  # convert builds on this package
 
-    if not folder.exists() and hub.is_id(model):
-        folder = hub.fetch(model, variant)
-    source = checkpoint.read(folder, variant)
-    out = _cache() / f"{folder.resolve().name}-{_fingerprint(source.folder)}"
+    found = source.read(model, checkpoint.Choices(variant=variant))
+    out = _cache() / f"{found.folder.resolve().name}-{_fingerprint(found.folder)}"
     if not (out / "model.json").is_file():
+        if found.guess:
+            warnings.warn(found.guess, stacklevel=4)
         try:
-            write.write(source, out, {"model": model})
+            write.write(found, out, {"model": model})
         except InputError:
             if not (out / "model.json").is_file():  # else another process was first
                 raise
@@ -205,9 +205,11 @@ def read_about(folder: Path) -> dict[str, Any]:
     about = read_json(folder / "model.json")
     if about.get("format") != FORMAT:
         raise InputError(f"{folder}/model.json is not of the format {FORMAT}; convert the checkpoint again")
+    if about.get("version") == 1:  # knew no hashes of its own files
+        about |= {"version": 2, "files": {}}
     if about.get("version") != VERSION:
         raise InputError(
-            f"{folder}/model.json is of version {about.get('version')}, this mlx-sd reads {VERSION}; "
+            f"{folder}/model.json is of version {about.get('version')}, this mlx-sd reads 1 to {VERSION}; "
             "convert the checkpoint again"
         )
     return about
@@ -228,7 +230,8 @@ def _cache() -> Path:
 
 def _fingerprint(folder: Path) -> str:
     # Enough to notice a changed checkpoint without reading it.
-    stats = [(str(p.relative_to(folder)), p.stat()) for p in sorted(folder.rglob("*")) if p.is_file()]
+    files = sorted(folder.rglob("*")) if folder.is_dir() else [folder]
+    stats = [(str(p.relative_to(folder)), p.stat()) for p in files if p.is_file()]
     seen = [VERSION, str(folder.resolve()), [(name, s.st_size, s.st_mtime_ns) for name, s in stats]]
     return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:12]
 

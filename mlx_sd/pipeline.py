@@ -78,7 +78,7 @@ class StableDiffusion:
         loras: Sequence[Given] = (),
         quantize: str | None = None,
     ) -> "StableDiffusion":
-        """Loads "tiny" (the embedded checkpoint), a model folder, a diffusers folder or a hub id.
+        """Loads "tiny" (the embedded checkpoint), a model folder, a diffusers folder, a single file or a hub id.
 
         dtype: "float32", "float16" or "bfloat16"; None is float16 on a GPU and float32 on the CPU.
         loras: paths or hub ids of adapters, or pairs of one and its scale: ("style.safetensors", 0.8).

@@ -1,6 +1,5 @@
 """CLIP's byte-pair tokenizer, over the `tokenizers` library, and long prompts in chunks."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,11 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 
 from .errors import InputError
+from .files import read_json
 
 # OpenAI CLIP's pattern: special tokens, English contractions, words, single digits, runs of anything else.
 _PATTERN = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-_SPECIAL = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}
+SPECIAL = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}
 
 
 class Tokenizer:
@@ -60,11 +60,13 @@ class Tokenizer:
 def bpe(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """The vocabulary (token -> id) and the merges, in order, of a tokenizer folder."""
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-        lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+        vocabulary = read_json(folder / "vocab.json")
+        lines = (folder / "merges.txt").read_text(encoding="utf-8", errors="replace").splitlines()
         pairs = [tuple(line.split()) for line in lines if line.strip() and not line.startswith("#version")]
     elif (folder / "tokenizer.json").is_file():
-        model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+        model = read_json(folder / "tokenizer.json").get("model")
+        if not isinstance(model, dict) or not {"vocab", "merges"} <= model.keys():
+            raise InputError(f"{folder}/tokenizer.json is not of the byte-pair kind that CLIP has")
         vocabulary = model["vocab"]
         pairs = [tuple(m.split() if isinstance(m, str) else m) for m in model["merges"]]
     else:
@@ -76,10 +78,10 @@ def bpe(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 
 def _special(folder: Path) -> dict[str, str]:
-    found = dict(_SPECIAL)
+    found = dict(SPECIAL)
     for name in ("special_tokens_map.json", "tokenizer_config.json"):  # the later decides
         if (folder / name).is_file():
-            values: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
+            values: dict[str, Any] = read_json(folder / name)
             for kind in ("bos_token", "eos_token", "pad_token"):
                 token = values.get(kind)
                 if token is not None:

@@ -70,7 +70,7 @@ def test_a_conversion_keeps_every_number_and_makes_images_channel_last(convert, 
             source = source.transpose(0, 2, 3, 1)
         assert (np.array(array) == source.reshape(array.shape)).all(), name
     about = json.loads((out / "model.json").read_text())
-    assert (about["format"], about["version"], about["loras"]) == ("mlx-sd", 1, [])
+    assert (about["format"], about["version"], about["loras"]) == ("mlx-sd", 2, [])
     assert set(about["source"]["sha256"]) == {
         UNET,
         "vae/diffusion_pytorch_model.safetensors",
@@ -359,3 +359,24 @@ def test_an_old_scheduler_config_means_what_diffusers_makes_of_it(folder):
     _edit(folder / "scheduler/scheduler_config.json", lambda v: (v.pop("steps_offset"), v.update(clip_sample=True)))
     scheduler = StableDiffusion.load(folder, "float32").model.scheduler
     assert (scheduler.offset, scheduler.problem) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted"),
+    [
+        (["README.md", "dreamy.safetensors", "x/y.safetensors"], "dreamy.safetensors"),
+        (["a.safetensors", "b.safetensors"], "download one of a.safetensors, b.safetensors and give --model its path"),
+        (["model.ckpt"], "is neither a diffusers folder nor one single .safetensors file"),
+    ],
+)
+def test_a_repository_of_one_single_file_is_that_file(files, wanted):
+    try:
+        assert hub._single("x/y", files) == wanted
+    except InputError as error:
+        assert wanted in str(error)
+
+
+@pytest.mark.parametrize("name", ["folder/x.safetensors", "folder/x.ckpt", "nothing", "a/b/c"])
+def test_what_is_not_there_is_not_looked_for_on_the_hub(name, convert):
+    code, err, _ = convert(model=name)
+    assert code == 2 and f"{name} does not exist" in err

@@ -94,6 +94,12 @@ def test_the_readmes_quantization_is_the_measured_one():
         assert f"{sizes} {statistics.median(decibels):.1f} dB | {min(decibels):.1f} dB |" in README
 
 
+def test_the_readmes_conversion_is_the_measured_one():
+    results = _results("conversion-sd15-cpu")
+    assert f"peaks at {results['peak_bytes'] / 1e9:.2f} GB" in README
+    assert f"takes {results['convert_over_copy']:.1f} times as long as copying" in README
+
+
 def test_every_result_says_on_what_it_was_measured():
     for path in (ROOT / "bench" / "results").glob("*.json"):
         machine = json.loads(path.read_text(encoding="utf-8"))["machine"]

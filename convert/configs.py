@@ -1,0 +1,183 @@
+"""Hugging Face configs read off the shapes of weights: what a file without configs, whole or pruned, must be."""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mlx_sd.errors import InputError
+from mlx_sd.files import Tensor
+
+Config = dict[str, Any]
+
+_HEAD = 64  # width of an attention head, wherever the number of heads is not fixed
+_GROUPS = 32
+_LARGEST = 1 << 20  # of all sizes that a network here may have
+
+
+class Shapes:
+    """Tensors by diffusers' names, asked for their dimensions and for how many of something there are."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], where: str):
+        self.tensors, self.where = tensors, where
+        self._children: dict[str, set[str]] = defaultdict(set)
+        for name in tensors:
+            segments = name.split(".")
+            for i, segment in enumerate(segments):
+                self._children[".".join(segments[:i])].add(segment)
+
+    def dim(self, name: str, axis: int) -> int:
+        """The size of an axis; InputError where there is no such tensor or axis."""
+        shape = self.tensors[name].shape if name in self.tensors else ()
+        if len(shape) <= axis or not 0 < shape[axis] <= _LARGEST:
+            raise InputError(f"{self.where}: no {name} to read the network's size off")
+        return shape[axis]
+
+    def count(self, place: str) -> int:
+        """How many children a place has: blocks, layers, resnets."""
+        return len(self._children.get(place, ()))
+
+    def has(self, place: str) -> bool:
+        return place in self.tensors or place in self._children
+
+
+def head_size(channels: int) -> int:
+    """The number of heads of 64 channels, or of the nearest size there can be."""
+    return next(heads for heads in range(max(1, channels // _HEAD), 0, -1) if channels % heads == 0)
+
+
+def eight_heads(channels: int) -> int:
+    """Eight heads, whatever their size."""
+    return math.gcd(8, channels)
+
+
+def unet(
+    tensors: Mapping[str, Tensor], where: str, heads: Callable[[int], int], only_cross: Sequence[bool] = ()
+) -> Config:
+    """The config of a UNet2DConditionModel with these weights.
+
+    heads: number of attention heads for a number of channels, which no shape tells; only_cross: per level, where the
+    width of image and prompt are the same and do not tell either. Raises InputError for what is no such UNet.
+    """
+    s = Shapes(tensors, where)
+    levels = range(s.count("down_blocks"))
+    if not levels or s.count("up_blocks") != len(levels):
+        raise InputError(f"{where}: {len(levels)} levels going down and {s.count('up_blocks')} going up, not a UNet")
+    channels = [s.dim(f"down_blocks.{i}.resnets.0.conv1.weight", 0) for i in levels]
+    down, up = ([_depths(s, f"{side}_blocks.{i}") for i in levels] for side in ("down", "up"))
+    places = [f"down_blocks.{i}" if down[i] else f"up_blocks.{len(levels) - 1 - i}" for i in levels]
+    attends = [bool(down[i] or up[len(levels) - 1 - i]) for i in levels]
+    # What has no attention has no context: the next level's stands for it.
+    contexts = [_width(s, place, "attn2") if has else 0 for place, has in zip(places, attends, strict=True)]
+    middle = _depths(s, "mid_block")
+    context = _width(s, "mid_block", "attn2") if middle else max(contexts)
+    contexts = [c or context or max(contexts) for c in contexts]
+    widths = [_width(s, place, "attn1") if has else 0 for place, has in zip(places, attends, strict=True)]
+    config: Config = {
+        "_class_name": "UNet2DConditionModel",
+        "in_channels": s.dim("conv_in.weight", 1),
+        "out_channels": s.dim("conv_out.weight", 0),
+        "block_out_channels": channels,
+        "down_block_types": ["CrossAttnDownBlock2D" if d else "DownBlock2D" for d in down],
+        "up_block_types": ["CrossAttnUpBlock2D" if u else "UpBlock2D" for u in up],
+        "layers_per_block": _one([s.count(f"down_blocks.{i}.resnets") for i in levels]),
+        "attention_head_dim": _one([heads(c) for c in channels]),  # the number of heads, in this class
+        "cross_attention_dim": _one(contexts),
+        "norm_num_groups": math.gcd(_GROUPS, *channels),
+        "use_linear_projection": any(
+            name.endswith(".proj_in.weight") and len(t.shape) == 2 for name, t in tensors.items()
+        ),
+    }
+    config |= _transformers(down, middle, up)
+    if not middle:
+        config["mid_block_type"] = "UNetMidBlock2D" if s.has("mid_block") else None
+    told = only_cross if len(only_cross) == len(levels) else [False] * len(levels)
+    crossing = [
+        told[i] if contexts[i] == channels[i] else widths[i] == contexts[i] if widths[i] else False for i in levels
+    ]
+    if any(crossing):
+        config["only_cross_attention"] = crossing
+    embedding = s.dim("time_embedding.linear_1.weight", 0)
+    if embedding != 4 * channels[0]:
+        config["time_embedding_dim"] = embedding
+    if s.has("time_embedding.cond_proj"):
+        config["time_cond_proj_dim"] = s.dim("time_embedding.cond_proj.weight", 1)
+    if s.has("class_embedding"):
+        config["num_class_embeds"] = s.dim("class_embedding.weight", 0)
+    if s.has("add_embedding"):
+        config["addition_embed_type"] = "text_time"
+        config["projection_class_embeddings_input_dim"] = s.dim("add_embedding.linear_1.weight", 1)
+    return config
+
+
+def vae(tensors: Mapping[str, Tensor], where: str) -> Config:
+    """The config of an AutoencoderKL with these weights, but for the scale of its latents, which no shape tells."""
+    s = Shapes(tensors, where)
+    levels = range(s.count("encoder.down_blocks"))
+    if not levels or not s.has("decoder"):
+        raise InputError(f"{where}: not a whole VAE, with encoder and decoder")
+    channels = [s.dim(f"encoder.down_blocks.{i}.resnets.0.conv1.weight", 0) for i in levels]
+    config: Config = {
+        "_class_name": "AutoencoderKL",
+        "in_channels": s.dim("encoder.conv_in.weight", 1),
+        "out_channels": s.dim("decoder.conv_out.weight", 0),
+        "latent_channels": s.dim("decoder.conv_in.weight", 1),
+        "block_out_channels": channels,
+        "down_block_types": ["DownEncoderBlock2D"] * len(levels),
+        "up_block_types": ["UpDecoderBlock2D"] * len(levels),
+        "layers_per_block": s.count("encoder.down_blocks.0.resnets"),
+        "norm_num_groups": math.gcd(_GROUPS, *channels),
+    }
+    if not s.has("decoder.mid_block.attentions"):
+        config["mid_block_add_attention"] = False
+    for name in ("quant_conv", "post_quant_conv"):
+        if not s.has(name):
+            config[f"use_{name}"] = False
+    return config
+
+
+def text(tensors: Mapping[str, Tensor], where: str, activation: str, projected: bool) -> Config:
+    """The config of a CLIPTextModel with these weights, or of a CLIPTextModelWithProjection."""
+    s = Shapes(tensors, where)
+    width = s.dim("embeddings.token_embedding.weight", 1)
+    return {
+        "architectures": ["CLIPTextModelWithProjection" if projected else "CLIPTextModel"],
+        "model_type": "clip_text_model",
+        "vocab_size": s.dim("embeddings.token_embedding.weight", 0),
+        "max_position_embeddings": s.dim("embeddings.position_embedding.weight", 0),
+        "hidden_size": width,
+        "intermediate_size": s.dim("encoder.layers.0.mlp.fc1.weight", 0),
+        "num_hidden_layers": s.count("encoder.layers"),
+        "num_attention_heads": head_size(width),
+        "hidden_act": activation,
+        "layer_norm_eps": 1e-5,
+        "projection_dim": s.dim("text_projection.weight", 0) if projected else width,
+        "bos_token_id": 0,
+        "eos_token_id": 2,  # as all of them say; the end token is then taken to be the largest id
+        "pad_token_id": 1,
+    }
+
+
+def _depths(s: Shapes, block: str) -> list[int]:
+    """How many transformer blocks each attention of a block has."""
+    return [s.count(f"{block}.attentions.{i}.transformer_blocks") for i in range(s.count(f"{block}.attentions"))]
+
+
+def _width(s: Shapes, block: str, attention: str) -> int:
+    return s.dim(f"{block}.attentions.0.transformer_blocks.0.{attention}.to_k.weight", 1)
+
+
+def _transformers(down: list[list[int]], middle: list[int], up: list[list[int]]) -> Config:
+    """The depths as the config has them: per level, going down; going up only where they are not the same."""
+    per_level = [_one(depths) if depths else 1 for depths in down]
+    if middle and not down[-1]:
+        per_level[-1] = middle[0]
+    upwards = [_one(depths) if depths else 1 for depths in up]
+    if all(a == b or not depths for a, b, depths in zip(upwards, reversed(per_level), up, strict=True)):
+        return {} if per_level == [1] * len(per_level) else {"transformer_layers_per_block": _one(per_level)}
+    return {"transformer_layers_per_block": per_level, "reverse_transformer_layers_per_block": upwards}
+
+
+def _one(values: list[Any]) -> Any:
+    """The value itself where a list has only one."""
+    return values[0] if all(value == values[0] for value in values) else values

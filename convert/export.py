@@ -1,0 +1,107 @@
+"""A model folder -> a diffusers folder: names, layout and configs as diffusers and transformers save them."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_sd.errors import InputError
+from mlx_sd.files import TENSOR_DTYPES, Tensor, tensors
+from mlx_sd.load import build, read_about, shapes
+
+from . import names
+from .checkpoint import SCHEDULERS, Vocabulary
+from .stream import Entry, atomic_folder, progress, write_tensors
+from .write import write_tokenizer
+
+_TEXT = ("CLIPTextModel",)
+_VERSION = "0.30.0"  # of diffusers, whose names and fields these are, where the source does not say
+_CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
+# Parts that a pipeline's constructor wants to be told of though they are not there
+_ABSENT = {
+    "StableDiffusionPipeline": ("feature_extractor", "image_encoder", "safety_checker"),
+    "StableDiffusionInpaintPipeline": ("feature_extractor", "image_encoder", "safety_checker"),
+    "StableDiffusionUpscalePipeline": ("feature_extractor", "safety_checker", "watermarker"),
+    "StableDiffusionXLPipeline": ("feature_extractor", "image_encoder"),
+    "StableDiffusionXLImg2ImgPipeline": ("feature_extractor", "image_encoder", "text_encoder", "tokenizer"),
+    "StableDiffusionXLInpaintPipeline": ("feature_extractor", "image_encoder"),
+}
+
+
+def write(folder: Path, out: Path, dtype: mx.Dtype | None = None) -> None:
+    """Writes the diffusers folder `out`, which must not exist, from a model folder; all or nothing.
+
+    dtype: of the weights; None keeps the model folder's. Raises InputError where `folder` is no model folder.
+    """
+    about = read_about(folder)
+    if about.get("quantization"):
+        raise InputError(f"{folder} is quantized, which diffusers does not read; convert the checkpoint again without")
+    networks = {part: _entries(folder, part, config, dtype) for part, config in about["networks"].items()}
+    total = sum(entry.size for entries in networks.values() for entry in entries)
+    with atomic_folder(out, total) as made, progress(total, "diffusers") as moved:
+        for part, entries in networks.items():
+            (made / part).mkdir()
+            config = about["networks"][part]
+            if part in _CLASSES:
+                config = {"_class_name": _CLASSES[part]} | config
+            _write_json(made / part / "config.json", config)
+            stem = "diffusion_pytorch_model" if part in _CLASSES else "model"
+            write_tensors(made / part / f"{stem}.safetensors", entries, moved, kind="pt")
+        for name in about["tokenizers"]:
+            write_tokenizer(Vocabulary(folder / name), made / name)
+        schedulers = {name: about[name] for name in SCHEDULERS if name in about}
+        for name, config in schedulers.items():
+            (made / name).mkdir()
+            _write_json(made / name / "scheduler_config.json", config)
+        _write_json(made / "model_index.json", _index(about, schedulers))
+
+
+def _entries(folder: Path, part: str, config: dict[str, Any], dtype: mx.Dtype | None) -> list[Entry]:
+    network = build(part, config, f"{folder}/model.json: {part}")
+    wanted, have = shapes(network), {tensor.name: tensor for tensor in tensors(folder / f"{part}.safetensors")}
+    if {name: tensor.shape for name, tensor in have.items()} != wanted:
+        raise InputError(f"{folder}/{part}.safetensors does not fit model.json; convert the checkpoint again")
+    # The one layer that is a convolution in some checkpoints and a linear one in others, which compute the same
+    convolutions = part == "unet" and not config.get("use_linear_projection")
+    entries = []
+    for ours, tensor in have.items():
+        name = names.theirs(part, network.names, ours)
+        if part.startswith("text_encoder") and not name.startswith("text_projection"):
+            name = f"text_model.{name}"
+        projection = convolutions and name.endswith((".proj_in.weight", ".proj_out.weight"))
+        entries.append(_entry(name, tensor, projection, dtype or TENSOR_DTYPES[tensor.dtype][1]))
+    return entries
+
+
+def _entry(name: str, tensor: Tensor, projection: bool, dtype: mx.Dtype) -> Entry:
+    shape = tensor.shape
+    if len(shape) == 4:
+        o, h, w, i = shape
+        shape = (o, i, h, w)
+    elif projection:
+        shape = (*shape, 1, 1)
+
+    def read() -> mx.array:
+        array = tensor.read()
+        return array.transpose(0, 3, 1, 2) if array.ndim == 4 else array
+
+    return Entry(name, shape, dtype, read)
+
+
+def _index(about: dict[str, Any], schedulers: Mapping[str, Any]) -> dict[str, Any]:
+    """model_index.json: the pipeline's own fields, and the class of each part."""
+    parts: dict[str, Any] = {}
+    for part, config in about["networks"].items():
+        known = _CLASSES.get(part)
+        parts[part] = ["diffusers", known] if known else ["transformers", (config.get("architectures") or _TEXT)[0]]
+    parts |= {name: ["transformers", "CLIPTokenizer"] for name in about["tokenizers"]}
+    parts |= {name: ["diffusers", config.get("_class_name", "PNDMScheduler")] for name, config in schedulers.items()}
+    absent = _ABSENT.get(about["pipeline"].get("_class_name", ""), ())
+    nothing = {name: [None, None] for name in absent if name not in parts}
+    return {"_diffusers_version": _VERSION, **about["pipeline"], **nothing, **parts}
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,57 @@
+"""Whatever `--model` takes -> a checkpoint: a diffusers folder, a single file or a hub id."""
+
+import re
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from mlx_sd.errors import InputError
+from mlx_sd.load import TINY
+from mlx_sd.version import VERSION
+
+from . import checkpoint, hub, kinds, single
+from .checkpoint import Checkpoint, Choices, Component
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_ONLY_SINGLE = ("ema", "kind", "prediction", "tokenizer")
+# What a VAE's config says that its weights do not
+_SCALE = ("scaling_factor", "shift_factor", "latents_mean", "latents_std", "force_upcast", "sample_size")
+
+
+def read(model: str, choices: Choices | None = None) -> Checkpoint:
+    """Opens "tiny", a diffusers folder, a single file or a hub id, with the parts that `choices` replaces.
+
+    Raises InputError for whatever cannot be converted. What is recorded of the source is in its `provenance`.
+    """
+    choices = choices or Choices()
+    path = TINY if model == "tiny" else Path(model).expanduser()
+    if not path.exists() and hub.is_id(model):
+        path = hub.fetch(model, choices.variant)
+    found = single.read(path, choices) if path.is_file() else _folder(path, choices)
+    root = path if path.is_dir() else path.parent
+    revision = root.name if root.parent.name == "snapshots" and _COMMIT.fullmatch(root.name) else None
+    settings = {name: str(value) for name, value in asdict(choices).items() if value}
+    return replace(
+        found,
+        provenance=found.provenance | {"revision": revision, "settings": settings, "converter": f"mlx-sd {VERSION}"},
+    )
+
+
+def _folder(path: Path, choices: Choices) -> Checkpoint:
+    for name in _ONLY_SINGLE:
+        if getattr(choices, name):
+            raise InputError(f"--{name} is for single files, whose configs are not known; {path} has its own")
+    found = checkpoint.read(path, choices.variant)
+    parts: dict[str, Component] = {}
+    if choices.vae:
+        config: dict[str, Any] = found.components["vae"].config
+        parts["vae"] = single.standalone_vae(choices.vae, {k: config[k] for k in _SCALE if k in config})
+    for part, given in (("text_encoder", choices.text_encoder), ("text_encoder_2", choices.text_encoder_2)):
+        if given and part in found.components:
+            config = found.components[part].config
+            projected = config.get("architectures") == ["CLIPTextModelWithProjection"]
+            text = kinds.Text((), config.get("hidden_act", "quick_gelu"), projected=projected)
+            parts[part] = single.standalone_text(given, part, text)
+        elif given:
+            raise InputError(f"{path} has no {part} to replace")
+    return replace(found, components=found.components | parts)

@@ -1,0 +1,82 @@
+"""Is a model folder what was written? Hashes, shapes, configs, tokenizers."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mlx_sd import quantization
+from mlx_sd.errors import Failure, InputError
+from mlx_sd.files import TENSOR_DTYPES, tensors
+from mlx_sd.load import DTYPES, build, read_about, shapes
+from mlx_sd.scheduler import Scheduler
+from mlx_sd.tokenizer import Tokenizer
+
+from .stream import progress, sha256
+
+_MOST = 4  # problems told at once
+_FIELDS = {"source": dict, "pipeline": dict, "networks": dict, "scheduler": dict, "tokenizers": list, "files": dict}
+
+
+def verify(folder: Path) -> str:
+    """Checks a model folder and says in one line what is in it.
+
+    InputError where it is no model folder; Failure names the first problems of one that is damaged.
+    """
+    about = read_about(folder)
+    for name, kind in _FIELDS.items():
+        if not isinstance(about.get(name), kind):
+            raise Failure(f"{folder}/model.json: {name} is missing or damaged; convert the checkpoint again")
+    problems = [*_networks(folder, about), *_rest(folder, about), *_hashes(folder, about["files"])]
+    if problems:
+        more = f"; and {len(problems) - _MOST} more" if len(problems) > _MOST else ""
+        raise Failure(f"{folder} is damaged: {'; '.join(problems[:_MOST])}{more}; convert the checkpoint again")
+    size = sum((folder / f"{part}.safetensors").stat().st_size for part in about["networks"])
+    hashes = f"{len(about['files'])} files as written" if about["files"] else "but written before files were hashed"
+    return f"{folder}: OK, {len(about['networks'])} networks, {size / 1e9:.3g} GB, {hashes}"
+
+
+def _networks(folder: Path, about: dict[str, Any]) -> Iterator[str]:
+    dtype = str(about.get("dtype"))
+    stored = {n for n, (_, kind) in TENSOR_DTYPES.items() if dtype not in DTYPES or kind == DTYPES[dtype]}
+    quantized = quantization.stored(about.get("quantization"), "model.json")
+    for part, config in about["networks"].items():
+        file = folder / f"{part}.safetensors"
+        try:
+            network = build(part, config, f"model.json: {part}")
+            if part in quantized:
+                quantization.prepare(network, quantized[part])
+            wanted = shapes(network)
+            found = {tensor.name: tensor for tensor in tensors(file)}
+        except InputError as error:
+            yield str(error)
+            continue
+        if wrong := sorted(n for n in wanted.keys() | found if n not in found or found[n].shape != wanted.get(n)):
+            yield f"{file.name} does not fit model.json ({', '.join(wrong[:_MOST])})"
+        elif other := {t.dtype for t in found.values()} - stored - ({"U32"} if part in quantized else set()):
+            yield f"{file.name} holds {', '.join(sorted(other))}, model.json says {dtype}"
+
+
+def _rest(folder: Path, about: dict[str, Any]) -> Iterator[str]:
+    checks: list[Callable[[], Any]] = [partial(Scheduler.from_hf, about["scheduler"], "model.json: scheduler")]
+    checks += [partial(Tokenizer.load, folder / str(name)) for name in about["tokenizers"]]
+    for check in checks:
+        try:
+            check()
+        except InputError as error:
+            yield str(error)
+    for part in ("unet", "vae"):
+        if part not in about["networks"]:
+            yield f"model.json lists no {part}"
+
+
+def _hashes(folder: Path, files: dict[str, str]) -> Iterator[str]:
+    inside = {name: folder / name for name in files if not Path(name).is_absolute() and ".." not in Path(name).parts}
+    yield from (f"model.json names {name!r}, which is not in the folder" for name in files.keys() - inside.keys())
+    sizes = [path.stat().st_size for path in inside.values() if path.is_file()]
+    with progress(sum(sizes), "verify") as moved:
+        for name, path in inside.items():
+            if not path.is_file():
+                yield f"{name} is missing"
+            elif sha256(path, moved) != files[name]:
+                yield f"{name} is not the file that was written"
