@@ -3,13 +3,18 @@
 import math
 
 import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
 import pytest
 
 from bench.cases import UNETS
 from coreml import cut, package
+from coreml.compress import plain
 from coreml.graph import trace
-from coreml.networks import UNetPackages
+from coreml.networks import Port, Spec, UNetPackages
 from mlx_sd import ops
+from mlx_sd.errors import InputError
+from mlx_sd.layers import Linear
 from mlx_sd.load import build, shapes
 
 # Of the whole UNet at full size. What MLX calls its glue may change with its releases; the operations may not.
@@ -97,3 +102,23 @@ def test_halves_weigh_about_the_same_and_pass_on_images_and_vectors(name):
     weights = [sum(sizes[p] for p in part.parameters.values()) for part in (before, after)]
     assert sum(weights) == sum(sizes.values())  # none is in both
     assert abs(weights[0] - weights[1]) < 0.1 * sum(weights)
+
+
+def test_an_operation_that_cannot_be_lowered_is_named_with_its_layer(tmp_path):
+    class Strange(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = Linear(4, 4), Linear(4, 4)
+
+        def __call__(self, x: mx.array) -> mx.array:
+            return mx.tan(self.second(self.first(x)))
+
+    def numbers(name: str) -> np.ndarray:
+        return np.ones((4, 4) if name.endswith("weight") else 4, np.float32)
+
+    port = Port("x", (2, 4), (0, 1), mx.float32, mx.float32)
+    spec = Spec("Strange", "unet", lambda network, x: (network(x),), (port,), (port,), "strange", mx.float32)
+    graph = package.record(spec, Strange())
+    with pytest.raises(InputError, match=r"operation Tan \(second\) cannot be lowered"):
+        package.write(spec, graph, numbers, plain, "original", "iOS16", tmp_path / "x.mlpackage")
+    assert list(tmp_path.iterdir()) == []
