@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
         "--lora",
         action="append",
         default=[],
-        metavar="PATH[:SCALE]",
+        metavar="PATH[:SCALE[:W,W,...]]",
         help="merge a LoRA, LoHa, LoKr, DoRA ...: a safetensors file, a folder or a hub id; may be repeated",
     )
     p.add_argument(

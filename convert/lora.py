@@ -12,7 +12,7 @@ from mlx_sd.errors import InputError
 from mlx_sd.load import shapes
 from mlx_sd.lora import Lora
 
-from . import adapter, hub
+from . import adapter, blocks, hub
 from .adapter import Adapter, Module
 from .deltas import decomposed
 from .targets import Target, spellings
@@ -84,12 +84,16 @@ def plan(found: Sequence[Read], networks: Mapping[str, nn.Module]) -> Merge:
         sizes = {part: shapes(network) for part, network in networks.items()}
         for lora, held in found:
             for parameter, change in _changes(lora, held, layers, sizes):
-                if lora.scale:  # 0 is the identity, to the bit
+                if change.scale:  # 0 is the identity, to the bit
                     changes.setdefault(parameter, []).append((held.sha256, change))
     return Merge(
         # In an order of their own: sums of three do depend on it in the last bit.
         {key: [c for _, c in sorted(many, key=lambda m: (m[0], m[1].scale))] for key, many in changes.items()},
-        [{"path": lora.path, "sha256": held.sha256, "scale": lora.scale} for lora, held in found],
+        [
+            {"path": lora.path, "sha256": held.sha256, "scale": lora.scale}
+            | ({"blocks": list(lora.blocks)} if lora.blocks else {})
+            for lora, held in found
+        ],
     )
 
 
@@ -143,6 +147,7 @@ def _changes(
             f"LoRA {lora.path}{whose}: {len(strangers)} of its {len(held.modules)} modules are of no layer of this "
             f"model: {adapter.some(strangers, 20)}"
         )
+    factor = blocks.factors(lora, sizes["unet"])
     taken: dict[Target, str] = {}
     wrong: list[str] = []
     for module in held.modules:
@@ -152,7 +157,7 @@ def _changes(
             taken[target] = module.name
             weight, bias = f"{target.layer}.weight", f"{target.layer}.bias"
             wrong += _misfits(module, target, sizes[target.part].get(weight), sizes[target.part].get(bias))
-            change = _Change(module, lora.scale, target)
+            change = _Change(module, lora.scale * factor(target.part, target.layer), target)
             if module.kind:
                 yield (target.part, weight), change
             if not module.beside.keys().isdisjoint(("diff_b", "bias")):

@@ -71,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--lora",
         action="append",
-        metavar="PATH[:SCALE]",
+        metavar="PATH[:SCALE[:W,W,...]]",
         help="merge a LoRA or its kin: a safetensors file, a folder or a hub id; may be repeated",
     )
     p.add_argument(
@@ -217,7 +217,9 @@ def _loras(arguments: argparse.Namespace, wanted: list[Any]) -> tuple[list[Lora]
     if arguments.lora is not None:
         return [Lora.parse(text) for text in arguments.lora], []
     try:
-        return [Lora.of((lora["path"], lora["scale"])) for lora in wanted], [lora["sha256"] for lora in wanted]
+        return [Lora.of((lora["path"], lora["scale"], lora.get("blocks", ()))) for lora in wanted], [
+            lora["sha256"] for lora in wanted
+        ]
     except (KeyError, TypeError):
         raise InputError(f"{arguments.from_image}: it says loras = {wanted!r}, which makes no sense") from None
 

@@ -239,6 +239,6 @@ def _fingerprint(folder: Path) -> str:
 def model_hash(about: Mapping[str, Any]) -> str:
     """A few digits that tell one model's weights from another's: the source's, what was merged, how it is stored."""
     seen: list[Any] = sorted(about["source"].get("sha256", {}).items())
-    seen += [[lora["sha256"], lora["scale"]] for lora in about.get("loras", [])]
+    seen += [[lora["sha256"], lora["scale"], *lora.get("blocks", [])] for lora in about.get("loras", [])]
     seen += [about["quantization"]] if about.get("quantization") else []
     return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:12]

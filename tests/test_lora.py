@@ -13,8 +13,9 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from bench.cases import UNETS
 from convert import __main__ as command
-from convert import adapter, deltas, lora, names, targets
+from convert import adapter, blocks, deltas, lora, names, targets
 from mlx_sd import ops
+from mlx_sd.errors import InputError
 from mlx_sd.layers import Linear
 from mlx_sd.load import build, load
 from mlx_sd.load import shapes as shapes_of
@@ -208,6 +209,50 @@ def test_scale_0_is_the_identity_to_the_bit(folders, two):
     base = load(folders["sd1"], "float32")
     assert same(load(folders["sd1"], "float32", [(file, 0) for file in two]), base)
     assert not any(same(load(folders["sd1"], "float32", [(file, 1e-3)]), base) for file in two)
+
+
+COUNTS = {"sd1": (26, 17), "sdxl": (20, 12)}  # all blocks, those with attention; one more for the rest
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_block_weights_are_as_many_as_the_field_has(name, folders):
+    unet = networks(load(folders[name], "float32"))["unet"]
+    for count in COUNTS[name]:
+        factor = blocks.factors(Lora("x", 1.0, tuple(range(count))), shapes_of(unet))
+        attending = next(i for i, stage in enumerate(unet.inputs) if len(stage) > 1)
+        assert factor("text_encoder", "layers.0.attention.q") == factor("unet", "time.linear1") == 0
+        assert factor("unet", f"inputs.{attending}.1.blocks.0.attn1.q") == (1 + attending if count > 17 else 1)
+        assert factor("unet", f"outputs.{len(unet.outputs) - 1}.1.x") == count - 1 or name == "sdxl"
+        assert factor("unet", "middle.1.blocks.0.attn1.q") > factor("unet", f"inputs.{attending}.1.blocks.0.attn1.q")
+
+
+def test_block_weights_of_one_are_none_at_all(folders, two):
+    plainly = load(folders["sd1"], "float32", [(two[1], 0.7)])
+    assert same(load(folders["sd1"], "float32", [(two[1], 0.7, (1,) * 17)]), plainly)
+    assert same(load(folders["sd1"], "float32", [(two[1], 0.7, (1,) * 26)]), plainly)
+
+
+def test_a_block_weight_reaches_its_block_and_no_other(folders, two):
+    """IN04 is the fifth stage of the UNet's way down; half of it there is half the scale there."""
+    base, half = weights(load(folders["sd1"], "float32")), weights(load(folders["sd1"], "float32", [(two[1], 0.5)]))
+    chosen = [0.0] * 26
+    chosen[1 + 4] = 0.5
+    found = weights(load(folders["sd1"], "float32", [(two[1], 1.0, tuple(chosen))]))
+    for (part, name), array in found.items():
+        inside = part == "unet" and name.startswith("inputs.4.")
+        assert (array == (half if inside else base)[part, name]).all(), name
+
+
+@pytest.mark.parametrize(("count", "told"), ((5, "has 26"), (17, "give 26 block weights")))
+def test_block_weights_that_fit_no_model_are_refused(count, told, folders, two):
+    with pytest.raises(InputError, match=told):
+        load(folders["sd1"], "float32", [(two[0], 1.0, (0.5,) * count)])
+
+
+def test_lora_text_is_a_path_a_scale_and_block_weights():
+    assert Lora.parse("a.safetensors:0.5:1,0,0.25") == Lora("a.safetensors", 0.5, (1.0, 0.0, 0.25))
+    assert Lora.parse("a.safetensors:1,0") == Lora("a.safetensors", 1.0, (1.0, 0.0))
+    assert Lora.parse("C:a,b.safetensors") == Lora("C:a,b.safetensors")
 
 
 def test_the_order_of_adapters_does_not_matter_to_the_bit(folders, two):

@@ -1,0 +1,58 @@
+"""Block weights: a factor for each stage of the UNet, in the order that the field writes them.
+
+BASE (text encoders, and what of the UNet is in no stage), IN00, IN01 ..., M00, OUT00, OUT01 ...: all of them (26 for
+Stable Diffusion 1.x and 2.x, 20 for SDXL), or those with attention alone (17 and 12).
+"""
+
+import re
+from collections.abc import Callable, Iterable
+
+from mlx_sd.errors import InputError
+from mlx_sd.lora import Lora
+
+_STAGE = re.compile(r"(inputs|outputs)\.(\d+)|middle")
+
+
+def factors(lora: Lora, unet: Iterable[str]) -> Callable[[str, str], float]:
+    """What a layer's difference is multiplied by: of (network, layer), for a UNet with parameters of these names.
+
+    InputError where the numbers are not as many as the stages, or a layer has none.
+    """
+    if not lora.blocks:
+        return lambda part, layer: 1.0
+    names = list(unet)
+    every = _sorted(stage(name) for name in names)
+    attending = _sorted(stage(name) for name in names if ".blocks." in name)
+    stages = next((s for s in (every, attending) if len(s) + 1 == len(lora.blocks)), None)
+    if stages is None:
+        raise InputError(
+            f"LoRA {lora.path}: {len(lora.blocks)} block weights; this model has {len(every) + 1} (BASE, IN00 ...) or "
+            f"{len(attending) + 1} (BASE and the blocks with attention)"
+        )
+    weights = dict(zip(("base", *stages), lora.blocks, strict=True))
+
+    def factor(part: str, layer: str) -> float:
+        place = stage(layer) if part == "unet" else "base"
+        if place not in weights:
+            raise InputError(
+                f"LoRA {lora.path} changes {layer}, in a block without attention; give {len(every) + 1} block weights"
+            )
+        return weights[place]
+
+    return factor
+
+
+def stage(layer: str) -> str:
+    """The stage of a UNet's layer: "inputs.4", "middle", "outputs.11", or "base"."""
+    found = _STAGE.match(layer)
+    return found[0] if found else "base"
+
+
+def _sorted(stages: Iterable[str]) -> list[str]:
+    sides = ("inputs", "middle", "outputs")
+
+    def place(name: str) -> tuple[int, int]:
+        side, _, number = name.partition(".")
+        return sides.index(side), int(number or 0)
+
+    return sorted(set(stages) - {"base"}, key=place)
