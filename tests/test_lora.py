@@ -222,7 +222,9 @@ def test_block_weights_are_as_many_as_the_field_has(name, folders):
         attending = next(i for i, stage in enumerate(unet.inputs) if len(stage) > 1)
         assert factor("text_encoder", "layers.0.attention.q") == factor("unet", "time.linear1") == 0
         assert factor("unet", f"inputs.{attending}.1.blocks.0.attn1.q") == (1 + attending if count > 17 else 1)
-        assert factor("unet", f"outputs.{len(unet.outputs) - 1}.1.x") == count - 1 or name == "sdxl"
+        last = max(i for i in range(len(unet.outputs)) if f"outputs.{i}.1.norm.weight" in shapes_of(unet))
+        before = 2 + len(unet.inputs)  # BASE, the way down, the middle
+        assert factor("unet", f"outputs.{last}.1.norm") == (before + last if count > 17 else count - 1)
         assert factor("unet", "middle.1.blocks.0.attn1.q") > factor("unet", f"inputs.{attending}.1.blocks.0.attn1.q")
 
 
