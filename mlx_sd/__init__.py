@@ -7,7 +7,7 @@ from .version import VERSION as __version__
 blas.preload()
 
 from .pipeline import Result, StableDiffusion  # noqa: E402
-from .reuse import DeepCache  # noqa: E402
+from .reuse import Adaptive, At, DeepCache, NonUniform  # noqa: E402
 from .table import Options  # noqa: E402
 
-__all__ = ["DeepCache", "Options", "Result", "StableDiffusion", "__version__"]
+__all__ = ["Adaptive", "At", "DeepCache", "NonUniform", "Options", "Result", "StableDiffusion", "__version__"]

@@ -15,11 +15,10 @@ from typing import Any
 import mlx.core as mx
 from tqdm import tqdm
 
-from . import command, picture, samplers, schedule
+from . import command, picture, reuse, samplers, schedule
 from .errors import InputError
 from .load import DTYPES
 from .pipeline import GUIDANCE, GUIDANCE_XL, STEPS, Result, Settings, StableDiffusion
-from .reuse import DeepCache
 from .table import Options
 from .version import VERSION
 
@@ -80,7 +79,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--width", type=int, help="in pixels, a multiple of 8 (default: the checkpoint's)")
     p.add_argument("--height", type=int, help="in pixels, a multiple of 8 (default: the checkpoint's)")
     p.add_argument("--clip-skip", type=int, metavar="LAYERS", help="text encoder layers to leave out, default 0")
-    p.add_argument("--deepcache", metavar="N[:BRANCH]", help="run the whole UNet only every N-th time")
+    p.add_argument(
+        "--deepcache",
+        metavar="N[:BRANCH]",
+        help="run the whole UNet only every N-th time; or nonuniform:N, at=0,4,9, adaptive:0.1; +forecast1 after any",
+    )
     p.add_argument("--tile", type=int, metavar="PIXELS", help="decode in tiles; 0 never (default: above 1536 a side)")
     solver = p.add_argument_group("solver", "what only some samplers and schedules take; each has its own default")
     solver.add_argument("--eta", type=float, help="fresh noise in ddim (default 0) and euler_ancestral (1), 0 to 1")
@@ -120,7 +123,7 @@ def _generate(arguments: argparse.Namespace) -> None:
         print(f"{NAME}: the weights of {wanted['model']} are not those the picture was made with", file=sys.stderr)
     settings = {name: wanted[name] for name in _SETTINGS}
     settings["options"] = Options(**{name: wanted[name] for name in _OPTIONS})
-    settings["deepcache"] = DeepCache.parse(wanted["deepcache"]) if wanted["deepcache"] else None
+    settings["deepcache"] = reuse.parse(wanted["deepcache"]) if wanted["deepcache"] else None
     made: list[dict[str, Any]] = []
 
     with tqdm(unit="step", disable=not sys.stderr.isatty(), bar_format=_BAR) as bar:

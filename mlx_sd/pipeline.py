@@ -15,7 +15,7 @@ from . import samplers
 from .denoise import Predictor, guidance_embedding
 from .errors import Failure, InputError
 from .load import Model, load
-from .reuse import DeepCache
+from .reuse import Policy, Reuse
 from .schedule import steps_of
 from .table import Options, Table
 from .tokenizer import Tokenizer
@@ -43,7 +43,7 @@ class Settings:
     width: int
     height: int
     clip_skip: int
-    deepcache: DeepCache | None
+    deepcache: Policy | None
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class StableDiffusion:
         width: int | None = None,
         height: int | None = None,
         clip_skip: int = 0,
-        deepcache: DeepCache | None = None,
+        deepcache: Policy | None = None,
     ) -> Settings:
         """Fills in what is None from the checkpoint and checks everything; InputError says what is wrong."""
         guidance = (GUIDANCE_XL if self._is_xl else GUIDANCE) if guidance is None else guidance
@@ -129,7 +129,10 @@ class StableDiffusion:
         if None not in (steps, fixed) and steps != fixed:
             raise InputError(f"the schedule given is of {fixed} steps, not {steps}; leave --steps out")
         steps = fixed or (STEPS if steps is None else steps)
-        samplers.table(self.model.scheduler, sampler, schedule, options, steps)  # says what is wrong with the steps
+        table = samplers.table(
+            self.model.scheduler, sampler, schedule, options, steps
+        )  # says what is wrong with the steps
+        Reuse(deepcache, table.log_snr)  # and with the policy
         return Settings(
             steps, guidance, guidance_rescale, sampler, schedule, options, width, height, clip_skip, deepcache
         )
@@ -191,12 +194,14 @@ class StableDiffusion:
                 raise InputError(f"{latents.shape[0]} latents for {len(jobs)} pictures")
         self._check_channels(channels, shape, len(jobs))
         table = samplers.table(self.model.scheduler, chosen.sampler, chosen.schedule, chosen.options, chosen.steps)
+        if chosen.deepcache and chosen.deepcache.threshold < math.inf:
+            batch = 1  # what one picture needs must not decide for another
         for places in self._batches([text for text, _ in jobs], negative, batch):
             prompts, seeds = [jobs[i][0] for i in places], [jobs[i][1] for i in places]
             beside = channels[mx.array(places)] if channels is not None and channels.shape[0] > 1 else channels
             streams = [np.random.RandomState(s) for s in seeds]
             noise = _normal(streams, shape) if latents is None else latents[mx.array(places)]
-            predict = self._predictor(prompts, negative, chosen, beside)
+            predict = self._predictor(prompts, negative, chosen, beside, Reuse(chosen.deepcache, table.log_snr))
             final, seconds = _timed(table, predict, noise, lambda: _normal(streams, shape), callback)  # noqa: B023
             images = [] if output == "latent" else [to_image(self.decode(z, tile)[0]) for z in final[:, None]]
             yield Result(images, final, prompts, seeds, chosen, seconds, predict.reuse.full)
@@ -282,7 +287,7 @@ class StableDiffusion:
         return max(len(t.chunks(s)) for t in self.model.tokenizers for s in (text, negative or ""))
 
     def _predictor(
-        self, texts: list[str], negative: str | None, chosen: Settings, channels: mx.array | None
+        self, texts: list[str], negative: str | None, chosen: Settings, channels: mx.array | None, reuse: Reuse
     ) -> Predictor:
         unet, size = self.unet.config, self._chunks(texts[0], negative)
         # An LCM takes the guidance scale as an input; it is then one batch, as it is without guidance.
@@ -304,7 +309,7 @@ class StableDiffusion:
         context = mx.concatenate([c for c, _ in encoded]).astype(self.model.dtype)
         mx.eval(context, extra)
         guidance = chosen.guidance if guided else None
-        return Predictor(self.unet, context, extra, channels, guidance, chosen.guidance_rescale, chosen.deepcache)
+        return Predictor(self.unet, context, extra, channels, guidance, chosen.guidance_rescale, reuse)
 
     def _time_ids(self, chosen: Settings, count: int, guided: bool) -> mx.array:
         size = [chosen.height, chosen.width, 0, 0]

@@ -8,7 +8,7 @@ inputs[0] ──────────── skip ─────────�
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -18,6 +18,9 @@ from . import ops
 from .config import Block, UNetConfig
 from .errors import InputError
 from .layers import Attention, Conv, GroupNorm, LayerNorm, Linear
+
+# Features of the levels under the cut, or none; or what gives either for the last output above the cut.
+Deep = mx.array | Callable[[mx.array], mx.array | None] | None
 
 
 class Given(NamedTuple):
@@ -110,7 +113,7 @@ class UNet(nn.Module):
         time_ids: mx.array | None = None,
         class_labels: mx.array | None = None,
         timestep_cond: mx.array | None = None,
-        deep: mx.array | None = None,
+        deep: Deep = None,
         depth: int = 1,
     ) -> tuple[mx.array, mx.array]:
         """One denoising pass: (prediction, deep).
@@ -119,12 +122,15 @@ class UNet(nn.Module):
         text_embeds (B, P) and time_ids (B, 5 or 6); class-conditional networks class_labels (B,); LCM timestep_cond
         (B, guidance_dims). The outer `depth` levels always run; `deep`, the features that the levels under them gave,
         is computed unless it is handed in, so that a cached and a full pass on the same inputs agree bit for bit.
+        A function is asked for it with the last output above the cut, and may give None, too.
         depth = DeepCache branch + 1 (Ma et al. 2023, sec. 3).
         """
         embedding = self._embed(x, t, text_embeds, time_ids, class_labels, timestep_cond)
         given = Given(embedding, context.astype(x.dtype))
         skips: list[mx.array] = []
         x = _descend(x, self.inputs[:depth], given, skips)
+        if callable(deep):
+            deep = deep(x)
         if deep is None:
             y = _descend(x, self.inputs[depth:], given, skips)
             deep = _ascend(_run(y, self.middle, given), self.outputs[:-depth], given, skips)
