@@ -43,12 +43,11 @@ def _run(branch: int, sampler: str | None, path: Path | None) -> None:
         for interval in INTERVALS:
             due = len(DeepCache(interval).due(whole.evaluations))
             for kind in (DeepCache(interval, branch), NonUniform(interval, branch=branch), Adaptive(branch=branch)):
-                policy: Policy = kind
-                if isinstance(kind, Adaptive):
-                    policy = matched(lambda p, steps=steps: made(steps, p, prompts[:1]).full, kind, due)
                 for degree in DEGREES:
-                    # Of the same evaluations in full: a threshold found once, whatever the degree.
-                    result = made(steps, replace(policy, forecast=degree))  # type: ignore[type-var]
+                    policy: Policy = replace(kind, forecast=degree)
+                    if isinstance(policy, Adaptive):
+                        policy = matched(lambda p, steps=steps: made(steps, p, prompts[:1]).full, policy, due)
+                    result = made(steps, policy)
                     full = result.full * whole.evaluations / result.evaluations  # of a picture
                     rms = np.sqrt(np.mean(np.array(result.latents - whole.latents) ** 2, axis=(1, 2, 3))).tolist()
                     row = {"steps": steps, "interval": interval, "policy": str(result.settings.deepcache)}

@@ -4,6 +4,9 @@ A policy says which evaluations of a generation are full, where the UNet is cut,
 to the evaluations between: held (forecast 0, which is DeepCache), or extrapolated along the log-SNR through the last
 two or three full ones (1, 2), as TaylorSeer (Liu et al. 2025) does along time. Policies are values that print as what
 `--deepcache` takes; `Reuse` is what one generation keeps.
+
+On the embedded checkpoint (bench.policies) adaptive is best; degree 1 wins over 0 at 50 steps under every policy and in
+two of six cases at 25; degree 2 never wins over 1.
 """
 
 import re
@@ -17,6 +20,8 @@ import numpy as np
 
 from .errors import InputError
 from .unet import Deep
+
+_REACH = 0.5  # of the way between the last two full evaluations
 
 
 class Policy:
@@ -230,9 +235,15 @@ class Reuse:
 
 
 def forecast(past: Sequence[tuple[float, mx.array]], level: float) -> mx.array:
-    """The polynomial through all of `past` (level, features) at `level`, in the features' dtype (Lagrange's form)."""
+    """The polynomial through all of `past` (level, features) at `level`, in the features' dtype (Lagrange's form).
+
+    It reaches no further than half the way between the last two, and stays there: beyond, it was seen to overshoot.
+    """
     if len(past) == 1:
         return past[0][1]
+    (before, _), (last, _) = past[-2:]
+    reach = _REACH * abs(last - before)
+    level = min(max(level, last - reach), last + reach)
     total = mx.zeros(past[0][1].shape)
     for here, features in past:
         weight = 1.0

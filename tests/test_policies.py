@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mlx_sd import Adaptive, At, DeepCache, NonUniform, samplers
 from mlx_sd.errors import InputError
-from mlx_sd.reuse import Reuse, parse
+from mlx_sd.reuse import Reuse, forecast, parse
 from tests import families
 
 BRANCH, DEGREE = st.integers(0, 11), st.integers(0, 2)
@@ -76,25 +76,41 @@ class Deep:
         return reuse
 
 
-@given(st.data(), DEGREE, st.lists(st.floats(-3, 3), min_size=3, max_size=3), st.integers(1, 6))
-def test_a_forecast_of_degree_k_is_exact_for_polynomials_of_degree_k(data, degree, coefficients, interval):
-    levels = np.cumsum(data.draw(st.lists(st.floats(0.2, 1), min_size=12, max_size=30))) - 6
+@given(
+    st.lists(st.floats(0.3, 1), min_size=3, max_size=3),
+    st.integers(0, 2),
+    st.lists(st.floats(-3, 3), min_size=3, max_size=3),
+    st.floats(-0.5, 2),
+)
+def test_a_forecast_of_degree_k_is_exact_for_polynomials_of_degree_k(gaps, degree, coefficients, place):
+    """As far as it reaches: half the way between the last two; beyond, it says what it says there."""
+    levels = (np.cumsum(gaps) - 2)[-1 - degree :]
 
     def features(level):
         return mx.array([sum(c * level**i for i, c in enumerate(coefficients[: degree + 1]))], dtype=mx.float32)
 
-    network = Deep(features)
-    network.run(DeepCache(interval, forecast=degree), levels.tolist())
-    for i, handed in enumerate(network.handed):
-        if handed is not None and i // interval >= degree:  # there are degree + 1 full evaluations before it
-            exact = features(levels[i]).item()
-            assert abs(handed.item() - exact) < 2e-2 * (1 + np.abs(levels).max() ** degree)
+    gap = levels[-1] - levels[-2] if degree else 0
+    found = forecast([(level, features(level)) for level in levels], levels[-1] + place * gap)
+    assert abs(found.item() - features(levels[-1] + min(place, 0.5) * gap).item()) < 1e-4
 
 
-def test_a_forecast_between_two_levels_is_on_the_line_through_them_in_float16_too():
-    network = Deep(lambda level: mx.array([3 * level], dtype=mx.float16))
-    network.run(DeepCache(2, forecast=1), [0.0, 1.0, 2.0, 3.0, 5.0, 5.5])
-    assert [h and (h.dtype, h.item()) for h in network.handed[3::2]] == [(mx.float16, 9.0), (mx.float16, 16.5)]
+@given(st.integers(0, 2), st.integers(1, 6), st.integers(1, 30))
+def test_a_forecast_is_of_the_latest_full_evaluations(degree, interval, evaluations):
+    """Of so many as there are, at most degree + 1: lines are met after two of them, whatever the levels."""
+    levels, line = [i**1.5 for i in range(evaluations)], Deep(lambda level: mx.array([level]))
+    line.run(DeepCache(interval, forecast=degree), levels)
+    for i, handed in enumerate(line.handed):
+        last = i - i % interval
+        if last == i:
+            assert handed is None
+            continue
+        gap = levels[last] - levels[last - interval] if degree and last else 0
+        assert math.isclose(handed.item(), min(levels[i], levels[last] + gap / 2), rel_tol=1e-4)
+
+
+def test_a_forecast_keeps_float16():
+    found = forecast([(0.0, mx.array([1.0], dtype=mx.float16)), (2.0, mx.array([2.0], dtype=mx.float16))], 3.0)
+    assert (found.dtype, found.item()) == (mx.float16, 2.5)
 
 
 @given(st.lists(st.sampled_from([0.0, 1.0, 2.0, 3.0]), min_size=1, max_size=20), DEGREE, st.integers(1, 3))

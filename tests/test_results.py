@@ -27,6 +27,17 @@ def test_the_readmes_memory_is_the_measured_one():
     assert f"{stages['convert']['peak_bytes'] / 1e9:.1f} GB" in README
 
 
+def test_the_readmes_distances_of_policies_are_the_measured_ones():
+    rows: dict[str, list[str]] = {}
+    for run in _results("policies-tiny")["runs"]:
+        policy, _, forecast = run["policy"].partition("+")
+        name = policy.split(":")[0] if policy[0].isalpha() else "every N-th"
+        rms = sum(run["rms"]) / len(run["rms"])
+        rows.setdefault(f"{name}+{forecast}".rstrip("+"), []).append(f"{rms:.3f} ({run['full']:.1f})")
+    for name, cells in rows.items():
+        assert f"| {name} | {' | '.join(cells)} |" in README
+
+
 def test_every_result_says_on_what_it_was_measured():
     for path in (ROOT / "bench" / "results").glob("*.json"):
         machine = json.loads(path.read_text(encoding="utf-8"))["machine"]
