@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import mlx.core as mx
 
 from .reuse import Reuse
-from .unet import Deep, UNet
+from .unet import Deep, Join, UNet, concatenate
 
 
 def denoised(prediction: str, x: mx.array, output: mx.array, a: float, s: float) -> mx.array:
@@ -65,6 +65,7 @@ class Predictor:
         guidance: float | None,
         rescale: float,
         reuse: Reuse,
+        join: Join = concatenate,
     ):
         """context (B, tokens, C) and `extra` (the UNet's keywords) hold the unconditional half first.
 
@@ -72,7 +73,7 @@ class Predictor:
         """
         self._unet, self._context, self._extra, self._channels = unet, context, extra, channels
         self._guidance, self._rescale = guidance, rescale
-        self.reuse = reuse
+        self.reuse, self._join = reuse, join
 
     def __call__(self, x: mx.array, t: float) -> mx.array:
         """The (guided) prediction, float32, for latents x (N, h, w, C) at timestep t."""
@@ -84,7 +85,8 @@ class Predictor:
         x = x.astype(self._context.dtype)
 
         def network(deep: Deep, depth: int) -> tuple[mx.array, mx.array]:
-            return self._unet(x, mx.array(t), self._context, deep=deep, depth=depth, **self._extra)
+            time, context = mx.array(t), self._context
+            return self._unet(x, time, context, deep=deep, depth=depth, join=self._join, **self._extra)
 
         output = self.reuse(network).astype(mx.float32)
         return output if self._guidance is None else guide(output, self._guidance, self._rescale)

@@ -14,12 +14,13 @@ from PIL import Image
 from . import samplers
 from .denoise import Predictor, guidance_embedding
 from .errors import Failure, InputError
+from .freeu import FreeU
 from .load import Model, load
 from .reuse import Policy, Reuse
 from .schedule import steps_of
 from .table import Options, Table
 from .tokenizer import Tokenizer
-from .unet import UNet
+from .unet import UNet, concatenate
 from .vae import Autoencoder
 
 STEPS, GUIDANCE, GUIDANCE_XL = 25, 7.5, 5.0  # where nobody says otherwise
@@ -44,6 +45,7 @@ class Settings:
     height: int
     clip_skip: int
     deepcache: Policy | None
+    freeu: FreeU | None
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class StableDiffusion:
         height: int | None = None,
         clip_skip: int = 0,
         deepcache: Policy | None = None,
+        freeu: FreeU | None = None,
     ) -> Settings:
         """Fills in what is None from the checkpoint and checks everything; InputError says what is wrong."""
         guidance = (GUIDANCE_XL if self._is_xl else GUIDANCE) if guidance is None else guidance
@@ -124,6 +127,7 @@ class StableDiffusion:
         if deepcache and deepcache.branch not in branches:
             has = f"it has {branches[0]} to {branches[-1]}" if len(branches) > 1 else f"it has {[*branches] or 'none'}"
             raise InputError(f"there is no DeepCache branch {deepcache.branch} in this UNet; {has}")
+        freeu = freeu.of(self.unet.config) if freeu else None
         sampler, schedule, options = samplers.choose(self.model.scheduler, sampler, schedule, options)
         fixed = steps_of(schedule)
         if None not in (steps, fixed) and steps != fixed:
@@ -134,7 +138,7 @@ class StableDiffusion:
         )  # says what is wrong with the steps
         Reuse(deepcache, table.log_snr)  # and with the policy
         return Settings(
-            steps, guidance, guidance_rescale, sampler, schedule, options, width, height, clip_skip, deepcache
+            steps, guidance, guidance_rescale, sampler, schedule, options, width, height, clip_skip, deepcache, freeu
         )
 
     def generate(self, prompt: str | Sequence[str], negative: str | None = None, **options: Any) -> Result:
@@ -309,7 +313,8 @@ class StableDiffusion:
         context = mx.concatenate([c for c, _ in encoded]).astype(self.model.dtype)
         mx.eval(context, extra)
         guidance = chosen.guidance if guided else None
-        return Predictor(self.unet, context, extra, channels, guidance, chosen.guidance_rescale, reuse)
+        join = chosen.freeu.join(unet) if chosen.freeu else concatenate
+        return Predictor(self.unet, context, extra, channels, guidance, chosen.guidance_rescale, reuse, join)
 
     def _time_ids(self, chosen: Settings, count: int, guided: bool) -> mx.array:
         size = [chosen.height, chosen.width, 0, 0]

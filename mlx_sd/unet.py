@@ -21,6 +21,13 @@ from .layers import Attention, Conv, GroupNorm, LayerNorm, Linear
 
 # Features of the levels under the cut, or none; or what gives either for the last output above the cut.
 Deep = mx.array | Callable[[mx.array], mx.array | None] | None
+# How the image and a skip, with its number as DeepCache's branches count, become what the next stage is given.
+Join = Callable[[mx.array, mx.array, int], mx.array]
+
+
+def concatenate(x: mx.array, skip: mx.array, number: int) -> mx.array:
+    """The join of the UNet as it was trained."""
+    return mx.concatenate([x, skip], axis=-1)
 
 
 class Given(NamedTuple):
@@ -115,6 +122,7 @@ class UNet(nn.Module):
         timestep_cond: mx.array | None = None,
         deep: Deep = None,
         depth: int = 1,
+        join: Join = concatenate,
     ) -> tuple[mx.array, mx.array]:
         """One denoising pass: (prediction, deep).
 
@@ -123,7 +131,7 @@ class UNet(nn.Module):
         (B, guidance_dims). The outer `depth` levels always run; `deep`, the features that the levels under them gave,
         is computed unless it is handed in, so that a cached and a full pass on the same inputs agree bit for bit.
         A function is asked for it with the last output above the cut, and may give None, too.
-        depth = DeepCache branch + 1 (Ma et al. 2023, sec. 3).
+        depth = DeepCache branch + 1 (Ma et al. 2023, sec. 3). `join` is called for every skip (FreeU changes it).
         """
         embedding = self._embed(x, t, text_embeds, time_ids, class_labels, timestep_cond)
         given = Given(embedding, context.astype(x.dtype))
@@ -133,8 +141,8 @@ class UNet(nn.Module):
             deep = deep(x)
         if deep is None:
             y = _descend(x, self.inputs[depth:], given, skips)
-            deep = _ascend(_run(y, self.middle, given), self.outputs[:-depth], given, skips)
-        x = _ascend(deep, self.outputs[-depth:], given, skips)
+            deep = _ascend(_run(y, self.middle, given), self.outputs[:-depth], given, skips, join)
+        x = _ascend(deep, self.outputs[-depth:], given, skips, join)
         return self.conv(ops.silu(self.norm(x))), deep
 
     def _embed(
@@ -288,9 +296,9 @@ def _descend(x: mx.array, stages: list[list[nn.Module]], given: Given, skips: li
     return x
 
 
-def _ascend(x: mx.array, stages: list[list[nn.Module]], given: Given, skips: list[mx.array]) -> mx.array:
+def _ascend(x: mx.array, stages: list[list[nn.Module]], given: Given, skips: list[mx.array], join: Join) -> mx.array:
     for stage in stages:
-        x = mx.concatenate([x, skips.pop()], axis=-1)
+        x = join(x, skips.pop(), len(skips))
         x = _run(x, stage, given._replace(size=skips[-1].shape[1:3] if skips else None))
     return x
 
