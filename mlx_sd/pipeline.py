@@ -205,7 +205,7 @@ class StableDiffusion:
             beside = channels[mx.array(places)] if channels is not None and channels.shape[0] > 1 else channels
             streams = [np.random.RandomState(s) for s in seeds]
             noise = _normal(streams, shape) if latents is None else latents[mx.array(places)]
-            predict = self._predictor(prompts, negative, chosen, beside, Reuse(chosen.deepcache, table.log_snr))
+            predict = self._predictor(prompts, negative, chosen, beside)
             final, seconds = _timed(table, predict, noise, lambda: _normal(streams, shape), callback)  # noqa: B023
             images = [] if output == "latent" else [to_image(self.decode(z, tile)[0]) for z in final[:, None]]
             yield Result(images, final, prompts, seeds, chosen, seconds, predict.reuse.full)
@@ -291,7 +291,7 @@ class StableDiffusion:
         return max(len(t.chunks(s)) for t in self.model.tokenizers for s in (text, negative or ""))
 
     def _predictor(
-        self, texts: list[str], negative: str | None, chosen: Settings, channels: mx.array | None, reuse: Reuse
+        self, texts: list[str], negative: str | None, chosen: Settings, channels: mx.array | None
     ) -> Predictor:
         unet, size = self.unet.config, self._chunks(texts[0], negative)
         # An LCM takes the guidance scale as an input; it is then one batch, as it is without guidance.
@@ -313,6 +313,8 @@ class StableDiffusion:
         context = mx.concatenate([c for c, _ in encoded]).astype(self.model.dtype)
         mx.eval(context, extra)
         guidance = chosen.guidance if guided else None
+        how = chosen.sampler, chosen.schedule, chosen.options, chosen.steps
+        reuse = Reuse(chosen.deepcache, samplers.table(self.model.scheduler, *how).log_snr)
         join = chosen.freeu.join(unet) if chosen.freeu else concatenate
         return Predictor(self.unet, context, extra, channels, guidance, chosen.guidance_rescale, reuse, join)
 
@@ -332,6 +334,7 @@ def _timed(
     callback: Callback | None,
 ) -> tuple[mx.array, list[float]]:
     """Runs the table; returns the final latents and the seconds of each evaluation, callbacks not counted."""
+    predict.reuse = Reuse(predict.reuse.policy, table.log_snr)  # counts the evaluations of this very table
     seconds: list[float] = []
     clock = time.perf_counter()
 

@@ -200,37 +200,40 @@ class Reuse:
     """The deep features of one generation, and the count of its evaluations. Made fresh for each."""
 
     def __init__(self, policy: Policy | None, levels: Sequence[float]):
-        """levels: the log-SNR of every evaluation to come (`Table.log_snr`). Without a policy all are full."""
-        self.policy = policy or DeepCache(interval=1)
+        """levels: the log-SNR of every evaluation to come (`Table.log_snr`); without a policy nobody asks for them."""
+        self.policy = policy
         self.evaluations = self.full = 0
-        self._levels, self._due = levels, frozenset(self.policy.due(len(levels)))
+        self._levels, self._due = levels, frozenset(policy.due(len(levels)) if policy else ())
         self._past: list[tuple[float, mx.array]] = []  # the latest full evaluations: level, deep features
         self._shallow: mx.array | None = None  # of the last of them
 
     def __call__(self, unet: Callable[[Deep, int], tuple[mx.array, mx.array]]) -> mx.array:
         """Runs `unet(deep, depth) -> (prediction, deep)` with what the policy keeps, and returns the prediction."""
+        if (policy := self.policy) is None:
+            self.evaluations, self.full = self.evaluations + 1, self.full + 1
+            return unet(None, 1)[0]
         level, due = self._levels[self.evaluations], self.evaluations in self._due
         self.evaluations += 1
         given: mx.array | None = None
 
         def watch(shallow: mx.array) -> mx.array | None:
             nonlocal given
-            if not due and self._shallow is not None and _moved(self._shallow, shallow) < self.policy.threshold:
+            if not due and self._shallow is not None and _moved(self._shallow, shallow) < policy.threshold:
                 given = forecast(self._past, level)
             else:
                 self._shallow = shallow
             return given
 
-        if self.policy.threshold < inf:
-            prediction, deep = unet(watch, self.policy.branch + 1)
+        if policy.threshold < inf:
+            prediction, deep = unet(watch, policy.branch + 1)
         else:
             given = None if due else forecast(self._past, level)
-            prediction, deep = unet(given, self.policy.branch + 1)
+            prediction, deep = unet(given, policy.branch + 1)
         if given is None:
             self.full += 1
             # Two evaluations at one level (Heun's) say the same: the later counts.
             past = [(was, kept) for was, kept in self._past if abs(was - level) > 1e-6]
-            self._past = [*past, (level, deep)][-1 - self.policy.forecast :]
+            self._past = [*past, (level, deep)][-1 - policy.forecast :]
         return prediction
 
 
