@@ -20,7 +20,7 @@ from mlx_sd import command, samplers
 from mlx_sd.config import UNetConfig
 from mlx_sd.denoise import Predictor
 from mlx_sd.load import DTYPES, shapes
-from mlx_sd.reuse import DeepCache
+from mlx_sd.reuse import DeepCache, Reuse
 from mlx_sd.scheduler import Scheduler
 from mlx_sd.unet import UNet
 
@@ -86,7 +86,7 @@ def measure(unet: UNet, policies: Sequence[DeepCache], steps: int, side: int, ba
     mx.eval(noise, context, extra)
     loops, seconds = [], [[] for _ in policies]  # type: ignore[var-annotated]
     for policy in policies:
-        predict = Predictor(unet, context, extra, None, None, 0.0, policy)
+        predict = Predictor(unet, context, extra, None, None, 0.0, Reuse(policy, table.log_snr))
         loops.append(samplers.evaluate(table, predict, noise, lambda: noise))
     mx.eval(unet(noise, mx.array(0.0), context, **extra))  # so that nobody pays for first-time work
     for _ in tqdm(range(steps), unit="step", disable=not sys.stderr.isatty()):
@@ -101,8 +101,8 @@ def measure(unet: UNet, policies: Sequence[DeepCache], steps: int, side: int, ba
 
 
 def _summary(policy: DeepCache, spent: list[float], reference: list[float]) -> dict[str, Any]:
-    full = [s for i, s in enumerate(spent) if policy.refreshes(i)]
-    shallow = [s for i, s in enumerate(spent) if not policy.refreshes(i)]
+    full = [s for i, s in enumerate(spent) if i in policy.due(len(spent))]
+    shallow = [s for i, s in enumerate(spent) if i not in policy.due(len(spent))]
     return {
         "deepcache": str(policy),
         "seconds": round(sum(spent), 3),

@@ -20,6 +20,7 @@ from mlx_sd.errors import InputError
 from mlx_sd.load import Model
 from mlx_sd.scheduler import Scheduler
 from mlx_sd.tokenizer import Tokenizer
+from mlx_sd.unet import Deep, Join, concatenate
 from mlx_sd.vae import Autoencoder
 
 from . import info
@@ -160,9 +161,21 @@ class PackagedUNet:
         return (self._branch,) if self._packages.has("unet_shallow") else ()
 
     def __call__(
-        self, x: mx.array, t: mx.array, context: mx.array, *, deep: mx.array | None = None, depth: int = 1, **extra: Any
+        self,
+        x: mx.array,
+        t: mx.array,
+        context: mx.array,
+        *,
+        deep: Deep = None,
+        depth: int = 1,
+        join: Join = concatenate,
+        **extra: Any,
     ) -> tuple[mx.array, mx.array]:
         """As `UNet.__call__`, but that `deep` is as the packages have it; without it they run in full."""
+        if join is not concatenate:
+            raise InputError("packages join their skips as they were exported; leave out --freeu")
+        if callable(deep):
+            raise InputError("packages do not show their shallow features; choose another --deepcache than adaptive")
         size = self._packages.size(x)
         feeds = {
             "sample": _stored(x),

@@ -6,8 +6,9 @@ from .version import VERSION as __version__
 # The one thing that happens at import: a fast BLAS counts only if it is there before mlx.core.
 blas.preload()
 
+from .freeu import FreeU  # noqa: E402
 from .pipeline import Result, StableDiffusion  # noqa: E402
-from .reuse import DeepCache  # noqa: E402
+from .reuse import Adaptive, At, DeepCache, NonUniform  # noqa: E402
 from .table import Options  # noqa: E402
 
-__all__ = ["DeepCache", "Options", "Result", "StableDiffusion", "__version__"]
+__all__ = ["Adaptive", "At", "DeepCache", "FreeU", "NonUniform", "Options", "Result", "StableDiffusion", "__version__"]

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 import mlx.core as mx
 
-from .reuse import DeepCache, Reuse
-from .unet import UNet
+from .reuse import Reuse
+from .unet import Deep, Join, UNet, concatenate
 
 
 def denoised(prediction: str, x: mx.array, output: mx.array, a: float, s: float) -> mx.array:
@@ -64,7 +64,8 @@ class Predictor:
         channels: mx.array | None,
         guidance: float | None,
         rescale: float,
-        policy: DeepCache | None,
+        reuse: Reuse,
+        join: Join = concatenate,
     ):
         """context (B, tokens, C) and `extra` (the UNet's keywords) hold the unconditional half first.
 
@@ -72,7 +73,7 @@ class Predictor:
         """
         self._unet, self._context, self._extra, self._channels = unet, context, extra, channels
         self._guidance, self._rescale = guidance, rescale
-        self.reuse = Reuse(policy or DeepCache(interval=1))
+        self.reuse, self._join = reuse, join
 
     def __call__(self, x: mx.array, t: float) -> mx.array:
         """The (guided) prediction, float32, for latents x (N, h, w, C) at timestep t."""
@@ -83,8 +84,9 @@ class Predictor:
             x = mx.concatenate([x, x])
         x = x.astype(self._context.dtype)
 
-        def network(deep: mx.array | None, depth: int) -> tuple[mx.array, mx.array]:
-            return self._unet(x, mx.array(t), self._context, deep=deep, depth=depth, **self._extra)
+        def network(deep: Deep, depth: int) -> tuple[mx.array, mx.array]:
+            time, context = mx.array(t), self._context
+            return self._unet(x, time, context, deep=deep, depth=depth, join=self._join, **self._extra)
 
         output = self.reuse(network).astype(mx.float32)
         return output if self._guidance is None else guide(output, self._guidance, self._rescale)

@@ -15,12 +15,12 @@ from typing import Any
 import mlx.core as mx
 from tqdm import tqdm
 
-from . import command, picture, samplers, schedule
+from . import command, picture, reuse, samplers, schedule
 from .errors import InputError
+from .freeu import FreeU
 from .load import DTYPES
 from .lora import Lora
 from .pipeline import GUIDANCE, GUIDANCE_XL, STEPS, Result, Settings, StableDiffusion
-from .reuse import DeepCache
 from .table import Options
 from .version import VERSION
 
@@ -95,7 +95,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--width", type=int, help="in pixels, a multiple of 8 (default: the checkpoint's)")
     p.add_argument("--height", type=int, help="in pixels, a multiple of 8 (default: the checkpoint's)")
     p.add_argument("--clip-skip", type=int, metavar="LAYERS", help="text encoder layers to leave out, default 0")
-    p.add_argument("--deepcache", metavar="N[:BRANCH]", help="run the whole UNet only every N-th time")
+    p.add_argument(
+        "--deepcache",
+        metavar="N[:BRANCH]",
+        help="run the whole UNet only every N-th time; or nonuniform:N, at=0,4,9, adaptive:0.1; +forecast1 after any",
+    )
+    p.add_argument(
+        "--freeu", nargs="?", const="", metavar="B1,B2,S1,S2", help="FreeU (default factors: those published)"
+    )
     p.add_argument("--tile", type=int, metavar="PIXELS", help="decode in tiles; 0 never (default: above 1536 a side)")
     solver = p.add_argument_group("solver", "what only some samplers and schedules take; each has its own default")
     solver.add_argument("--eta", type=float, help="fresh noise in ddim (default 0) and euler_ancestral (1), 0 to 1")
@@ -135,7 +142,8 @@ def _generate(arguments: argparse.Namespace) -> None:
         print(f"{NAME}: the weights of {wanted['model']} are not those the picture was made with", file=sys.stderr)
     settings = {name: wanted[name] for name in _SETTINGS}
     settings["options"] = Options(**{name: wanted[name] for name in _OPTIONS})
-    settings["deepcache"] = DeepCache.parse(wanted["deepcache"]) if wanted["deepcache"] else None
+    settings["deepcache"] = reuse.parse(wanted["deepcache"]) if wanted["deepcache"] else None
+    settings["freeu"] = FreeU.parse(wanted["freeu"]) if wanted["freeu"] is not None else None
     made: list[dict[str, Any]] = []
 
     with tqdm(unit="step", disable=not sys.stderr.isatty(), bar_format=_BAR) as bar:
@@ -292,6 +300,7 @@ def _about(sd: StableDiffusion, result: Result, wanted: dict[str, Any], prompt: 
     """Everything needed to make the picture again."""
     settings = {name: getattr(result.settings, name) for name in _SETTINGS}
     settings["deepcache"] = str(result.settings.deepcache) if result.settings.deepcache else None
+    settings["freeu"] = str(result.settings.freeu) if result.settings.freeu else None
     return {
         "prompt": prompt,
         "negative": wanted["negative"],

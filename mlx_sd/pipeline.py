@@ -14,13 +14,14 @@ from PIL import Image
 from . import samplers
 from .denoise import Predictor, guidance_embedding
 from .errors import Failure, InputError
+from .freeu import FreeU
 from .load import Model, load
 from .lora import Given
-from .reuse import DeepCache
+from .reuse import Policy, Reuse
 from .schedule import steps_of
 from .table import Options, Table
 from .tokenizer import Tokenizer
-from .unet import UNet
+from .unet import UNet, concatenate
 from .vae import Autoencoder
 
 STEPS, GUIDANCE, GUIDANCE_XL = 25, 7.5, 5.0  # where nobody says otherwise
@@ -44,7 +45,8 @@ class Settings:
     width: int
     height: int
     clip_skip: int
-    deepcache: DeepCache | None
+    deepcache: Policy | None
+    freeu: FreeU | None
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,8 @@ class StableDiffusion:
         width: int | None = None,
         height: int | None = None,
         clip_skip: int = 0,
-        deepcache: DeepCache | None = None,
+        deepcache: Policy | None = None,
+        freeu: FreeU | None = None,
     ) -> Settings:
         """Fills in what is None from the checkpoint and checks everything; InputError says what is wrong."""
         guidance = (GUIDANCE_XL if self._is_xl else GUIDANCE) if guidance is None else guidance
@@ -133,14 +136,18 @@ class StableDiffusion:
         if deepcache and deepcache.branch not in branches:
             has = f"it has {branches[0]} to {branches[-1]}" if len(branches) > 1 else f"it has {[*branches] or 'none'}"
             raise InputError(f"there is no DeepCache branch {deepcache.branch} in this UNet; {has}")
+        freeu = freeu.of(self.unet.config) if freeu else None
         sampler, schedule, options = samplers.choose(self.model.scheduler, sampler, schedule, options)
         fixed = steps_of(schedule)
         if None not in (steps, fixed) and steps != fixed:
             raise InputError(f"the schedule given is of {fixed} steps, not {steps}; leave --steps out")
         steps = fixed or (STEPS if steps is None else steps)
-        samplers.table(self.model.scheduler, sampler, schedule, options, steps)  # says what is wrong with the steps
+        table = samplers.table(
+            self.model.scheduler, sampler, schedule, options, steps
+        )  # says what is wrong with the steps
+        Reuse(deepcache, table.log_snr)  # and with the policy
         return Settings(
-            steps, guidance, guidance_rescale, sampler, schedule, options, width, height, clip_skip, deepcache
+            steps, guidance, guidance_rescale, sampler, schedule, options, width, height, clip_skip, deepcache, freeu
         )
 
     def generate(self, prompt: str | Sequence[str], negative: str | None = None, **options: Any) -> Result:
@@ -200,6 +207,8 @@ class StableDiffusion:
                 raise InputError(f"{latents.shape[0]} latents for {len(jobs)} pictures")
         self._check_channels(channels, shape, len(jobs))
         table = samplers.table(self.model.scheduler, chosen.sampler, chosen.schedule, chosen.options, chosen.steps)
+        if chosen.deepcache and chosen.deepcache.threshold < math.inf:
+            batch = 1  # what one picture needs must not decide for another
         for places in self._batches([text for text, _ in jobs], negative, batch):
             prompts, seeds = [jobs[i][0] for i in places], [jobs[i][1] for i in places]
             beside = channels[mx.array(places)] if channels is not None and channels.shape[0] > 1 else channels
@@ -314,7 +323,10 @@ class StableDiffusion:
         context = mx.concatenate([c for c, _ in encoded]).astype(self.model.dtype)
         mx.eval(context, extra)
         guidance = chosen.guidance if guided else None
-        return Predictor(self.unet, context, extra, channels, guidance, chosen.guidance_rescale, chosen.deepcache)
+        how = chosen.sampler, chosen.schedule, chosen.options, chosen.steps
+        reuse = Reuse(chosen.deepcache, samplers.table(self.model.scheduler, *how).log_snr)
+        join = chosen.freeu.join(unet) if chosen.freeu else concatenate
+        return Predictor(self.unet, context, extra, channels, guidance, chosen.guidance_rescale, reuse, join)
 
     def _time_ids(self, chosen: Settings, count: int, guided: bool) -> mx.array:
         size = [chosen.height, chosen.width, 0, 0]
@@ -332,6 +344,7 @@ def _timed(
     callback: Callback | None,
 ) -> tuple[mx.array, list[float]]:
     """Runs the table; returns the final latents and the seconds of each evaluation, callbacks not counted."""
+    predict.reuse = Reuse(predict.reuse.policy, table.log_snr)  # counts the evaluations of this very table
     seconds: list[float] = []
     clock = time.perf_counter()
 

@@ -1,6 +1,7 @@
 """What a sampler is made of: rows of numbers, and what a user may tell a solver."""
 
 from dataclasses import dataclass
+from math import log
 from typing import NamedTuple
 
 
@@ -25,6 +26,11 @@ class Table(NamedTuple):
     history: str = "denoised"  # what `m` weighs: "denoised", "noise" or "prediction"
     start: float = 1.0  # the first latent is start * unit noise
     churn: float = 0.0  # + churn * fresh noise
+
+    @property
+    def log_snr(self) -> list[float]:
+        """2 log(a / s) of each evaluation; where there is no signal, or no noise, of 1e-4 of it."""
+        return [2 * log(max(row.a, 1e-4) / max(row.s, 1e-4)) for row in self.rows]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ inputs[0] ──────────── skip ─────────�
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -18,6 +18,16 @@ from . import ops
 from .config import Block, UNetConfig
 from .errors import InputError
 from .layers import Attention, Conv, GroupNorm, LayerNorm, Linear
+
+# Features of the levels under the cut, or none; or what gives either for the last output above the cut.
+Deep = mx.array | Callable[[mx.array], mx.array | None] | None
+# How the image and a skip, with its number as DeepCache's branches count, become what the next stage is given.
+Join = Callable[[mx.array, mx.array, int], mx.array]
+
+
+def concatenate(x: mx.array, skip: mx.array, number: int) -> mx.array:
+    """The join of the UNet as it was trained."""
+    return mx.concatenate([x, skip], axis=-1)
 
 
 class Given(NamedTuple):
@@ -110,8 +120,9 @@ class UNet(nn.Module):
         time_ids: mx.array | None = None,
         class_labels: mx.array | None = None,
         timestep_cond: mx.array | None = None,
-        deep: mx.array | None = None,
+        deep: Deep = None,
         depth: int = 1,
+        join: Join = concatenate,
     ) -> tuple[mx.array, mx.array]:
         """One denoising pass: (prediction, deep).
 
@@ -119,16 +130,19 @@ class UNet(nn.Module):
         text_embeds (B, P) and time_ids (B, 5 or 6); class-conditional networks class_labels (B,); LCM timestep_cond
         (B, guidance_dims). The outer `depth` levels always run; `deep`, the features that the levels under them gave,
         is computed unless it is handed in, so that a cached and a full pass on the same inputs agree bit for bit.
-        depth = DeepCache branch + 1 (Ma et al. 2023, sec. 3).
+        A function is asked for it with the last output above the cut, and may give None, too.
+        depth = DeepCache branch + 1 (Ma et al. 2023, sec. 3). `join` is called for every skip (FreeU changes it).
         """
         embedding = self._embed(x, t, text_embeds, time_ids, class_labels, timestep_cond)
         given = Given(embedding, context.astype(x.dtype))
         skips: list[mx.array] = []
         x = _descend(x, self.inputs[:depth], given, skips)
+        if callable(deep):
+            deep = deep(x)
         if deep is None:
             y = _descend(x, self.inputs[depth:], given, skips)
-            deep = _ascend(_run(y, self.middle, given), self.outputs[:-depth], given, skips)
-        x = _ascend(deep, self.outputs[-depth:], given, skips)
+            deep = _ascend(_run(y, self.middle, given), self.outputs[:-depth], given, skips, join)
+        x = _ascend(deep, self.outputs[-depth:], given, skips, join)
         return self.conv(ops.silu(self.norm(x))), deep
 
     def _embed(
@@ -282,9 +296,9 @@ def _descend(x: mx.array, stages: list[list[nn.Module]], given: Given, skips: li
     return x
 
 
-def _ascend(x: mx.array, stages: list[list[nn.Module]], given: Given, skips: list[mx.array]) -> mx.array:
+def _ascend(x: mx.array, stages: list[list[nn.Module]], given: Given, skips: list[mx.array], join: Join) -> mx.array:
     for stage in stages:
-        x = mx.concatenate([x, skips.pop()], axis=-1)
+        x = join(x, skips.pop(), len(skips))
         x = _run(x, stage, given._replace(size=skips[-1].shape[1:3] if skips else None))
     return x
 

@@ -326,6 +326,8 @@ def test_a_picture_comes_out_of_packages(exported, family, tmp_path, capfd):  # 
         (("--model", "tiny"), "--model was decided"),
         (("--width", "128"), "no other size"),
         (("--deepcache", "2:1"), "no DeepCache branch 1"),
+        (("--freeu",), "leave out --freeu"),
+        (("--deepcache", "adaptive:0.1"), "packages do not show their shallow features"),
         (("--clip-skip", "1"), "clip skip must be from 0 to 0"),
         (("--negative", "word " * 100), "prompt too long"),
     ),

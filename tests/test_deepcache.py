@@ -94,7 +94,7 @@ def test_a_cached_pass_sees_this_step_s_latents_and_that_step_s_features(name, f
 
 @given(interval=st.integers(1, 60), evaluations=st.integers(0, 120), branch=st.integers(0, 11))
 def test_one_evaluation_in_n_is_full_and_the_first_is(interval, evaluations, branch):
-    reuse, given_ = Reuse(DeepCache(interval, branch)), []
+    reuse, given_ = Reuse(DeepCache(interval, branch), range(evaluations)), []
 
     def unet(deep, depth):
         assert depth == branch + 1

@@ -68,6 +68,24 @@ def test_a_picture_replays_to_the_same_pixels(run, tmp_path):
         )
 
 
+@pytest.mark.parametrize("factors", [(), ("1.2,1.3,0.9,0.5",), ("constant:",)])
+def test_freeu_is_replayed(run, factors):
+    assert run("a tent", "--steps", 3, "--output", "a.png", "--freeu", *factors)[0] == 0
+    assert run("a tent", "--steps", 3, "--output", "plain.png")[0] == 0
+    assert run("--from-image", "a.png", "--output", "b.png")[0] == 0
+    assert (_pixels("a.png") == _pixels("b.png")).all() and (_pixels("a.png") != _pixels("plain.png")).any()
+    assert picture.read(Path("a.png")) == picture.read(Path("b.png"))
+
+
+@pytest.mark.parametrize("policy", ["nonuniform:3,1", "at=0,2:1", "adaptive:0.3", "2:3+forecast2"])
+def test_every_policy_of_deepcache_is_replayed_from_a_batch(run, policy):
+    flags = ("--steps", 5, "--deepcache", policy, "--count", 2, "--batch", 1)
+    assert run("a tent", *flags, "--output", "a.png")[0] == 0
+    assert run("--from-image", "a-1.png", "--output", "b.png")[0] == 0
+    assert (_pixels("a-1.png") == _pixels("b.png")).all()
+    assert picture.read(Path("a-1.png")) == picture.read(Path("b.png"))
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -177,6 +195,13 @@ MISTAKES = {
     "interval": (("x", "--deepcache", 0), "the DeepCache interval must be at least 1, not 0"),
     "branch": (("x", "--deepcache", "3:40"), "there is no DeepCache branch 40 in this UNet; it has 0 to 8"),
     "deepcache": (("x", "--deepcache", "often"), "--deepcache takes N or N:BRANCH"),
+    "freeu": (("x", "--freeu", "y"), "--freeu takes B1,B2,S1,S2, for example 1.5,1.6,0.9,0.2, or nothing, not 'y'"),
+    "centre": (("x", "--steps", 9, "--deepcache", "nonuniform:2,9"), "there is no evaluation 9 of 9 to be"),
+    "power": (("x", "--deepcache", "nonuniform:2,3,0.5"), "the power of a nonuniform DeepCache must be above 1"),
+    "spread": (("x", "--deepcache", "nonuniform:1"), "no 25 of 25 evaluations are spread around 7 by a power"),
+    "listed": (("x", "--deepcache", "at=3,9"), "full evaluations must begin with 0 and go up, not 3,9"),
+    "threshold": (("x", "--deepcache", "adaptive:nan"), "threshold of an adaptive DeepCache must be at least 0"),
+    "forecast": (("x", "--deepcache", "3+forecast3"), "DeepCache forecasts of degree 0, 1 or 2, not 3"),
     "dtype": (("x", "--dtype", "int4"), "invalid choice: 'int4'"),
     "no prompt": ((), "give a prompt, --prompts FILE or --from-image PNG"),
     "two prompts": (("x", "--prompts", "prompts.txt"), "give a prompt or --prompts, not both"),

@@ -25,6 +25,17 @@ def test_the_readmes_speed_ups_are_the_measured_ones():
         )
 
 
+def test_the_readmes_distances_of_policies_are_the_measured_ones():
+    rows: dict[str, list[str]] = {}
+    for run in _results("policies-tiny")["runs"]:
+        policy, _, forecast = run["policy"].partition("+")
+        name = policy.split(":")[0] if policy[0].isalpha() else "every N-th"
+        rms = sum(run["rms"]) / len(run["rms"])
+        rows.setdefault(f"{name}+{forecast}".rstrip("+"), []).append(f"{rms:.3f} ({run['full']:.1f})")
+    for name, cells in rows.items():
+        assert f"| {name} | {' | '.join(cells)} |" in README
+
+
 def test_the_readmes_memory_is_the_measured_one():
     stages = _results("footprint-sd15-cpu")["stages"]
     assert f"{stages['load and step']['peak_over_weights']:.2f} times its weights" in README
