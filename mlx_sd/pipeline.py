@@ -142,10 +142,8 @@ class StableDiffusion:
         if None not in (steps, fixed) and steps != fixed:
             raise InputError(f"the schedule given is of {fixed} steps, not {steps}; leave --steps out")
         steps = fixed or (STEPS if steps is None else steps)
-        table = samplers.table(
-            self.model.scheduler, sampler, schedule, options, steps
-        )  # says what is wrong with the steps
-        Reuse(deepcache, table.log_snr)  # and with the policy
+        # Made here only to say what is wrong with the steps, and with the policy for so many.
+        Reuse(deepcache, samplers.table(self.model.scheduler, sampler, schedule, options, steps).log_snr)
         return Settings(
             steps, guidance, guidance_rescale, sampler, schedule, options, width, height, clip_skip, deepcache, freeu
         )
