@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -209,8 +210,13 @@ def midway(made: Any, begin: int) -> torch.Tensor:
     coefficients of order 4 at once, of a history of one.
     """
     if isinstance(made, diffusers.PNDMScheduler):
-        t = made.timesteps.unique().flip(0)[begin:]
-        return torch.cat([t[:2], t[1:]])
+        t = torch.from_numpy(made._timesteps[::-1].astype(np.int64))[begin:]
+        if made.config.skip_prk_steps:
+            return torch.cat([t[:2], t[1:]])
+        half = made.config.num_train_timesteps // made.num_inference_steps // 2
+        start = torch.tensor([v for p, q in pairwise(t[:4]) for v in (p, q + half, q + half, q)])
+        made.prk_timesteps = start.numpy()
+        return torch.cat([start, t[3:]])
     if isinstance(made, diffusers.LMSDiscreteScheduler):
         made.timesteps, made.sigmas, begin = made.timesteps[begin:], made.sigmas[begin:], 0
     begin *= made.order

@@ -233,6 +233,9 @@ def test_plms_starts_by_runge_kutta_where_the_config_says_so(schedule, predictio
     for steps in (4, 5, 10, 20, 50):
         known = reference.scheduler(made, None, schedule)
         measure("plms from Runge-Kutta", distance(ours(made, None, schedule, steps), theirs(known, steps)), EXACT)
+    for steps, begin in ((20, 3), (20, 5), (20, 12), (20, 16), (10, 3), (10, 5)):
+        found = ours(made, None, schedule, steps, begin=begin)
+        measure("midway plms from Runge-Kutta", distance(found, theirs(known, steps, begin)), EXACT)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS[:2])
