@@ -17,7 +17,8 @@ def plms(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
     """Pseudo linear multistep (Liu et al. 2022, eq. 12 and 13), of the network's raw predictions as in diffusers.
 
     It is started by Heun's method, n + 1 evaluations, or where skip_prk_steps is false and there are 4 steps, by three
-    steps of Runge-Kutta, n + 9 evaluations. So it is midway: diffusers there goes on as if the start had been made.
+    steps of Runge-Kutta, n + 9 evaluations. A run that begins midway starts in the same way; diffusers cuts its list of
+    timesteps without regard to the start, and so asks the network about levels that the latents are not at.
     """
     if scheduler.prediction == "sample":
         raise InputError("plms takes networks that predict epsilon or v, not the sample; use ddim or dpmpp_2m")
