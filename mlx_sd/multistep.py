@@ -5,24 +5,24 @@ from math import sqrt
 import numpy as np
 
 from .quadrature import exponential, interpolated
-from .schedule import Step
+from .schedule import Steps
 from .scheduler import Scheduler
 from .table import Options, Row, Table
 
 
-def dpmpp_2m(steps: list[Step], scheduler: Scheduler, options: Options) -> Table:
+def dpmpp_2m(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2)."""
     orders = _orders(steps, options.order or 2, scheduler)
     return _multistep(steps, scheduler, orders, kind=options.kind or "midpoint")
 
 
-def dpmpp_3m(steps: list[Step], scheduler: Scheduler, options: Options) -> Table:
+def dpmpp_3m(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
     """DPM-Solver++(3M) as its authors published it: the quadratic term has half the weight of the exact integral."""
     orders = _orders(steps, 3, scheduler)
     return _multistep(steps, scheduler, orders, kind=options.kind or "midpoint", curvature=0.5)
 
 
-def dpmpp_2m_sde(steps: list[Step], scheduler: Scheduler, options: Options) -> Table:
+def dpmpp_2m_sde(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
     """SDE-DPM-Solver++(2M) (Lu et al. 2022, section 5): 2M on the reverse diffusion, with its noise."""
     orders = _orders(steps, options.order or 2, scheduler)
     made = _multistep(steps, scheduler, orders, kind=options.kind or "midpoint", sde=True)
@@ -30,19 +30,19 @@ def dpmpp_2m_sde(steps: list[Step], scheduler: Scheduler, options: Options) -> T
     return made._replace(rows=tuple(row._replace(noise=n) for row, n in zip(made.rows, noises, strict=True)))
 
 
-def dpm_2m(steps: list[Step], scheduler: Scheduler, options: Options) -> Table:
+def dpm_2m(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
     """DPM-Solver, multistep (Lu et al. 2022a): as 2M and 3M, in the noise. It cannot end at zero, but at the least."""
     orders = _orders(steps, options.order or 2, scheduler)
     return _multistep(steps, scheduler, orders, "noise", kind=options.kind or "midpoint", curvature=0.5)
 
 
-def deis(steps: list[Step], scheduler: Scheduler, options: Options) -> Table:
+def deis(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
     """DEIS in log rho (Zhang and Chen 2023, eq. 15): the exact integral of a polynomial through the noise."""
     orders = _orders(steps, options.order or 2, scheduler, always_euler_at_zero=False)
     return _multistep(steps, scheduler, orders, "noise")
 
 
-def unipc(steps: list[Step], scheduler: Scheduler, options: Options) -> Table:
+def unipc(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
     """UniP (Zhao et al. 2023, algorithm 2), which `samplers` joins with its corrector."""
     highest, n = options.order or 2, len(steps)
     orders = [min(highest, i + 1, n - i if scheduler.lower_order_final else highest) for i in range(n)]
@@ -51,7 +51,7 @@ def unipc(steps: list[Step], scheduler: Scheduler, options: Options) -> Table:
     return _multistep(steps, scheduler, orders, kind=options.kind or "bh2")
 
 
-def lms(steps: list[Step], scheduler: Scheduler, options: Options) -> Table:
+def lms(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
     """Linear multistep of order 4 in k = s / a: the exact integral of a polynomial through the noise."""
     rows = []
     for i, p in enumerate(steps):
@@ -63,9 +63,9 @@ def lms(steps: list[Step], scheduler: Scheduler, options: Options) -> Table:
     return Table(tuple(rows), scheduler.prediction, "noise")
 
 
-def _orders(steps: list[Step], highest: int, scheduler: Scheduler, always_euler_at_zero: bool = True) -> list[int]:
+def _orders(steps: Steps, highest: int, scheduler: Scheduler, always_euler_at_zero: bool = True) -> list[int]:
     """The order of each step: lower while the history is short, and near the end where diffusers is."""
-    n, few = len(steps), scheduler.lower_order_final and len(steps) < 15
+    n, few = len(steps), scheduler.lower_order_final and steps.total < 15
     orders = [min(highest, i + 1) for i in range(n)]
     if few and n > 1:
         orders[-2] = min(orders[-2], 2)
@@ -75,7 +75,7 @@ def _orders(steps: list[Step], highest: int, scheduler: Scheduler, always_euler_
 
 
 def _multistep(
-    steps: list[Step],
+    steps: Steps,
     scheduler: Scheduler,
     orders: list[int],
     history: str = "denoised",
@@ -91,7 +91,7 @@ def _multistep(
     return Table(tuple(rows), scheduler.prediction, history)
 
 
-def corrected(made: Table, steps: list[Step], options: Options) -> Table:
+def corrected(made: Table, steps: Steps, options: Options) -> Table:
     """A table of one row a step, with UniC (Zhao et al. 2023, algorithm 1) after each.
 
     The step is done again with one more estimate, that at its end, which raises its order by one.

@@ -3,32 +3,32 @@
 from math import floor, inf, sqrt
 
 from .quadrature import drift, exponential
-from .schedule import Step
+from .schedule import Steps
 from .scheduler import Scheduler
 from .table import Options, Row, Table
 
 
-def euler(steps: list[Step], scheduler: Scheduler, options: Options) -> Table:
+def euler(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
     """Euler's method in k = s / a, which is DDIM, DPM-Solver-1, DPM-Solver++(1) and DEIS-1."""
     return _noisy(steps, scheduler, 0.0)
 
 
-def ddim(steps: list[Step], scheduler: Scheduler, options: Options) -> Table:
+def ddim(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
     """DDIM (Song et al. 2021, eq. 12 and 16), deterministic unless `eta` says otherwise."""
     return _noisy(steps, scheduler, options.eta or 0.0)
 
 
-def ddpm(steps: list[Step], scheduler: Scheduler, options: Options) -> Table:
+def ddpm(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
     """Ancestral sampling with the posterior's variance (Ho et al. 2020, eq. 7), which is DDIM with eta 1."""
     return _noisy(steps, scheduler, 1.0)
 
 
-def euler_ancestral(steps: list[Step], scheduler: Scheduler, options: Options) -> Table:
+def euler_ancestral(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
     """Euler to a lower level, then fresh noise up to the step's end; on its own grid the same as DDPM."""
     return _noisy(steps, scheduler, 1.0 if options.eta is None else options.eta)
 
 
-def _noisy(steps: list[Step], scheduler: Scheduler, eta: float) -> Table:
+def _noisy(steps: Steps, scheduler: Scheduler, eta: float) -> Table:
     rows = []
     for p in steps:
         up = eta * p.s1 / p.s * sqrt(max(1 - (p.a / p.a1) ** 2, 0.0))
@@ -37,7 +37,7 @@ def _noisy(steps: list[Step], scheduler: Scheduler, eta: float) -> Table:
     return Table(tuple(rows), scheduler.prediction)
 
 
-def lcm(steps: list[Step], scheduler: Scheduler, options: Options) -> Table:
+def lcm(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
     """Latent consistency (Luo et al. 2023, algorithm 3): to the image, then fresh noise up to the step's end."""
     rows = []
     for p in steps:
@@ -47,7 +47,7 @@ def lcm(steps: list[Step], scheduler: Scheduler, options: Options) -> Table:
     return Table(tuple(rows), scheduler.prediction)
 
 
-def tcd(steps: list[Step], scheduler: Scheduler, options: Options) -> Table:
+def tcd(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
     """Trajectory consistency (Zheng et al. 2024, algorithm 4): to (1 - gamma) of the end's timestep, then noise."""
     gamma = 0.3 if options.gamma is None else options.gamma
     bar = scheduler.alphas_cumprod(exact_zero=True)
@@ -61,17 +61,17 @@ def tcd(steps: list[Step], scheduler: Scheduler, options: Options) -> Table:
     return Table(tuple(rows), scheduler.prediction)
 
 
-def heun(steps: list[Step], scheduler: Scheduler, options: Options) -> Table:
+def heun(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
     """Heun's method in k = s / a; a step that ends at zero is Euler's, so n steps are 2 n - 1 evaluations."""
     return edm(steps, scheduler, Options(order=2))
 
 
-def edm(steps: list[Step], scheduler: Scheduler, options: Options) -> Table:
+def edm(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
     """Stochastic Heun, or Euler where the order is 1 (Karras et al. 2022, algorithm 2).
 
     As published, the network is asked after the churn, at the level it leads to. diffusers asks it before.
     """
-    levels = [(p.s / p.a) * (1 + _churn(p.s / p.a, len(steps), scheduler, options)) for p in steps]
+    levels = [(p.s / p.a) * (1 + _churn(p.s / p.a, steps.total, scheduler, options)) for p in steps]
     deviation = 1.0 if options.s_noise is None else options.s_noise
     churns = [deviation * sqrt(k**2 - (p.s / p.a) ** 2) for p, k in zip(steps, levels, strict=True)]
     rows: list[Row] = []
@@ -101,12 +101,14 @@ def _churn(k: float, steps: int, scheduler: Scheduler, options: Options) -> floa
     return min((options.s_churn or 0.0) / steps, sqrt(2) - 1) if within else 0.0
 
 
-def dpmpp_2s(steps: list[Step], scheduler: Scheduler, options: Options) -> Table:
+def dpmpp_2s(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
     """DPM-Solver++(2S), or (3S) where the order is 3 (Lu et al. 2022, algorithm 1): steps in groups.
 
     Every step is one evaluation; the last of a group starts over from where the group began, and is of full order.
+    The groups are those of the whole grid; of one that the run starts within, the rest is a smaller group.
     """
-    orders = _groups(len(steps), options.order or 2, scheduler.lower_order_final or steps[-1].s1 == 0)
+    whole = _groups(steps.total, options.order or 2, scheduler.lower_order_final or steps[-1].s1 == 0)
+    orders = [min(order, i) for i, order in enumerate(whole[steps.total - len(steps) :], 1)]
     if steps[-1].s1 == 0:
         orders[-1] = 1
     rows = []

@@ -5,7 +5,7 @@ from math import sqrt
 
 from .errors import InputError
 from .quadrature import Level
-from .schedule import Step
+from .schedule import Step, Steps
 from .scheduler import Scheduler
 from .table import Options, Row, Table
 
@@ -13,18 +13,19 @@ from .table import Options, Row, Table
 _ADAMS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 
 
-def plms(steps: list[Step], scheduler: Scheduler, options: Options) -> Table:
+def plms(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
     """Pseudo linear multistep (Liu et al. 2022, eq. 12 and 13), of the network's raw predictions as in diffusers.
 
     It is started by Heun's method, n + 1 evaluations, or where skip_prk_steps is false and there are 4 steps, by three
-    steps of Runge-Kutta, n + 9 evaluations.
+    steps of Runge-Kutta, n + 9 evaluations. A run that begins midway starts in the same way; diffusers cuts its list of
+    timesteps without regard to the start, and so asks the network about levels that the latents are not at.
     """
     if scheduler.prediction == "sample":
         raise InputError("plms takes networks that predict epsilon or v, not the sample; use ddim or dpmpp_2m")
-    stride = scheduler.timesteps // len(steps)
+    stride = scheduler.timesteps // steps.total
     rows: list[Row] = []
     kept: list[int] = []  # the evaluations that the multistep mean is of
-    rest = steps
+    rest: list[Step] = steps
     if scheduler.runge_kutta and len(steps) >= 4:
         rows, kept, rest = _runge_kutta(steps, scheduler, stride), [0, 4, 8], steps[3:]
     elif len(steps) > 1:

@@ -29,7 +29,7 @@ import mlx.core as mx
 from . import multistep, onestep, plms, schedule
 from .denoise import denoised, noise_in
 from .errors import Failure, InputError
-from .schedule import Grid, Step
+from .schedule import Grid, Steps
 from .scheduler import Scheduler
 from .table import Options, Row, Table
 
@@ -39,7 +39,7 @@ __all__ = ["SAMPLERS", "Options", "Row", "Sampler", "Table", "choose", "evaluate
 class Sampler(NamedTuple):
     """A method, the grid of steps it is defined on, and the schedules that grid knows."""
 
-    rows: Callable[[list[Step], Scheduler, Options], Table]
+    rows: Callable[[Steps, Scheduler, Options], Table]
     grid: Callable[[Scheduler, int, str, float], Grid]
     schedules: tuple[str, ...]
     spacing: str  # the schedule where neither user nor checkpoint names one
@@ -151,14 +151,24 @@ def _check(sampler: str, schedule_name: str, asked: Mapping[str, Any]) -> None:
             raise InputError(f"{name} of {sampler} must be {' or '.join(map(str, method.takes[name]))}, not {value}")
 
 
-def table(scheduler: Scheduler, sampler: str, schedule_name: str, options: Options, steps: int) -> Table:
-    """The rows of `steps` steps of a method on a schedule (names and options as `choose` returns them)."""
+def table(
+    scheduler: Scheduler, sampler: str, schedule_name: str, options: Options, steps: int, begin: int | None = None
+) -> Table:
+    """The rows of `steps` steps of a method on a schedule (names and options as `choose` returns them).
+
+    They start from noise, or midway: without the first `begin` steps, from an image with the noise of the level there.
+    A method with a memory then starts anew. diffusers' `strength` is begin = steps - int(steps * strength).
+    Raises InputError for steps or a `begin` out of range, and where the network would be asked what it cannot know.
+    """
     if not 1 <= steps <= scheduler.timesteps:
         raise InputError(f"steps must be from 1 to {scheduler.timesteps}, not {steps}")
+    if begin is not None and not 0 <= begin < steps:
+        raise InputError(f"the step to begin at must be from 0 to {steps - 1} where there are {steps}, not {begin}")
     method = SAMPLERS[sampler]
-    found, start = method.grid(scheduler, steps, schedule_name, options.rho or schedule.RHO)
-    if any((p.a, p.s) == (q.a, q.s) for p, q in pairwise(found)):
+    whole, start = method.grid(scheduler, steps, schedule_name, options.rho or schedule.RHO)
+    if any((p.a, p.s) == (q.a, q.s) for p, q in pairwise(whole)):
         raise InputError(f"{steps} steps are too many for {sampler} on {schedule_name}: some would coincide")
+    found = Steps(whole[begin:], len(whole))
     if scheduler.prediction == "epsilon" and found[0].a == 0:
         raise InputError(
             f"{sampler} starts at zero signal here (rescale_betas_zero_snr), where epsilon says nothing about the "
@@ -169,7 +179,10 @@ def table(scheduler: Scheduler, sampler: str, schedule_name: str, options: Optio
         if found[0].a == 0:
             raise InputError("the corrector cannot start at zero signal (rescale_betas_zero_snr); use it with euler")
         made = multistep.corrected(made, found, options)
-    return made._replace(start=made.start * start)
+    if begin is None:
+        return made._replace(start=made.start * start)
+    # Levels are of images of deviation 1; where a checkpoint's are not, it says so.
+    return made._replace(start=made.start * found[0].s, image=made.start * found[0].a / scheduler.deviation)
 
 
 def run(
@@ -178,13 +191,14 @@ def run(
     noise: mx.array,
     normal: Callable[[], mx.array],
     callback: Callable[[int, int, mx.array], None] | None = None,
+    image: mx.array | None = None,
 ) -> mx.array:
     """All of `evaluate`: the final latents. `callback(evaluation, evaluations, denoised)` follows each evaluation."""
     latents = noise
-    for i, (x, image) in enumerate(evaluate(table, predict, noise, normal), 1):
+    for i, (x, estimate) in enumerate(evaluate(table, predict, noise, normal, image), 1):
         latents = x
         if callback is not None:
-            callback(i, len(table.rows), image)
+            callback(i, len(table.rows), estimate)
     return latents
 
 
@@ -193,13 +207,19 @@ def evaluate(
     predict: Callable[[mx.array, float], mx.array],
     noise: mx.array,
     normal: Callable[[], mx.array],
+    image: mx.array | None = None,
 ) -> Iterator[tuple[mx.array, mx.array]]:
     """Runs a table from unit `noise` (N, h, w, c); yields (latents, denoised), float32, after each evaluation.
 
     `predict(x, t)` is the network, guidance and reuse included; `normal()` draws noise of the latents' shape, and is
-    called only where a row adds some. Raises Failure as soon as the latents are not finite.
+    called only where a row adds some. A table that begins midway needs an `image`: scaled latents that broadcast to
+    those of the noise. Raises InputError where it is missing, Failure as soon as the latents are not finite.
     """
+    if table.image and image is None:
+        raise InputError("a table that begins midway needs the image it starts from")
     x = noise.astype(mx.float32) * table.start
+    if image is not None:
+        x = x + table.image * image.astype(mx.float32)
     if table.churn:
         x = x + table.churn * normal()
     base = x
@@ -207,11 +227,11 @@ def evaluate(
     history: deque[mx.array] = deque(maxlen=longest)
     for i, row in enumerate(table.rows):
         prediction = predict(x, row.t).astype(mx.float32)
-        image = denoised(table.prediction, x, prediction, row.a, row.s)
+        estimate = denoised(table.prediction, x, prediction, row.a, row.s)
         if table.history == "noise":
             history.appendleft(noise_in(table.prediction, x, prediction, row.a, row.s))
         else:
-            history.appendleft(image if table.history == "denoised" else prediction)
+            history.appendleft(estimate if table.history == "denoised" else prediction)
         if row.again:
             base = _mix(*row.again, base, history)
         x = _mix(row.x, row.m, base, history)
@@ -225,7 +245,7 @@ def evaluate(
                 f"the latents are not finite after evaluation {i + 1} of {len(table.rows)}: the weights hold NaN, "
                 "or float16 overflowed (try --dtype float32)"
             )
-        yield x, image
+        yield x, estimate
 
 
 def _mix(x: float, m: Sequence[float], base: mx.array, history: deque[mx.array]) -> mx.array:

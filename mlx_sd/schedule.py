@@ -7,7 +7,7 @@ A schedule is a name, or what a user gives: "timesteps=999,850,..." or "sigmas=1
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from math import isfinite, sqrt
 from pathlib import Path
@@ -39,6 +39,14 @@ class Step(NamedTuple):
     s: float
     a1: float
     s1: float
+
+
+class Steps(list[Step]):
+    """The steps that a run takes: the last ones of a grid of `total` steps, all of it unless said otherwise."""
+
+    def __init__(self, steps: Iterable[Step], total: int | None = None):
+        super().__init__(steps)
+        self.total = len(self) if total is None else total
 
 
 class Grid(NamedTuple):

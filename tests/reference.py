@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -201,20 +202,52 @@ def stream(seed: int, batch: int, channels: int, height: int, width: int, dtype:
     return draw
 
 
+def midway(made: Any, begin: int) -> torch.Tensor:
+    """Makes a scheduler leave out its first `begin` steps; the timesteps that are left.
+
+    Two classes cannot, and get the lists of a run that starts anew there. PNDM repeats its second timestep, so a tail
+    of its list begins a step early and lacks the repetition that its first two evaluations count on. LMS takes the
+    coefficients of order 4 at once, of a history of one.
+    """
+    if isinstance(made, diffusers.PNDMScheduler):
+        t = torch.from_numpy(made._timesteps[::-1].astype(np.int64))[begin:]
+        if made.config.skip_prk_steps:
+            return torch.cat([t[:2], t[1:]])
+        half = made.config.num_train_timesteps // made.num_inference_steps // 2
+        start = torch.tensor([v for p, q in pairwise(t[:4]) for v in (p, q + half, q + half, q)])
+        made.prk_timesteps = start.numpy()
+        return torch.cat([start, t[3:]])
+    if isinstance(made, diffusers.LMSDiscreteScheduler):
+        made.timesteps, made.sigmas, begin = made.timesteps[begin:], made.sigmas[begin:], 0
+    begin *= made.order
+    if hasattr(made, "set_begin_index"):
+        made.set_begin_index(begin)
+    return made.timesteps[begin:]
+
+
 def run(
     made: Any,
     steps: int | Config,
     noise: torch.Tensor,
     predict: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     seed: int,
+    begin: int | None = None,
+    image: torch.Tensor | None = None,
     **options: Any,
 ) -> torch.Tensor:
-    """The sampling loop of every diffusers pipeline; steps may be set_timesteps' keywords, options are step's."""
+    """The sampling loop of every diffusers pipeline; steps may be set_timesteps' keywords, options are step's.
+
+    With `begin` and an `image` it is that of the img2img pipelines.
+    """
     made.set_timesteps(**(steps if isinstance(steps, dict) else {"num_inference_steps": steps}))
-    x = noise * made.init_noise_sigma
+    if begin is None:
+        timesteps, x = made.timesteps, noise * made.init_noise_sigma
+    else:
+        timesteps = midway(made, begin)
+        x = made.add_noise(image, noise, timesteps[:1])
     draw = stream(seed, *x.shape, dtype=x.dtype)
     with noise_from(made, draw):
-        for t in made.timesteps:
+        for t in timesteps:
             x = made.step(predict(made.scale_model_input(x, t), t), t, x, return_dict=False, **options)[0]
     return x
 

@@ -1,5 +1,6 @@
 """Every sampler ends where diffusers' scheduler ends, under one non-linear model and one stream of noise."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -33,9 +34,11 @@ def ours(
     schedule: str | None = None,
     steps: int = 20,
     options: dict[str, Any] | None = None,
+    begin: int | None = None,
 ) -> np.ndarray:
     scheduler = Scheduler.from_hf(config)
-    table = samplers.table(scheduler, *samplers.choose(scheduler, sampler, schedule, Options(**(options or {}))), steps)
+    chosen = samplers.choose(scheduler, sampler, schedule, Options(**(options or {})))
+    table = samplers.table(scheduler, *chosen, steps, begin)
     draw = reference.stream(SEED, SHAPE[0], SHAPE[3], SHAPE[1], SHAPE[2])
 
     def normal() -> mx.array:
@@ -44,10 +47,11 @@ def ours(
     def predict(x: mx.array, t: float) -> mx.array:
         return mx.array(model(np.array(x, np.float64), t).astype(np.float32))
 
-    return np.array(samplers.run(table, predict, mx.array(families.numbers("start", *SHAPE)), normal))
+    noise, image = (mx.array(families.numbers(name, *SHAPE)) for name in ("start", "image"))
+    return np.array(samplers.run(table, predict, noise, normal, image=None if begin is None else image))
 
 
-def theirs(made: Any, steps: int | dict[str, Any], **options: Any) -> np.ndarray:
+def theirs(made: Any, steps: int | dict[str, Any], begin: int | None = None, **options: Any) -> np.ndarray:
     set_timesteps = made.set_timesteps
 
     def precise(*arguments: Any, **keywords: Any) -> None:
@@ -57,12 +61,12 @@ def theirs(made: Any, steps: int | dict[str, Any], **options: Any) -> np.ndarray
 
     made.set_timesteps = precise
     # DDIM and DDPM refuse nothing and compute in the latents' type; the Euler family casts to float32 itself.
-    noise = torch.from_numpy(families.numbers("start", *SHAPE)).movedim(-1, 1).double()
+    noise, image = (torch.from_numpy(families.numbers(n, *SHAPE)).movedim(-1, 1).double() for n in ("start", "image"))
 
     def predict(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(model(x.double().movedim(1, -1).numpy(), float(t))).movedim(-1, 1)
 
-    return reference.last(reference.run(made, steps, noise, predict, SEED, **options))
+    return reference.last(reference.run(made, steps, noise, predict, SEED, begin, image, **options))
 
 
 def config(sampler: str, prediction: str = "epsilon", **changes: Any) -> dict[str, Any]:
@@ -87,11 +91,12 @@ def compare(
     schedule: str | None,
     steps: int,
     limit: float = EXACT,
+    begin: int | None = None,
 ) -> None:
     made = reference.scheduler(config, sampler, schedule)
     if ends_where_it_begins(made, steps):
         return
-    found, known = ours(config, sampler, schedule, steps), theirs(made, steps)
+    found, known = ours(config, sampler, schedule, steps, begin=begin), theirs(made, steps, begin)
     if np.isnan(known).any():  # diffusers divides by the length of a last step that has none
         assert np.isfinite(found).all()
     else:
@@ -122,6 +127,49 @@ def test_every_sampler_on_every_schedule_ends_where_diffusers_does(sampler, sche
         rough = prediction == "sample" and sampler == "lms"
         name = f"sampler {sampler}" + (", noise from sample" if rough else "")
         compare(measure, name, made, sampler, schedule, steps, limit=2 * EXACT if rough else EXACT)
+
+
+MIDWAY = ((20, 3), (20, 5), (20, 12), (20, 19), (10, 3), (10, 5))
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS[:2])
+@pytest.mark.parametrize("sampler", samplers.names())
+def test_midway_from_an_image_every_sampler_ends_where_diffusers_does(sampler, prediction, measure):
+    """Where diffusers itself goes wrong, PNDM and LMS, it is made to start anew: see reference.midway."""
+    for schedule in dict.fromkeys((samplers.SAMPLERS[sampler].spacing, "leading", "trailing", "karras")):
+        if reference.supports(sampler, schedule):
+            for steps, begin in MIDWAY:
+                made = config(sampler, prediction)
+                compare(measure, f"midway {sampler}", made, sampler, schedule, steps, begin=begin)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "dpmpp_2m_sde"])
+def test_midway_with_checkpoints_that_know_sigmas(sampler, measure):
+    name = "EDMEulerScheduler" if sampler == "euler" else "EDMDPMSolverMultistepScheduler"
+    kind = {"algorithm_type": "sde-dpmsolver++"} if sampler == "dpmpp_2m_sde" else {}
+    made = {"_class_name": name, "prediction_type": "epsilon", "sigma_schedule": "karras", "sigma_data": 0.7} | kind
+    for steps, begin in MIDWAY:
+        known = theirs(getattr(reference.diffusers, name).from_config(made), steps, begin)
+        measure(f"midway {name}", distance(ours(made, sampler, None, steps, begin=begin), known), 2 * EXACT)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "ddim", "heun", "dpmpp_2m", "dpmpp_2s"])
+@pytest.mark.parametrize("steps", [10, 20, 33])
+def test_midway_strength_is_that_of_the_img2img_pipeline(sampler, steps):
+    """The network is asked from the same timestep on, as often."""
+    get = reference.diffusers.StableDiffusionImg2ImgPipeline.get_timesteps
+    made = config(sampler)
+    pipe = SimpleNamespace(scheduler=reference.scheduler(made, sampler, "linspace"))
+    scheduler = Scheduler.from_hf(made)
+    for strength in (0.05, 0.1, 0.29, 0.3, 0.57, 0.6, 0.75, 0.8, 0.99, 1.0):
+        begin = steps - int(steps * strength)
+        pipe.scheduler.set_timesteps(steps)
+        known, count = get(pipe, steps, strength, None)
+        if begin == steps:  # diffusers' pipelines refuse to run no step, and so do we
+            assert count == 0
+            continue
+        rows = samplers.table(scheduler, sampler, "linspace", Options(), steps, begin).rows
+        assert [row.t for row in rows] == pytest.approx(known.tolist(), abs=1e-3)
 
 
 def ends_where_it_begins(made: Any, steps: int) -> bool:
@@ -161,7 +209,7 @@ def test_options_mean_what_diffusers_fields_and_arguments_mean(
     sampler, options, fields, arguments, prediction, measure
 ):
     for schedule in [s for s in ("linspace", "karras", "trailing") if reference.supports(sampler, s)]:
-        for steps in STEPS:
+        for steps, begin in (*((n, None) for n in STEPS), (20, 3), (20, 5), (20, 7), (10, 4)):
             if options == {"corrector": True} and 1 < steps < 15:
                 steps = 14 + steps  # where 2M is of first order at the end only because the end is zero
             end = {"final_sigmas_type": "sigma_min"} if options.get("kind") == "bh1" else {}  # zero is NaN there
@@ -170,8 +218,8 @@ def test_options_mean_what_diffusers_fields_and_arguments_mean(
             known = reference.scheduler(made | fields, own, schedule, **fields)
             if ends_where_it_begins(known, steps):
                 continue
-            known = theirs(known, steps, **arguments)
-            found = ours(made, sampler, schedule, steps, options)
+            known = theirs(known, steps, begin, **arguments)
+            found = ours(made, sampler, schedule, steps, options, begin)
             if np.isnan(known).any():
                 assert schedule == "karras" and np.isfinite(found).all()
             else:
@@ -185,6 +233,9 @@ def test_plms_starts_by_runge_kutta_where_the_config_says_so(schedule, predictio
     for steps in (4, 5, 10, 20, 50):
         known = reference.scheduler(made, None, schedule)
         measure("plms from Runge-Kutta", distance(ours(made, None, schedule, steps), theirs(known, steps)), EXACT)
+    for steps, begin in ((20, 3), (20, 5), (20, 12), (20, 16), (10, 3), (10, 5)):
+        found = ours(made, None, schedule, steps, begin=begin)
+        measure("midway plms from Runge-Kutta", distance(found, theirs(known, steps, begin)), EXACT)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS[:2])
