@@ -215,10 +215,10 @@ def evaluate(
     called only where a row adds some. A table that begins midway needs an `image`: scaled latents that broadcast to
     those of the noise. Raises InputError where it is missing, Failure as soon as the latents are not finite.
     """
-    if bool(table.image) != (image is not None):
+    if (table.image is None) != (image is None):
         raise InputError("a table that begins midway needs the image it starts from, and no other takes one")
     x = noise.astype(mx.float32) * table.start
-    if image is not None:
+    if table.image is not None and image is not None:
         x = x + table.image * image.astype(mx.float32)
     if table.churn:
         x = x + table.churn * normal()

@@ -25,7 +25,7 @@ class Table(NamedTuple):
     prediction: str  # what the network predicts
     history: str = "denoised"  # what `m` weighs: "denoised", "noise" or "prediction"
     start: float = 1.0  # the first latent is start * unit noise
-    image: float = 0.0  # + image * the image that a run midway starts from
+    image: float | None = None  # + image * the image it starts from; None where it starts from noise
     churn: float = 0.0  # + churn * fresh noise
 
     @property
