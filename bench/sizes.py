@@ -14,10 +14,10 @@ from typing import Any
 
 from coreml import package
 from coreml.graph import Graph
-from coreml.plan import TEXT, Item, Options, plan
+from coreml.plan import Item, Options, plan
 from mlx_sd import command
 from mlx_sd.files import atomic_file
-from mlx_sd.load import build
+from mlx_sd.load import TEXT, build
 
 from .cases import TEXTS, UNETS, VAE
 from .machine import describe

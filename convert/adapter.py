@@ -1,6 +1,5 @@
 """An adapter's file -> its modules: which layer each is for, its factors and how they are scaled; no model needed."""
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -10,12 +9,12 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from safetensors import safe_open
 
 from mlx_sd.errors import InputError
-from mlx_sd.files import TENSOR_DTYPES, Tensor, read_json, tensors
+from mlx_sd.files import TENSOR_DTYPES, Tensor, metadata, read_json, tensors
 
 from . import deltas
+from .stream import sha256
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
 FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")  # as diffusers and PEFT call them
@@ -130,8 +129,8 @@ def read(path: Path) -> Adapter:
     found = {tensor.name: tensor for tensor in tensors(file)}
     if not found:
         raise InputError(f"{file} holds no tensors")
-    metadata = read_metadata(file)
-    configs = _configs(file, metadata)
+    said = metadata(file)
+    configs = _configs(file, said)
     grouped: dict[str, dict[str, Tensor]] = {}
     strangers = []
     for name, tensor in found.items():
@@ -150,7 +149,7 @@ def read(path: Path) -> Adapter:
     if strangers:
         raise InputError(f"{file}: not named as an adapter's tensors are: {some(strangers)}")
     modules = tuple(_module(file, name, roles, configs) for name, roles in grouped.items())
-    return Adapter(file, _digest(file), metadata, modules)
+    return Adapter(file, sha256(file), said, modules)
 
 
 def choose(files: list[str], where: str) -> str:
@@ -169,12 +168,6 @@ def choose(files: list[str], where: str) -> str:
 def is_part(name: str) -> bool:
     """Whether a tensor of this name belongs to an adapter, supported or not."""
     return _split(name)[1] is not None or any(pattern.search(name) for pattern, _ in _UNSUPPORTED)
-
-
-def read_metadata(file: Path) -> dict[str, str]:
-    """What a safetensors file, already known to be sound, says of itself."""
-    with safe_open(file, framework="numpy") as f:
-        return dict(f.metadata() or {})
 
 
 def _file(path: Path) -> Path:
@@ -312,14 +305,6 @@ def _pattern(file: Path, config: Mapping[str, Any], patterns: str, layer: str, o
     if not isinstance(found, (int, float)) or not 0 <= found < _LARGE:
         raise InputError(f"{file}: its config says {otherwise} = {found!r}, which makes no sense")
     return float(found)
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as f:
-        digest = hashlib.sha256()
-        while block := f.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def some(names: list[str], most: int = 4) -> str:

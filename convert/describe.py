@@ -8,7 +8,7 @@ from pathlib import Path
 from mlx.nn import Module as Network
 
 from mlx_sd.errors import InputError
-from mlx_sd.files import Tensor, tensors
+from mlx_sd.files import Tensor, metadata, tensors
 from mlx_sd.lora import Lora
 
 from . import adapter, lora
@@ -90,7 +90,7 @@ def _checkpoint(file: Path, found: list[Tensor]) -> Iterator[str]:
     widths = {t.shape[1] for t in found if t.name.endswith("attn2.to_k.weight")}
     family = f" for {lora.named(widths)}" if widths else ""
     yield f"{file}: {what}{family}, {len(found)} tensors, {_size(found)}"
-    yield from _metadata(adapter.read_metadata(file))
+    yield from _metadata(metadata(file))
 
 
 def _kind(module: adapter.Module) -> str:

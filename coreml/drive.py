@@ -17,7 +17,7 @@ import numpy as np
 from mlx_sd.clip import Encoded
 from mlx_sd.config import TextConfig, UNetConfig, VAEConfig
 from mlx_sd.errors import InputError
-from mlx_sd.load import Model
+from mlx_sd.load import TEXT, Model
 from mlx_sd.scheduler import Scheduler
 from mlx_sd.tokenizer import Tokenizer
 from mlx_sd.unet import Deep, Join, concatenate
@@ -35,7 +35,7 @@ def load(folder: Path) -> Model:
     told = info.read(folder)
     packages = Packages(folder, told)
     configs, xl = told["networks"], packages.xl
-    texts = [part for part in ("text_encoder", "text_encoder_2") if part in configs]
+    texts = [part for part in TEXT if part in configs]
     tokenizers = []
     for ids in told["tokenizers"]:
         tokenizer = Tokenizer.load(folder, ids["length"])
@@ -117,7 +117,7 @@ class Packages:
             if (name, function) not in self._runners:
                 self._runners[name, function] = runner(self._folder / f"{name}.mlpackage", function)
             about = self._told["packages"][name]["functions"][function]["inputs"]
-            given = {port: known[port].astype(_NUMPY[told["dtype"]]) for port, told in about.items()}
+            given = {port: known[port].astype(told["dtype"]) for port, told in about.items()}
             made = self._runners[name, function](given)
             known |= made
         return made
@@ -128,9 +128,6 @@ class Packages:
             raise InputError(f"{self._folder} has no package for {role} at {size}; export it")
         found: list[list[str]] = steps
         return found
-
-
-_NUMPY = {"float16": np.float16, "float32": np.float32}
 
 
 class PackagedText(nn.Module):

@@ -9,7 +9,6 @@ from mlx_sd import load
 from mlx_sd.errors import InputError
 from mlx_sd.files import read_json
 from mlx_sd.scheduler import Scheduler
-from mlx_sd.tokenizer import Tokenizer
 from mlx_sd.version import VERSION
 
 FORMAT = "mlx-sd Core ML"
@@ -69,7 +68,8 @@ def describe(
         "prediction": schedule.prediction,
         "alphas_cumprod": [] if schedule.edm else [round(float(a), 9) for a in schedule.alphas_cumprod()],
         "tokenizers": [
-            {"start": t.start, "end": t.end, "pad": t.pad, "length": t.length} for t in _tokenizers(networks, folder)
+            {"start": t.start, "end": t.end, "pad": t.pad, "length": t.length}
+            for t in load.tokenizers(folder, networks)
         ],
         "networks": about["networks"],
         "pipeline": about["pipeline"],
@@ -105,11 +105,3 @@ def line(name: str, package: Mapping[str, Any]) -> str:
 def _finite(value: Any) -> Any:
     # JSON has no infinity, and Swift refuses a file that has; to a scheduler none and null are the same.
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _tokenizers(networks: Mapping[str, Any], folder: Path) -> list[Tokenizer]:
-    return [
-        Tokenizer.load(folder / part.replace("text_encoder", "tokenizer"), networks[part].config.tokens)
-        for part in ("text_encoder", "text_encoder_2")
-        if part in networks
-    ]

@@ -18,7 +18,7 @@ from mlx_sd.load import shapes
 from . import operations, primitives
 from .graph import Graph, trace
 from .layout import Value
-from .lower import NUMPY, Lowering, Weight
+from .lower import MIL, NUMPY, Lowering, Weight
 from .networks import Port, Spec
 from .tools import Function, Program, ct, mb, model, quiet, types
 
@@ -89,19 +89,15 @@ def _lower(
 
 def _enter(port: Port, var: Any) -> Value:
     if port.inside != port.dtype:
-        var = mb.cast(x=var, dtype=_name(port.inside))
+        var = mb.cast(x=var, dtype=MIL[np.dtype(NUMPY[port.inside])])
     return Value(var, port.stored, port.order)
 
 
 def _leave(lowering: Lowering, port: Port, value: Value) -> Any:
     var = lowering.stored(value, port.order)
     if port.inside != port.dtype:
-        return mb.cast(x=var, dtype=_name(port.dtype), name=port.name)
+        return mb.cast(x=var, dtype=MIL[np.dtype(NUMPY[port.dtype])], name=port.name)
     return mb.identity(x=var, name=port.name)
-
-
-def _name(dtype: mx.Dtype) -> str:
-    return {mx.float16: "fp16", mx.float32: "fp32", mx.int32: "int32"}[dtype]
 
 
 def tell(path: Path, what: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_sd.errors import InputError
-from mlx_sd.load import DTYPES
+from mlx_sd.load import DTYPES, TEXT
 
 from . import compress
 from .networks import Spec, UNetPackages, text_encoder, vae_decoder, vae_encoder
@@ -16,7 +16,6 @@ from .package import TARGETS
 
 UNETS = ("full", "chunks", "halves", "functions")
 Size = tuple[int, int]  # (width, height) in pixels
-TEXT = ("text_encoder", "text_encoder_2")
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,14 @@ import numpy as np
 
 from mlx_sd import StableDiffusion, command
 from mlx_sd.errors import Failure, InputError
+from mlx_sd.load import TEXT
 
 from . import info
 from .drive import Run, predictor
 from .interpret import Package
 from .networks import Spec
 from .package import KEY
-from .plan import TEXT, Options, plan
+from .plan import Options, plan
 
 BAR = 35.0  # dB: what Apple asks of a conversion
 

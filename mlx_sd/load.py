@@ -30,7 +30,7 @@ FORMAT, VERSION = "mlx-sd", 2
 TINY = Path(__file__).parent / "tiny"
 DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
 
-_TEXT = ("text_encoder", "text_encoder_2")
+TEXT = ("text_encoder", "text_encoder_2")
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,22 @@ class Model:
     quantization: str | None = None  # done while loading, as `--quantize` takes it
 
 
+def tokenizers(folder: Path, networks: Mapping[str, Any]) -> tuple[Tokenizer, ...]:
+    """A model folder's tokenizers, one for each of its text encoders, which decide how many tokens a chunk has."""
+    return tuple(
+        Tokenizer.load(folder / part.replace("text_encoder", "tokenizer"), networks[part].config.tokens)
+        for part in TEXT
+        if part in networks
+    )
+
+
 def build(part: str, config: Mapping[str, Any], where: str) -> nn.Module:
     """The network for a part's Hugging Face config, its weights not yet there."""
     if part == "unet":
         return UNet(UNetConfig.from_hf(config, where))
     if part == "vae":
         return Autoencoder(VAEConfig.from_hf(config, where))
-    if part in _TEXT:
+    if part in TEXT:
         return TextEncoder(TextConfig.from_hf(config, where))
     raise InputError(f"{where}: no network is called {part}")
 
@@ -111,16 +120,13 @@ def load(
         _fill(network, folder, part, dtype, merge and partial(merge, part))
         if part in wanted:
             quantization.convert(network, wanted[part])
-    texts = [part for part in _TEXT if part in networks]
+    texts = [part for part in TEXT if part in networks]
     return Model(
         name=os.fspath(model),
         hash=model_hash(about),
         dtype=dtype,
         text_encoders=tuple(networks[part] for part in texts),
-        tokenizers=tuple(
-            Tokenizer.load(folder / part.replace("text_encoder", "tokenizer"), networks[part].config.tokens)
-            for part in texts
-        ),
+        tokenizers=tokenizers(folder, networks),
         unet=networks["unet"],
         vae=networks["vae"],
         scheduler=Scheduler.from_hf(

@@ -204,7 +204,7 @@ class StableDiffusion:
             if len(jobs) != latents.shape[0]:
                 raise InputError(f"{latents.shape[0]} latents for {len(jobs)} pictures")
         self._check_channels(channels, shape, len(jobs))
-        table = samplers.table(self.model.scheduler, chosen.sampler, chosen.schedule, chosen.options, chosen.steps)
+        table = self._table(chosen)
         if chosen.deepcache and chosen.deepcache.threshold < math.inf:
             batch = 1  # what one picture needs must not decide for another
         for places in self._batches([text for text, _ in jobs], negative, batch):
@@ -321,10 +321,12 @@ class StableDiffusion:
         context = mx.concatenate([c for c, _ in encoded]).astype(self.model.dtype)
         mx.eval(context, extra)
         guidance = chosen.guidance if guided else None
-        how = chosen.sampler, chosen.schedule, chosen.options, chosen.steps
-        reuse = Reuse(chosen.deepcache, samplers.table(self.model.scheduler, *how).log_snr)
+        reuse = Reuse(chosen.deepcache, self._table(chosen).log_snr)
         join = chosen.freeu.join(unet) if chosen.freeu else concatenate
         return Predictor(self.unet, context, extra, channels, guidance, chosen.guidance_rescale, reuse, join)
+
+    def _table(self, chosen: Settings) -> Table:
+        return samplers.table(self.model.scheduler, chosen.sampler, chosen.schedule, chosen.options, chosen.steps)
 
     def _time_ids(self, chosen: Settings, count: int, guided: bool) -> mx.array:
         size = [chosen.height, chosen.width, 0, 0]
@@ -342,7 +344,6 @@ def _timed(
     callback: Callback | None,
 ) -> tuple[mx.array, list[float]]:
     """Runs the table; returns the final latents and the seconds of each evaluation, callbacks not counted."""
-    predict.reuse = Reuse(predict.reuse.policy, table.log_snr)  # counts the evaluations of this very table
     seconds: list[float] = []
     clock = time.perf_counter()
 

@@ -64,3 +64,21 @@ def family(shapes, tmp_path_factory: pytest.TempPathFactory) -> Callable:
         return made[name]
 
     return load
+
+
+@pytest.fixture(scope="session")
+def original(shapes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny sd1 checkpoint as a diffusers folder, to be read."""
+    from tests import families
+
+    return families.write_folder("sd1", shapes["sd1"], tmp_path_factory.mktemp("original") / "sd1")
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer's folder, as single files need one."""
+    from tests import families
+
+    folder = tmp_path_factory.mktemp("vocabulary") / "tokenizer"
+    families.write_tokenizer(folder, "!")
+    return folder

@@ -29,11 +29,6 @@ from tests import families
 UNET = "unet/diffusion_pytorch_model.safetensors"
 
 
-@pytest.fixture(scope="module")
-def original(shapes, tmp_path_factory):
-    return families.write_folder("sd1", shapes["sd1"], tmp_path_factory.mktemp("original") / "sd1")
-
-
 @pytest.fixture
 def folder(original, tmp_path):
     """A diffusers folder of its own, to be spoilt."""

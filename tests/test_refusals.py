@@ -13,13 +13,6 @@ from mlx_sd.errors import InputError
 from tests import families, singles
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("vocabulary") / "tokenizer"
-    families.write_tokenizer(folder, "!")
-    return folder
-
-
 @pytest.fixture
 def sd1(shapes, tmp_path):
     return singles.write("sd1", shapes, tmp_path / "sd1.safetensors")[0]

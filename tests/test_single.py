@@ -22,13 +22,6 @@ from tests import families, singles
 FAMILY = {"sd2v": "sd2", "inpaint9": "sd1", "refiner": "sdxl-refiner"}
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("vocabulary") / "tokenizer"
-    families.write_tokenizer(folder, "!")
-    return folder
-
-
 @pytest.fixture
 def single(shapes, tmp_path):
     """single("sd1", **more tensors) is that kind's file and the weights it holds."""
