@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import mlx.core as mx
 
@@ -60,7 +61,7 @@ class Predictor:
         self,
         unet: UNet,
         context: mx.array,
-        extra: Mapping[str, mx.array],
+        extra: Mapping[str, Any],
         channels: mx.array | None,
         guidance: float | None,
         rescale: float,
@@ -86,7 +87,7 @@ class Predictor:
 
         def network(deep: Deep, depth: int) -> tuple[mx.array, mx.array]:
             time, context = mx.array(t), self._context
-            return self._unet(x, time, context, deep=deep, depth=depth, join=self._join, **self._extra)
+            return self._unet(x, time, context, **self._extra, deep=deep, depth=depth, join=self._join)
 
         output = self.reuse(network).astype(mx.float32)
         return output if self._guidance is None else guide(output, self._guidance, self._rescale)

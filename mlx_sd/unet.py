@@ -23,6 +23,8 @@ from .layers import Attention, Conv, GroupNorm, LayerNorm, Linear
 Deep = mx.array | Callable[[mx.array], mx.array | None] | None
 # How the image and a skip, with its number as DeepCache's branches count, become what the next stage is given.
 Join = Callable[[mx.array, mx.array, int], mx.array]
+# How a transformer's attention, over the image or over the prompt, is applied to x (B, N, C) and what it looks at.
+Attend = Callable[[Attention, mx.array, mx.array], mx.array]
 
 
 def concatenate(x: mx.array, skip: mx.array, number: int) -> mx.array:
@@ -30,11 +32,17 @@ def concatenate(x: mx.array, skip: mx.array, number: int) -> mx.array:
     return mx.concatenate([x, skip], axis=-1)
 
 
+def attend(layer: Attention, x: mx.array, context: mx.array) -> mx.array:
+    """Attention as the UNet was trained with it."""
+    return layer(x, context)
+
+
 class Given(NamedTuple):
     """What every layer may look at beside the image."""
 
     embedding: mx.array  # (B, E): time and what the model adds to it, activated
     context: mx.array  # (B, tokens, C): the prompt
+    attend: Attend = attend
     size: tuple[int, ...] | None = None  # (height, width) of the skip that comes next
 
 
@@ -123,6 +131,7 @@ class UNet(nn.Module):
         deep: Deep = None,
         depth: int = 1,
         join: Join = concatenate,
+        attend: Attend = attend,
     ) -> tuple[mx.array, mx.array]:
         """One denoising pass: (prediction, deep).
 
@@ -131,10 +140,11 @@ class UNet(nn.Module):
         (B, guidance_dims). The outer `depth` levels always run; `deep`, the features that the levels under them gave,
         is computed unless it is handed in, so that a cached and a full pass on the same inputs agree bit for bit.
         A function is asked for it with the last output above the cut, and may give None, too.
-        depth = DeepCache branch + 1 (Ma et al. 2023, sec. 3). `join` is called for every skip (FreeU changes it).
+        depth = DeepCache branch + 1 (Ma et al. 2023, sec. 3). `join` is called for every skip (FreeU changes it),
+        `attend` for every attention of a transformer (T-GATE changes it).
         """
         embedding = self._embed(x, t, text_embeds, time_ids, class_labels, timestep_cond)
-        given = Given(embedding, context.astype(x.dtype))
+        given = Given(embedding, context.astype(x.dtype), attend)
         skips: list[mx.array] = []
         x = _descend(x, self.inputs[:depth], given, skips)
         if callable(deep):
@@ -230,7 +240,7 @@ class Transformer(nn.Module):
         batch, height, width, channels = x.shape
         y = self.proj_in(self.norm(x).reshape(batch, height * width, channels))
         for block in self.blocks:
-            y = block(y, given.context)
+            y = block(y, given)
         return x + self.proj_out(y).reshape(x.shape)
 
 
@@ -246,10 +256,10 @@ class TransformerBlock(nn.Module):
         self.norm2, self.attn2 = LayerNorm(dims), Attention(dims, block.context, block.heads)
         self.norm3, self.up, self.down = LayerNorm(dims), Linear(dims, 8 * dims), Linear(4 * dims, dims)
 
-    def __call__(self, x: mx.array, context: mx.array) -> mx.array:
+    def __call__(self, x: mx.array, given: Given) -> mx.array:
         y = self.norm1(x)
-        x = x + self.attn1(y, context if self.only_cross else y)
-        x = x + self.attn2(self.norm2(x), context)
+        x = x + given.attend(self.attn1, y, given.context if self.only_cross else y)
+        x = x + given.attend(self.attn2, self.norm2(x), given.context)
         y, gate = mx.split(self.up(self.norm3(x)), 2, axis=-1)
         return x + self.down(y * ops.gelu(gate))
 
