@@ -1,4 +1,4 @@
-"""How much DeepCache saves of a full-size UNet's loop: python -m bench.latency.
+"""How much DeepCache saves of a full-size UNet's loop: python -m bench latency.
 
 The loops to be compared advance in turn, one evaluation each, so that whatever else the machine does falls on all.
 """
@@ -28,7 +28,7 @@ from .cases import UNETS
 from .machine import describe
 
 _EXAMPLES = """examples:
-  python -m bench.latency --model sd15 --interval 3 --interval 5 --json bench/results/latency.json
+  python -m bench latency --model sd15 --interval 3 --interval 5 --json bench/results/latency.json
 """
 _SCHEDULER = {"_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
 _SCHEDULER |= {"beta_schedule": "scaled_linear", "clip_sample": False, "set_alpha_to_one": False}
@@ -37,7 +37,7 @@ _SCHEDULER |= {"beta_schedule": "scaled_linear", "clip_sample": False, "set_alph
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     p = command.Parser(
-        prog="python -m bench.latency",
+        prog="python -m bench latency",
         description=__doc__,
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--dtype", choices=tuple(DTYPES), default="float32")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
     arguments = p.parse_args(argv)
-    return command.run("bench.latency", lambda: _latency(arguments))
+    return command.run("bench latency", lambda: _latency(arguments))
 
 
 def _latency(arguments: argparse.Namespace) -> None:
