@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from math import inf
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -98,14 +100,18 @@ class Bench:
         x = mx.concatenate([self._noise] * (2 if self.setting.guided else 1)).astype(self.setting.dtype)
         return self.unet(x, mx.array(500.0), self._context, **self._extra, deep=deep, depth=depth)
 
-    def macs(self, loop: Loop) -> list[int]:
-        """Multiply-accumulates of each evaluation of a loop, which is gone through without computing."""
-        if loop.deepcache and loop.deepcache.threshold < float("inf"):
+    def costs(self, loop: Loop) -> list[tuple[int, int]]:
+        """Multiply-accumulates and bytes moved of each evaluation of a loop, gone through without computing."""
+        if loop.deepcache and loop.deepcache.threshold < inf:
             raise InputError(f"what {loop} computes depends on the pictures, and cannot be counted beforehand")
         with counting(self.unet) as operations:
             ends = [len(operations) for _ in self.run(loop)]
-        starts = [0, *ends]
-        return [sum(o.macs for o in operations[a:b]) for a, b in zip(starts, ends, strict=False)]
+        parts = [operations[a:b] for a, b in pairwise([0, *ends])]
+        return [(sum(o.macs for o in part), sum(o.bytes for o in part)) for part in parts]
+
+    def macs(self, loop: Loop) -> list[int]:
+        """Multiply-accumulates alone."""
+        return [macs for macs, _ in self.costs(loop)]
 
 
 def setting(
