@@ -7,9 +7,9 @@ from typing import Any
 
 from mlx_sd import command
 from mlx_sd.errors import InputError
-from mlx_sd.files import atomic_file
 
-from . import results
+from . import plots, results
+from .plots import COLOURS
 
 FAMILIES = {
     "one step at a time": ("euler", "ddim", "heun", "edm", "dpmpp_2s"),
@@ -22,8 +22,6 @@ MEASURES = {
     "clip_score": "CLIP score with the prompt",
 }
 TICKS = (5, 6, 8, 10, 15, 20, 30, 50)
-# Okabe and Ito's, which the colour-blind tell apart; without their yellow, too pale on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
 
 Point = dict[str, Any]
@@ -43,18 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _draw(found: results.Results, guidance: float, output: Path) -> None:
     """One row a measure, one column a family of solvers."""
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import LogLocator, NullLocator
-    except ImportError:
-        raise InputError("matplotlib is missing; pip install 'mlx-sd[bench]'") from None
     points = [p for p in found["points"] if p["guidance"] == guidance]
     if not points:
         there = sorted({p["guidance"] for p in found["points"]})
         raise InputError(f"there is nothing at guidance {guidance:g}, but at {', '.join(f'{g:g}' for g in there)}")
-    matplotlib.rcParams |= {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-    figure = Figure(figsize=(11, 9.5), layout="constrained")
+    figure = plots.figure(11, 9.5)
+    from matplotlib.ticker import LogLocator, NullLocator
+
     axes = figure.subplots(len(MEASURES), len(FAMILIES), sharex=True, sharey="row")
     for row, measure in zip(axes, MEASURES, strict=True):
         for axis, family in zip(row, FAMILIES, strict=True):
@@ -75,8 +68,7 @@ def _draw(found: results.Results, guidance: float, output: Path) -> None:
     for axis in axes[-1]:
         axis.set_xlabel("evaluations of the network")
     figure.suptitle(f"The embedded checkpoint at guidance {guidance:g}, {found['images']} pictures a point")
-    with atomic_file(output) as f:
-        figure.savefig(f, format="png", dpi=130)
+    plots.save(figure, output)
 
 
 def _panel(axis: Any, points: Sequence[Point], measure: str, family: Sequence[str]) -> None:

@@ -48,6 +48,11 @@ class Loop(NamedTuple):
     def __str__(self) -> str:
         return str(self.deepcache) if self.deepcache else "full"
 
+    @property
+    def flags(self) -> str:
+        """As the command line of pictures takes it."""
+        return f"--deepcache {self.deepcache}" if self.deepcache else ""
+
 
 class Setting(NamedTuple):
     """What all loops of a comparison share."""
