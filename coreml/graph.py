@@ -71,7 +71,7 @@ class Graph:
 
 
 def macs(op: str, inputs: Sequence[Sequence[int]], output: Sequence[int]) -> int:
-    """Multiply-accumulates of an operation of `mlx_sd.ops`, from shapes: none but in convolutions, linears, attention."""
+    """Multiply-accumulates of an operation of `mlx_sd.ops`, from shapes; only these three have any."""
     if op == "conv2d":
         return math.prod(output) * math.prod(inputs[1][1:])
     if op == "linear":
