@@ -32,9 +32,10 @@ _EXAMPLES = """examples:
   python -m bench latency --model tiny
   python -m bench latency --model sd15 --loop 3 --loop 5 --steps 10 --json bench/results/latency-sd15-cpu.json
   python -m bench latency --model sdxl --device gpu --dtype float16 --guided --profile
+  python -m bench latency --model sd15 --guided --steps 25 --loop 3 --loop tgate:10 --loop 3/tgate:10
   python -m bench latency --model sd15 --loop 3 --steps 6 --peer diffusers
 """
-DEFAULT = ("2", "3", "5", "10")
+DEFAULT = ("2", "3", "5", "10", "tgate:10", "3/tgate:10")
 OURS = "mlx-sd"
 
 
@@ -61,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="append",
         default=[],
         metavar="LOOP",
-        help=f"what --deepcache takes, as often as wanted, beside the full loop (default {', '.join(DEFAULT)})",
+        help="what --deepcache takes, tgate: and what --tgate takes, or both with a slash between, as often as wanted, "
+        f"beside the full loop (default {' '.join(DEFAULT)})",
     )
     p.add_argument("--steps", type=int, default=50)
     p.add_argument("--latents", type=int, metavar="SIDE", help="default: the model's")
@@ -91,7 +93,7 @@ def _latency(arguments: argparse.Namespace) -> None:
         DTYPES[arguments.dtype],
     )
     loops = [Loop(), *(Loop.parse(text) for text in arguments.loop or DEFAULT)]
-    check(loops, arguments.model)
+    check(loops, arguments.model, arguments.steps)
     found = measure(chosen, loops, peer=arguments.peer is not None, profile=arguments.profile)
     results.report(found | {"machine": describe()}, arguments.json)
 

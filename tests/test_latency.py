@@ -5,12 +5,14 @@ import sys
 
 import mlx.core as mx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bench import latency, loops, operations
 from bench.loops import Bench, Loop
 from coreml import package
 from coreml.networks import UNetPackages
-from mlx_sd import Adaptive, DeepCache
+from mlx_sd import Adaptive, DeepCache, TGate
 from mlx_sd.errors import InputError
 from mlx_sd.load import build
 
@@ -144,3 +146,37 @@ def test_a_peer_that_is_not_installed_is_one_line(monkeypatch, capsys):
     assert latency.main(["--model", "tiny", "--peer", "diffusers"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "--peer diffusers needs diffusers; pip install 'mlx-sd[reference]'" in said
+
+
+@given(
+    st.none() | st.builds(DeepCache, st.integers(1, 60), st.integers(0, 11), st.integers(0, 2)),
+    st.none() | st.builds(TGate, *[st.integers(1, 99)] * 4),
+)
+def test_a_loop_prints_as_what_it_is_read_from(deepcache, tgate):
+    loop = Loop(deepcache, tgate)
+    assert Loop.parse(str(loop)) == loop
+    assert loop.flags.count("--") == bool(deepcache) + bool(tgate)
+
+
+@pytest.mark.parametrize("text", ["", "/", "3/", "3/4", "3/tgate:x", "tgate:", "tgate:5/tgate:6", "full/3"])
+def test_what_is_no_loop_is_refused_in_one_line(text):
+    with pytest.raises(InputError, match=r"^[^\n]+$"):
+        Loop.parse(text)
+
+
+def test_past_the_gate_a_guided_loop_costs_what_an_unguided_one_does():
+    guided, plain = (Bench(loops.setting("tiny", 6, side=8, guided=guided)) for guided in (True, False))
+    loop = Loop(None, TGate(3, 1))
+    one, two = plain.macs(loop), guided.macs(loop)
+    assert one[3:] == two[3:] == [one[3]] * 3  # one batch, and no more cross-attention
+    assert one[3] < one[0] and two[:3] == [two[0]] * 3 and two[0] == guided.macs(Loop())[0]
+
+
+def test_kept_self_attention_is_not_counted(bench):
+    counted = bench.macs(Loop(None, TGate(6, 5, 1, 2)))
+    assert counted[0] == counted[1] == counted[2] == counted[5] > counted[3] == counted[4]
+
+
+def test_with_deepcache_the_gate_is_full_on_both_sides(bench):
+    counted = bench.macs(Loop(DeepCache(9), TGate(4)))
+    assert counted[0] == counted[3] > counted[4] > max(counted[1:3] + counted[5:])
