@@ -1,8 +1,9 @@
 """Seconds of steps and loops with what they reuse, beside the counted ideal, on any device: python -m bench latency.
 
 The loops to be compared advance in turn, one evaluation each, so that whatever else the machine does falls on all; so
-does a peer's. Evaluations that cost the same multiplications are of one kind: "by medians", a loop takes its kinds'
-medians. The ideal is the ratio of multiplications, counted as the loops would run. Weights are random.
+does a peer's. Evaluations that cost the same multiplications are of one kind, and "by medians" each costs its kind's
+median, over the full step of the same round. The ideal is the ratio of multiplications, counted as the loops would run.
+Weights are random.
 """
 
 import argparse
@@ -136,31 +137,39 @@ def measure(chosen: Setting, loops: Sequence[Loop], peer: bool = False, profile:
 
 
 def summary(runs: Sequence[Run]) -> results.Results:
-    """Kinds of evaluations, and loops in them; each loop is compared with the first of the same maker."""
-    kinds: dict[tuple[str, int], list[float]] = {}
+    """Kinds of evaluations, and loops in them; each loop is compared with the first of the same maker.
+
+    A kind costs the median of what its evaluations took over what the first loop's took in the same round, for a
+    machine that others use is not the same from round to round.
+    """
+    first = {run.by: run for run in reversed(runs)}
+    kinds: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for run in runs:
-        for macs, seconds in zip(run.macs, run.seconds, strict=True):
-            kinds.setdefault((run.by, macs), []).append(seconds)
-    medians = {kind: statistics.median(seconds) for kind, seconds in kinds.items()}
+        for macs, seconds, full in zip(run.macs, run.seconds, first[run.by].seconds, strict=True):
+            kinds.setdefault((run.by, macs), []).append((seconds, seconds / full))
+    relative = {kind: statistics.median(ratio for _, ratio in told) for kind, told in kinds.items()}
     loops = []
     for run in runs:
-        first = next(other for other in runs if other.by == run.by)
-        typical, reference = (sum(medians[r.by, macs] for macs in r.macs) for r in (run, first))
-        ideal = sum(first.macs) / sum(run.macs)
+        reference = first[run.by]
+        ideal = sum(reference.macs) / sum(run.macs)
+        typical = sum(relative[run.by, n] for n in reference.macs) / sum(relative[run.by, n] for n in run.macs)
         loops.append(
             {
                 "by": run.by,
                 "loop": str(run.loop),
-                "seconds": round(sum(run.seconds), 4),
                 "macs": sum(run.macs),
                 "kinds": {str(macs): run.macs.count(macs) for macs in dict.fromkeys(run.macs)},
+                "seconds": [round(seconds, 5) for seconds in run.seconds],
                 "ideal": round(ideal, 3),
-                "speedup": round(sum(first.seconds) / sum(run.seconds), 3),
-                "speedup_by_medians": round(reference / typical, 3),
-                "of_ideal": round(reference / typical / ideal, 3),
+                "speedup": round(sum(reference.seconds) / sum(run.seconds), 3),
+                "speedup_by_medians": round(typical, 3),
+                "of_ideal": round(typical / ideal, 3),
             }
         )
-    spreads = [{"by": by, "macs": macs, **_spread(seconds)} for (by, macs), seconds in kinds.items()]
+    spreads = [
+        {"by": by, "macs": macs, **_spread([seconds for seconds, _ in told]), "relative": round(relative[by, macs], 5)}
+        for (by, macs), told in kinds.items()
+    ]
     return {"kinds": spreads, "loops": loops}
 
 

@@ -91,21 +91,34 @@ def test_counting_and_timing_change_no_result(bench):
     assert mx.array_equal(timed, plain) and mx.array_equal(bench.step(1)[0], plain)
 
 
-def test_a_loop_is_compared_with_the_full_one_of_its_maker_by_medians_of_kinds():
+def test_a_loop_is_compared_with_the_full_one_of_its_maker_round_by_round():
     full, cached = 100, 10
     runs = [
         latency.Run("a", Loop(), [full] * 4, [1.0, 1.0, 9.0, 1.0]),
-        latency.Run("a", Loop(DeepCache(2)), [full, cached] * 2, [1.0, 0.2, 1.0, 0.2]),
+        latency.Run("a", Loop(DeepCache(2)), [full, cached] * 2, [1.0, 0.2, 9.0, 0.2]),
         latency.Run("b", Loop(), [full] * 4, [2.0] * 4),
         latency.Run("b", Loop(DeepCache(2)), [full, cached] * 2, [2.0, 0.2] * 2),
     ]
     found = latency.summary(runs)
     ours, theirs = found["loops"][1], found["loops"][3]
     assert ours["ideal"] == theirs["ideal"] == round(400 / 220, 3)
-    assert ours["speedup"] == 5.0 and ours["speedup_by_medians"] == round(4 / 2.4, 3)
+    assert ours["speedup"] == round(12 / 10.4, 3) and ours["speedup_by_medians"] == round(4 / 2.4, 3)
     assert ours["of_ideal"] == round(4 / 2.4 * 220 / 400, 3)
     assert theirs["speedup"] == theirs["speedup_by_medians"] == round(8 / 4.4, 3)
-    assert found["kinds"][0] == {"by": "a", "macs": 100, "count": 6, "median": 1.0, "min": 1.0, "max": 9.0}
+    assert ours["seconds"] == [1.0, 0.2, 9.0, 0.2]
+    kind = {"by": "a", "macs": 100, "count": 6, "median": 1.0, "min": 1.0, "max": 9.0, "relative": 1.0}
+    assert found["kinds"][0] == kind
+
+
+def test_a_machine_that_slows_down_changes_no_speed_up():
+    """As under a growing load: a gate's cheap steps all come late."""
+    macs, slower = [100] * 4 + [50] * 4, [2.0**i for i in range(8)]
+    runs = [
+        latency.Run("a", Loop(), [100] * 8, slower),
+        latency.Run("a", Loop(None, TGate(4)), macs, [n / 100 * s for n, s in zip(macs, slower, strict=True)]),
+    ]
+    found = latency.summary(runs)["loops"][1]
+    assert found["speedup_by_medians"] == found["ideal"] and found["of_ideal"] == 1
 
 
 def test_results_hold_every_loop(tmp_path, capsys):
