@@ -18,16 +18,6 @@ def _results(name):
     return results.read(ROOT / "bench" / "results" / f"{name}.json")
 
 
-def test_the_readmes_speed_ups_are_the_measured_ones():
-    for loop in _results("latency-sd15-cpu")["loops"]:
-        interval = loop["deepcache"].split(":")[0]
-        label = "every step full" if interval == "1" else f"`--deepcache {interval}`"
-        assert (
-            f"| {label} | {loop['seconds']:.0f} s | {loop['speedup']:.2f} | {loop['speedup_by_medians']:.2f} |"
-            in README
-        )
-
-
 def test_the_readmes_distances_of_policies_are_the_measured_ones():
     rows: dict[str, list[str]] = {}
     for run in _results("policies-tiny")["runs"]:
