@@ -42,6 +42,8 @@ def of(model: Model, texts: Sequence[str], negative: str | None, chosen: Setting
     if unet.guidance_dims is not None:
         embedded = guidance_embedding(chosen.guidance, unet.guidance_dims)
         extra["timestep_cond"] = mx.broadcast_to(embedded, (len(encoded), unet.guidance_dims))
+    if chosen.noise_level is not None:
+        extra["class_labels"] = mx.full((len(encoded),), chosen.noise_level)
     context = mx.concatenate([c for c, _ in encoded]).astype(model.dtype)
     mx.eval(context, extra)
     return Conditions(context, extra, guided)

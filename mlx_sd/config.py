@@ -82,6 +82,11 @@ class UNetConfig:
         """Width of the finest level."""
         return self.down[0].channels
 
+    @property
+    def shrinks(self) -> int:
+        """Latents along the side of one feature of the coarsest level."""
+        return int(2 ** (len(self.down) - 1))
+
     @classmethod
     def from_hf(cls, values: Mapping[str, Any], where: str = "unet/config.json") -> "UNetConfig":
         """Reads a UNet2DConditionModel config; InputError names a field that is missing or not supported."""

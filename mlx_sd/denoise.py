@@ -76,6 +76,11 @@ class Predictor:
         self._guidance, self._rescale = guidance, rescale
         self.reuse, self._join = reuse, join
 
+    @property
+    def full(self) -> int:
+        """How many evaluations were not cached."""
+        return self.reuse.full
+
     def __call__(self, x: mx.array, t: float) -> mx.array:
         """The (guided) prediction, float32, for latents x (N, h, w, C) at timestep t."""
         if self._channels is not None:

@@ -21,16 +21,19 @@ from .config import TextConfig, UNetConfig, VAEConfig
 from .errors import InputError
 from .files import read_json, tensors
 from .lora import Given, Lora
+from .lowres import LowRes
 from .scheduler import Scheduler
 from .tokenizer import Tokenizer
 from .unet import UNet
 from .vae import Autoencoder
 
 FORMAT, VERSION = "mlx-sd", 2
+_COLOURS = 3  # beside the latents
 TINY = Path(__file__).parent / "tiny"
 DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
 
 TEXT = ("text_encoder", "text_encoder_2")
+_SCALES = {"StableDiffusionUpscalePipeline": 0.08333, "LDMSuperResolutionPipeline": 1.0}
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,12 @@ class Model:
     sizes: tuple[tuple[int, int], ...] = ()  # (width, height) of the pictures it makes; empty is any
     loras: tuple[dict[str, Any], ...] = ()  # merged while loading: path, sha256 and scale of each
     quantization: str | None = None  # done while loading, as `--quantize` takes it
+    low_res: LowRes | None = None  # of upscalers: how the small picture is noised
+
+    @property
+    def upscales(self) -> bool:
+        """Whether the UNet takes a small picture beside the latents."""
+        return self.unet.config.in_channels - self.vae.config.latent_channels == _COLOURS
 
 
 def tokenizers(folder: Path, networks: Mapping[str, Any]) -> tuple[Tokenizer, ...]:
@@ -106,7 +115,8 @@ def load(
     adapters = _adapters(loras)
     folder = converted(os.fspath(model), variant="fp16" if dtype == mx.float16 else None)
     about = read_about(folder)
-    built = {part: build(part, config, f"{folder}/model.json: {part}") for part, config in about["networks"].items()}
+    configs = network_configs(about)
+    built = {part: build(part, config, f"{folder}/model.json: {part}") for part, config in configs.items()}
     stored = quantization.stored(about["quantization"], f"{folder}/model.json")
     if stored and (adapters or quantize):
         why = "an adapter vanishes in it when it is merged" if adapters else "that is not done twice"
@@ -138,6 +148,7 @@ def load(
         aesthetics=bool(about["pipeline"].get("requires_aesthetics_score", False)),
         loras=tuple(merge.records if merge else ()),
         quantization=quantize,
+        low_res=LowRes.of(about, f"{folder}/model.json"),
     )
 
 
@@ -221,10 +232,17 @@ def read_about(folder: Path) -> dict[str, Any]:
     return about
 
 
+def network_configs(about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The networks' configs as the checkpoint's pipeline uses them: two scale latents as they do, whatever is said."""
+    scale = _SCALES.get(str(about["pipeline"].get("_class_name")))
+    configs = dict(about["networks"])
+    return configs if scale is None else configs | {"vae": configs["vae"] | {"scaling_factor": scale}}
+
+
 def scheduler_config(about: Mapping[str, Any]) -> dict[str, Any]:
     """The scheduler's config as the checkpoint's pipeline uses it."""
     name = str(about["pipeline"].get("_class_name", ""))
-    if name.startswith("StableDiffusion") and not name.startswith("StableDiffusionXL"):
+    if name.startswith("StableDiffusion") and not name.startswith(("StableDiffusionXL", "StableDiffusionUpscale")):
         # Old configs leave these out or have them wrong; diffusers' pipelines mend them in the same way.
         return {**about["scheduler"], "steps_offset": 1, "clip_sample": False}
     return dict(about["scheduler"])

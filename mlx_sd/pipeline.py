@@ -5,20 +5,23 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from PIL import Image
 
-from . import conditions, samplers
+from . import conditions, samplers, upscale
 from .denoise import Predictor
 from .errors import Failure, InputError
+from .image import Source
 from .load import Model, load
 from .lora import Given
 from .reuse import Reuse
 from .settings import Settings, complete, table
 from .table import Table
+from .tiles import Tiled
 from .tokenizer import Tokenizer
 from .unet import UNet, concatenate
 from .vae import Autoencoder
@@ -106,6 +109,7 @@ class StableDiffusion:
         batch: int = 1,
         latents: mx.array | None = None,
         channels: mx.array | None = None,
+        image: Source | None = None,
         output: str = "image",
         tile: int | None = None,
         callback: Callback | None = None,
@@ -116,10 +120,14 @@ class StableDiffusion:
         negative: what to steer away from; None is the checkpoint's own idea of nothing (SDXL: zeros).
         batch: how many pictures go through the UNet together. latents: unit-variance noise (N, h, w, C) to start
         from instead of the seeds'. channels: (1 or N, h, w, K) given to the UNet beside the latents, for networks with
-        more input channels (inpainting: mask and masked latents). output: "image", or "latent" to skip decoding.
+        more input channels (inpainting: mask and masked latents). image: a path or picture to make larger, for
+        upscalers. output: "image", or "latent" to skip decoding.
         tile: see `decode`. callback(evaluation, evaluations, denoised) follows each evaluation of each batch.
         The other keywords are those of `mlx_sd.settings.complete`. Raises InputError before any work, Failure for NaN.
         """
+        small = upscale.small(self.model, image, channels is not None)
+        if small:
+            settings = small.settings(settings)
         chosen = self.settings(**settings)
         if output not in ("image", "latent"):
             raise InputError(f"output is 'image' or 'latent', not {output!r}")
@@ -138,7 +146,8 @@ class StableDiffusion:
             jobs = jobs * latents.shape[0] if len(jobs) == 1 else jobs
             if len(jobs) != latents.shape[0]:
                 raise InputError(f"{latents.shape[0]} latents for {len(jobs)} pictures")
-        self._check_channels(channels, shape, len(jobs))
+        if not small:
+            self._check_channels(channels, shape, len(jobs))
         rows = table(self.model, chosen)
         if chosen.deepcache and chosen.deepcache.threshold < math.inf:
             batch = 1  # what one picture needs must not decide for another
@@ -146,11 +155,13 @@ class StableDiffusion:
             prompts, seeds = [jobs[i][0] for i in places], [jobs[i][1] for i in places]
             beside = channels[mx.array(places)] if channels is not None and channels.shape[0] > 1 else channels
             streams = [np.random.RandomState(s) for s in seeds]
+            if small:
+                beside = small.channels(partial(_normal, streams), chosen.noise_level)
             noise = _normal(streams, shape) if latents is None else latents[mx.array(places)]
             predict = self.predictor(prompts, negative, chosen, beside)
             final, seconds = _timed(rows, predict, noise, lambda: _normal(streams, shape), callback)  # noqa: B023
             images = [] if output == "latent" else [to_image(self.decode(z, tile)[0]) for z in final[:, None]]
-            yield Result(images, final, prompts, seeds, chosen, seconds, predict.reuse.full)
+            yield Result(images, final, prompts, seeds, chosen, seconds, predict.full)
 
     def encode_prompt(
         self, text: str, clip_skip: int = 0, chunks: int | None = None
@@ -203,18 +214,26 @@ class StableDiffusion:
 
     def predictor(
         self, texts: Sequence[str], negative: str | None, chosen: Settings, channels: mx.array | None = None
-    ) -> Predictor:
+    ) -> Predictor | Tiled:
         """The network as the sampling loop sees it, for texts that go through it together, as long as the longest."""
         context, extra, guided = conditions.of(self.model, texts, negative, chosen)
         guidance = chosen.guidance if guided else None
-        reuse = Reuse(chosen.deepcache, table(self.model, chosen).log_snr)
+        levels = table(self.model, chosen).log_snr
         join = chosen.freeu.join(self.unet.config) if chosen.freeu else concatenate
-        return Predictor(self.unet, context, extra, channels, guidance, chosen.guidance_rescale, reuse, join)
+
+        def over(channels: mx.array | None) -> Predictor:
+            reuse = Reuse(chosen.deepcache, levels)
+            return Predictor(self.unet, context, extra, channels, guidance, chosen.guidance_rescale, reuse, join)
+
+        size, tile = self._latent_shape(chosen)[:2], chosen.denoise_tile
+        if not tile or max(size) <= tile:
+            return over(channels)
+        return Tiled(size, tile, self.unet.config.shrinks, channels, over)
 
 
 def _timed(
     rows: Table,
-    predict: Predictor,
+    predict: Predictor | Tiled,
     noise: mx.array,
     normal: Callable[[], mx.array],
     callback: Callback | None,

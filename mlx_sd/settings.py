@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from . import samplers
+from . import samplers, tiles, upscale
 from .errors import InputError
 from .freeu import FreeU
 from .load import Model
@@ -27,6 +27,8 @@ class Settings:
     width: int
     height: int
     clip_skip: int
+    noise_level: int | None  # of an upscaler's small picture
+    denoise_tile: int  # latents a side that the UNet is given at once; 0 is any number
     deepcache: Policy | None
     freeu: FreeU | None
 
@@ -43,6 +45,8 @@ def complete(
     width: int | None = None,
     height: int | None = None,
     clip_skip: int = 0,
+    noise_level: int | None = None,
+    denoise_tile: int | None = None,
     deepcache: Policy | None = None,
     freeu: FreeU | None = None,
 ) -> Settings:
@@ -50,6 +54,7 @@ def complete(
     config = model.unet.config
     if guidance is None:
         guidance = GUIDANCE if config.added_time_dims is None else GUIDANCE_XL
+        guidance = upscale.GUIDANCE if model.upscales else guidance
     if not math.isfinite(guidance):
         raise InputError(f"guidance must be a finite number, not {guidance}")
     if not 0 <= guidance_rescale <= 1:
@@ -67,9 +72,29 @@ def complete(
     fixed = steps_of(schedule)
     if None not in (steps, fixed) and steps != fixed:
         raise InputError(f"the schedule given is of {fixed} steps, not {steps}; leave --steps out")
-    steps = fixed or (STEPS if steps is None else steps)
+    steps = fixed or (_steps(model) if steps is None else steps)
+    if model.low_res:
+        noise_level = model.low_res.level(noise_level)
+    elif noise_level is not None:
+        raise InputError(f"the noise level is of x4 upscalers; {model.name} is none, so leave out --noise-level")
+    if denoise_tile is None:
+        denoise_tile = max(upscale.TILE, config.sample_size) if model.upscales else 0
+    if denoise_tile:
+        tiles.check(denoise_tile, config)
     chosen = Settings(
-        steps, guidance, guidance_rescale, sampler, schedule, options, width, height, clip_skip, deepcache, freeu
+        steps,
+        guidance,
+        guidance_rescale,
+        sampler,
+        schedule,
+        options,
+        width,
+        height,
+        clip_skip,
+        noise_level,
+        denoise_tile,
+        deepcache,
+        freeu,
     )
     # Made here only to say what is wrong with the steps, and with the policy for so many.
     Reuse(deepcache, table(model, chosen).log_snr)
@@ -79,6 +104,12 @@ def complete(
 def table(model: Model, chosen: Settings) -> Table:
     """The rows of the sampler."""
     return samplers.table(model.scheduler, chosen.sampler, chosen.schedule, chosen.options, chosen.steps)
+
+
+def _steps(model: Model) -> int:
+    if model.upscales:
+        return upscale.STEPS if model.low_res else upscale.STEPS_PLAIN
+    return STEPS
 
 
 def _size(model: Model, width: int | None, height: int | None) -> tuple[int, int]:
