@@ -27,6 +27,7 @@ class Settings:
     width: int
     height: int
     clip_skip: int
+    strength: float | None  # how much of an image's noise is added anew; None starts from noise alone
     deepcache: Policy | None
     freeu: FreeU | None
 
@@ -43,6 +44,7 @@ def complete(
     width: int | None = None,
     height: int | None = None,
     clip_skip: int = 0,
+    strength: float | None = None,
     deepcache: Policy | None = None,
     freeu: FreeU | None = None,
 ) -> Settings:
@@ -68,8 +70,21 @@ def complete(
     if None not in (steps, fixed) and steps != fixed:
         raise InputError(f"the schedule given is of {fixed} steps, not {steps}; leave --steps out")
     steps = fixed or (STEPS if steps is None else steps)
+    if strength is not None:
+        _check_strength(strength, steps)
     chosen = Settings(
-        steps, guidance, guidance_rescale, sampler, schedule, options, width, height, clip_skip, deepcache, freeu
+        steps,
+        guidance,
+        guidance_rescale,
+        sampler,
+        schedule,
+        options,
+        width,
+        height,
+        clip_skip,
+        strength,
+        deepcache,
+        freeu,
     )
     # Made here only to say what is wrong with the steps, and with the policy for so many.
     Reuse(deepcache, table(model, chosen).log_snr)
@@ -77,8 +92,17 @@ def complete(
 
 
 def table(model: Model, chosen: Settings) -> Table:
-    """The rows of the sampler."""
-    return samplers.table(model.scheduler, chosen.sampler, chosen.schedule, chosen.options, chosen.steps)
+    """The rows of the sampler; of strength s, the last int(steps * s) steps, as in diffusers."""
+    begin = None if chosen.strength is None else chosen.steps - int(chosen.steps * chosen.strength)
+    return samplers.table(model.scheduler, chosen.sampler, chosen.schedule, chosen.options, chosen.steps, begin)
+
+
+def _check_strength(strength: float, steps: int) -> None:
+    if not 0 < strength <= 1:
+        raise InputError(f"strength must be above 0, to 1, not {strength}")
+    if int(steps * strength) < 1 <= steps:
+        least = math.ceil(1000 / steps) / 1000
+        raise InputError(f"strength {strength} leaves none of {steps} steps; give {least:g} or more, or more steps")
 
 
 def _size(model: Model, width: int | None, height: int | None) -> tuple[int, int]:
