@@ -4,7 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,21 +12,21 @@ import mlx.core as mx
 import numpy as np
 from PIL import Image
 
-from . import conditions, samplers, upscale
+from . import conditions, paint, samplers, upscale
 from .denoise import Predictor
 from .errors import Failure, InputError
-from .image import Source
+from .image import Source, opaque, read, to_pixels
 from .load import Model, load
 from .lora import Given
+from .paint import Painter, Start
 from .reuse import Reuse
 from .settings import Settings, complete, table
 from .table import Table
 from .tiles import Tiled
 from .tokenizer import Tokenizer
 from .unet import UNet, concatenate
+from .upscale import Small
 from .vae import Autoencoder
-
-_TILE, _TILE_ABOVE = 512, 1536  # pixels a side: large pictures are decoded in tiles to bound memory
 
 Callback = Callable[[int, int, mx.array], None]
 
@@ -110,6 +110,10 @@ class StableDiffusion:
         latents: mx.array | None = None,
         channels: mx.array | None = None,
         image: Source | None = None,
+        mask: Source | None = None,
+        mask_blur: float = 0.0,
+        only_masked: bool = False,
+        padding: int | None = None,
         output: str = "image",
         tile: int | None = None,
         callback: Callback | None = None,
@@ -120,14 +124,24 @@ class StableDiffusion:
         negative: what to steer away from; None is the checkpoint's own idea of nothing (SDXL: zeros).
         batch: how many pictures go through the UNet together. latents: unit-variance noise (N, h, w, C) to start
         from instead of the seeds'. channels: (1 or N, h, w, K) given to the UNet beside the latents, for networks with
-        more input channels (inpainting: mask and masked latents). image: a path or picture to make larger, for
-        upscalers. output: "image", or "latent" to skip decoding.
-        tile: see `decode`. callback(evaluation, evaluations, denoised) follows each evaluation of each batch.
+        more input channels. image: a path or picture to begin with, or that upscalers make larger. mask, mask_blur,
+        only_masked and padding: where to paint into it and how, see `mlx_sd.paint.canvas`; what comes out then has the
+        image's size. output: "image", or "latent" to skip decoding. tile: see `decode`. callback(evaluation,
+        evaluations, denoised) follows each evaluation of each batch.
         The other keywords are those of `mlx_sd.settings.complete`. Raises InputError before any work, Failure for NaN.
         """
-        small = upscale.small(self.model, image, channels is not None)
-        if small:
+        small = canvas = None
+        if self.model.upscales:
+            unknown = {"mask": mask, "mask blur": mask_blur, "only-masked": only_masked, "padding": padding}
+            small = upscale.small(self.model, image, settings, unknown, channels is not None)
+        else:
+            canvas = paint.canvas(self.model, image, mask, mask_blur, only_masked, padding, channels is not None)
+        if canvas is not None:
+            settings = canvas.settings(self.model, settings)
+        elif small is not None:
             settings = small.settings(settings)
+        elif settings.get("strength") is not None:
+            raise InputError("strength says how much of an image changes; give --init-image too")
         chosen = self.settings(**settings)
         if output not in ("image", "latent"):
             raise InputError(f"output is 'image' or 'latent', not {output!r}")
@@ -146,21 +160,31 @@ class StableDiffusion:
             jobs = jobs * latents.shape[0] if len(jobs) == 1 else jobs
             if len(jobs) != latents.shape[0]:
                 raise InputError(f"{latents.shape[0]} latents for {len(jobs)} pictures")
-        if not small:
+        if image is None:
             self._check_channels(channels, shape, len(jobs))
         rows = table(self.model, chosen)
+        starter: Painter | Small | None = small
+        if canvas is not None and chosen.strength is not None:
+            starter = Painter(canvas, self.model, (chosen.width, chosen.height), chosen.strength, tile)
+            if canvas.mask is not None and chosen.strength == 1:
+                rows = table(self.model, replace(chosen, strength=None))
         if chosen.deepcache and chosen.deepcache.threshold < math.inf:
             batch = 1  # what one picture needs must not decide for another
         for places in conditions.batches(self.model, [text for text, _ in jobs], negative, batch):
             prompts, seeds = [jobs[i][0] for i in places], [jobs[i][1] for i in places]
-            beside = channels[mx.array(places)] if channels is not None and channels.shape[0] > 1 else channels
             streams = [np.random.RandomState(s) for s in seeds]
-            if small:
-                beside = small.channels(partial(_normal, streams), chosen.noise_level)
-            noise = _normal(streams, shape) if latents is None else latents[mx.array(places)]
-            predict = self.predictor(prompts, negative, chosen, beside)
-            final, seconds = _timed(rows, predict, noise, lambda: _normal(streams, shape), callback)  # noqa: B023
+            normal = partial(_normal, streams, shape)
+            noise = None if latents is None else latents[mx.array(places)]
+            if starter:
+                start = starter.start(normal, noise)
+            else:
+                beside = channels[mx.array(places)] if channels is not None and channels.shape[0] > 1 else channels
+                start = Start(normal() if noise is None else noise, channels=beside)
+            predict = self.predictor(prompts, negative, chosen, start.channels)
+            final, seconds = _timed(rows, predict, start, normal, callback)
             images = [] if output == "latent" else [to_image(self.decode(z, tile)[0]) for z in final[:, None]]
+            if canvas is not None:
+                images = [canvas.paste(image) for image in images]
             yield Result(images, final, prompts, seeds, chosen, seconds, predict.full)
 
     def encode_prompt(
@@ -174,24 +198,20 @@ class StableDiffusion:
 
         tile: decode in tiles of so many pixels a side; 0 never; None where the image is larger than 1536 a side.
         """
-        factor = self.vae.config.factor
-        if tile is None and max(latents.shape[1:3]) * factor > _TILE_ABOVE:
-            tile = max(_TILE, self.vae.config.sample_size)
+        tile = self.vae.tile(max(latents.shape[1:3]) * self.vae.config.factor, tile)
         x = self.vae.unscale(latents.astype(mx.float32)).astype(self.vae.dtype)
         image = mx.clip(self.vae.decode(x, tile).astype(mx.float32), -1, 1)
         if not mx.isfinite(image).all().item():
             raise Failure("the decoded picture is not finite: the VAE overflows float16 (try --dtype float32)")
         return image
 
-    def encode(self, image: str | os.PathLike[str] | Image.Image, tile: int | None = None) -> mx.array:
-        """Latents (1, h, w, C) of a picture: the posterior's mean, scaled as the UNet takes them."""
-        if not isinstance(image, Image.Image):
-            image = Image.open(image)
-        pixels = mx.array(np.asarray(image.convert("RGB"), np.float32))[None] / 127.5 - 1
-        if any(side % self.vae.config.factor for side in pixels.shape[1:3]):
-            raise InputError(f"width and height must be multiples of {self.vae.config.factor}, not {image.size}")
-        mean, _ = self.vae.encode(pixels.astype(self.vae.dtype), tile)
-        return self.vae.scale(mean.astype(mx.float32))
+    def encode(self, image: Source, tile: int | None = None) -> mx.array:
+        """Latents (1, h, w, C) of a picture: the posterior's mean, scaled as the UNet takes them. tile: as `decode`."""
+        picture = opaque(read(image))
+        if any(side % self.vae.config.factor for side in picture.size):
+            raise InputError(f"width and height must be multiples of {self.vae.config.factor}, not {picture.size}")
+        mean, _ = paint.posterior(self.vae, to_pixels(picture), tile)
+        return self.vae.scale(mean)
 
     def _latent_shape(self, chosen: Settings) -> tuple[int, int, int]:
         factor = self.vae.config.factor
@@ -234,7 +254,7 @@ class StableDiffusion:
 def _timed(
     rows: Table,
     predict: Predictor | Tiled,
-    noise: mx.array,
+    start: Start,
     normal: Callable[[], mx.array],
     callback: Callback | None,
 ) -> tuple[mx.array, list[float]]:
@@ -249,7 +269,7 @@ def _timed(
             callback(i, total, image)
         clock = time.perf_counter()
 
-    return samplers.run(rows, predict, noise, normal, after), seconds
+    return samplers.run(rows, predict, start.noise, normal, after, start.image, start.keep), seconds
 
 
 def to_image(pixels: mx.array) -> Image.Image:
@@ -257,9 +277,9 @@ def to_image(pixels: mx.array) -> Image.Image:
     return Image.fromarray(np.array(mx.round((pixels + 1) * 127.5).astype(mx.uint8)))
 
 
-def _normal(streams: list[np.random.RandomState], shape: tuple[int, int, int]) -> mx.array:
+def _normal(streams: list[np.random.RandomState], shape: tuple[int, int, int], channels: int | None = None) -> mx.array:
     # NumPy's legacy stream is frozen for ever and the same on every machine; drawn channel-first, as Apple's Core ML
     # pipeline draws it, so that one seed means one picture there and here.
-    height, width, channels = shape
-    drawn = [s.standard_normal((channels, height, width)).astype(np.float32).transpose(1, 2, 0) for s in streams]
+    height, width, depth = shape[0], shape[1], channels or shape[2]
+    drawn = [s.standard_normal((depth, height, width)).astype(np.float32).transpose(1, 2, 0) for s in streams]
     return mx.array(np.stack(drawn))

@@ -29,6 +29,7 @@ class Settings:
     clip_skip: int
     noise_level: int | None  # of an upscaler's small picture
     denoise_tile: int  # latents a side that the UNet is given at once; 0 is any number
+    strength: float | None  # how much of an image's noise is added anew; None starts from noise alone
     deepcache: Policy | None
     freeu: FreeU | None
 
@@ -47,6 +48,7 @@ def complete(
     clip_skip: int = 0,
     noise_level: int | None = None,
     denoise_tile: int | None = None,
+    strength: float | None = None,
     deepcache: Policy | None = None,
     freeu: FreeU | None = None,
 ) -> Settings:
@@ -73,6 +75,8 @@ def complete(
     if None not in (steps, fixed) and steps != fixed:
         raise InputError(f"the schedule given is of {fixed} steps, not {steps}; leave --steps out")
     steps = fixed or (_steps(model) if steps is None else steps)
+    if strength is not None:
+        _check_strength(strength, steps)
     if model.low_res:
         noise_level = model.low_res.level(noise_level)
     elif noise_level is not None:
@@ -93,6 +97,7 @@ def complete(
         clip_skip,
         noise_level,
         denoise_tile,
+        strength,
         deepcache,
         freeu,
     )
@@ -102,8 +107,17 @@ def complete(
 
 
 def table(model: Model, chosen: Settings) -> Table:
-    """The rows of the sampler."""
-    return samplers.table(model.scheduler, chosen.sampler, chosen.schedule, chosen.options, chosen.steps)
+    """The rows of the sampler; of strength s, the last int(steps * s) steps, as in diffusers."""
+    begin = None if chosen.strength is None else chosen.steps - int(chosen.steps * chosen.strength)
+    return samplers.table(model.scheduler, chosen.sampler, chosen.schedule, chosen.options, chosen.steps, begin)
+
+
+def _check_strength(strength: float, steps: int) -> None:
+    if not 0 < strength <= 1:
+        raise InputError(f"strength must be above 0, to 1, not {strength}")
+    if int(steps * strength) < 1 <= steps:
+        least = math.ceil(1000 / steps) / 1000
+        raise InputError(f"strength {strength} leaves none of {steps} steps; give {least:g} or more, or more steps")
 
 
 def _steps(model: Model) -> int:

@@ -15,11 +15,10 @@ from . import image as pictures
 from .errors import InputError
 from .load import Model
 from .lowres import LowRes
+from .paint import Start
 
 STEPS, STEPS_PLAIN, GUIDANCE = 75, 100, 9.0  # where nobody says otherwise; plain is without a noise level
 TILE = 128  # latents a side that a UNet is given at once, at least
-
-Normal = Callable[[tuple[int, int, int]], mx.array]
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,7 @@ class Small:
     picture: Image.Image  # RGB
     factor: int  # by how much
     low_res: LowRes | None
+    level: int
 
     def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Settings of a generation, with the size filled in; InputError for another."""
@@ -40,28 +40,36 @@ class Small:
             )
         return {**given, "width": width, "height": height}
 
-    def channels(self, normal: Normal, level: int | None) -> mx.array:
-        """What the UNet is shown beside the latents, (1 or N, h, w, 3); `normal` draws noise of a shape for N."""
+    def start(self, normal: Callable[..., mx.array], noise: mx.array | None = None) -> Start:
+        """Draws what a batch begins with, in diffusers' order: the small picture's noise, then that of the latents.
+
+        `normal(channels)` draws as much as the latents have, unless it is told how many channels.
+        """
         pixels = pictures.to_pixels(self.picture)
-        if self.low_res is None or level is None:
-            return pixels
-        _, height, width, colours = pixels.shape
-        return self.low_res.noised(pixels, normal((height, width, colours)), level)
+        if self.low_res is not None:
+            pixels = self.low_res.noised(pixels, normal(pixels.shape[-1]), self.level)
+        return Start(normal() if noise is None else noise, channels=pixels)
 
 
-def small(model: Model, image: pictures.Source | None, channels: bool = False) -> Small | None:
-    """The image given to an upscaler, opened; None for other models. InputError says what does not fit together.
+def small(
+    model: Model,
+    image: pictures.Source | None,
+    settings: Mapping[str, Any],
+    others: Mapping[str, Any],
+    channels: bool = False,
+) -> Small | None:
+    """The image given to an upscaler, opened; None where what it is shown is given in another way, as `channels`.
 
-    channels: whether what the UNet is shown is given in another way.
+    `others` are what only other checkpoints take. InputError says what does not fit together.
     """
-    if not model.upscales:
-        if image is not None:
-            raise InputError(f"{model.name} makes pictures from a prompt; it takes no image")
-        return None
+    if image is None and not channels:
+        raise InputError(f"{model.name} makes pictures larger; give it one (--init-image)")
     if image is not None and channels:
         raise InputError("give an image or channels, not both")
+    for name, value in {**others, "strength": settings.get("strength")}.items():
+        if value:
+            raise InputError(f"{model.name} makes pictures larger, all of them and as they are; it takes no {name}")
     if image is None:
-        if not channels:
-            raise InputError(f"{model.name} makes pictures larger; give one (--init-image)")
         return None
-    return Small(pictures.opaque(pictures.read(image)), model.vae.config.factor, model.low_res)
+    level = model.low_res.level(settings.get("noise_level")) if model.low_res else 0
+    return Small(pictures.opaque(pictures.read(image)), model.vae.config.factor, model.low_res, level)
