@@ -17,9 +17,10 @@ import mlx.core as mx
 from tqdm import tqdm
 
 from mlx_sd import command, samplers
+from mlx_sd.conditions import Conditions
 from mlx_sd.config import UNetConfig
-from mlx_sd.denoise import Predictor
 from mlx_sd.load import DTYPES, shapes
+from mlx_sd.predictor import Predictor
 from mlx_sd.reuse import DeepCache, Reuse
 from mlx_sd.scheduler import Scheduler
 from mlx_sd.unet import UNet
@@ -86,7 +87,7 @@ def measure(unet: UNet, policies: Sequence[DeepCache], steps: int, side: int, ba
     mx.eval(noise, context, extra)
     loops, seconds = [], [[] for _ in policies]  # type: ignore[var-annotated]
     for policy in policies:
-        predict = Predictor(unet, context, extra, None, None, 0.0, Reuse(policy, table.log_snr))
+        predict = Predictor(unet, Conditions(context, extra, guided=False), 1.0, Reuse(policy, table.log_snr))
         loops.append(samplers.evaluate(table, predict, noise, lambda: noise))
     mx.eval(unet(noise, mx.array(0.0), context, **extra))  # so that nobody pays for first-time work
     for _ in tqdm(range(steps), unit="step", disable=not sys.stderr.isatty()):

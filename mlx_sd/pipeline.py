@@ -13,15 +13,16 @@ import numpy as np
 from PIL import Image
 
 from . import conditions, paint, samplers, upscale
-from .denoise import Predictor
 from .errors import Failure, InputError
 from .image import Source, opaque, read, to_pixels
 from .load import Model, load
 from .lora import Given
 from .paint import Painter, Start
+from .predictor import Predictor
 from .reuse import Reuse
 from .settings import Settings, complete, table
 from .table import Table
+from .tgate import Gate
 from .tiles import Tiled
 from .tokenizer import Tokenizer
 from .unet import UNet, concatenate
@@ -236,14 +237,22 @@ class StableDiffusion:
         self, texts: Sequence[str], negative: str | None, chosen: Settings, channels: mx.array | None = None
     ) -> Predictor | Tiled:
         """The network as the sampling loop sees it, for texts that go through it together, as long as the longest."""
-        context, extra, guided = conditions.of(self.model, texts, negative, chosen)
-        guidance = chosen.guidance if guided else None
+        given = conditions.of(self.model, texts, negative, chosen)
         levels = table(self.model, chosen).log_snr
         join = chosen.freeu.join(self.unet.config) if chosen.freeu else concatenate
+        step = chosen.tgate.gate_step if chosen.tgate else None
 
         def over(channels: mx.array | None) -> Predictor:
-            reuse = Reuse(chosen.deepcache, levels)
-            return Predictor(self.unet, context, extra, channels, guidance, chosen.guidance_rescale, reuse, join)
+            return Predictor(
+                self.unet,
+                given,
+                chosen.guidance,
+                Reuse(chosen.deepcache, levels, step),
+                rescale=chosen.guidance_rescale,
+                channels=channels,
+                join=join,
+                gate=Gate(chosen.tgate, given.guided, chosen.deepcache is not None) if chosen.tgate else None,
+            )
 
         size, tile = self._latent_shape(chosen)[:2], chosen.denoise_tile
         if not tile or max(size) <= tile:

@@ -1,17 +1,20 @@
 """What decides a picture beside model, prompt and seed: filled in from the checkpoint, and checked."""
 
 import math
+import warnings
 from dataclasses import dataclass
 
-from . import samplers, tiles, upscale
+from . import samplers, upscale
 from .errors import InputError
 from .freeu import FreeU
 from .load import Model
 from .reuse import Policy, Reuse
 from .schedule import steps_of
 from .table import Options, Table
+from .tgate import TGate
 
 STEPS, GUIDANCE, GUIDANCE_XL = 25, 7.5, 5.0  # where nobody says otherwise
+_FEW = 8  # evaluations, as of checkpoints distilled to few steps
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Settings:
     denoise_tile: int  # latents a side that the UNet is given at once; 0 is any number
     strength: float | None  # how much of an image's noise is added anew; None starts from noise alone
     deepcache: Policy | None
+    tgate: TGate | None
     freeu: FreeU | None
 
 
@@ -50,6 +54,7 @@ def complete(
     denoise_tile: int | None = None,
     strength: float | None = None,
     deepcache: Policy | None = None,
+    tgate: TGate | None = None,
     freeu: FreeU | None = None,
 ) -> Settings:
     """Fills in what is None from the checkpoint and checks everything; InputError says what is wrong."""
@@ -83,8 +88,10 @@ def complete(
         raise InputError(f"the noise level is of x4 upscalers; {model.name} is none, so leave out --noise-level")
     if denoise_tile is None:
         denoise_tile = max(upscale.TILE, config.sample_size) if model.upscales else 0
-    if denoise_tile:
-        tiles.check(denoise_tile, config)
+    if denoise_tile and denoise_tile < 2 * config.shrinks:
+        raise InputError(
+            f"tiles must be at least {2 * config.shrinks} latents a side for this UNet, not {denoise_tile}"
+        )
     chosen = Settings(
         steps,
         guidance,
@@ -99,10 +106,20 @@ def complete(
         denoise_tile,
         strength,
         deepcache,
+        tgate,
         freeu,
     )
-    # Made here only to say what is wrong with the steps, and with the policy for so many.
-    Reuse(deepcache, table(model, chosen).log_snr)
+    # Made here only to say what is wrong with the steps, and with the policies for so many.
+    levels = table(model, chosen).log_snr
+    Reuse(deepcache, levels)
+    if tgate:
+        tgate.check(len(levels))
+    if (deepcache or tgate) and len(levels) <= _FEW:
+        warnings.warn(
+            f"in {len(levels)} evaluations little repeats itself: DeepCache and T-GATE gain little there and cost "
+            "quality; leave them out",
+            stacklevel=3,
+        )
     return chosen
 
 

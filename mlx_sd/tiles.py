@@ -13,9 +13,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from .config import UNetConfig
-from .denoise import Predictor
-from .errors import InputError
+from .predictor import Predictor
 
 _OVERLAP = 0.25  # of a tile's side, at least
 
@@ -28,17 +26,11 @@ class Span(NamedTuple):
     weights: NDArray[np.float64]
 
 
-def check(tile: int, config: UNetConfig) -> None:
-    """InputError for tiles too small for a UNet."""
-    if tile < 2 * config.shrinks:
-        raise InputError(f"tiles must be at least {2 * config.shrinks} latents a side for this UNet, not {tile}")
-
-
 def spans(length: int, tile: int, multiple: int) -> list[Span]:
     """Spans of one size, at most `tile`, that cover `length` evenly and whose weights add up to 1 everywhere.
 
     They begin at multiples of `multiple`, by which the network shrinks its input: shifted by as much, it computes the
-    same. Only the last may be shorter. A tile is at least two multiples (`check`).
+    same. Only the last may be shorter. A tile is at least two multiples.
     """
     overlap = _up(_OVERLAP * tile, multiple)
     stride = (tile - overlap) // multiple * multiple
