@@ -34,7 +34,10 @@ _OPTIONS = tuple(f.name for f in dataclasses.fields(Options))
 _IMAGE = ("init_image", "mask", "mask_blur", "only_masked", "padding")
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}]"
 _TYPES: dict[str, tuple[type, ...]] = {  # of what a picture says of itself, if not text
-    **dict.fromkeys(("seed", "steps", "width", "height", "clip_skip", "tile", "order", "padding"), (int,)),
+    **dict.fromkeys(
+        ("seed", "steps", "width", "height", "clip_skip", "tile", "order", "padding", "noise_level", "denoise_tile"),
+        (int,),
+    ),
     **dict.fromkeys(("guidance", "guidance_rescale", "eta", "gamma", "rho"), (int, float)),
     **dict.fromkeys(("s_churn", "s_tmin", "s_tmax", "s_noise"), (int, float)),
     **dict.fromkeys(("strength", "mask_blur"), (int, float)),
@@ -175,9 +178,9 @@ def _loras(arguments: argparse.Namespace, wanted: list[Any]) -> tuple[list[Lora]
 
 def _prompts(arguments: argparse.Namespace, wanted: dict[str, Any]) -> list[str]:
     if arguments.prompts is None:
-        if wanted["prompt"] is None:
+        if wanted["prompt"] is None and wanted["init_image"] is None:
             raise InputError("give a prompt, --prompts FILE or --from-image PNG")
-        return [wanted["prompt"]]
+        return [wanted["prompt"] or ""]  # upscalers do without
     if arguments.prompt is not None:
         raise InputError("give a prompt or --prompts, not both")
     try:

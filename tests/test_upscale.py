@@ -1,6 +1,7 @@
 """Upscalers: what they take, what they refuse, and tiles that leave no seam."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mlx_sd import Adaptive, At, DeepCache, NonUniform, StableDiffusion, tiles
+from mlx_sd import Adaptive, At, DeepCache, NonUniform, StableDiffusion, generate, picture, tiles
 from mlx_sd.errors import InputError
 from tests import families, upscalers
 
@@ -17,9 +18,13 @@ PROMPT = families.PROMPT
 
 
 @pytest.fixture(scope="module")
-def x4(shapes, tmp_path_factory) -> StableDiffusion:
-    folder = upscalers.write(shapes, tmp_path_factory.mktemp("upscalers") / "x4")
-    return StableDiffusion.load(folder, dtype="float32")
+def checkpoint(shapes, tmp_path_factory) -> Path:
+    return upscalers.write(shapes, tmp_path_factory.mktemp("upscalers") / "x4")
+
+
+@pytest.fixture(scope="module")
+def x4(checkpoint) -> StableDiffusion:
+    return StableDiffusion.load(checkpoint, dtype="float32")
 
 
 def upscaled(sd: StableDiffusion, size: tuple[int, int] = (16, 12), **settings):
@@ -208,3 +213,58 @@ def test_what_does_not_fit_is_refused(name, x4):
 def test_other_checkpoints_take_no_noise_level(family):
     with pytest.raises(InputError, match="the noise level is of x4 upscalers"):
         family("sd1").generate(PROMPT, noise_level=20)
+
+
+# ------------------------------------------------------------------------------------------------ command line
+
+
+@pytest.fixture
+def run(checkpoint, tmp_path, monkeypatch, capsys):
+    """run(*flags) -> (exit code, stdout, stderr) of upscaling, in a folder with small.png."""
+    monkeypatch.chdir(tmp_path)
+    upscalers.picture(16, 12).save("small.png")
+
+    def call(*flags):
+        common = ("--dtype", "float32", "--steps", 2, "--output", "large.png")
+        code = generate.main([str(a) for a in (*flags, *common)])
+        return code, *capsys.readouterr()
+
+    return lambda *flags: call("--model", checkpoint, *flags)
+
+
+def test_the_command_line_upscales_and_the_picture_replays(run):
+    flags = ("--init-image", "small.png", "--noise-level", 50, "--denoise-tile", 16, "--deepcache", 2)
+    assert run("a red tent", *flags)[:2] == (0, "large.png\n")
+    about = picture.read(Path("large.png"))
+    assert [about[name] for name in ("noise_level", "denoise_tile", "width", "height")] == [50, 16, 64, 48]
+    with Image.open("large.png") as first:
+        pixels = np.asarray(first)
+    assert pixels.shape == (48, 64, 3)
+    assert generate.main(["--from-image", "large.png", "--output", "again.png"]) == 0
+    with Image.open("again.png") as again:
+        assert (np.asarray(again) == pixels).all()
+
+
+def test_no_prompt_is_needed(run):
+    assert run("--init-image", "small.png")[:2] == (0, "large.png\n")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("a red tent",), "makes pictures larger; give it one (--init-image)"),
+        (("--init-image", "small.png", "--noise-level", 400), "the noise level must be from 0 to 350, not 400"),
+        (("--init-image", "small.png", "--strength", 0.5), "it takes no strength"),
+        (("--init-image", "small.png", "--mask", "small.png"), "it takes no mask"),
+        (("--init-image", "cut.png"), "cut.png is not a picture that can be read"),
+        (("--init-image", "small.png", "--model", "tiny", "--noise-level", 20), "the noise level is of x4 upscalers"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(flags, message, run):
+    noise = np.random.RandomState(0).randint(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save("whole.png")
+    Path("cut.png").write_bytes(Path("whole.png").read_bytes()[:4000])
+    code, out, err = run(*flags)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+    assert not Path("large.png").exists()
