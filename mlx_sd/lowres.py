@@ -9,6 +9,7 @@ from .errors import InputError
 from .scheduler import Scheduler
 
 LEVEL, HIGHEST = 20, 350  # where nobody says otherwise
+_CHANNELS = 7  # of latents and colours
 
 
 class LowRes(NamedTuple):
@@ -19,12 +20,15 @@ class LowRes(NamedTuple):
 
     @classmethod
     def of(cls, about: Mapping[str, Any], where: str) -> "LowRes | None":
-        """That of a model.json; None where there is no such noise."""
-        config = about.get("low_res_scheduler")
-        if config is None:
+        """That of a model.json; None where there is no such noise, InputError where there must be."""
+        config, unet = about.get("low_res_scheduler"), about["networks"]["unet"]
+        if not unet.get("num_class_embeds") or unet.get("in_channels") != _CHANNELS:
             return None
+        if config is None:
+            raise InputError(f"{where}: low_res_scheduler is missing, by which upscalers noise the small picture")
+        scheduler = Scheduler.from_hf(config, f"{where}: low_res_scheduler")
         highest = about["pipeline"].get("max_noise_level", HIGHEST)
-        return cls(Scheduler.from_hf(config, f"{where}: low_res_scheduler"), highest)
+        return cls(scheduler, min(highest, unet["num_class_embeds"] - 1, scheduler.timesteps - 1))
 
     def level(self, asked: int | None) -> int:
         """The noise level, or the usual one; InputError where it is out of range."""

@@ -1,5 +1,7 @@
 """Upscalers: what they take, what they refuse, and tiles that leave no seam."""
 
+import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from convert import __main__ as convert
 from mlx_sd import Adaptive, At, DeepCache, NonUniform, StableDiffusion, generate, picture, tiles
 from mlx_sd.errors import InputError
-from tests import families, upscalers
+from tests import families, singles, upscalers
 
 PROMPT = families.PROMPT
 
@@ -166,6 +169,7 @@ def test_tiles_leave_no_seam(x4, monkeypatch):
     assert _seams(side_by_side, whole, [63]) > 2
 
 
+@pytest.mark.filterwarnings("ignore:in 8 evaluations")
 @pytest.mark.parametrize("tile", [0, 16])
 @pytest.mark.parametrize(
     "policy",
@@ -180,6 +184,7 @@ def test_every_deepcache_policy(policy, tile, x4):
     assert 0 < error < 1
 
 
+@pytest.mark.filterwarnings("ignore:in 4 evaluations")
 @pytest.mark.parametrize("tile", [0, 16])
 def test_deepcache_that_refreshes_always_is_the_whole(tile, x4):
     whole = upscaled(x4, (24, 20), denoise_tile=tile)
@@ -213,6 +218,39 @@ def test_what_does_not_fit_is_refused(name, x4):
 def test_other_checkpoints_take_no_noise_level(family):
     with pytest.raises(InputError, match="the noise level is of x4 upscalers"):
         family("sd1").generate(PROMPT, noise_level=20)
+
+
+def test_an_upscaler_without_its_noise_is_refused(checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "x4")
+    index = json.loads((tmp_path / "x4/model_index.json").read_text())
+    del index["low_res_scheduler"]
+    (tmp_path / "x4/model_index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match="low_res_scheduler is missing, by which upscalers"):
+        StableDiffusion.load(tmp_path / "x4")
+
+
+# ------------------------------------------------------------------------------------------------ converted
+
+
+def test_every_form_of_a_checkpoint_upscales_alike(checkpoint, x4, shapes, tokenizer, tmp_path):
+    """A diffusers folder, what it is converted into, and what that is exported as."""
+    assert convert.main(["--model", str(checkpoint), "--out", str(tmp_path / "converted")]) == 0
+    back = ["--model", str(tmp_path / "converted"), "--to", "diffusers", "--out", str(tmp_path / "back")]
+    assert convert.main(back) == 0
+    expected = upscaled(x4).latents
+    for name in ("converted", "back"):
+        again = StableDiffusion.load(tmp_path / name, dtype="float32")
+        assert again.model.low_res == x4.model.low_res
+        assert mx.array_equal(upscaled(again).latents, expected)
+
+
+def test_a_single_file_knows_how_its_upscaler_is_used(shapes, tokenizer, tmp_path):
+    file, _ = singles.write("upscaler", shapes, tmp_path / "x4.safetensors")
+    flags = ["--model", str(file), "--tokenizer", str(tokenizer), "--out", str(tmp_path / "converted")]
+    assert convert.main(flags) == 0
+    sd = StableDiffusion.load(tmp_path / "converted", dtype="float32")
+    assert sd.model.low_res.highest == 19  # of the tiny network's table, below the pipeline's 350
+    assert upscaled(sd, noise_level=19).settings.sampler == "ddim"
 
 
 # ------------------------------------------------------------------------------------------------ command line
