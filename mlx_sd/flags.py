@@ -87,7 +87,9 @@ def parser(name: str) -> argparse.ArgumentParser:
     p.add_argument(
         "--freeu", nargs="?", const="", metavar="B1,B2,S1,S2", help="FreeU (default factors: those published)"
     )
-    p.add_argument("--tile", type=int, metavar="PIXELS", help="decode in tiles; 0 never (default: above 1536 a side)")
+    p.add_argument(
+        "--tile", type=int, metavar="PIXELS", help="decode in tiles; 0 never (default: above 192 latents a side)"
+    )
     p.add_argument(
         "--denoise-tile",
         type=int,

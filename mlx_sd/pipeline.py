@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 from PIL import Image
 
-from . import conditions, paint, samplers, upscale
+from . import conditions, memory, paint, samplers, upscale
 from .errors import Failure, InputError
 from .image import Source, opaque, read, to_pixels
 from .load import Model, load
@@ -163,6 +163,8 @@ class StableDiffusion:
                 raise InputError(f"{latents.shape[0]} latents for {len(jobs)} pictures")
         if image is None:
             self._check_channels(channels, shape, len(jobs))
+        if small is not None:
+            memory.check(self.model, chosen, min(batch, len(jobs)), tile)
         rows = table(self.model, chosen)
         starter: Painter | Small | None = small
         if canvas is not None and chosen.strength is not None:
@@ -197,7 +199,7 @@ class StableDiffusion:
     def decode(self, latents: mx.array, tile: int | None = None) -> mx.array:
         """Images (N, H, W, 3) in [-1, 1] of latents as `generate` returns them.
 
-        tile: decode in tiles of so many pixels a side; 0 never; None where the image is larger than 1536 a side.
+        tile: decode in tiles of so many pixels a side; 0 never; None where the image is larger than 192 latents.
         """
         tile = self.vae.tile(max(latents.shape[1:3]) * self.vae.config.factor, tile)
         x = self.vae.unscale(latents.astype(mx.float32)).astype(self.vae.dtype)

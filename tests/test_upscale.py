@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from convert import __main__ as convert
-from mlx_sd import Adaptive, At, DeepCache, NonUniform, StableDiffusion, generate, picture, tiles
+from mlx_sd import Adaptive, At, DeepCache, NonUniform, StableDiffusion, generate, memory, picture, tiles
 from mlx_sd.errors import InputError
 from tests import families, singles, upscalers
 
@@ -218,6 +218,21 @@ def test_what_does_not_fit_is_refused(name, x4):
 def test_other_checkpoints_take_no_noise_level(family):
     with pytest.raises(InputError, match="the noise level is of x4 upscalers"):
         family("sd1").generate(PROMPT, noise_level=20)
+
+
+def test_what_does_not_fit_into_memory_is_said_before_it_begins(x4, monkeypatch):
+    def needed(side, denoise_tile, pictures=1, tile=64):
+        chosen = x4.settings(width=4 * side, height=4 * side, denoise_tile=denoise_tile)
+        return memory.needed(x4.model, chosen, pictures, tile)
+
+    whole = needed(64, 0)
+    assert needed(64, 32) < whole < min(needed(64, 0, pictures=2), needed(128, 0), needed(64, 0, tile=0))
+    monkeypatch.setattr(memory, "available", lambda: whole - 1)
+    with pytest.raises(InputError, match=r"256 x 256 pixels would take about .* GB of memory, and there are"):
+        upscaled(x4, (64, 64), denoise_tile=0, tile=64)
+    for there in (whole, None):
+        monkeypatch.setattr(memory, "available", lambda there=there: there)
+        memory.check(x4.model, x4.settings(width=256, height=256, denoise_tile=0), 1, 64)
 
 
 def test_an_upscaler_without_its_noise_is_refused(checkpoint, tmp_path):
