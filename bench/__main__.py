@@ -16,6 +16,7 @@ COMMANDS = {
     "quantization": "what --quantize costs in quality",
     "policies": "how far each DeepCache policy ends from the uncached run",
     "solvers": "quality against evaluations of the network, for every solver",
+    "curves": "quality against cost of all that is reused",
     "figure": "draws what solvers measured",
     "ays": "optimises a schedule of few steps (Align Your Steps)",
     "showcase": "the README's picture",

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from . import command, samplers, schedule
+from . import command, samplers, schedule, speed
 from .load import DTYPES
 from .settings import GUIDANCE, GUIDANCE_XL, STEPS
 from .version import VERSION
@@ -45,6 +45,11 @@ def parser(name: str) -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--quantize", metavar="BITS[:GROUP]", help="the UNet's linear layers in 4 or 8 bits; or NETWORK=BITS,..."
+    )
+    p.add_argument(
+        "--speed",
+        choices=speed.NAMES,
+        help="sampler, steps, DeepCache and T-GATE together, from measured curves; flags of their own overrule",
     )
     p.add_argument("--steps", type=int, help=f"default {STEPS}")
     p.add_argument("--guidance", type=float, metavar="SCALE", help=f"default {GUIDANCE}, for SDXL {GUIDANCE_XL}")

@@ -18,6 +18,7 @@ from .lora import Given
 from .predictor import Predictor
 from .reuse import Reuse
 from .settings import Settings, complete, table
+from .speed import preset
 from .table import Table
 from .tgate import Gate
 from .tokenizer import Tokenizer
@@ -80,8 +81,14 @@ class StableDiffusion:
     def tokenizer(self) -> Tokenizer:
         return self.model.tokenizers[0]
 
-    def settings(self, **settings: Any) -> Settings:
-        """What `mlx_sd.settings.complete` makes of these keywords for this checkpoint."""
+    def settings(self, speed: str | None = None, **settings: Any) -> Settings:
+        """What `mlx_sd.settings.complete` makes of these keywords for this checkpoint.
+
+        speed: a preset of `mlx_sd.speed` for those that are None.
+        """
+        if speed is not None:
+            given = {name: value for name, value in settings.items() if value is not None}
+            settings = preset(self.model, speed).settings | given
         return complete(self.model, **settings)
 
     def generate(self, prompt: str | Sequence[str], negative: str | None = None, **options: Any) -> Result:
@@ -119,7 +126,7 @@ class StableDiffusion:
         from instead of the seeds'. channels: (1 or N, h, w, K) given to the UNet beside the latents, for networks with
         more input channels (inpainting: mask and masked latents). output: "image", or "latent" to skip decoding.
         tile: see `decode`. callback(evaluation, evaluations, denoised) follows each evaluation of each batch.
-        The other keywords are those of `mlx_sd.settings.complete`. Raises InputError before any work, Failure for NaN.
+        The other keywords are those of `settings`. Raises InputError before any work, Failure for NaN.
         """
         chosen = self.settings(**settings)
         if output not in ("image", "latent"):
