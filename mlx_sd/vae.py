@@ -11,6 +11,7 @@ from .layers import Attention, Conv, GroupNorm
 
 _EPS = 1e-6
 _OVERLAP = 0.25  # of a tile, as diffusers' enable_tiling
+_TILE, _TILE_ABOVE = 512, 1536  # pixels a side: large pictures go in tiles to bound memory
 
 
 class Autoencoder(nn.Module):
@@ -38,6 +39,12 @@ class Autoencoder(nn.Module):
         """Of its weights."""
         dtype: mx.Dtype = self.decoder[0].weight.dtype
         return dtype
+
+    def tile(self, side: int, wanted: int | None) -> int:
+        """Pixels a side of the tiles that a picture whose longer side is so long goes through in; 0 is whole."""
+        if wanted is None:
+            return max(_TILE, self.config.sample_size) if side > _TILE_ABOVE else 0
+        return wanted
 
     def encode(self, image: mx.array, tile: int | None = None) -> tuple[mx.array, mx.array]:
         """Mean and log variance of the posterior of images (B, H, W, 3), unscaled.
