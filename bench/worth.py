@@ -68,11 +68,14 @@ def curves(folder: Path) -> Any:
     told = results.read(folder / CURVES)
     figure = plots.figure(9, 4.2)
     for axes, name, title in zip(
-        figure.subplots(1, 2), ("frechet", "clip_score"), ("Frechet distance (less is better)", "CLIP score"), strict=True
+        figure.subplots(1, 2),
+        ("frechet", "clip_score"),
+        ("Frechet distance (less is better)", "CLIP score"),
+        strict=True,
     ):
         groups = dict.fromkeys((way["group"], way["sampler"]) for way in told["ways"])
-        marks = {group: mark for group, mark in zip(dict.fromkeys(g for g, _ in groups), "osD^v", strict=False)}
-        colours = {group: colour for group, colour in zip(marks, plots.COLOURS, strict=False)}
+        marks = dict(zip(dict.fromkeys(g for g, _ in groups), "osD^v", strict=False))
+        colours = dict(zip(marks, plots.COLOURS, strict=False))
         for group, sampler in groups:
             points = sorted(
                 (way["forwards"], way[name])
