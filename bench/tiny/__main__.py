@@ -18,7 +18,7 @@ SCENES = 48_000
 FEWEST_SCENES = 16
 TRAINING = {stage.name: stage.minutes for stage in STAGES if stage.minutes is not None}
 SMOKE_SCENES = 256
-SMOKE_MINUTES = {"vae": 0.25, "clip": 0.15, "unet": 0.5, "decoder": 0.15}
+SMOKE_MINUTES = {"vae": 0.25, "clip": 0.15, "unet": 0.5, "decoder": 0.15, "class-unet": 0.25}
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "tqdm")
 
 

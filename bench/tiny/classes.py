@@ -1,0 +1,121 @@
+"""The class-conditional checkpoint: a small UNet, told kinds of things instead of captions, on the same latents."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DModel
+from torch import Tensor
+
+from bench.tiny.data import SIZE, training_scene
+from bench.tiny.export import forget_origin
+from bench.tiny.progress import Progress
+from bench.tiny.scenes import THING_PHRASES, Scene, render
+from bench.tiny.stages import Plan, say
+from bench.tiny.training import Randomness, Training, autocast, cosine, pixels, prepare
+from bench.tiny.training import train as run_training
+from bench.tiny.unet import SCHEDULE, averaging, velocity_loss
+from bench.tiny.vae import BATCH_TO_ENCODE, GRID
+
+LABELS = (*THING_PHRASES, "balloon")
+NULL = len(LABELS)  # the class of pictures whose class is not told
+SCENES_PER_PICTURE = 2  # of the whole recipe's for each of these
+ARCHITECTURE = {
+    "sample_size": GRID,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": (64, 96),
+    "layers_per_block": 2,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+    "attention_head_dim": 32,
+    "norm_num_groups": 32,
+    "num_class_embeds": NULL + 1,
+}
+BATCH = 64
+UNTOLD = 0.1  # share trained as NULL, for guidance
+
+
+def label(scene: Scene) -> int | None:
+    """The class of a scene that shows exactly one thing, a balloon being one; None of any other."""
+    kinds = [thing.kind for thing in scene.things] + ["balloon"] * (scene.balloon is not None)
+    return LABELS.index(kinds[0]) if len(kinds) == 1 else None
+
+
+def encode(plan: Plan, out: Path) -> None:
+    """Draw equally many scenes of each class; write latents.npy, scaled float16 means, and labels.npy."""
+    prepare(plan.threads)
+    each = plan.scenes // SCENES_PER_PICTURE // len(LABELS) + 1
+    chosen: list[list[Scene]] = [[] for _ in LABELS]
+    for scene in map(training_scene, itertools.count()):
+        kind = label(scene)
+        if kind is not None and len(chosen[kind]) < each:
+            chosen[kind].append(scene)
+        elif kind is not None and all(len(scenes) == each for scenes in chosen):
+            break
+    scenes = [scene for of_class in chosen for scene in of_class]
+    vae = AutoencoderKL.from_pretrained(plan.result("export") / "vae", torch_dtype=torch.float32).eval()
+    latents = np.empty((len(scenes), 4, GRID, GRID), np.float16)
+    with torch.no_grad(), autocast(), Progress("class-latents", len(scenes), " pictures") as progress:
+        for start in range(0, len(scenes), BATCH_TO_ENCODE):
+            drawn = [np.asarray(render(scene, SIZE)) for scene in scenes[start : start + BATCH_TO_ENCODE]]
+            mean = vae.encode(pixels(np.stack(drawn))).latent_dist.mean.float()
+            latents[start : start + len(drawn)] = (mean * vae.config.scaling_factor).numpy()
+            progress.show(start + len(drawn))
+    out.mkdir()
+    np.save(out / "latents.npy", latents)
+    np.save(out / "labels.npy", np.repeat(np.arange(len(LABELS)), each))
+
+
+def train(plan: Plan, out: Path) -> None:
+    """Train from scratch on latents and their classes; write the averaged weights."""
+    prepare(plan.threads)
+    folder = plan.result("class-latents")
+    latents, labels = np.load(folder / "latents.npy"), np.load(folder / "labels.npy")
+    randomness = Randomness(seed=0)
+    unet = UNet2DModel(**ARCHITECTURE)
+    average = copy.deepcopy(unet).requires_grad_(False)
+
+    def loss(_: float) -> tuple[Tensor, str]:
+        indices = randomness.arrays.integers(0, len(latents), BATCH)
+        told = np.where(randomness.arrays.random(BATCH) < UNTOLD, NULL, labels[indices])
+        clean, classes = torch.from_numpy(latents[indices].astype(np.float32)), torch.from_numpy(told)
+        return velocity_loss(clean, lambda noisy, times: unet(noisy, times, classes).sample), ""
+
+    def rate(done: float, step: int) -> float:
+        return 1e-3 * min(1, (step + 1) / 200) * (cosine(done) * 0.98 + 0.02)
+
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-3, weight_decay=1e-3, betas=(0.9, 0.99))
+    modules = {"unet": unet, "average": average}
+    training = Training("class-unet", modules, optimizer, randomness, rate, loss, after_step=averaging(unet, average))
+    run_training(training, plan.minutes["class-unet"], plan.resume_file("class-unet"))
+    average.save_pretrained(out)
+
+
+def write(plan: Plan, out: Path) -> None:
+    """Put UNet, scheduler and the captioned checkpoint's VAE together in the folder `out`, as LDMPipeline reads it."""
+    prepare(plan.threads)
+    unet = UNet2DModel.from_pretrained(plan.result("class-unet")).half()
+    unet.save_pretrained(out / "unet")
+    forget_origin(out / "unet" / "config.json")
+    shutil.copytree(plan.result("export") / "vae", out / "vqvae")
+    schedule = {name: value for name, value in SCHEDULE.items() if name != "solver_order"}
+    DDIMScheduler(**schedule, clip_sample=False).save_pretrained(out / "scheduler")
+    index = {
+        "_class_name": "LDMPipeline",
+        "_diffusers_version": unet.config["_diffusers_version"],
+        "labels": list(LABELS),
+        "null_class": NULL,
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "unet": ["diffusers", "UNet2DModel"],
+        "vqvae": ["diffusers", "AutoencoderKL"],
+    }
+    (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    weights = sum(weight.numel() for weight in unet.parameters())
+    say(f"class-export: {weights / 1e6:.2f} million weights in the UNet")
