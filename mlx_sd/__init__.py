@@ -8,7 +8,19 @@ blas.preload()
 
 from .freeu import FreeU  # noqa: E402
 from .pipeline import Result, StableDiffusion  # noqa: E402
+from .preview import Preview  # noqa: E402
 from .reuse import Adaptive, At, DeepCache, NonUniform  # noqa: E402
 from .table import Options  # noqa: E402
 
-__all__ = ["Adaptive", "At", "DeepCache", "FreeU", "NonUniform", "Options", "Result", "StableDiffusion", "__version__"]
+__all__ = [
+    "Adaptive",
+    "At",
+    "DeepCache",
+    "FreeU",
+    "NonUniform",
+    "Options",
+    "Preview",
+    "Result",
+    "StableDiffusion",
+    "__version__",
+]

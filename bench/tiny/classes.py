@@ -38,7 +38,7 @@ ARCHITECTURE = {
     "norm_num_groups": 32,
     "num_class_embeds": NULL + 1,
 }
-BATCH = 64
+BATCH = 32
 UNTOLD = 0.1  # share trained as NULL, for guidance
 
 
@@ -89,9 +89,9 @@ def train(plan: Plan, out: Path) -> None:
         return velocity_loss(clean, lambda noisy, times: unet(noisy, times, classes).sample), ""
 
     def rate(done: float, step: int) -> float:
-        return 1e-3 * min(1, (step + 1) / 200) * (cosine(done) * 0.98 + 0.02)
+        return 8e-4 * min(1, (step + 1) / 200) * (cosine(done) * 0.98 + 0.02)
 
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-3, weight_decay=1e-3, betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=8e-4, weight_decay=1e-3, betas=(0.9, 0.99))
     modules = {"unet": unet, "average": average}
     training = Training("class-unet", modules, optimizer, randomness, rate, loss, after_step=averaging(unet, average))
     run_training(training, plan.minutes["class-unet"], plan.resume_file("class-unet"))
@@ -110,7 +110,7 @@ def write(plan: Plan, out: Path) -> None:
     index = {
         "_class_name": "LDMPipeline",
         "_diffusers_version": unet.config["_diffusers_version"],
-        "labels": list(LABELS),
+        "id2label": {str(number): name for number, name in enumerate(LABELS)},
         "null_class": NULL,
         "scheduler": ["diffusers", "DDIMScheduler"],
         "unet": ["diffusers", "UNet2DModel"],
