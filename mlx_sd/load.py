@@ -28,6 +28,7 @@ from .vae import Autoencoder
 
 FORMAT, VERSION = "mlx-sd", 2
 TINY = Path(__file__).parent / "tiny"
+EMBEDDED = {"tiny": TINY, "tiny-classes": TINY.with_name("tiny_classes")}  # what is in the package, by its name
 DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
 
 TEXT = ("text_encoder", "text_encoder_2")
@@ -148,7 +149,7 @@ def converted(model: str, variant: str | None = None) -> Path:
 
     The cache is the system's for users, or MLX_SD_CACHE. A source that has changed is converted anew.
     """
-    folder = TINY if model == "tiny" else Path(model)
+    folder = EMBEDDED.get(model) or Path(model)
     if (folder / "model.json").is_file():
         return folder
     from convert import checkpoint, source, write  # convert builds on this package

@@ -19,7 +19,7 @@ from .vae import Autoencoder
 Colours = NDArray[np.float64]  # (C + 1, 3): red, green and blue of each channel, and last of no latent at all
 
 # Of the pictures that are fitted to: patches of random colours a side, half of each grey, as in the world
-_PICTURES, _PATCHES, _GREY = 4, 8, 0.5
+_PICTURES, _PATCHES, _GREY = 2, 8, 0.5
 _LATENTS = 32  # a side of such a picture
 _KEY = "preview"  # in model.json
 _RESAMPLING = {"nearest": Image.Resampling.NEAREST, "bicubic": Image.Resampling.BICUBIC}

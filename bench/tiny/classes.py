@@ -10,42 +10,49 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel, UNet2DModel
 from torch import Tensor
 
 from bench.tiny.data import SIZE, training_scene
 from bench.tiny.export import forget_origin
 from bench.tiny.progress import Progress
-from bench.tiny.scenes import THING_PHRASES, Scene, render
+from bench.tiny.scenes import LABELS, Scene, label, render
 from bench.tiny.stages import Plan, say
 from bench.tiny.training import Randomness, Training, autocast, cosine, pixels, prepare
 from bench.tiny.training import train as run_training
 from bench.tiny.unet import SCHEDULE, averaging, velocity_loss
 from bench.tiny.vae import BATCH_TO_ENCODE, GRID
 
-LABELS = (*THING_PHRASES, "balloon")
 NULL = len(LABELS)  # the class of pictures whose class is not told
 SCENES_PER_PICTURE = 2  # of the whole recipe's for each of these
 ARCHITECTURE = {
     "sample_size": GRID,
     "in_channels": 4,
     "out_channels": 4,
-    "block_out_channels": (64, 96),
-    "layers_per_block": 2,
+    "block_out_channels": (64, 128),
+    "layers_per_block": 1,
     "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
     "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
     "attention_head_dim": 32,
     "norm_num_groups": 32,
     "num_class_embeds": NULL + 1,
 }
+# Our layers that begin as layers of the captioned UNet, which knows these latents
+INHERITED = {
+    **{name: name for name in ("conv_in", "time_embedding", "conv_norm_out", "conv_out")},
+    "down_blocks.0.resnets.0": "down_blocks.0.resnets.0",
+    "down_blocks.0.downsamplers": "down_blocks.0.downsamplers",
+    "down_blocks.1.resnets.0": "down_blocks.1.resnets.0",
+    "mid_block.resnets.0": "down_blocks.1.resnets.1",
+    "mid_block.resnets.1": "down_blocks.1.resnets.1",
+    "up_blocks.0.resnets.0": "up_blocks.1.resnets.1",
+    "up_blocks.0.resnets.1": "up_blocks.1.resnets.2",
+    "up_blocks.0.upsamplers": "up_blocks.1.upsamplers",
+    "up_blocks.1.resnets.0": "up_blocks.2.resnets.0",
+    "up_blocks.1.resnets.1": "up_blocks.2.resnets.2",
+}
 BATCH = 32
 UNTOLD = 0.1  # share trained as NULL, for guidance
-
-
-def label(scene: Scene) -> int | None:
-    """The class of a scene that shows exactly one thing, a balloon being one; None of any other."""
-    kinds = [thing.kind for thing in scene.things] + ["balloon"] * (scene.balloon is not None)
-    return LABELS.index(kinds[0]) if len(kinds) == 1 else None
 
 
 def encode(plan: Plan, out: Path) -> None:
@@ -73,13 +80,25 @@ def encode(plan: Plan, out: Path) -> None:
     np.save(out / "labels.npy", np.repeat(np.arange(len(LABELS)), each))
 
 
+def begin(captioned: Path) -> UNet2DModel:
+    """The network before training: layers of the UNet at `captioned`, attention that adds nothing, equal classes."""
+    unet, old = UNet2DModel(**ARCHITECTURE), UNet2DConditionModel.from_pretrained(captioned, torch_dtype=torch.float32)
+    for ours, theirs in INHERITED.items():
+        unet.get_submodule(ours).load_state_dict(old.get_submodule(theirs).state_dict())
+    for name, module in unet.named_modules():
+        if name.endswith("to_out.0"):
+            torch.nn.init.zeros_(module.weight)
+    torch.nn.init.zeros_(unet.class_embedding.weight)
+    return unet
+
+
 def train(plan: Plan, out: Path) -> None:
-    """Train from scratch on latents and their classes; write the averaged weights."""
+    """Train on latents and their classes; write the averaged weights."""
     prepare(plan.threads)
     folder = plan.result("class-latents")
     latents, labels = np.load(folder / "latents.npy"), np.load(folder / "labels.npy")
     randomness = Randomness(seed=0)
-    unet = UNet2DModel(**ARCHITECTURE)
+    unet = begin(plan.result("export") / "unet")
     average = copy.deepcopy(unet).requires_grad_(False)
 
     def loss(_: float) -> tuple[Tensor, str]:
@@ -89,7 +108,7 @@ def train(plan: Plan, out: Path) -> None:
         return velocity_loss(clean, lambda noisy, times: unet(noisy, times, classes).sample), ""
 
     def rate(done: float, step: int) -> float:
-        return 8e-4 * min(1, (step + 1) / 200) * (cosine(done) * 0.98 + 0.02)
+        return 8e-4 * min(1, (step + 1) / 60) * (cosine(done) * 0.98 + 0.02)
 
     optimizer = torch.optim.AdamW(unet.parameters(), lr=8e-4, weight_decay=1e-3, betas=(0.9, 0.99))
     modules = {"unet": unet, "average": average}

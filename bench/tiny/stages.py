@@ -43,7 +43,9 @@ STAGES = (
         "write the checkpoint in half precision",
     ),
     Stage("class-latents", "classes:encode", "class_latents", ("export",), None, "pictures of one thing each, encoded"),
-    Stage("class-unet", "classes:train", "class_unet", ("class-latents",), 60, "denoiser that is told a class"),
+    Stage(
+        "class-unet", "classes:train", "class_unet", ("export", "class-latents"), 30, "denoiser that is told a class"
+    ),
     Stage(
         "class-export",
         "classes:write",
