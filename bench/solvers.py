@@ -1,4 +1,4 @@
-"""Quality against evaluations of the network, for every solver, on the embedded checkpoint: python -m bench.solvers.
+"""Quality against evaluations of the network, for every solver, on the embedded checkpoint: python -m bench solvers.
 
 Against the solution of the same flow from the same first latents in 200 steps: the root mean square error of the final
 latents, for solvers without fresh noise (with it, there is no one limit). A picture may turn into another one, so what
@@ -10,7 +10,6 @@ What is computed is kept in --work, block by block of 16 pictures, and not compu
 
 import argparse
 import hashlib
-import json
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,13 +27,13 @@ from mlx_sd import StableDiffusion, command, samplers
 from mlx_sd.files import atomic_file
 from mlx_sd.table import Table
 
-from . import quality
+from . import quality, results
 from .machine import describe
 
 _EXAMPLES = """examples:
-  python -m bench.solvers --json solvers.json
-  python -m bench.solvers --images 64 --work work --json solvers.json
-  python -m bench.figure solvers.json solvers.png
+  python -m bench solvers --json solvers.json
+  python -m bench solvers --images 64 --work work --json solvers.json
+  python -m bench figure solvers.json solvers.png
 """
 EVALUATIONS = (5, 6, 8, 10, 15, 20, 30, 50)
 GUIDANCES = (1.0, 7.5)
@@ -61,7 +60,7 @@ class Point(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     p = command.Parser(
-        prog="python -m bench.solvers",
+        prog="python -m bench solvers",
         description=__doc__,
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -74,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = p.parse_args(argv)
     if arguments.images < BLOCK or arguments.images % BLOCK:
         p.error(f"--images must be a multiple of {BLOCK}, not {arguments.images}")
-    return command.run("bench.solvers", lambda: _solvers(arguments))
+    return command.run("bench solvers", lambda: _solvers(arguments))
 
 
 def _solvers(arguments: argparse.Namespace) -> None:
@@ -88,12 +87,11 @@ def _solvers(arguments: argparse.Namespace) -> None:
             for point in every:
                 bench.cell(point, guidance, block)
                 bar.update()
-    text = json.dumps(bench.results(every, guidances, arguments.images) | {"machine": describe()}, indent=1)
+    found = bench.results(every, guidances, arguments.images) | {"machine": describe()}
     if arguments.json:
-        with atomic_file(arguments.json) as f:
-            f.write(text.encode() + b"\n")
+        results.write(arguments.json, found)
     else:
-        print(text)
+        results.report(found, None)
 
 
 class Bench:

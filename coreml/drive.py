@@ -20,7 +20,7 @@ from mlx_sd.errors import InputError
 from mlx_sd.load import TEXT, Model
 from mlx_sd.scheduler import Scheduler
 from mlx_sd.tokenizer import Tokenizer
-from mlx_sd.unet import Deep, Join, concatenate
+from mlx_sd.unet import Attend, Deep, Join, apply, concatenate
 from mlx_sd.vae import Autoencoder
 
 from . import info
@@ -166,11 +166,14 @@ class PackagedUNet:
         deep: Deep = None,
         depth: int = 1,
         join: Join = concatenate,
+        attend: Attend = apply,
         **extra: Any,
     ) -> tuple[mx.array, mx.array]:
         """As `UNet.__call__`, but that `deep` is as the packages have it; without it they run in full."""
         if join is not concatenate:
             raise InputError("packages join their skips as they were exported; leave out --freeu")
+        if attend is not apply:
+            raise InputError("packages attend as they were exported; leave out --tgate")
         if callable(deep):
             raise InputError("packages do not show their shallow features; choose another --deepcache than adaptive")
         size = self._packages.size(x)

@@ -11,6 +11,7 @@ from .pipeline import Result, StableDiffusion  # noqa: E402
 from .preview import Preview  # noqa: E402
 from .reuse import Adaptive, At, DeepCache, NonUniform  # noqa: E402
 from .table import Options  # noqa: E402
+from .tgate import TGate  # noqa: E402
 
 __all__ = [
     "Adaptive",
@@ -22,5 +23,6 @@ __all__ = [
     "Preview",
     "Result",
     "StableDiffusion",
+    "TGate",
     "__version__",
 ]

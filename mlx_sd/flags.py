@@ -70,6 +70,11 @@ def parser(name: str) -> argparse.ArgumentParser:
         help="run the whole UNet only every N-th time; or nonuniform:N, at=0,4,9, adaptive:0.1; +forecast1 after any",
     )
     p.add_argument(
+        "--tgate",
+        metavar="GATE[,SP[,FI[,WARM_UP]]]",
+        help="from evaluation GATE on, no prompt and no guidance; self-attention every SP-th time before (default 5)",
+    )
+    p.add_argument(
         "--freeu", nargs="?", const="", metavar="B1,B2,S1,S2", help="FreeU (default factors: those published)"
     )
     p.add_argument("--tile", type=int, metavar="PIXELS", help="decode in tiles; 0 never (default: above 1536 a side)")

@@ -23,6 +23,7 @@ from .lora import Lora
 from .pipeline import Result, StableDiffusion
 from .settings import Settings
 from .table import Options
+from .tgate import TGate
 from .version import VERSION
 
 NAME = "mlx_sd.generate"
@@ -58,6 +59,7 @@ def _generate(arguments: argparse.Namespace) -> None:
     settings = {name: wanted[name] for name in _SETTINGS}
     settings["options"] = Options(**{name: wanted[name] for name in _OPTIONS})
     settings["deepcache"] = reuse.parse(wanted["deepcache"]) if wanted["deepcache"] else None
+    settings["tgate"] = TGate.parse(wanted["tgate"]) if wanted["tgate"] else None
     settings["freeu"] = FreeU.parse(wanted["freeu"]) if wanted["freeu"] is not None else None
     sd.settings(**settings)  # says what is wrong with them before a preview is fitted
     steps = Film(sd, filmed)
@@ -211,8 +213,8 @@ def _slug(prompt: str) -> str:
 def _about(sd: StableDiffusion, result: Result, wanted: dict[str, Any], prompt: str, seed: int) -> dict[str, Any]:
     """Everything needed to make the picture again."""
     settings = {name: getattr(result.settings, name) for name in _SETTINGS}
-    settings["deepcache"] = str(result.settings.deepcache) if result.settings.deepcache else None
-    settings["freeu"] = str(result.settings.freeu) if result.settings.freeu else None
+    for name in ("deepcache", "tgate", "freeu"):
+        settings[name] = str(settings[name]) if settings[name] else None
     return {
         "prompt": prompt,
         "negative": wanted["negative"],

@@ -12,13 +12,14 @@ import numpy as np
 from PIL import Image
 
 from . import conditions, samplers
-from .denoise import Predictor
 from .errors import Failure, InputError
 from .load import Model, load
 from .lora import Given
+from .predictor import Predictor
 from .reuse import Reuse
 from .settings import Settings, complete, table
 from .table import Table
+from .tgate import Gate
 from .tokenizer import Tokenizer
 from .unet import UNet, concatenate
 from .vae import Autoencoder
@@ -205,11 +206,19 @@ class StableDiffusion:
         self, texts: Sequence[str], negative: str | None, chosen: Settings, channels: mx.array | None = None
     ) -> Predictor:
         """The network as the sampling loop sees it, for texts that go through it together, as long as the longest."""
-        context, extra, guided = conditions.of(self.model, texts, negative, chosen)
-        guidance = chosen.guidance if guided else None
-        reuse = Reuse(chosen.deepcache, table(self.model, chosen).log_snr)
-        join = chosen.freeu.join(self.unet.config) if chosen.freeu else concatenate
-        return Predictor(self.unet, context, extra, channels, guidance, chosen.guidance_rescale, reuse, join)
+        given = conditions.of(self.model, texts, negative, chosen)
+        gate = Gate(chosen.tgate, given.guided, chosen.deepcache is not None) if chosen.tgate else None
+        step = chosen.tgate.gate_step if chosen.tgate else None
+        return Predictor(
+            self.unet,
+            given,
+            chosen.guidance,
+            Reuse(chosen.deepcache, table(self.model, chosen).log_snr, step),
+            rescale=chosen.guidance_rescale,
+            channels=channels,
+            join=chosen.freeu.join(self.unet.config) if chosen.freeu else concatenate,
+            gate=gate,
+        )
 
 
 def _timed(

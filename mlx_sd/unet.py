@@ -32,7 +32,7 @@ def concatenate(x: mx.array, skip: mx.array, number: int) -> mx.array:
     return mx.concatenate([x, skip], axis=-1)
 
 
-def attend(layer: Attention, x: mx.array, context: mx.array) -> mx.array:
+def apply(layer: Attention, x: mx.array, context: mx.array) -> mx.array:
     """Attention as the UNet was trained with it."""
     return layer(x, context)
 
@@ -42,7 +42,7 @@ class Given(NamedTuple):
 
     embedding: mx.array  # (B, E): time and what the model adds to it, activated
     context: mx.array  # (B, tokens, C): the prompt
-    attend: Attend = attend
+    attend: Attend = apply
     size: tuple[int, ...] | None = None  # (height, width) of the skip that comes next
 
 
@@ -131,7 +131,7 @@ class UNet(nn.Module):
         deep: Deep = None,
         depth: int = 1,
         join: Join = concatenate,
-        attend: Attend = attend,
+        attend: Attend = apply,
     ) -> tuple[mx.array, mx.array]:
         """One denoising pass: (prediction, deep).
 
