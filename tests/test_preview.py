@@ -217,7 +217,7 @@ def test_the_last_preview_looks_like_the_picture(tiny):
     shown = Preview(tiny)
     made = tiny.generate("a red tent on green grass", steps=8, callback=lambda i, n, x: seen.append(shown(x)[0]))
     true = np.asarray(made.images[0].resize((16, 16), Image.Resampling.BOX), float)
-    assert _explained(np.asarray(seen[-1], float)[None], true[None]) > 0.6
+    assert _explained(np.asarray(seen[-1], float)[None], true[None]) > 0.5
 
 
 # --------------------------------------------------------------------------------------------------- command line
