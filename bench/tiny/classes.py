@@ -122,8 +122,9 @@ def write(plan: Plan, out: Path) -> None:
     prepare(plan.threads)
     unet = UNet2DModel.from_pretrained(plan.result("class-unet")).half()
     unet.save_pretrained(out / "unet")
-    forget_origin(out / "unet" / "config.json")
     shutil.copytree(plan.result("export") / "vae", out / "vqvae")
+    for name in ("unet", "vqvae"):
+        forget_origin(out / name / "config.json")
     schedule = {name: value for name, value in SCHEDULE.items() if name != "solver_order"}
     DDIMScheduler(**schedule, clip_sample=False).save_pretrained(out / "scheduler")
     index = {
