@@ -51,6 +51,7 @@ INHERITED = {
     "up_blocks.1.resnets.0": "up_blocks.2.resnets.0",
     "up_blocks.1.resnets.1": "up_blocks.2.resnets.2",
 }
+CLASS_DEVIATION = 0.25  # of the class embedding's numbers at first, as the time's: from zero it is heard late
 BATCH = 32
 UNTOLD = 0.1  # share trained as NULL, for guidance
 
@@ -81,14 +82,14 @@ def encode(plan: Plan, out: Path) -> None:
 
 
 def begin(captioned: Path) -> UNet2DModel:
-    """The network before training: layers of the UNet at `captioned`, attention that adds nothing, equal classes."""
+    """The network before training: layers of the UNet at `captioned`, attention that adds nothing."""
     unet, old = UNet2DModel(**ARCHITECTURE), UNet2DConditionModel.from_pretrained(captioned, torch_dtype=torch.float32)
     for ours, theirs in INHERITED.items():
         unet.get_submodule(ours).load_state_dict(old.get_submodule(theirs).state_dict())
     for name, module in unet.named_modules():
         if name.endswith("to_out.0"):
             torch.nn.init.zeros_(module.weight)
-    torch.nn.init.zeros_(unet.class_embedding.weight)
+    torch.nn.init.normal_(unet.class_embedding.weight, std=CLASS_DEVIATION)
     return unet
 
 
