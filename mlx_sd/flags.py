@@ -123,6 +123,14 @@ def parser(name: str) -> argparse.ArgumentParser:
     p.add_argument("--count", type=int, default=1, help="pictures of each prompt, default 1")
     p.add_argument("--batch", type=int, default=1, help="pictures computed together, default 1")
     p.add_argument("--output", metavar="PATH", help="a .png file, or a folder (default: named after the prompt, here)")
+    p.add_argument("--preview", metavar="FOLDER", help="write what each step thinks the picture is, as it goes")
+    p.add_argument(
+        "--animate",
+        nargs="?",
+        const="",
+        metavar="PATH",
+        help="all steps as a .png or .gif (default: beside the picture)",
+    )
     p.add_argument("--json", action="store_true", help="print what was made as JSON")
     p.add_argument("--version", action="version", version=f"mlx-sd {VERSION}")
     return p

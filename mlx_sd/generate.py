@@ -7,7 +7,6 @@ import json
 import re
 import statistics
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,10 @@ from typing import Any
 import mlx.core as mx
 from tqdm import tqdm
 
-from . import command, flags, picture, reuse, schedule, speed
+from . import command, film, flags, picture, reuse, schedule, speed
 from .errors import InputError
+from .files import writable
+from .film import Film
 from .freeu import FreeU
 from .lora import Lora
 from .paint import ALPHA
@@ -54,6 +55,7 @@ def _generate(arguments: argparse.Namespace) -> None:
     wanted = _wanted(arguments)
     prompts = _prompts(arguments, wanted)
     targets = _targets(arguments.output, prompts, wanted["seed"], arguments.count)
+    filmed = film.plan(targets, arguments.preview, arguments.animate)
     sd = _packaged(arguments, wanted) if wanted["coreml"] else _loaded(wanted)
     if wanted["model_hash"] not in (None, sd.model.hash):
         print(f"{NAME}: the weights of {wanted['model']} are not those the picture was made with", file=sys.stderr)
@@ -66,6 +68,8 @@ def _generate(arguments: argparse.Namespace) -> None:
     if arguments.speed:
         print(f"{NAME}: {speed.preset(sd.model, arguments.speed)}", file=sys.stderr)
     files = _files(wanted)
+    sd.settings(**settings)  # says what is wrong with them before a preview is fitted
+    steps = Film(sd, filmed)
     made: list[dict[str, Any]] = []
 
     with tqdm(unit="step", disable=not sys.stderr.isatty(), bar_format=_BAR) as bar:
@@ -75,6 +79,7 @@ def _generate(arguments: argparse.Namespace) -> None:
                 bar.reset(total=evaluations)
                 bar.set_description(f"{len(made) + 1}/{len(targets)}")
             bar.update()
+            steps.see(len(made), evaluation, image)
 
         for result in sd.stream(
             prompts,
@@ -96,7 +101,7 @@ def _generate(arguments: argparse.Namespace) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 about = _about(sd, result, wanted | files, prompt, seed)
                 picture.save(image, path, about)
-                made.append({"output": str(path), **about, **_cost(result)})
+                made.append({"output": str(path), **steps.end(len(made), image), **about, **_cost(result)})
                 if not arguments.json:
                     bar.write(str(path), file=sys.stdout)
     if arguments.json:
@@ -214,13 +219,7 @@ def _targets(output: str | None, prompts: list[str], seed: int, count: int) -> l
             f"--output {output}: only .png can say how it was made; give a name ending in .png or a folder"
         )
     home = path if folder else path.parent
-    # A folder is made when there is something to put into it; what must be writable now is what it will be made in.
-    there = next(p for p in (home, *home.absolute().parents) if p.exists()) if folder else home
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise InputError(f"--output {home}: cannot be written ({error.strerror})") from None
+    writable(home, "--output", there=not folder)  # a folder is made when there is something to put into it
     if not folder and not several:
         return [path]
     targets: list[Path] = []
