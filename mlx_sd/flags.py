@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from . import command, samplers, schedule, upscale
+from . import command, samplers, schedule, speed, upscale
 from .load import DTYPES
 from .lowres import HIGHEST, LEVEL
 from .paint import PADDING, STRENGTH
@@ -50,6 +50,11 @@ def parser(name: str) -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--quantize", metavar="BITS[:GROUP]", help="the UNet's linear layers in 4 or 8 bits; or NETWORK=BITS,..."
+    )
+    p.add_argument(
+        "--speed",
+        choices=speed.NAMES,
+        help="sampler, steps, DeepCache and T-GATE together, from measured curves; flags of their own overrule",
     )
     p.add_argument("--steps", type=int, help=f"default {STEPS}; of upscalers {upscale.STEPS} or {upscale.STEPS_PLAIN}")
     p.add_argument(
@@ -139,6 +144,14 @@ def parser(name: str) -> argparse.ArgumentParser:
     p.add_argument("--count", type=int, default=1, help="pictures of each prompt, default 1")
     p.add_argument("--batch", type=int, default=1, help="pictures computed together, default 1")
     p.add_argument("--output", metavar="PATH", help="a .png file, or a folder (default: named after the prompt, here)")
+    p.add_argument("--preview", metavar="FOLDER", help="write what each step thinks the picture is, as it goes")
+    p.add_argument(
+        "--animate",
+        nargs="?",
+        const="",
+        metavar="PATH",
+        help="all steps as a .png or .gif (default: beside the picture)",
+    )
     p.add_argument("--json", action="store_true", help="print what was made as JSON")
     p.add_argument("--version", action="version", version=f"mlx-sd {VERSION}")
     return p

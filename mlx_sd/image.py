@@ -65,5 +65,5 @@ def _plain(image: Image.Image, name: str) -> Image.Image:
         values = np.asarray(image, np.float32) / _WORDS[image.mode]
         return Image.fromarray(np.clip(np.nan_to_num(values).round(), 0, 255).astype(np.uint8))
     if image.has_transparency_data:
-        return image.convert("RGBA")
+        return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     return image.convert("L" if image.mode in ("1", "L") else "RGB")

@@ -4,7 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from . import conditions, memory, paint, samplers, upscale
+from . import refiner as handover
 from .errors import Failure, InputError
 from .image import Source, opaque, read, to_pixels
 from .load import Model, load
@@ -21,6 +22,7 @@ from .paint import Painter, Start
 from .predictor import Predictor
 from .reuse import Reuse
 from .settings import Settings, complete, table
+from .speed import preset
 from .table import Table
 from .tgate import Gate
 from .tiles import Tiled
@@ -83,8 +85,14 @@ class StableDiffusion:
     def tokenizer(self) -> Tokenizer:
         return self.model.tokenizers[0]
 
-    def settings(self, **settings: Any) -> Settings:
-        """What `mlx_sd.settings.complete` makes of these keywords for this checkpoint."""
+    def settings(self, speed: str | None = None, **settings: Any) -> Settings:
+        """What `mlx_sd.settings.complete` makes of these keywords for this checkpoint.
+
+        speed: a preset of `mlx_sd.speed` for those that are None.
+        """
+        if speed is not None:
+            given = {name: value for name, value in settings.items() if value is not None}
+            settings = preset(self.model, speed).settings | given
         return complete(self.model, **settings)
 
     def generate(self, prompt: str | Sequence[str], negative: str | None = None, **options: Any) -> Result:
@@ -115,6 +123,8 @@ class StableDiffusion:
         mask_blur: float = 0.0,
         only_masked: bool = False,
         padding: int | None = None,
+        refiner: "StableDiffusion | None" = None,
+        refine_at: float | None = None,
         output: str = "image",
         tile: int | None = None,
         callback: Callback | None = None,
@@ -127,9 +137,10 @@ class StableDiffusion:
         from instead of the seeds'. channels: (1 or N, h, w, K) given to the UNet beside the latents, for networks with
         more input channels. image: a path or picture to begin with, or that upscalers make larger. mask, mask_blur,
         only_masked and padding: where to paint into it and how, see `mlx_sd.paint.canvas`; what comes out then has the
-        image's size. output: "image", or "latent" to skip decoding. tile: see `decode`. callback(evaluation,
-        evaluations, denoised) follows each evaluation of each batch.
-        The other keywords are those of `mlx_sd.settings.complete`. Raises InputError before any work, Failure for NaN.
+        image's size. refiner: goes on with the latents at `refine_at` of the way, 0.8 unless said. output: "image", or
+        "latent" to skip decoding. tile: see `decode`. callback(evaluation, evaluations, denoised) follows each
+        evaluation of each batch.
+        The other keywords are those of `settings`. Raises InputError before any work, Failure for NaN.
         """
         small = canvas = None
         if self.model.upscales:
@@ -171,6 +182,11 @@ class StableDiffusion:
             starter = Painter(canvas, self.model, (chosen.width, chosen.height), chosen.strength, tile)
             if canvas.mask is not None and chosen.strength == 1:
                 rows = table(self.model, replace(chosen, strength=None))
+        parts = [(self, chosen, rows)]
+        if refiner is not None:
+            parts = self._handed_over(refiner, chosen, rows, handover.AT if refine_at is None else refine_at)
+        elif refine_at is not None:
+            raise InputError("there is no refiner to begin anywhere; give --refiner too")
         if chosen.deepcache and chosen.deepcache.threshold < math.inf:
             batch = 1  # what one picture needs must not decide for another
         for places in conditions.batches(self.model, [text for text, _ in jobs], negative, batch):
@@ -183,12 +199,12 @@ class StableDiffusion:
             else:
                 beside = channels[mx.array(places)] if channels is not None and channels.shape[0] > 1 else channels
                 start = Start(normal() if noise is None else noise, channels=beside)
-            predict = self.predictor(prompts, negative, chosen, start.channels)
-            final, seconds = _timed(rows, predict, start, normal, callback)
+            runs = [(rows, sd.predictor(prompts, negative, c, start.channels, rows)) for sd, c, rows in parts]
+            final, seconds = _timed(runs, start, normal, callback)
             images = [] if output == "latent" else [to_image(self.decode(z, tile)[0]) for z in final[:, None]]
             if canvas is not None:
                 images = [canvas.paste(image) for image in images]
-            yield Result(images, final, prompts, seeds, chosen, seconds, predict.full)
+            yield Result(images, final, prompts, seeds, chosen, seconds, sum(p.full for _, p in runs))
 
     def encode_prompt(
         self, text: str, clip_skip: int = 0, chunks: int | None = None
@@ -220,6 +236,18 @@ class StableDiffusion:
         factor = self.vae.config.factor
         return chosen.height // factor, chosen.width // factor, self.vae.config.latent_channels
 
+    def _handed_over(
+        self, refiner: "StableDiffusion", chosen: Settings, rows: Table, at: float
+    ) -> list[tuple["StableDiffusion", Settings, Table]]:
+        """Who runs what: the rows of this model up to `at`, and the refiner's after it."""
+        if chosen.tgate:
+            raise InputError("T-GATE's gate is of one network; leave out T-GATE or the refiner")
+        handover.check(self.model, refiner.model)
+        given = {field.name: getattr(chosen, field.name) for field in fields(chosen)}
+        follows = refiner.settings(**given | {"clip_skip": 0})
+        first, rest = handover.tables(self.model, refiner.model, chosen, rows, at)
+        return [(self, chosen, first), (refiner, follows, rest)]
+
     def _check_channels(self, channels: mx.array | None, shape: tuple[int, int, int], pictures: int) -> None:
         extra = self.unet.config.in_channels - shape[2]
         given = channels.shape[-1] if channels is not None else 0
@@ -236,11 +264,19 @@ class StableDiffusion:
             )
 
     def predictor(
-        self, texts: Sequence[str], negative: str | None, chosen: Settings, channels: mx.array | None = None
+        self,
+        texts: Sequence[str],
+        negative: str | None,
+        chosen: Settings,
+        channels: mx.array | None = None,
+        rows: Table | None = None,
     ) -> Predictor | Tiled:
-        """The network as the sampling loop sees it, for texts that go through it together, as long as the longest."""
+        """The network as the sampling loop sees it, for texts that go through it together, as long as the longest.
+
+        rows: what it will run, where that is not all of `chosen`.
+        """
         given = conditions.of(self.model, texts, negative, chosen)
-        levels = table(self.model, chosen).log_snr
+        levels = (rows or table(self.model, chosen)).log_snr
         join = chosen.freeu.join(self.unet.config) if chosen.freeu else concatenate
         step = chosen.tgate.gate_step if chosen.tgate else None
 
@@ -263,24 +299,30 @@ class StableDiffusion:
 
 
 def _timed(
-    rows: Table,
-    predict: Predictor | Tiled,
+    runs: Sequence[tuple[Table, Predictor | Tiled]],
     start: Start,
     normal: Callable[[], mx.array],
     callback: Callback | None,
 ) -> tuple[mx.array, list[float]]:
-    """Runs the table; returns the final latents and the seconds of each evaluation, callbacks not counted."""
-    seconds: list[float] = []
-    clock = time.perf_counter()
+    """Runs tables, each from where the one before ended.
 
-    def after(i: int, total: int, image: mx.array) -> None:
+    Returns the final latents and the seconds of each evaluation, callbacks not counted.
+    """
+    seconds: list[float] = []
+    clock, total = time.perf_counter(), sum(len(rows.rows) for rows, _ in runs)
+
+    def after(_i: int, _total: int, image: mx.array) -> None:
         nonlocal clock
         seconds.append(time.perf_counter() - clock)
         if callback is not None:
-            callback(i, total, image)
+            callback(len(seconds), total, image)
         clock = time.perf_counter()
 
-    return samplers.run(rows, predict, start.noise, normal, after, start.image, start.keep), seconds
+    latents = start.noise
+    for rows, predict in runs:
+        image = None if rows.image is None else start.image
+        latents = samplers.run(rows, predict, latents, normal, after, image, start.keep)
+    return latents, seconds
 
 
 def to_image(pixels: mx.array) -> Image.Image:
