@@ -202,7 +202,7 @@ REFUSED = {
     "strength": ({"strength": 0.5}, "it takes no strength"),
     "mask": ({"mask": Image.new("L", (16, 12), 255)}, "it takes no mask"),
     "size": ({"width": 128}, "makes pictures 4 times as large, here 64 x 48; leave out"),
-    "tile": ({"denoise_tile": 8}, "tiles must be at least 16 latents a side, not 8"),
+    "tile": ({"denoise_tile": 8}, "tiles must be at least 16 latents a side for this UNet, not 8"),
     "both": ({"channels": mx.zeros((1, 12, 16, 3))}, "give an image or channels, not both"),
     "no file": ({"image": "nowhere.png"}, "nowhere.png does not exist"),
 }
