@@ -17,12 +17,12 @@ import mlx.core as mx
 from tqdm import tqdm
 
 from mlx_sd import command, samplers
-from mlx_sd.config import UNetConfig
 from mlx_sd.denoise import Predictor
 from mlx_sd.load import DTYPES, shapes
 from mlx_sd.reuse import DeepCache, Reuse
 from mlx_sd.scheduler import Scheduler
 from mlx_sd.unet import UNet
+from mlx_sd.unet_config import UNetConfig
 
 from .cases import UNETS
 from .machine import describe

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 # our segment -> theirs; "" drops the segment
 UNET = {
+    "attention": "",
     "blocks": "transformer_blocks",
     "down": "ff.net.2",
     "embed": "time_emb_proj",

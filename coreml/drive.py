@@ -15,12 +15,13 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_sd.clip import Encoded
-from mlx_sd.config import TextConfig, UNetConfig, VAEConfig
+from mlx_sd.config import TextConfig, VAEConfig
 from mlx_sd.errors import InputError
 from mlx_sd.load import TEXT, Model
 from mlx_sd.scheduler import Scheduler
 from mlx_sd.tokenizer import Tokenizer
 from mlx_sd.unet import Deep, Join, concatenate
+from mlx_sd.unet_config import UNetConfig
 from mlx_sd.vae import Autoencoder
 
 from . import info

@@ -17,13 +17,14 @@ from mlx.utils import tree_flatten
 
 from . import blas, quantization
 from .clip import TextEncoder
-from .config import TextConfig, UNetConfig, VAEConfig
+from .config import TextConfig, VAEConfig
 from .errors import InputError
 from .files import read_json, tensors
 from .lora import Given, Lora
 from .scheduler import Scheduler
 from .tokenizer import Tokenizer
 from .unet import UNet
+from .unet_config import UNetConfig
 from .vae import Autoencoder
 
 FORMAT, VERSION = "mlx-sd", 2

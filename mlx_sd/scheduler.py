@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .config import Fields
 from .errors import InputError
+from .fields import Fields
 from .table import Options
 
 SPACINGS = ("leading", "linspace", "trailing")

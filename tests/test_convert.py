@@ -17,13 +17,14 @@ from safetensors.numpy import load_file, save_file
 from convert import __main__ as command
 from convert import hub, names
 from mlx_sd import StableDiffusion, samplers
-from mlx_sd.config import UNetConfig, VAEConfig
+from mlx_sd.config import VAEConfig
 from mlx_sd.errors import InputError
 from mlx_sd.files import tensors
 from mlx_sd.load import build
 from mlx_sd.load import shapes as shapes_of
 from mlx_sd.scheduler import Scheduler
 from mlx_sd.table import Options
+from mlx_sd.unet_config import UNetConfig
 from tests import families
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
