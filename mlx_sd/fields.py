@@ -13,6 +13,11 @@ class Fields:
         self.where = where
         self._left = {name: value for name, value in values.items() if not name.startswith("_")}
 
+    @property
+    def rest(self) -> Mapping[str, Any]:
+        """The fields that nobody has taken yet."""
+        return self._left
+
     def take(self, name: str, default: Any = None) -> Any:
         return self._left.pop(name, default)
 

@@ -68,17 +68,26 @@ class UNet(nn.Module):
         self.outputs: list[list[nn.Module]] = []
         width, skips = config.channels, [config.channels]
 
-        def stage(side: str, place: int, block: Block, name: str, i: int, inputs: int) -> list[nn.Module]:
-            layers: list[nn.Module] = [ResBlock(inputs, block.channels, config)]
-            names[f"{side}.{place}.0"] = f"{name}.resnets.{i}"
+        def attention(block: Block, i: int, groups: int | None, place: str, name: str) -> list[nn.Module]:
+            if not (block.transformers or block.plain):
+                return []
+            names[place] = name
             if block.transformers:
-                layers.append(Transformer(block, block.transformers[i], config.groups))
-            elif block.plain:
-                layers.append(PlainAttention(block.channels, config.groups, config.eps, block.heads))
-                names[f"{side}.{place}.1.norm"] = f"{name}.attentions.{i}.group_norm"
-            if len(layers) > 1:
-                names[f"{side}.{place}.1"] = f"{name}.attentions.{i}"
-            return layers
+                return [Transformer(block, block.transformers[i], config.groups)]
+            names[f"{place}.norm"] = f"{name}.group_norm"
+            return [PlainAttention(block.channels, groups, config.eps, block.heads)]
+
+        def stage(side: str, place: int, block: Block, name: str, i: int, inputs: int) -> list[nn.Module]:
+            names[f"{side}.{place}.0"] = f"{name}.resnets.{i}"
+            after = attention(block, i, config.groups, f"{side}.{place}.1", f"{name}.attentions.{i}")
+            return [ResBlock(inputs, block.channels, config), *after]
+
+        def down(block: Block) -> nn.Module:
+            resnet = block.resnet_resampling
+            return ResBlock(width, width, config, halve) if resnet else Down(width, config.asymmetric)
+
+        def up(block: Block) -> nn.Module:
+            return ResBlock(width, width, config, ops.upsample) if block.resnet_resampling else Up(width)
 
         for level, block in enumerate(config.down):
             name = f"down_blocks.{level}"
@@ -87,22 +96,13 @@ class UNet(nn.Module):
                 skips.append(width := block.channels)
             if level + 1 < len(config.down):
                 names[f"inputs.{len(self.inputs)}.0"] = f"{name}.downsamplers.0"
-                by_resnet = block.resnet_resampling
-                self.inputs.append(
-                    [ResBlock(width, width, config, halve) if by_resnet else Down(width, config.asymmetric)]
-                )
+                self.inputs.append([down(block)])
                 skips.append(width)
 
         if mid := config.mid:
-            self.middle = [ResBlock(width, width, config)]
             names["middle.0"] = "mid_block.resnets.0"
-            if mid.transformers:
-                self.middle.append(Transformer(mid, mid.transformers[0], config.groups))
-            elif mid.plain:
-                self.middle.append(PlainAttention(width, config.attention_groups, config.eps, mid.heads))
-                names["middle.1.norm"] = "mid_block.attentions.0.group_norm"
-            if len(self.middle) > 1:
-                names["middle.1"] = "mid_block.attentions.0"
+            after = attention(mid, 0, config.attention_groups, "middle.1", "mid_block.attentions.0")
+            self.middle = [ResBlock(width, width, config), *after]
             if mid.resnets > 1:
                 names[f"middle.{len(self.middle)}"] = "mid_block.resnets.1"
                 self.middle.append(ResBlock(width, width, config))
@@ -115,8 +115,7 @@ class UNet(nn.Module):
                 width = block.channels
             if level + 1 < len(config.up):
                 names[f"outputs.{place}.{len(self.outputs[-1])}"] = f"{name}.upsamplers.0"
-                resnet = block.resnet_resampling
-                self.outputs[-1].append(ResBlock(width, width, config, ops.upsample) if resnet else Up(width))
+                self.outputs[-1].append(up(block))
         self._names = names
 
     @property

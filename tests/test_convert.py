@@ -282,7 +282,6 @@ def test_a_config_without_blocks_names_the_field(config):
         ({"_class_name": "EulerDiscreteScheduler", "interpolation_type": "log_linear"}, "interpolation_type"),
         ({"_class_name": "KDPM2DiscreteScheduler"}, "KDPM2DiscreteScheduler is not among the samplers here"),
         ({"_class_name": "DPMSolverMultistepScheduler", "thresholding": True}, "thresholding"),
-        ({"_class_name": "DDIMScheduler", "clip_sample": True}, "clip_sample"),
         ({"_class_name": "EulerDiscreteScheduler", "magic": 1}, "magic"),
         ({"_class_name": "DDIMScheduler", "prediction_type": "flow"}, "prediction_type"),
     ],
