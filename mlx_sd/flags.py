@@ -1,0 +1,96 @@
+"""The flags of python -m mlx_sd.generate."""
+
+import argparse
+from pathlib import Path
+
+from . import command, samplers, schedule
+from .load import DTYPES
+from .settings import GUIDANCE, GUIDANCE_XL, STEPS
+from .version import VERSION
+
+_EXAMPLES = """examples:
+  python -m mlx_sd.generate "a red tent in the center on green grass, under a clear day sky"
+  python -m mlx_sd.generate "a lighthouse" --deepcache 3 --steps 50 --count 4 --output pictures/
+  python -m mlx_sd.generate "a photo of an astronaut" --model stabilityai/stable-diffusion-2-1 --dtype float16
+  python -m mlx_sd.generate "a lighthouse" --model models/sd15 --lora style.safetensors:0.8
+  python -m mlx_sd.generate --from-image picture.png --seed 7
+  python -m mlx_sd.generate --prompts prompts.txt --json > results.json
+"""
+
+
+def parser(name: str) -> argparse.ArgumentParser:
+    """All options. Those that a picture can replay have no default here, so that a flag can be told from none."""
+    p = command.Parser(
+        prog=f"python -m {name}",
+        description="Make pictures from a prompt.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("prompt", nargs="?", help="what the picture shows")
+    p.add_argument("--prompts", type=Path, metavar="FILE", help="a text file with one prompt a line, instead")
+    p.add_argument("--from-image", type=Path, metavar="PNG", help="make a picture again; other flags change it")
+    p.add_argument("--negative", metavar="TEXT", help="what to steer away from")
+    p.add_argument(
+        "--model", help="a converted or diffusers folder, a .safetensors file or a hub id (default: embedded)"
+    )
+    p.add_argument(
+        "--coreml", metavar="FOLDER", help="run the packages that python -m coreml wrote, instead of --model"
+    )
+    p.add_argument("--dtype", choices=tuple(DTYPES), help="default: float16 on a GPU, float32 on the CPU")
+    p.add_argument(
+        "--lora",
+        action="append",
+        metavar="PATH[:SCALE[:W,W,...]]",
+        help="merge a LoRA or its kin: a safetensors file, a folder or a hub id; may be repeated",
+    )
+    p.add_argument(
+        "--quantize", metavar="BITS[:GROUP]", help="the UNet's linear layers in 4 or 8 bits; or NETWORK=BITS,..."
+    )
+    p.add_argument("--steps", type=int, help=f"default {STEPS}")
+    p.add_argument("--guidance", type=float, metavar="SCALE", help=f"default {GUIDANCE}, for SDXL {GUIDANCE_XL}")
+    p.add_argument("--guidance-rescale", type=float, metavar="PHI", help="0 to 1, default 0")
+    p.add_argument("--sampler", metavar="NAME", help=f"{', '.join(samplers.names())} (default: the checkpoint's)")
+    at = p.add_mutually_exclusive_group()
+    at.add_argument(
+        "--schedule",
+        metavar="NAME",
+        help=f"{', '.join(schedule.names())}, or a JSON file with timesteps or sigmas (default: the checkpoint's)",
+    )
+    at.add_argument(
+        "--timesteps", metavar="T,T,...", help="the timesteps themselves, going down, instead of a schedule"
+    )
+    at.add_argument("--sigmas", metavar="S,S,...", help="the noise levels themselves, one more than steps")
+    p.add_argument("--seed", type=int, help="of the first picture; the next take seed + 1, seed + 2, ... (default 0)")
+    p.add_argument("--width", type=int, help="in pixels, a multiple of 8 (default: the checkpoint's)")
+    p.add_argument("--height", type=int, help="in pixels, a multiple of 8 (default: the checkpoint's)")
+    p.add_argument("--clip-skip", type=int, metavar="LAYERS", help="text encoder layers to leave out, default 0")
+    p.add_argument(
+        "--deepcache",
+        metavar="N[:BRANCH]",
+        help="run the whole UNet only every N-th time; or nonuniform:N, at=0,4,9, adaptive:0.1; +forecast1 after any",
+    )
+    p.add_argument(
+        "--freeu", nargs="?", const="", metavar="B1,B2,S1,S2", help="FreeU (default factors: those published)"
+    )
+    p.add_argument("--tile", type=int, metavar="PIXELS", help="decode in tiles; 0 never (default: above 1536 a side)")
+    solver = p.add_argument_group("solver", "what only some samplers and schedules take; each has its own default")
+    solver.add_argument("--eta", type=float, help="fresh noise in ddim (default 0) and euler_ancestral (1), 0 to 1")
+    solver.add_argument("--gamma", type=float, help="fresh noise in tcd, 0 to 1, default 0.3")
+    solver.add_argument("--order", type=int, help="1 to 3, default 2; lms 4")
+    solver.add_argument("--kind", help="midpoint or heun, of the dpm samplers; bh2 or bh1, of unipc")
+    solver.add_argument(
+        "--corrector",
+        action=argparse.BooleanOptionalAction,
+        help="UniPC's corrector after each step of any deterministic multistep sampler (default: unipc only)",
+    )
+    solver.add_argument("--rho", type=float, help="how unevenly karras is spaced, default 7")
+    solver.add_argument("--s-churn", type=float, metavar="S", help="noise that edm adds, over all steps; default 0")
+    solver.add_argument("--s-tmin", type=float, metavar="S", help="the lowest sigma at which it does, default 0")
+    solver.add_argument("--s-tmax", type=float, metavar="S", help="the highest, default any")
+    solver.add_argument("--s-noise", type=float, metavar="S", help="deviation of that noise, default 1")
+    p.add_argument("--count", type=int, default=1, help="pictures of each prompt, default 1")
+    p.add_argument("--batch", type=int, default=1, help="pictures computed together, default 1")
+    p.add_argument("--output", metavar="PATH", help="a .png file, or a folder (default: named after the prompt, here)")
+    p.add_argument("--json", action="store_true", help="print what was made as JSON")
+    p.add_argument("--version", action="version", version=f"mlx-sd {VERSION}")
+    return p

@@ -1,0 +1,94 @@
+"""What decides a picture beside model, prompt and seed: filled in from the checkpoint, and checked."""
+
+import math
+from dataclasses import dataclass
+
+from . import samplers
+from .errors import InputError
+from .freeu import FreeU
+from .load import Model
+from .reuse import Policy, Reuse
+from .schedule import steps_of
+from .table import Options, Table
+
+STEPS, GUIDANCE, GUIDANCE_XL = 25, 7.5, 5.0  # where nobody says otherwise
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Complete and checked; `complete` makes them."""
+
+    steps: int
+    guidance: float
+    guidance_rescale: float
+    sampler: str
+    schedule: str
+    options: Options  # of the sampler
+    width: int
+    height: int
+    clip_skip: int
+    deepcache: Policy | None
+    freeu: FreeU | None
+
+
+def complete(
+    model: Model,
+    *,
+    steps: int | None = None,
+    guidance: float | None = None,
+    guidance_rescale: float = 0.0,
+    sampler: str | None = None,
+    schedule: str | None = None,
+    options: Options | None = None,
+    width: int | None = None,
+    height: int | None = None,
+    clip_skip: int = 0,
+    deepcache: Policy | None = None,
+    freeu: FreeU | None = None,
+) -> Settings:
+    """Fills in what is None from the checkpoint and checks everything; InputError says what is wrong."""
+    config = model.unet.config
+    if guidance is None:
+        guidance = GUIDANCE if config.added_time_dims is None else GUIDANCE_XL
+    if not math.isfinite(guidance):
+        raise InputError(f"guidance must be a finite number, not {guidance}")
+    if not 0 <= guidance_rescale <= 1:
+        raise InputError(f"guidance rescale must be from 0 to 1, not {guidance_rescale}")
+    width, height = _size(model, width, height)
+    least = min(encoder.config.layers for encoder in model.text_encoders)
+    if not 0 <= clip_skip < least:
+        raise InputError(f"clip skip must be from 0 to {least - 1}, not {clip_skip}")
+    branches = model.unet.branches
+    if deepcache and deepcache.branch not in branches:
+        has = f"it has {branches[0]} to {branches[-1]}" if len(branches) > 1 else f"it has {[*branches] or 'none'}"
+        raise InputError(f"there is no DeepCache branch {deepcache.branch} in this UNet; {has}")
+    freeu = freeu.of(config) if freeu else None
+    sampler, schedule, options = samplers.choose(model.scheduler, sampler, schedule, options)
+    fixed = steps_of(schedule)
+    if None not in (steps, fixed) and steps != fixed:
+        raise InputError(f"the schedule given is of {fixed} steps, not {steps}; leave --steps out")
+    steps = fixed or (STEPS if steps is None else steps)
+    chosen = Settings(
+        steps, guidance, guidance_rescale, sampler, schedule, options, width, height, clip_skip, deepcache, freeu
+    )
+    # Made here only to say what is wrong with the steps, and with the policy for so many.
+    Reuse(deepcache, table(model, chosen).log_snr)
+    return chosen
+
+
+def table(model: Model, chosen: Settings) -> Table:
+    """The rows of the sampler."""
+    return samplers.table(model.scheduler, chosen.sampler, chosen.schedule, chosen.options, chosen.steps)
+
+
+def _size(model: Model, width: int | None, height: int | None) -> tuple[int, int]:
+    factor, sizes = model.vae.config.factor, model.sizes
+    native = sizes[0] if sizes else (model.unet.config.sample_size * factor,) * 2
+    width, height = native[0] if width is None else width, native[1] if height is None else height
+    for name, value in (("width", width), ("height", height)):
+        if value < factor or value % factor:
+            raise InputError(f"{name} must be a positive multiple of {factor}, not {value}")
+    if sizes and (width, height) not in sizes:
+        made = ", ".join(f"{w} x {h}" for w, h in sizes)
+        raise InputError(f"this model makes pictures of {made} and no other size, not of {width} x {height}")
+    return width, height
