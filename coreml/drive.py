@@ -149,6 +149,8 @@ class PackagedText(nn.Module):
 class PackagedUNet:
     """The UNet's packages in the place of `mlx_sd.unet.UNet`."""
 
+    dtype = mx.float32  # what it is given; each package takes its own
+
     def __init__(self, packages: Packages, config: Mapping[str, Any], branch: int):
         self.config = UNetConfig.from_hf(config)
         self._packages, self._branch = packages, branch

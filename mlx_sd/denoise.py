@@ -74,7 +74,7 @@ class Predictor:
     def __init__(
         self,
         unet: UNet,
-        context: mx.array,
+        context: mx.array | None,
         extra: Mapping[str, Any],
         channels: mx.array | None,
         guidance: float | None,
@@ -84,7 +84,8 @@ class Predictor:
     ):
         """context (B, tokens, C) and `extra` (the UNet's keywords) hold the unconditional half first.
 
-        `guidance` is None where there is no such half. channels: (1 or N, h, w, K) beside the latents, or None.
+        Models without a prompt have no context. `guidance` is None where there is no such half. channels: (1 or N, h,
+        w, K) beside the latents, or None.
         """
         self._unet, self._context, self._extra, self._channels = unet, context, extra, channels
         self._guidance, self._rescale = guidance, rescale
@@ -97,7 +98,7 @@ class Predictor:
             x = mx.concatenate([x, beside], axis=-1)
         if self._guidance is not None:
             x = mx.concatenate([x, x])
-        x = x.astype(self._context.dtype)
+        x = x.astype(self._unet.dtype)
 
         def network(deep: Deep, depth: int) -> tuple[mx.array, mx.array]:
             time, context = mx.array(t), self._context

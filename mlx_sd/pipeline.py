@@ -21,7 +21,7 @@ from .settings import Settings, complete, table
 from .table import Table
 from .tokenizer import Tokenizer
 from .unet import UNet, concatenate
-from .vae import Autoencoder
+from .vae import Autoencoder, Pixels
 
 _TILE, _TILE_ABOVE = 512, 1536  # pixels a side: large pictures are decoded in tiles to bound memory
 
@@ -34,11 +34,16 @@ class Result:
 
     images: list[Image.Image]  # none where only latents were asked for
     latents: mx.array  # (N, h, w, C), float32, of about unit variance
-    prompts: list[str]
+    subjects: list[conditions.Subject]  # what they are of: prompts, or the ids of classes
     seeds: list[int]
     settings: Settings
     seconds: list[float]  # one per evaluation of the UNet
     full: int  # how many evaluations were not cached
+
+    @property
+    def prompts(self) -> list[str]:
+        """Of pictures of prompts."""
+        return [subject for subject in self.subjects if isinstance(subject, str)]
 
     @property
     def evaluations(self) -> int:
@@ -72,7 +77,7 @@ class StableDiffusion:
         return self.model.unet
 
     @property
-    def vae(self) -> Autoencoder:
+    def vae(self) -> Autoencoder | Pixels:
         return self.model.vae
 
     @property
@@ -83,13 +88,15 @@ class StableDiffusion:
         """What `mlx_sd.settings.complete` makes of these keywords for this checkpoint."""
         return complete(self.model, **settings)
 
-    def generate(self, prompt: str | Sequence[str], negative: str | None = None, **options: Any) -> Result:
+    def generate(
+        self, prompt: str | Sequence[str] | None = None, negative: str | None = None, **options: Any
+    ) -> Result:
         """Makes pictures: everything `stream` yields, as one result. All keywords are those of `stream`."""
         parts = list(self.stream(prompt, negative, **options))
         return Result(
             [image for part in parts for image in part.images],
             mx.concatenate([part.latents for part in parts]),
-            [prompt for part in parts for prompt in part.prompts],
+            [subject for part in parts for subject in part.subjects],
             [seed for part in parts for seed in part.seeds],
             parts[0].settings,
             [seconds for part in parts for seconds in part.seconds],
@@ -98,9 +105,10 @@ class StableDiffusion:
 
     def stream(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None = None,
         negative: str | None = None,
         *,
+        classes: int | str | Sequence[int | str] | None = None,
         seed: int = 0,
         count: int = 1,
         batch: int = 1,
@@ -113,11 +121,13 @@ class StableDiffusion:
     ) -> Iterator[Result]:
         """Makes `count` pictures of each prompt, the i-th with seed + i whatever the count; yields batch by batch.
 
-        negative: what to steer away from; None is the checkpoint's own idea of nothing (SDXL: zeros).
-        batch: how many pictures go through the UNet together. latents: unit-variance noise (N, h, w, C) to start
-        from instead of the seeds'. channels: (1 or N, h, w, K) given to the UNet beside the latents, for networks with
-        more input channels (inpainting: mask and masked latents). output: "image", or "latent" to skip decoding.
-        tile: see `decode`. callback(evaluation, evaluations, denoised) follows each evaluation of each batch.
+        classes: ids or names, in the place of prompts, for models that make pictures of classes; other models without
+        a prompt take neither. negative: what to steer away from; None is the checkpoint's own idea of nothing (SDXL:
+        zeros). batch: how many pictures go through the UNet together. latents: unit-variance noise (N, h, w, C) to
+        start from instead of the seeds'. channels: (1 or N, h, w, K) given to the UNet beside the latents, for
+        networks with more input channels (inpainting: mask and masked latents). output: "image", or "latent" to skip
+        decoding. tile: see `decode`. callback(evaluation, evaluations, denoised) follows each evaluation of each
+        batch.
         The other keywords are those of `mlx_sd.settings.complete`. Raises InputError before any work, Failure for NaN.
         """
         chosen = self.settings(**settings)
@@ -127,10 +137,9 @@ class StableDiffusion:
             raise InputError(f"count and batch must be at least 1, not {count} and {batch}")
         if not 0 <= seed <= seed + count - 1 < 2**32:
             raise InputError(f"seeds must be from 0 to {2**32 - 1}, not {seed} to {seed + count - 1}")
-        texts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not texts:
-            raise InputError("there is no prompt")
-        jobs = [(text, seed + i) for text in texts for i in range(count)]
+        jobs = [
+            (subject, seed + i) for subject in conditions.subjects(self.model, prompt, classes) for i in range(count)
+        ]
         shape = self._latent_shape(chosen)
         if latents is not None:
             if latents.ndim != 4 or latents.shape[1:] != shape:
@@ -142,15 +151,15 @@ class StableDiffusion:
         rows = table(self.model, chosen)
         if chosen.deepcache and chosen.deepcache.threshold < math.inf:
             batch = 1  # what one picture needs must not decide for another
-        for places in conditions.batches(self.model, [text for text, _ in jobs], negative, batch):
-            prompts, seeds = [jobs[i][0] for i in places], [jobs[i][1] for i in places]
+        for places in conditions.batches(self.model, [subject for subject, _ in jobs], negative, batch):
+            subjects, seeds = [jobs[i][0] for i in places], [jobs[i][1] for i in places]
             beside = channels[mx.array(places)] if channels is not None and channels.shape[0] > 1 else channels
             streams = [np.random.RandomState(s) for s in seeds]
             noise = _normal(streams, shape) if latents is None else latents[mx.array(places)]
-            predict = self.predictor(prompts, negative, chosen, beside)
+            predict = self.predictor(subjects, negative, chosen, beside)
             final, seconds = _timed(rows, predict, noise, lambda: _normal(streams, shape), callback)  # noqa: B023
             images = [] if output == "latent" else [to_image(self.decode(z, tile)[0]) for z in final[:, None]]
-            yield Result(images, final, prompts, seeds, chosen, seconds, predict.reuse.full)
+            yield Result(images, final, subjects, seeds, chosen, seconds, predict.reuse.full)
 
     def encode_prompt(
         self, text: str, clip_skip: int = 0, chunks: int | None = None
@@ -202,10 +211,14 @@ class StableDiffusion:
             )
 
     def predictor(
-        self, texts: Sequence[str], negative: str | None, chosen: Settings, channels: mx.array | None = None
+        self,
+        subjects: Sequence[conditions.Subject],
+        negative: str | None,
+        chosen: Settings,
+        channels: mx.array | None = None,
     ) -> Predictor:
-        """The network as the sampling loop sees it, for texts that go through it together, as long as the longest."""
-        context, extra, guided = conditions.of(self.model, texts, negative, chosen)
+        """The network as the sampling loop sees it, for pictures that go through it together."""
+        context, extra, guided = conditions.of(self.model, subjects, negative, chosen)
         guidance = chosen.guidance if guided else None
         reuse = Reuse(chosen.deepcache, table(self.model, chosen).log_snr)
         join = chosen.freeu.join(self.unet.config) if chosen.freeu else concatenate

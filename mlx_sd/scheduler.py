@@ -212,6 +212,7 @@ _DPM = {
 }
 _CLIPPING = ("DDIMScheduler", "DDPMScheduler")
 _CLIPPED: dict[str, tuple[Any, ...]] = {"clip_sample": (True, True, False), "thresholding": (False, False, True)}
+_VARIANCES = ("fixed_small", "fixed_small", "fixed_small_log", "fixed_large")
 _RANGE: dict[str, tuple[Any, ...]] = {"sigma_min": (None,), "sigma_max": (None,)}
 _CONSISTENCY: dict[str, tuple[Any, ...]] = {"clip_sample": (False,)}
 _LIMITED: dict[str, tuple[Any, ...]] = {

@@ -124,6 +124,12 @@ class UNet(nn.Module):
         return self._names
 
     @property
+    def dtype(self) -> mx.Dtype:
+        """Of its weights."""
+        dtype: mx.Dtype = self.conv.weight.dtype
+        return dtype
+
+    @property
     def branches(self) -> Sequence[int]:
         """The DeepCache branches there are: 0 keeps all but one level, the last only the middle."""
         return range(len(self.inputs))

@@ -1,6 +1,7 @@
 """Autoencoders, KL or VQ: images (B, H, W, 3) in [-1, 1] <-> latents (B, h, w, C), channel-last, in tiles if large."""
 
 from collections.abc import Callable
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -96,6 +97,30 @@ class Autoencoder(nn.Module):
         distances = mx.sum(codes * codes, axis=-1) - 2 * (z @ codes.T)  # but for what all rows share
         nearest: mx.array = self.codebook(mx.argmin(distances, axis=-1))
         return nearest.astype(latents.dtype)
+
+
+class Pixels:
+    """Stands where the autoencoder would for models that work on pixels: their latents are the images themselves."""
+
+    dtype = mx.float32
+
+    def __init__(self, channels: int, sample_size: int):
+        none: dict[str, Any] = {"block_out_channels": [0], "force_upcast": False, "scaling_factor": 1.0}
+        self.config = VAEConfig.from_hf(none | {"latent_channels": channels, "sample_size": sample_size})
+
+    def encode(self, image: mx.array, tile: int | None = None) -> tuple[mx.array, mx.array]:
+        """Images as they are; their log variance is -inf."""
+        return image, mx.full(image.shape, -mx.inf)
+
+    def decode(self, latents: mx.array, tile: int | None = None) -> mx.array:
+        """Images as they are."""
+        return latents
+
+    def scale(self, latents: mx.array) -> mx.array:
+        """Images as they are."""
+        return latents
+
+    unscale = scale
 
 
 class ResBlock(nn.Module):
