@@ -187,3 +187,36 @@ def unet_inputs(config: Config, size: tuple[int, int] = (8, 8), batch: int = 2) 
 def noise() -> np.ndarray:
     """Of two pictures of the family "classes"."""
     return families.numbers("noise of classes", 2, 8, 8, 4)
+
+
+# Single files of the original code: kind -> UNet, its heads where they are of several sizes, autoencoder.
+_RESNETS = {
+    "attention_head_dim": [4, 8, 8],
+    "attn_norm_num_groups": 8,
+    "block_out_channels": [32, 64, 64],
+    "down_block_types": [_ATTN_DOWN, _ATTN_DOWN, _RES_DOWN],
+    "downsample_type": "resnet",
+    "resnet_time_scale_shift": "scale_shift",
+    "up_block_types": [_RES_UP, _ATTN_UP, _ATTN_UP],
+    "upsample_type": "resnet",
+}
+_CROSS = families.UNETS["plain_middle"] | {
+    "attention_head_dim": 1,
+    "block_out_channels": [32, 64, 64],
+    "cross_attention_dim": 24,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "in_channels": 3,
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "out_channels": 3,
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+}
+_WIDE = {"attention_head_dim": 32, "block_out_channels": [32, 64, 96]}
+SINGLES: dict[str, dict[str, Config]] = {
+    "ldm": {"unet": UNETS["ldm"] | _WIDE, "vae": VQ},
+    "ldm-sr": {"unet": UNETS["super_resolution"] | _WIDE, "vae": VQ},
+    "ldm-churches": {
+        "unet": unet(**_LATENT | _RESNETS, in_channels=4, out_channels=4),
+        "vae": families.FAMILIES["sd2v"]["vae"],
+    },
+    "ldm-classes": {"unet": _CROSS, "vae": VQ},
+}
