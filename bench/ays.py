@@ -1,4 +1,4 @@
-"""Align Your Steps: the schedule of N steps that suits a model, a solver and some prompts: python -m bench.ays.
+"""Align Your Steps: the schedule of N steps that suits a model, a solver and some prompts: python -m bench ays.
 
 The bound of bench.klub is minimised as by Sabour, Fidler and Kreis (2024): ten steps first, one after the other going
 where the bound is least, until the latents get no nearer to the fine solution (the bound is of paths, not of what they
@@ -25,12 +25,12 @@ from mlx_sd.denoise import denoised
 from mlx_sd.errors import InputError
 from mlx_sd.files import atomic_file
 
-from . import klub
+from . import klub, results
 from .machine import describe
 from .solvers import Bench
 
 _EXAMPLES = """examples:
-  python -m bench.ays --prompts prompts.txt --steps 10 --out schedule.json
+  python -m bench ays --prompts prompts.txt --steps 10 --out schedule.json
   python -m mlx_sd.generate "a red tent on green grass" --schedule schedule.json
 """
 # Solvers that ask once a step and look back, and for those that add noise, which does the same without.
@@ -59,7 +59,7 @@ class Sweep(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     p = command.Parser(
-        prog="python -m bench.ays",
+        prog="python -m bench ays",
         description=__doc__,
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--work", type=Path, default=Path("solvers-work"), metavar="DIR", help="of bench.solvers")
     p.add_argument("--images", type=int, default=16, help="pictures that tell how good the schedule is, default 16")
     arguments = p.parse_args(argv)
-    return command.run("bench.ays", lambda: _ays(arguments))
+    return command.run("bench ays", lambda: _ays(arguments))
 
 
 def _ays(arguments: argparse.Namespace) -> None:
@@ -96,7 +96,8 @@ def _ays(arguments: argparse.Namespace) -> None:
     levels = spread(paths.edges[nodes], arguments.steps)
     about = {"model": arguments.model, "model_hash": sd.model.hash, "sampler": arguments.sampler}
     about |= {"steps": arguments.steps, "guidance": model.guidance}
-    _write(arguments.out, solver.listed(levels) | {"about": about})
+    with atomic_file(arguments.out) as f:
+        f.write(json.dumps(solver.listed(levels) | {"about": about}, indent=1).encode() + b"\n")
     print(arguments.out)
     if not arguments.json:
         return
@@ -114,7 +115,7 @@ def _ays(arguments: argparse.Namespace) -> None:
     settings = {"paths": arguments.paths, "strata": arguments.strata, "seed": arguments.seed}
     kept = {"sweeps": [sweep._asdict() for sweep in sweeps], "kept": sweeps.index(best)}
     shown = {**about, **settings, "images": arguments.images, **kept, "schedules": compared, "machine": describe()}
-    _write(arguments.json, shown)
+    results.write(arguments.json, shown)
 
 
 class Prompted:
@@ -256,11 +257,6 @@ def _lines(path: Path) -> list[str]:
     if not (found := [line.strip() for line in lines if line.strip()]):
         raise InputError(f"{path} is empty; give one prompt a line")
     return found
-
-
-def _write(path: Path, values: dict[str, Any]) -> None:
-    with atomic_file(path) as f:
-        f.write(json.dumps(values, indent=1).encode() + b"\n")
 
 
 if __name__ == "__main__":

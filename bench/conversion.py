@@ -1,11 +1,10 @@
-"""Time and memory of converting Stable Diffusion 1.5 from a single file at full size: python -m bench.conversion.
+"""Time and memory of converting Stable Diffusion 1.5 from a single file at full size: python -m bench conversion.
 
 The weights are random, 4.3 GB of float32, and become float16. Copying the file and
 converting it take turns, each in a process of its own, so that both meet the same machine.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -14,7 +13,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -24,6 +22,7 @@ from mlx_sd.errors import Failure
 from mlx_sd.load import TINY
 from tests import singles
 
+from . import results
 from .cases import SD15_TEXT, UNETS, VAE, random_weights
 from .machine import describe
 
@@ -34,12 +33,12 @@ _WRITE = "import sys; from pathlib import Path; from bench.conversion import wri
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     p = command.Parser(
-        prog="python -m bench.conversion", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench conversion", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
     p.add_argument("--dir", type=Path, help="where the files go, 11 GB of them for a while (default: the system's)")
     arguments = p.parse_args(argv)
-    return command.run("bench.conversion", lambda: _conversion(arguments.dir, arguments.json))
+    return command.run("bench conversion", lambda: _conversion(arguments.dir, arguments.json))
 
 
 def write(file: Path, seed: int = 0) -> None:
@@ -64,7 +63,7 @@ def _conversion(home: Path | None, output: Path | None) -> None:
             rounds["convert"].append(_run(sys.executable, "-m", "convert", "--model", str(file), *flags))
             _run("rm", "-r", str(out))
     seconds = {name: median(r["seconds"] for r in found) for name, found in rounds.items()}
-    results: dict[str, Any] = {
+    found: results.Results = {
         "model": "sd15, single file, float32 to float16",
         "bytes": size,
         "rounds": rounds,
@@ -72,10 +71,7 @@ def _conversion(home: Path | None, output: Path | None) -> None:
         "peak_bytes": max(r["peak_bytes"] for r in rounds["convert"]),
         "machine": describe(),
     }
-    text = json.dumps(results, indent=2)
-    if output:
-        output.write_text(text + "\n")
-    print(text)
+    results.report(found, output)
 
 
 def _run(*call: str) -> dict[str, float]:

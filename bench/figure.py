@@ -1,4 +1,4 @@
-"""Draws what bench.solvers measured at one guidance: python -m bench.figure RESULTS --guidance 7.5 solvers.png."""
+"""Draws what bench.solvers measured at one guidance: python -m bench figure RESULTS --guidance 7.5 solvers.png."""
 
 import sys
 from collections.abc import Sequence
@@ -7,7 +7,9 @@ from typing import Any
 
 from mlx_sd import command
 from mlx_sd.errors import InputError
-from mlx_sd.files import atomic_file, read_json
+
+from . import plots, results
+from .plots import COLOURS
 
 FAMILIES = {
     "one step at a time": ("euler", "ddim", "heun", "edm", "dpmpp_2s"),
@@ -20,8 +22,6 @@ MEASURES = {
     "clip_score": "CLIP score with the prompt",
 }
 TICKS = (5, 6, 8, 10, 15, 20, 30, 50)
-# Okabe and Ito's, which the colour-blind tell apart; without their yellow, too pale on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
 
 Point = dict[str, Any]
@@ -29,35 +29,30 @@ Point = dict[str, Any]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
-    p = command.Parser(prog="python -m bench.figure", description=__doc__)
+    p = command.Parser(prog="python -m bench figure", description=__doc__)
     p.add_argument("results", type=Path, help="the JSON that bench.solvers wrote")
     p.add_argument("--guidance", type=float, default=7.5, help="default 7.5")
     p.add_argument("output", type=Path, help="the PNG to write")
     arguments = p.parse_args(argv)
     return command.run(
-        "bench.figure", lambda: _draw(read_json(arguments.results), arguments.guidance, arguments.output)
+        "bench figure", lambda: _draw(results.read(arguments.results), arguments.guidance, arguments.output)
     )
 
 
-def _draw(results: dict[str, Any], guidance: float, output: Path) -> None:
+def _draw(found: results.Results, guidance: float, output: Path) -> None:
     """One row a measure, one column a family of solvers."""
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import LogLocator, NullLocator
-    except ImportError:
-        raise InputError("matplotlib is missing; pip install 'mlx-sd[bench]'") from None
-    points = [p for p in results["points"] if p["guidance"] == guidance]
+    points = [p for p in found["points"] if p["guidance"] == guidance]
     if not points:
-        there = sorted({p["guidance"] for p in results["points"]})
+        there = sorted({p["guidance"] for p in found["points"]})
         raise InputError(f"there is nothing at guidance {guidance:g}, but at {', '.join(f'{g:g}' for g in there)}")
-    matplotlib.rcParams |= {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-    figure = Figure(figsize=(11, 9.5), layout="constrained")
+    figure = plots.figure(11, 9.5)
+    from matplotlib.ticker import LogLocator, NullLocator
+
     axes = figure.subplots(len(MEASURES), len(FAMILIES), sharex=True, sharey="row")
     for row, measure in zip(axes, MEASURES, strict=True):
         for axis, family in zip(row, FAMILIES, strict=True):
             _panel(axis, points, measure, FAMILIES[family])
-            _level(axis, results, measure)
+            _level(axis, found, measure)
         row[0].set_ylabel(MEASURES[measure])
         told = [p[measure] for p in points if p[measure]]
         if measure != "clip_score" and max(told) > 2 * min(told):
@@ -72,9 +67,8 @@ def _draw(results: dict[str, Any], guidance: float, output: Path) -> None:
     axes[0, 2].text(0.04, 0.04, "no one limit: noise is drawn anew", color="0.4", transform=axes[0, 2].transAxes)
     for axis in axes[-1]:
         axis.set_xlabel("evaluations of the network")
-    figure.suptitle(f"The embedded checkpoint at guidance {guidance:g}, {results['images']} pictures a point")
-    with atomic_file(output) as f:
-        figure.savefig(f, format="png", dpi=130)
+    figure.suptitle(f"The embedded checkpoint at guidance {guidance:g}, {found['images']} pictures a point")
+    plots.save(figure, output)
 
 
 def _panel(axis: Any, points: Sequence[Point], measure: str, family: Sequence[str]) -> None:
@@ -103,15 +97,15 @@ def _agree(line: Sequence[Point], other: Sequence[Point]) -> bool:
     return [p | {"sampler": ""} for p in line] == [p | {"sampler": ""} for p in other]
 
 
-def _level(axis: Any, results: dict[str, Any], measure: str) -> None:
+def _level(axis: Any, found: results.Results, measure: str) -> None:
     """Where true pictures are."""
     if measure == "frechet":
-        low, _, high = results["other_true"]["frechet"]
+        low, _, high = found["other_true"]["frechet"]
         axis.axhspan(low, high, color="#0072B2", alpha=0.1, linewidth=0, zorder=0)
         axis.text(50, high, "as many true ones", ha="right", va="bottom", fontsize=7, color="0.35")
     if measure == "clip_score":
-        axis.axhline(results["true"][measure], color="0.4", linewidth=1, linestyle=":", zorder=0)
-        axis.text(50, results["true"][measure], "true ones", ha="right", va="bottom", fontsize=7, color="0.35")
+        axis.axhline(found["true"][measure], color="0.4", linewidth=1, linestyle=":", zorder=0)
+        axis.text(50, found["true"][measure], "true ones", ha="right", va="bottom", fontsize=7, color="0.35")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""Memory and time of converting, loading and stepping Stable Diffusion 1.5 at full size: python -m bench.footprint.
+"""Memory and time of converting, loading and stepping Stable Diffusion 1.5 at full size: python -m bench footprint.
 
 The weights are random. Each stage runs in a process of its own, whose peak resident memory is then read.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 from mlx_sd import command
 from mlx_sd.files import tensors
 
-from . import stage
+from . import results, stage
 from .machine import describe
 
 _STAGES = {
@@ -30,11 +29,11 @@ _STAGES = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     p = command.Parser(
-        prog="python -m bench.footprint", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench footprint", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
     arguments = p.parse_args(argv)
-    return command.run("bench.footprint", lambda: _footprint(arguments.json))
+    return command.run("bench footprint", lambda: _footprint(arguments.json))
 
 
 def _footprint(output: Path | None) -> None:
@@ -51,11 +50,8 @@ def _footprint(output: Path | None) -> None:
         }
         for name, found in done.items()
     }
-    results = {"model": "sd15, float32, 512 x 512, guided", "weights_bytes": weights, "stages": stages}
-    text = json.dumps(results | {"machine": describe()}, indent=2)
-    if output:
-        output.write_text(text + "\n")
-    print(text)
+    found = {"model": "sd15, float32, 512 x 512, guided", "weights_bytes": weights, "stages": stages}
+    results.report(found | {"machine": describe()}, output)
 
 
 if __name__ == "__main__":

@@ -1,153 +1,200 @@
-"""How much DeepCache saves of a full-size UNet's loop: python -m bench.latency.
+"""Seconds of steps and loops with what they reuse, beside the counted ideal, on any device: python -m bench latency.
 
-The loops to be compared advance in turn, one evaluation each, so that whatever else the machine does falls on all.
+The loops to be compared advance in turn, one evaluation each, so that whatever else the machine does falls on all; so
+does a peer's. Evaluations that cost the same multiplications are of one kind: "by medians", a loop takes its kinds'
+medians. The ideal is the ratio of multiplications, counted as the loops would run. Weights are random.
 """
 
 import argparse
-import json
-import math
+import os
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
+from mlx.utils import tree_flatten
 from tqdm import tqdm
 
-from mlx_sd import command, samplers
-from mlx_sd.denoise import Predictor
-from mlx_sd.load import DTYPES, shapes
-from mlx_sd.reuse import DeepCache, Reuse
-from mlx_sd.scheduler import Scheduler
-from mlx_sd.unet import UNet
-from mlx_sd.unet_config import UNetConfig
+from mlx_sd import command
+from mlx_sd.errors import InputError
+from mlx_sd.load import DTYPES
 
-from .cases import UNETS
+from . import results
+from .loops import MODELS, Bench, Loop, Setting, check, setting
 from .machine import describe
+from .operations import Operation, timing, totals
+from .peer import PEERS, Diffusers
 
 _EXAMPLES = """examples:
-  python -m bench.latency --model sd15 --interval 3 --interval 5 --json bench/results/latency.json
+  python -m bench latency --model tiny
+  python -m bench latency --model sd15 --loop 3 --loop 5 --steps 10 --json bench/results/latency-sd15-cpu.json
+  python -m bench latency --model sdxl --device gpu --dtype float16 --guided --profile
+  python -m bench latency --model sd15 --loop 3 --steps 6 --peer diffusers
 """
-_SCHEDULER = {"_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
-_SCHEDULER |= {"beta_schedule": "scaled_linear", "clip_sample": False, "set_alpha_to_one": False}
+DEFAULT = ("2", "3", "5", "10")
+OURS = "mlx-sd"
+
+
+class Run(NamedTuple):
+    """One loop as it was run: whose it is, and of each evaluation the multiply-accumulates and seconds."""
+
+    by: str
+    loop: Loop
+    macs: list[int]
+    seconds: list[float]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     p = command.Parser(
-        prog="python -m bench.latency",
+        prog="python -m bench latency",
         description=__doc__,
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("--model", choices=tuple(UNETS), default="sd15", help="shapes; the weights are random")
-    p.add_argument("--interval", type=int, action="append", metavar="N", help="DeepCache intervals (default 3 and 5)")
-    p.add_argument("--branch", type=int, default=0)
+    p.add_argument("--model", choices=MODELS, default="sd15", help="shapes; the weights are random")
+    p.add_argument(
+        "--loop",
+        action="append",
+        default=[],
+        metavar="LOOP",
+        help=f"what --deepcache takes, as often as wanted, beside the full loop (default {', '.join(DEFAULT)})",
+    )
     p.add_argument("--steps", type=int, default=50)
-    p.add_argument("--latents", type=int, help="side of the latents (default: the model's)")
-    p.add_argument("--batch", type=int, default=1, help="latents through the UNet at once, 2 is one guided picture")
+    p.add_argument("--latents", type=int, metavar="SIDE", help="default: the model's")
+    p.add_argument("--batch", type=int, default=1, help="pictures at once")
+    p.add_argument("--guided", action="store_true", help="with guidance: twice as many latents through the UNet")
     p.add_argument("--dtype", choices=tuple(DTYPES), default="float32")
+    p.add_argument("--device", choices=("cpu", "gpu"), help="default: MLX's")
+    p.add_argument("--peer", choices=PEERS, help="run it in turn with ours, on the same shapes")
+    p.add_argument("--profile", action="store_true", help="time a full and each cached step operation by operation")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
     arguments = p.parse_args(argv)
-    return command.run("bench.latency", lambda: _latency(arguments))
+    return command.run("bench latency", lambda: _latency(arguments))
 
 
 def _latency(arguments: argparse.Namespace) -> None:
-    config = UNetConfig.from_hf(UNETS[arguments.model])
-    side = arguments.latents or config.sample_size
-    unet = _random_unet(config, DTYPES[arguments.dtype])
-    policies = [DeepCache(1, arguments.branch)]
-    policies += [DeepCache(n, arguments.branch) for n in arguments.interval or (3, 5)]
-    results = {
-        "model": arguments.model,
-        "latents": side,
-        "batch": arguments.batch,
-        "dtype": arguments.dtype,
-        "steps": arguments.steps,
-        **measure(unet, policies, arguments.steps, side, arguments.batch),
-        "machine": describe(),
-    }
-    text = json.dumps(results, indent=2)
-    if arguments.json:
-        arguments.json.write_text(text + "\n")
-    print(text)
+    if arguments.device:
+        device = getattr(mx, arguments.device)
+        if not mx.is_available(device):
+            raise InputError(f"MLX has no {arguments.device} here; leave out --device")
+        mx.set_default_device(device)
+    chosen = setting(
+        arguments.model,
+        arguments.steps,
+        arguments.latents,
+        arguments.batch,
+        arguments.guided,
+        DTYPES[arguments.dtype],
+    )
+    loops = [Loop(), *(Loop.parse(text) for text in arguments.loop or DEFAULT)]
+    check(loops, arguments.model)
+    found = measure(chosen, loops, peer=arguments.peer is not None, profile=arguments.profile)
+    results.report(found | {"machine": describe()}, arguments.json)
 
 
-def measure(unet: UNet, policies: Sequence[DeepCache], steps: int, side: int, batch: int) -> dict[str, Any]:
-    """Seconds of each policy's loop, evaluation by evaluation in turn; the first policy is the one to compare with."""
-    config, dtype = unet.config, unet.conv.weight.dtype
-    scheduler = Scheduler.from_hf(_SCHEDULER)
-    table = samplers.table(scheduler, *samplers.choose(scheduler), steps)
-    noise = mx.random.normal((batch, side, side, config.in_channels))
-    context = mx.random.normal((batch, 77, config.down[-1].context)).astype(dtype)
-    extra: Any = _extra(config, batch)
-    mx.eval(noise, context, extra)
-    loops, seconds = [], [[] for _ in policies]  # type: ignore[var-annotated]
-    for policy in policies:
-        predict = Predictor(unet, context, extra, None, None, 0.0, Reuse(policy, table.log_snr))
-        loops.append(samplers.evaluate(table, predict, noise, lambda: noise))
-    mx.eval(unet(noise, mx.array(0.0), context, **extra))  # so that nobody pays for first-time work
-    for _ in tqdm(range(steps), unit="step", disable=not sys.stderr.isatty()):
-        for loop, spent in zip(loops, seconds, strict=True):
+def measure(chosen: Setting, loops: Sequence[Loop], peer: bool = False, profile: bool = False) -> results.Results:
+    """Runs the loops in turn; the first is the one to compare with. Progress on a terminal."""
+    theirs = Diffusers(chosen) if peer else None  # before expensive work: it may be missing
+    bench = Bench(chosen)
+    macs = {loop: bench.macs(loop) for loop in loops}
+    mx.reset_peak_memory()
+    bench.warm_up()
+    runs, advancing = [Run(OURS, loop, macs[loop], []) for loop in loops], [bench.run(loop) for loop in loops]
+    if theirs:
+        theirs.warm_up()
+        shared = [loop for loop in loops if theirs.runs(loop)]
+        runs += [Run(PEERS[0], loop, macs[loop], []) for loop in shared]
+        advancing += [theirs.run(loop) for loop in shared]
+    for _ in tqdm(range(chosen.steps), unit="step", disable=not sys.stderr.isatty()):
+        for run, loop in zip(runs, advancing, strict=True):
             clock = time.perf_counter()
             next(loop)
-            spent.append(time.perf_counter() - clock)
-    return {
-        "loops": [_summary(policy, spent, seconds[0]) for policy, spent in zip(policies, seconds, strict=True)],
-        "peak_memory_over_weights": round(mx.get_peak_memory() / _bytes(unet), 3),
+            run.seconds.append(time.perf_counter() - clock)
+    weights: Any = tree_flatten(bench.unet.parameters())
+    found = {
+        "model": chosen.model,
+        "latents": chosen.side,
+        "pictures": chosen.batch,
+        "guided": chosen.guided,
+        "dtype": str(chosen.dtype).rpartition(".")[2],
+        "steps": chosen.steps,
+        **summary(runs),
+        "peak_memory_over_weights": round(mx.get_peak_memory() / sum(array.nbytes for _, array in weights), 3),
+        "load": [round(load, 2) for load in os.getloadavg()],
     }
+    if theirs:
+        found["peer"] = theirs.versions()
+    if profile:
+        found["profile"] = _profile(bench, loops)
+    return found
 
 
-def _summary(policy: DeepCache, spent: list[float], reference: list[float]) -> dict[str, Any]:
-    full = [s for i, s in enumerate(spent) if i in policy.due(len(spent))]
-    shallow = [s for i, s in enumerate(spent) if i not in policy.due(len(spent))]
-    return {
-        "deepcache": str(policy),
-        "seconds": round(sum(spent), 3),
-        "speedup": round(sum(reference) / sum(spent), 3),
-        "speedup_by_medians": round(_by_medians(reference, []) / _by_medians(full, shallow), 3),
-        "full_step": _spread(full),
-        "shallow_step": _spread(shallow) if shallow else None,
-    }
+def summary(runs: Sequence[Run]) -> results.Results:
+    """Kinds of evaluations, and loops in them; each loop is compared with the first of the same maker."""
+    kinds: dict[tuple[str, int], list[float]] = {}
+    for run in runs:
+        for macs, seconds in zip(run.macs, run.seconds, strict=True):
+            kinds.setdefault((run.by, macs), []).append(seconds)
+    medians = {kind: statistics.median(seconds) for kind, seconds in kinds.items()}
+    loops = []
+    for run in runs:
+        first = next(other for other in runs if other.by == run.by)
+        typical, reference = (sum(medians[r.by, macs] for macs in r.macs) for r in (run, first))
+        ideal = sum(first.macs) / sum(run.macs)
+        loops.append(
+            {
+                "by": run.by,
+                "loop": str(run.loop),
+                "seconds": round(sum(run.seconds), 4),
+                "macs": sum(run.macs),
+                "kinds": {str(macs): run.macs.count(macs) for macs in dict.fromkeys(run.macs)},
+                "ideal": round(ideal, 3),
+                "speedup": round(sum(first.seconds) / sum(run.seconds), 3),
+                "speedup_by_medians": round(reference / typical, 3),
+                "of_ideal": round(reference / typical / ideal, 3),
+            }
+        )
+    spreads = [{"by": by, "macs": macs, **_spread(seconds)} for (by, macs), seconds in kinds.items()]
+    return {"kinds": spreads, "loops": loops}
 
 
-def _by_medians(full: list[float], shallow: list[float]) -> float:
-    # Seconds of a loop if every step took its kind's median: less at the mercy of what else the machine does.
-    return sum(len(kind) * statistics.median(kind) for kind in (full, shallow) if kind)
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    ordered = sorted(values)
+def _spread(seconds: Sequence[float]) -> dict[str, float]:
+    ordered = sorted(seconds)
     return {
         "count": len(ordered),
-        "median": round(statistics.median(ordered), 4),
-        "min": round(ordered[0], 4),
-        "max": round(ordered[-1], 4),
+        "median": round(statistics.median(ordered), 5),
+        "min": round(ordered[0], 5),
+        "max": round(ordered[-1], 5),
     }
 
 
-def _random_unet(config: UNetConfig, dtype: mx.Dtype) -> UNet:
-    mx.random.seed(0)
-    unet = UNet(config)
-    unet.set_dtype(dtype)
-    mx.eval(unet.parameters())
-    return unet
+def _profile(bench: Bench, loops: Sequence[Loop]) -> list[results.Results]:
+    """A full step, and a cached one at each branch, operation by operation."""
+    found: list[results.Results] = []
+    for branch in sorted({loop.deepcache.branch for loop in loops if loop.deepcache}):
+        with timing(bench.unet) as full:
+            _, deep = bench.step(branch + 1)
+            mx.eval(deep)
+        with timing(bench.unet) as cached:
+            mx.eval(bench.step(branch + 1, deep))
+        if not found:
+            found.append(_told("full", full))
+        found.append(_told(f"branch {branch}", cached))
+    return found
 
 
-def _extra(config: UNetConfig, batch: int) -> dict[str, mx.array]:
-    if config.added_time_dims is None:
-        return {}
-    sizes = mx.full((batch, 6), 1024.0)
-    return {
-        "time_ids": sizes,
-        "text_embeds": mx.random.normal((batch, config.added_inputs - 6 * config.added_time_dims)),
-    }
+def _told(step: str, timed: Sequence[Operation]) -> results.Results:
+    def rows(key: Callable[[Operation], str]) -> results.Results:
+        return {
+            name: {"seconds": round(o.seconds, 5), "macs": o.macs, "bytes": o.bytes}
+            for name, o in totals(timed, key).items()
+        }
 
-
-def _bytes(unet: UNet) -> int:
-    return sum(math.prod(shape) for shape in shapes(unet).values()) * unet.conv.weight.dtype.size
+    return {"step": step, "operations": rows(lambda o: o.op), "levels": rows(lambda o: o.level)}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Time, memory and operations of lowering full-size UNets to Core ML: python -m bench.lowering.
+"""Time, memory and operations of lowering full-size UNets to Core ML: python -m bench lowering.
 
 Ours beside PyTorch's, which most exporters take: diffusers' network, traced, and coremltools' conversion of the trace.
 Weights are random, float16 in the packages. Each lowering runs in a process of its own, whose peak memory is then
@@ -32,7 +32,7 @@ from mlx_sd.errors import InputError
 from mlx_sd.files import tensors
 from mlx_sd.load import build, shapes
 
-from . import stage
+from . import results, stage
 from .cases import UNETS, Config
 from .machine import describe
 
@@ -60,15 +60,15 @@ CASES = (
 )
 
 _EXAMPLES = """examples:
-  python -m bench.lowering --json bench/results/lowering.json
-  python -m bench.lowering --models sd15 --route ours --repeat 1
+  python -m bench lowering --json bench/results/lowering.json
+  python -m bench lowering --models sd15 --route ours --repeat 1
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     p = command.Parser(
-        prog="python -m bench.lowering",
+        prog="python -m bench lowering",
         description=__doc__,
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--repeat", type=int, default=2, metavar="N", help="how often each is measured (default 2)")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
     arguments = p.parse_args(argv)
-    return command.run("bench.lowering", lambda: _lowering(arguments))
+    return command.run("bench lowering", lambda: _lowering(arguments))
 
 
 def _known(name: str) -> list[str]:
@@ -100,7 +100,7 @@ def _lowering(arguments: argparse.Namespace) -> None:
     if not cases:
         raise InputError(f"{arguments.models} is not lowered by the route {arguments.route}; see --help")
     libraries = ["coremltools", "numpy", *(("torch", "diffusers") if "torch" in routes else ())]
-    results: dict[str, Any] = {
+    found: results.Results = {
         "settings": {"dtype": "float16", "batch": 2, "target": TARGET},
         "models": {model: {"parameters": _parameters(UNETS[model])} for model in models},
         "cases": {str(case): {"runs": []} for case in cases},
@@ -110,12 +110,12 @@ def _lowering(arguments: argparse.Namespace) -> None:
         for _ in range(arguments.repeat):
             for case in cases:
                 run, packages = measure(UNETS[case.model], case, Path(home))
-                results["cases"][str(case)]["runs"].append(run)
-                results["cases"][str(case)]["packages"] = packages
+                found["cases"][str(case)]["runs"].append(run)
+                found["cases"][str(case)]["packages"] = packages
                 print(f"{case}: {json.dumps(run)}", file=sys.stderr, flush=True)
                 if arguments.json:  # now, for the next may take long
-                    arguments.json.write_text(json.dumps(results, indent=2) + "\n")
-    print(json.dumps(results, indent=2))
+                    results.write(arguments.json, found)
+    results.report(found, None)
 
 
 def measure(config: Config, case: Case, home: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,6 +1,5 @@
-"""How far each DeepCache policy ends from the uncached run, on the embedded checkpoint: python -m bench.policies."""
+"""How far each DeepCache policy ends from the uncached run, on the embedded checkpoint: python -m bench policies."""
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ from mlx_sd import Adaptive, DeepCache, NonUniform, StableDiffusion, command
 from mlx_sd.pipeline import Result
 from mlx_sd.reuse import Policy
 
+from . import results
 from .machine import describe
 from .showcase import PROMPTS, SEED
 
@@ -21,12 +21,12 @@ STEPS, INTERVALS, DEGREES = (25, 50), (3, 5), (0, 1, 2)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
-    p = command.Parser(prog="python -m bench.policies", description=__doc__)
+    p = command.Parser(prog="python -m bench policies", description=__doc__)
     p.add_argument("--branch", type=int, default=0, help="where the UNet is cut, default 0")
     p.add_argument("--sampler", help="default: the checkpoint's")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
     arguments = p.parse_args(argv)
-    return command.run("bench.policies", lambda: _run(arguments.branch, arguments.sampler, arguments.json))
+    return command.run("bench policies", lambda: _run(arguments.branch, arguments.sampler, arguments.json))
 
 
 def _run(branch: int, sampler: str | None, path: Path | None) -> None:
@@ -54,9 +54,9 @@ def _run(branch: int, sampler: str | None, path: Path | None) -> None:
                     rows.append(row | {"full": round(full, 2), "rms": [round(r, 4) for r in rms]})
                     print(f"{steps} {row['policy']:32} {full:5.1f} {sum(rms) / len(rms):.4f}", flush=True)
     deviation = round(float(np.std(np.array(whole.latents))), 4)
-    results = {"sampler": whole.settings.sampler, "deviation": deviation, "runs": rows, "machine": describe()}
+    found = {"sampler": whole.settings.sampler, "deviation": deviation, "runs": rows, "machine": describe()}
     if path:
-        path.write_text(json.dumps(results, indent=2) + "\n")
+        results.write(path, found)
 
 
 def matched(full: Any, policy: Adaptive, wanted: int) -> Adaptive:

@@ -1,11 +1,10 @@
-"""What `--quantize` costs in quality on the embedded checkpoint: python -m bench.quantization.
+"""What `--quantize` costs in quality on the embedded checkpoint: python -m bench quantization.
 
 The same prompts and seeds with each setting against float32 without: PSNR of the pictures, and of the final latents
 over their own largest value.
 """
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from mlx.utils import tree_flatten
 
 from mlx_sd import StableDiffusion, command
 
+from . import results
 from .machine import describe
 
 _PROMPTS = (
@@ -32,11 +32,11 @@ _STEPS = 25
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     p = command.Parser(
-        prog="python -m bench.quantization", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench quantization", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
     arguments = p.parse_args(argv)
-    return command.run("bench.quantization", lambda: _quantization(arguments.json))
+    return command.run("bench quantization", lambda: _quantization(arguments.json))
 
 
 def _quantization(output: Path | None) -> None:
@@ -47,16 +47,13 @@ def _quantization(output: Path | None) -> None:
         picture = [_psnr(one, other, 255) for one, other in zip(ours, pictures, strict=True)]
         latent = [_psnr(one, other, float(np.abs(other).max())) for one, other in zip(final, latents, strict=True)]
         settings.append({"quantize": setting, "picture_psnr": picture, "latent_psnr": latent, "bytes": sizes})
-    results = {
+    found = {
         "model": f"tiny, float32, {_STEPS} steps",
         "prompts": _PROMPTS,
         "bytes": _sizes(StableDiffusion.load("tiny", "float32")),
         "settings": settings,
     }
-    text = json.dumps(results | {"machine": describe()}, indent=2)
-    if output:
-        output.write_text(text + "\n")
-    print(text)
+    results.report(found | {"machine": describe()}, output)
 
 
 def _made(quantize: str | None) -> tuple[list[np.ndarray], list[np.ndarray], dict[str, int]]:

@@ -1,4 +1,4 @@
-"""The README's picture, six prompts with and without DeepCache: python -m bench.showcase docs/landscapes.png."""
+"""The README's picture, six prompts with and without DeepCache: python -m bench showcase docs/landscapes.png."""
 
 import sys
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ SEED = 3
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
-    p = command.Parser(prog="python -m bench.showcase", description=__doc__)
+    p = command.Parser(prog="python -m bench showcase", description=__doc__)
     p.add_argument("output", type=Path, help="the PNG to write")
     output = p.parse_args(argv).output
-    return command.run("bench.showcase", lambda: _show(output))
+    return command.run("bench showcase", lambda: _show(output))
 
 
 def _show(output: Path) -> None:

@@ -1,10 +1,9 @@
-"""Bytes and multiplications of every Core ML package at full size, from its graph alone: python -m bench.sizes.
+"""Bytes and multiplications of every Core ML package at full size, from its graph alone: python -m bench sizes.
 
 No weights are needed and nothing is computed: a package's graph names the parameters that it reads.
 """
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -16,9 +15,9 @@ from coreml import package
 from coreml.graph import Graph
 from coreml.plan import Item, Options, plan
 from mlx_sd import command
-from mlx_sd.files import atomic_file
 from mlx_sd.load import TEXT, build
 
+from . import results
 from .cases import TEXTS, UNETS, VAE
 from .machine import describe
 
@@ -29,28 +28,25 @@ BRANCHES = 4  # of each UNet, from the outermost
 INTERVALS = (3, 5)
 SMALLEST = 2048  # numbers in a weight that is compressed
 
-Results = dict[str, Any]
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     p = command.Parser(
-        prog="python -m bench.sizes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench sizes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
     output = p.parse_args(argv).json
-    return command.run("bench.sizes", lambda: _sizes(output))
+    return command.run("bench sizes", lambda: _sizes(output))
 
 
 def _sizes(output: Path | None) -> None:
-    results = {"models": {model: measure(model) for model in NAMES}, "machine": describe()}
+    found = {"models": {model: measure(model) for model in NAMES}, "machine": describe()}
     if output:
-        with atomic_file(output) as f:
-            f.write((json.dumps(results, indent=2) + "\n").encode())
-    print(f"{packages_table(results)}\n\n{branches_table(results)}")
+        results.write(output, found)
+    print(f"{packages_table(found)}\n\n{branches_table(found)}")
 
 
-def measure(model: str) -> Results:
+def measure(model: str) -> results.Results:
     """Of one of NAMES at its own picture size, for guidance in one batch of two."""
     texts = dict(zip(TEXT, TEXTS[model], strict=False))
     networks = {part: build(part, config, part) for part, config in {**texts, "unet": UNETS[model], "vae": VAE}.items()}
@@ -74,11 +70,11 @@ def measure(model: str) -> Results:
     return {"size": size, "packages": {name: _told(graph) for name, graph in graphs.items()}, "branches": branches}
 
 
-def _graph(item: Item, networks: Results) -> Graph:
+def _graph(item: Item, networks: dict[str, Any]) -> Graph:
     return package.record(item.functions["main"].spec, networks[item.part])
 
 
-def _told(graph: Graph) -> Results:
+def _told(graph: Graph) -> results.Results:
     return {"bytes": {way: weight_bytes(graph, way) for way in WAYS}, "macs": graph.macs()}
 
 
@@ -103,7 +99,7 @@ def weight_bytes(graph: Graph, way: str) -> int:
     return total
 
 
-def packages_table(results: Results) -> str:
+def packages_table(measured: results.Results) -> str:
     """Markdown: a row for each package."""
     rows = [
         [
@@ -112,16 +108,16 @@ def packages_table(results: Results) -> str:
             *(f"{found['bytes'][way] / 1e6:,.{0 if found['bytes'][way] > 1e7 else 1}f}" for way in SHOWN),
             f"{found['macs'] / 1e9:,.{0 if found['macs'] > 1e10 else 1}f}",
         ]
-        for model, told in results["models"].items()
+        for model, told in measured["models"].items()
         for name, found in told["packages"].items()
     ]
     return _markdown(["model", "package", *(f"{way}, MB" for way in SHOWN), "GMACs"], rows)
 
 
-def branches_table(results: Results) -> str:
+def branches_table(measured: results.Results) -> str:
     """Markdown: a row for each DeepCache branch of each model."""
     rows = []
-    for model, told in results["models"].items():
+    for model, told in measured["models"].items():
         full = told["packages"]["Unet"]["macs"]
         for found in told["branches"]:
             deep, shallow = found["deep"]["macs"], found["shallow"]["macs"]

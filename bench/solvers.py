@@ -1,4 +1,4 @@
-"""Quality against evaluations of the network, for every solver, on the embedded checkpoint: python -m bench.solvers.
+"""Quality against evaluations of the network, for every solver, on the embedded checkpoint: python -m bench solvers.
 
 Against the solution of the same flow from the same first latents in 200 steps: the root mean square error of the final
 latents, for solvers without fresh noise (with it, there is no one limit). A picture may turn into another one, so what
@@ -10,7 +10,6 @@ What is computed is kept in --work, block by block of 16 pictures, and not compu
 
 import argparse
 import hashlib
-import json
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,13 +27,13 @@ from mlx_sd import StableDiffusion, command, samplers
 from mlx_sd.files import atomic_file
 from mlx_sd.table import Table
 
-from . import quality
+from . import quality, results
 from .machine import describe
 
 _EXAMPLES = """examples:
-  python -m bench.solvers --json solvers.json
-  python -m bench.solvers --images 64 --work work --json solvers.json
-  python -m bench.figure solvers.json solvers.png
+  python -m bench solvers --json solvers.json
+  python -m bench solvers --images 64 --work work --json solvers.json
+  python -m bench figure solvers.json solvers.png
 """
 EVALUATIONS = (5, 6, 8, 10, 15, 20, 30, 50)
 GUIDANCES = (1.0, 7.5)
@@ -61,7 +60,7 @@ class Point(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     p = command.Parser(
-        prog="python -m bench.solvers",
+        prog="python -m bench solvers",
         description=__doc__,
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -74,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = p.parse_args(argv)
     if arguments.images < BLOCK or arguments.images % BLOCK:
         p.error(f"--images must be a multiple of {BLOCK}, not {arguments.images}")
-    return command.run("bench.solvers", lambda: _solvers(arguments))
+    return command.run("bench solvers", lambda: _solvers(arguments))
 
 
 def _solvers(arguments: argparse.Namespace) -> None:
@@ -88,12 +87,11 @@ def _solvers(arguments: argparse.Namespace) -> None:
             for point in every:
                 bench.cell(point, guidance, block)
                 bar.update()
-    text = json.dumps(bench.results(every, guidances, arguments.images) | {"machine": describe()}, indent=1)
+    found = bench.results(every, guidances, arguments.images) | {"machine": describe()}
     if arguments.json:
-        with atomic_file(arguments.json) as f:
-            f.write(text.encode() + b"\n")
+        results.write(arguments.json, found)
     else:
-        print(text)
+        results.report(found, None)
 
 
 class Bench:
@@ -138,7 +136,7 @@ class Bench:
         return self.work / f"{name}-g{guidance:g}-{block}.npz"
 
     def _latents(self, table: Table, guidance: float, block: int) -> mx.array:
-        texts = quality.captions(_scenes(block))
+        texts = quality.captions(scenes(block))
         predict = self.sd.predictor(texts, None, self.sd.settings(guidance=guidance))
         stream = np.random.RandomState(block)
         side = self.sd.unet.config.sample_size
@@ -158,18 +156,15 @@ class Bench:
             for guidance, point in product(guidances, points)
             if all(self._path(point, guidance, block).exists() for block in blocks)
         ]
-        others = self._true(range(FIRST_OTHER, FIRST_OTHER + OTHER))
-        sets = [others[i : i + images] for i in range(0, OTHER - images + 1, images)]
-        near = sorted(self._distance(features) for features in sets)
         return {
             "model": "tiny",
             "schedule": samplers.choose(self.sd.model.scheduler, REFERENCE)[1],
             "reference": f"{REFERENCE}, {REFERENCE_STEPS} steps",
             "images": images,
             "true_images": TRUE,
-            "other_true": {"sets": len(sets), "frechet": _rounded((near[0], statistics.median(near), near[-1]), 3)},
-            "true": self._worth(self._true(range(images))),
-            "true_through_autoencoder": self._worth(self._through(images)),
+            "other_true": self.near(images),
+            "true": self.worth(self._true(range(images))),
+            "true_through_autoencoder": self.worth(self._through(images)),
             "points": [
                 {"guidance": guidance, "sampler": point.sampler, "steps": point.steps}
                 | {"evaluations": len(point.table.rows)}
@@ -178,15 +173,23 @@ class Bench:
             ],
         }
 
+    def near(self, images: int) -> dict[str, Any]:
+        """How far as many true pictures are: the least, the median and the most of some sets."""
+        others = self._true(range(FIRST_OTHER, FIRST_OTHER + OTHER))
+        sets = [others[i : i + images] for i in range(0, OTHER - images + 1, images)]
+        found = sorted(self._distance(features) for features in sets)
+        return {"sets": len(sets), "frechet": _rounded((found[0], statistics.median(found), found[-1]), 3)}
+
     def score(self, point: Point, guidance: float, images: int) -> dict[str, Any]:
         """Error against the reference, None where there is fresh noise, Frechet distance and CLIP score."""
         found = self._all(point, guidance, images)
         solution = self._all(self.point(REFERENCE, REFERENCE_STEPS), guidance, images)["latents"]
         errors = np.sqrt(np.mean((found["latents"] - solution) ** 2, axis=(1, 2, 3)))
         error = None if point.noisy else round(float(np.median(errors)), 5)
-        return {"rmse": error} | self._worth(found["features"])
+        return {"rmse": error} | self.worth(found["features"])
 
-    def _worth(self, features: quality.Features) -> dict[str, float]:
+    def worth(self, features: quality.Features) -> dict[str, float]:
+        """Frechet distance of pictures of the first prompts, and their CLIP score."""
         return {
             "frechet": round(self._distance(features), 3),
             "clip_score": round(quality.clip_score(features, self._texts(len(features))), 2),
@@ -225,7 +228,8 @@ class Bench:
         return np.concatenate(features)
 
 
-def _scenes(block: int) -> range:
+def scenes(block: int) -> range:
+    """Seeds of a block's prompts."""
     return range(block * BLOCK, (block + 1) * BLOCK)
 
 

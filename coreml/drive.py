@@ -14,6 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_sd.blocks import Attend, apply
 from mlx_sd.clip import Encoded
 from mlx_sd.config import TextConfig, VAEConfig
 from mlx_sd.errors import InputError
@@ -169,11 +170,14 @@ class PackagedUNet:
         deep: Deep = None,
         depth: int = 1,
         join: Join = concatenate,
+        attend: Attend = apply,
         **extra: Any,
     ) -> tuple[mx.array, mx.array]:
         """As `UNet.__call__`, but that `deep` is as the packages have it; without it they run in full."""
         if join is not concatenate:
             raise InputError("packages join their skips as they were exported; leave out --freeu")
+        if attend is not apply:
+            raise InputError("packages attend as they were exported; leave out --tgate")
         if callable(deep):
             raise InputError("packages do not show their shallow features; choose another --deepcache than adaptive")
         size = self._packages.size(x)

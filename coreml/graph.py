@@ -64,17 +64,21 @@ class Graph:
 
     def macs(self) -> int:
         """Multiply-accumulates of the convolutions, linears and attentions."""
-        return sum(self._macs(node) for node in self.nodes)
+        return sum(
+            macs(node.op, [self.shapes[name] for name in node.inputs], self.shapes[node.outputs[0]])
+            for node in self.nodes
+        )
 
-    def _macs(self, node: Node) -> int:
-        shapes = [self.shapes[name] for name in node.inputs]
-        if node.op == "conv2d":
-            return math.prod(self.shapes[node.outputs[0]]) * math.prod(shapes[1][1:])
-        if node.op == "linear":
-            return math.prod(shapes[0]) * shapes[1][0]
-        if node.op == "attention":
-            return 2 * math.prod(shapes[0]) * shapes[1][2]
-        return 0
+
+def macs(op: str, inputs: Sequence[Sequence[int]], output: Sequence[int]) -> int:
+    """Multiply-accumulates of an operation of `mlx_sd.ops`, from shapes; only these three have any."""
+    if op == "conv2d":
+        return math.prod(output) * math.prod(inputs[1][1:])
+    if op == "linear":
+        return math.prod(inputs[0]) * inputs[1][0]
+    if op == "attention":
+        return 2 * math.prod(inputs[0]) * inputs[1][2]
+    return 0
 
 
 def trace(function: Traced, inputs: Sequence[mx.array], parameters: Mapping[str, mx.array]) -> Graph:

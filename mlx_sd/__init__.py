@@ -10,5 +10,17 @@ from .freeu import FreeU  # noqa: E402
 from .pipeline import Result, StableDiffusion  # noqa: E402
 from .reuse import Adaptive, At, DeepCache, NonUniform  # noqa: E402
 from .table import Options  # noqa: E402
+from .tgate import TGate  # noqa: E402
 
-__all__ = ["Adaptive", "At", "DeepCache", "FreeU", "NonUniform", "Options", "Result", "StableDiffusion", "__version__"]
+__all__ = [
+    "Adaptive",
+    "At",
+    "DeepCache",
+    "FreeU",
+    "NonUniform",
+    "Options",
+    "Result",
+    "StableDiffusion",
+    "TGate",
+    "__version__",
+]

@@ -15,7 +15,7 @@ from .unet_config import Block, UNetConfig
 Attend = Callable[[Attention, mx.array, mx.array], mx.array]
 
 
-def attend(layer: Attention, x: mx.array, context: mx.array) -> mx.array:
+def apply(layer: Attention, x: mx.array, context: mx.array) -> mx.array:
     """Attention as the UNet was trained with it."""
     return layer(x, context)
 
@@ -25,7 +25,7 @@ class Given(NamedTuple):
 
     embedding: mx.array  # (B, E): time and what the model adds to it, activated
     context: mx.array | None  # (B, tokens, C): the prompt, or whatever stands for it
-    attend: Attend = attend
+    attend: Attend = apply
     size: tuple[int, ...] | None = None  # (height, width) of the skip that comes next
 
 

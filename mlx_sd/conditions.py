@@ -1,11 +1,11 @@
 """What pictures are asked for -> what the UNet looks at beside latents and time."""
 
+import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from .denoise import guidance_embedding
 from .errors import InputError
 from .load import Model
 from .settings import Settings
@@ -20,8 +20,19 @@ class Conditions(NamedTuple):
     """Of a batch of N pictures; where `guided`, the unconditional half comes first and there are 2 N rows."""
 
     context: mx.array | None  # (rows, tokens, C); none in models that know no prompt
-    extra: dict[str, mx.array]  # the UNet's keywords, (rows, ...) each
+    extra: dict[str, Any]  # arrays: the UNet's keywords, (rows, ...) each
     guided: bool
+
+    def unconditional(self) -> "Conditions":
+        """Their unconditional half, or all of them where there are no halves."""
+        if not self.guided:
+            return self
+
+        def half(array: mx.array) -> mx.array:
+            return array[: array.shape[0] // 2]
+
+        context = None if self.context is None else half(self.context)
+        return Conditions(context, {name: half(array) for name, array in self.extra.items()}, False)
 
 
 def subjects(
@@ -135,3 +146,11 @@ def _time_ids(model: Model, chosen: Settings, count: int, guided: bool) -> mx.ar
     if guided:
         rows = [size + ([_NEGATIVE_SCORE] if model.aesthetics else size[:2]), *rows]
     return mx.array([row for row in rows for _ in range(count)], dtype=mx.float32)
+
+
+def guidance_embedding(scale: float, dims: int) -> mx.array:
+    """(1, dims) sinusoids of 1000 (scale - 1), as latent consistency models take it (Luo et al. 2023)."""
+    half = dims // 2
+    rates = mx.exp(-math.log(10000) * mx.arange(half, dtype=mx.float32) / (half - 1))
+    angles = 1000 * (scale - 1) * rates[None]
+    return mx.concatenate([mx.sin(angles), mx.cos(angles)], axis=-1)

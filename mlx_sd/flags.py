@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from . import command, samplers, schedule
+from . import command, samplers, schedule, speed
 from .load import DTYPES
 from .settings import GUIDANCE, GUIDANCE_XL, STEPS
 from .version import VERSION
@@ -46,6 +46,11 @@ def parser(name: str) -> argparse.ArgumentParser:
     p.add_argument(
         "--quantize", metavar="BITS[:GROUP]", help="the UNet's linear layers in 4 or 8 bits; or NETWORK=BITS,..."
     )
+    p.add_argument(
+        "--speed",
+        choices=speed.NAMES,
+        help="sampler, steps, DeepCache and T-GATE together, from measured curves; flags of their own overrule",
+    )
     p.add_argument("--steps", type=int, help=f"default {STEPS}")
     p.add_argument("--guidance", type=float, metavar="SCALE", help=f"default {GUIDANCE}, for SDXL {GUIDANCE_XL}")
     p.add_argument("--guidance-rescale", type=float, metavar="PHI", help="0 to 1, default 0")
@@ -68,6 +73,11 @@ def parser(name: str) -> argparse.ArgumentParser:
         "--deepcache",
         metavar="N[:BRANCH]",
         help="run the whole UNet only every N-th time; or nonuniform:N, at=0,4,9, adaptive:0.1; +forecast1 after any",
+    )
+    p.add_argument(
+        "--tgate",
+        metavar="GATE[,SP[,FI[,WARM_UP]]]",
+        help="from evaluation GATE on, no prompt and no guidance; self-attention every SP-th time before (default 5)",
     )
     p.add_argument(
         "--freeu", nargs="?", const="", metavar="B1,B2,S1,S2", help="FreeU (default factors: those published)"

@@ -15,13 +15,14 @@ from typing import Any
 import mlx.core as mx
 from tqdm import tqdm
 
-from . import command, flags, picture, reuse, schedule
+from . import command, flags, picture, reuse, schedule, speed
 from .errors import InputError
 from .freeu import FreeU
 from .lora import Lora
 from .pipeline import Result, StableDiffusion
 from .settings import Settings
 from .table import Options
+from .tgate import TGate
 from .version import VERSION
 
 NAME = "mlx_sd.generate"
@@ -54,9 +55,13 @@ def _generate(arguments: argparse.Namespace) -> None:
     if wanted["model_hash"] not in (None, sd.model.hash):
         print(f"{NAME}: the weights of {wanted['model']} are not those the picture was made with", file=sys.stderr)
     settings = {name: wanted[name] for name in _SETTINGS}
+    settings["speed"] = arguments.speed
     settings["options"] = Options(**{name: wanted[name] for name in _OPTIONS})
     settings["deepcache"] = reuse.parse(wanted["deepcache"]) if wanted["deepcache"] else None
+    settings["tgate"] = TGate.parse(wanted["tgate"]) if wanted["tgate"] else None
     settings["freeu"] = FreeU.parse(wanted["freeu"]) if wanted["freeu"] is not None else None
+    if arguments.speed:
+        print(f"{NAME}: {speed.preset(sd.model, arguments.speed)}", file=sys.stderr)
     made: list[dict[str, Any]] = []
 
     with tqdm(unit="step", disable=not sys.stderr.isatty(), bar_format=_BAR) as bar:
@@ -98,6 +103,10 @@ def _loaded(wanted: dict[str, Any]) -> StableDiffusion:
 
 
 def _packaged(arguments: argparse.Namespace, wanted: dict[str, Any]) -> StableDiffusion:
+    if arguments.speed:
+        raise InputError(
+            "--speed is of networks in MLX; with --coreml choose --sampler, --steps and --deepcache yourself"
+        )
     for flag in ("model", "dtype", "tile", "lora", "quantize"):
         if getattr(arguments, flag) is not None:
             raise InputError(f"--{flag} was decided when the packages were written; leave it out with --coreml")
@@ -116,6 +125,8 @@ def _wanted(arguments: argparse.Namespace) -> dict[str, Any]:
     replayed = picture.read(arguments.from_image) if arguments.from_image else {}
     if arguments.sampler or arguments.schedule:  # another solver, another meaning of what was told to the first
         replayed = {name: value for name, value in replayed.items() if name not in _OPTIONS}
+    if arguments.speed:
+        replayed = {name: value for name, value in replayed.items() if name not in (*_OPTIONS, *speed.SETS)}
     if arguments.schedule and arguments.schedule not in schedule.names():
         replayed.pop("steps", None)
     for name, value in replayed.items():
@@ -212,8 +223,8 @@ def _slug(prompt: str) -> str:
 def _about(sd: StableDiffusion, result: Result, wanted: dict[str, Any], prompt: str, seed: int) -> dict[str, Any]:
     """Everything needed to make the picture again."""
     settings = {name: getattr(result.settings, name) for name in _SETTINGS}
-    settings["deepcache"] = str(result.settings.deepcache) if result.settings.deepcache else None
-    settings["freeu"] = str(result.settings.freeu) if result.settings.freeu else None
+    for name in ("deepcache", "tgate", "freeu"):
+        settings[name] = str(settings[name]) if settings[name] else None
     return {
         "prompt": prompt,
         "negative": wanted["negative"],

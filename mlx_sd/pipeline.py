@@ -12,13 +12,15 @@ import numpy as np
 from PIL import Image
 
 from . import conditions, samplers
-from .denoise import Predictor
 from .errors import Failure, InputError
 from .load import Model, load
 from .lora import Given
+from .predictor import Predictor
 from .reuse import Reuse
 from .settings import Settings, complete, table
+from .speed import preset
 from .table import Table
+from .tgate import Gate
 from .tokenizer import Tokenizer
 from .unet import UNet, concatenate
 from .vae import Autoencoder, Pixels
@@ -84,8 +86,14 @@ class StableDiffusion:
     def tokenizer(self) -> Tokenizer:
         return self.model.tokenizers[0]
 
-    def settings(self, **settings: Any) -> Settings:
-        """What `mlx_sd.settings.complete` makes of these keywords for this checkpoint."""
+    def settings(self, speed: str | None = None, **settings: Any) -> Settings:
+        """What `mlx_sd.settings.complete` makes of these keywords for this checkpoint.
+
+        speed: a preset of `mlx_sd.speed` for those that are None.
+        """
+        if speed is not None:
+            given = {name: value for name, value in settings.items() if value is not None}
+            settings = preset(self.model, speed).settings | given
         return complete(self.model, **settings)
 
     def generate(
@@ -128,7 +136,7 @@ class StableDiffusion:
         networks with more input channels (inpainting: mask and masked latents). output: "image", or "latent" to skip
         decoding. tile: see `decode`. callback(evaluation, evaluations, denoised) follows each evaluation of each
         batch.
-        The other keywords are those of `mlx_sd.settings.complete`. Raises InputError before any work, Failure for NaN.
+        The other keywords are those of `settings`. Raises InputError before any work, Failure for NaN.
         """
         chosen = self.settings(**settings)
         if output not in ("image", "latent"):
@@ -218,11 +226,19 @@ class StableDiffusion:
         channels: mx.array | None = None,
     ) -> Predictor:
         """The network as the sampling loop sees it, for pictures that go through it together."""
-        context, extra, guided = conditions.of(self.model, subjects, negative, chosen)
-        guidance = chosen.guidance if guided else None
-        reuse = Reuse(chosen.deepcache, table(self.model, chosen).log_snr)
-        join = chosen.freeu.join(self.unet.config) if chosen.freeu else concatenate
-        return Predictor(self.unet, context, extra, channels, guidance, chosen.guidance_rescale, reuse, join)
+        given = conditions.of(self.model, subjects, negative, chosen)
+        gate = Gate(chosen.tgate, given.guided, chosen.deepcache is not None) if chosen.tgate else None
+        step = chosen.tgate.gate_step if chosen.tgate else None
+        return Predictor(
+            self.unet,
+            given,
+            chosen.guidance,
+            Reuse(chosen.deepcache, table(self.model, chosen).log_snr, step),
+            rescale=chosen.guidance_rescale,
+            channels=channels,
+            join=chosen.freeu.join(self.unet.config) if chosen.freeu else concatenate,
+            gate=gate,
+        )
 
 
 def _timed(

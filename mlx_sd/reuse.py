@@ -199,11 +199,16 @@ def _check_interval(interval: int) -> None:
 class Reuse:
     """The deep features of one generation, and the count of its evaluations. Made fresh for each."""
 
-    def __init__(self, policy: Policy | None, levels: Sequence[float]):
-        """levels: the log-SNR of every evaluation to come (`Table.log_snr`); without a policy nobody asks for them."""
-        self.policy = policy
+    def __init__(self, policy: Policy | None, levels: Sequence[float], gate: int | None = None):
+        """levels: the log-SNR of every evaluation to come (`Table.log_snr`); without a policy nobody asks for them.
+
+        gate: T-GATE's. It wants every layer to run just before it; after it batches are smaller, and nothing kept fits.
+        """
+        self.policy, self._gate = policy, gate
         self.evaluations = self.full = 0
-        self._levels, self._due = levels, frozenset(policy.due(len(levels)) if policy else ())
+        self._levels, self._due = levels, {*(policy.due(len(levels)) if policy else ())}
+        if gate is not None:
+            self._due |= {gate - 1, gate}
         self._past: list[tuple[float, mx.array]] = []  # the latest full evaluations: level, deep features
         self._shallow: mx.array | None = None  # of the last of them
 
@@ -213,6 +218,8 @@ class Reuse:
             self.evaluations, self.full = self.evaluations + 1, self.full + 1
             return unet(None, 1)[0]
         level, due = self._levels[self.evaluations], self.evaluations in self._due
+        if self.evaluations == self._gate:
+            self._past = []
         self.evaluations += 1
         given: mx.array | None = None
 

@@ -1,6 +1,7 @@
 """What decides a picture beside model, prompt and seed: filled in from the checkpoint, and checked."""
 
 import math
+import warnings
 from dataclasses import dataclass
 
 from . import samplers
@@ -10,8 +11,10 @@ from .load import Model
 from .reuse import Policy, Reuse
 from .schedule import steps_of
 from .table import Options, Table
+from .tgate import TGate
 
 STEPS, GUIDANCE, GUIDANCE_XL, GUIDANCE_CLASSES = 25, 7.5, 5.0, 3.0  # where nobody says otherwise
+_FEW = 8  # evaluations, as of checkpoints distilled to few steps
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Settings:
     height: int
     clip_skip: int
     deepcache: Policy | None
+    tgate: TGate | None
     freeu: FreeU | None
 
 
@@ -44,6 +48,7 @@ def complete(
     height: int | None = None,
     clip_skip: int = 0,
     deepcache: Policy | None = None,
+    tgate: TGate | None = None,
     freeu: FreeU | None = None,
 ) -> Settings:
     """Fills in what is None from the checkpoint and checks everything; InputError says what is wrong."""
@@ -63,6 +68,8 @@ def complete(
     if deepcache and deepcache.branch not in branches:
         has = f"it has {branches[0]} to {branches[-1]}" if len(branches) > 1 else f"it has {[*branches] or 'none'}"
         raise InputError(f"there is no DeepCache branch {deepcache.branch} in this UNet; {has}")
+    if tgate and not config.prompted:
+        raise InputError("this UNet looks at no prompt, so T-GATE has nothing to keep; leave --tgate out")
     freeu = freeu.of(config) if freeu else None
     sampler, schedule, options = samplers.choose(model.scheduler, sampler, schedule, options)
     fixed = steps_of(schedule)
@@ -70,10 +77,19 @@ def complete(
         raise InputError(f"the schedule given is of {fixed} steps, not {steps}; leave --steps out")
     steps = fixed or (STEPS if steps is None else steps)
     chosen = Settings(
-        steps, guidance, guidance_rescale, sampler, schedule, options, width, height, clip_skip, deepcache, freeu
+        steps, guidance, guidance_rescale, sampler, schedule, options, width, height, clip_skip, deepcache, tgate, freeu
     )
-    # Made here only to say what is wrong with the steps, and with the policy for so many.
-    Reuse(deepcache, table(model, chosen).log_snr)
+    # Made here only to say what is wrong with the steps, and with the policies for so many.
+    levels = table(model, chosen).log_snr
+    Reuse(deepcache, levels)
+    if tgate:
+        tgate.check(len(levels))
+    if (deepcache or tgate) and len(levels) <= _FEW:
+        warnings.warn(
+            f"in {len(levels)} evaluations little repeats itself: DeepCache and T-GATE gain little there and cost "
+            "quality; leave them out",
+            stacklevel=3,
+        )
     return chosen
 
 

@@ -23,7 +23,7 @@ from .blocks import (
     TimeEmbedding,
     Transformer,
     Up,
-    attend,
+    apply,
     class_embedding,
     halve,
     waves,
@@ -147,7 +147,7 @@ class UNet(nn.Module):
         deep: Deep = None,
         depth: int = 1,
         join: Join = concatenate,
-        attend: Attend = attend,
+        attend: Attend = apply,
     ) -> tuple[mx.array, mx.array]:
         """One denoising pass: (prediction, deep).
 

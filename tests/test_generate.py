@@ -53,7 +53,20 @@ def test_a_red_tent_is_red_and_stands_on_green_under_blue(run, tmp_path):
 
 def test_a_picture_replays_to_the_same_pixels(run, tmp_path):
     flags = ("--steps", 3, "--seed", 5, "--sampler", "euler_ancestral", "--schedule", "trailing", "--guidance", 3.5)
-    flags += ("--negative", "a tent", "--deepcache", "2:1", "--width", 96, "--clip-skip", 1, "--guidance-rescale", 0.5)
+    flags += (
+        "--negative",
+        "a tent",
+        "--deepcache",
+        "2:1",
+        "--tgate",
+        "2,1",
+        "--width",
+        96,
+        "--clip-skip",
+        1,
+        "--guidance-rescale",
+        0.5,
+    )
     assert run("a house", *flags, "--output", "a.png")[0] == 0
     assert run("--from-image", "a.png", "--output", "b.png")[0] == 0
     assert (_pixels("a.png") == _pixels("b.png")).all()
@@ -126,11 +139,11 @@ def test_a_seed_is_the_same_picture_whatever_the_count(run, sampler):
 
 
 def test_json_says_what_was_made_and_what_it_took(run, tmp_path):
-    code, out, err = run("a tent", "--steps", 5, "--deepcache", 2, "--json", "--output", "pictures/")
+    code, out, err = run("a tent", "--steps", 9, "--deepcache", 2, "--json", "--output", "pictures/")
     (made,) = json.loads(out)
     assert (code, err) == (0, "")  # no progress bar in a pipe
     assert made["output"] == "pictures/a-tent-0.png" and (tmp_path / made["output"]).is_file()
-    assert (made["evaluations"], made["full_evaluations"]) == (5, 3)
+    assert (made["evaluations"], made["full_evaluations"]) == (9, 5)
     assert made["seconds"] > 0 and made["model"] == "tiny" and made["sampler"] == "dpmpp_2m"
 
 
@@ -195,6 +208,8 @@ MISTAKES = {
     "interval": (("x", "--deepcache", 0), "the DeepCache interval must be at least 1, not 0"),
     "branch": (("x", "--deepcache", "3:40"), "there is no DeepCache branch 40 in this UNet; it has 0 to 8"),
     "deepcache": (("x", "--deepcache", "often"), "--deepcache takes N or N:BRANCH"),
+    "gate": (("x", "--tgate", 25), "the gate is at evaluation 25, but there are only 25, from 0 to 24"),
+    "gates": (("x", "--tgate", "early"), "--tgate takes GATE"),
     "freeu": (("x", "--freeu", "y"), "--freeu takes B1,B2,S1,S2, for example 1.5,1.6,0.9,0.2, or nothing, not 'y'"),
     "centre": (("x", "--steps", 9, "--deepcache", "nonuniform:2,9"), "there is no evaluation 9 of 9 to be"),
     "power": (("x", "--deepcache", "nonuniform:2,3,0.5"), "the power of a nonuniform DeepCache must be above 1"),

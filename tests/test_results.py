@@ -1,10 +1,13 @@
 """A number stands in the README only if bench/results holds the measurement behind it."""
 
-import json
 import statistics
 from pathlib import Path
 
+import pytest
+
+from bench import results
 from mlx_sd import samplers
+from mlx_sd.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -12,7 +15,7 @@ SOLVERS = (ROOT / "docs" / "solvers.md").read_text(encoding="utf-8")
 
 
 def _results(name):
-    return json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    return results.read(ROOT / "bench" / "results" / f"{name}.json")
 
 
 def test_the_readmes_speed_ups_are_the_measured_ones():
@@ -52,18 +55,18 @@ def _cells(points, name):
 
 
 def test_the_page_of_solvers_holds_what_was_measured():
-    results = _results("solvers-tiny-cpu")
+    found = _results("solvers-tiny-cpu")
     for name in samplers.names():
-        assert f"| `{name}` | {' | '.join(_cells(results['points'], name))} |" in SOLVERS
-    low, middle, high = results["other_true"]["frechet"]
+        assert f"| `{name}` | {' | '.join(_cells(found['points'], name))} |" in SOLVERS
+    low, middle, high = found["other_true"]["frechet"]
     assert f"between {low:.0f} and {high:.0f}, in the middle {middle:.0f}" in SOLVERS
-    assert f"{results['images']} pictures a point" in SOLVERS
+    assert f"{found['images']} pictures a point" in SOLVERS
 
 
 def test_the_page_of_solvers_says_what_an_aligned_schedule_gains():
-    results = _results("ays-tiny-cpu")
-    for name, found in results["schedules"].items():
-        row = f"{found['bound']:.0f} | {found['rmse']:.3f} | {found['frechet']:.1f} | {found['clip_score']:.1f}"
+    found = _results("ays-tiny-cpu")
+    for name, told in found["schedules"].items():
+        row = f"{told['bound']:.0f} | {told['rmse']:.3f} | {told['frechet']:.1f} | {told['clip_score']:.1f}"
         assert f"| `{name}` | {row} |" in SOLVERS
 
 
@@ -106,12 +109,26 @@ def test_the_readmes_quantization_is_the_measured_one():
 
 
 def test_the_readmes_conversion_is_the_measured_one():
-    results = _results("conversion-sd15-cpu")
-    assert f"peaks at {results['peak_bytes'] / 1e9:.2f} GB" in README
-    assert f"takes {results['convert_over_copy']:.1f} times as long as copying" in README
+    found = _results("conversion-sd15-cpu")
+    assert f"peaks at {found['peak_bytes'] / 1e9:.2f} GB" in README
+    assert f"takes {found['convert_over_copy']:.1f} times as long as copying" in README
 
 
 def test_every_result_says_on_what_it_was_measured():
     for path in (ROOT / "bench" / "results").glob("*.json"):
-        machine = json.loads(path.read_text(encoding="utf-8"))["machine"]
+        machine = results.read(path)["machine"]
         assert {"processor", "cores", "system", "device", "python", "mlx", "blas"} <= machine.keys()
+
+
+def test_results_are_read_back_as_written_and_only_those_of_this_version(tmp_path):
+    path = tmp_path / "r.json"
+    results.write(path, {"seconds": 1.5})
+    assert results.read(path) == {"version": results.VERSION, "seconds": 1.5}
+    for text, why in (('{"version": 0}', "are of version 0"), ('{"seconds": 1}', "have no version")):
+        path.write_text(text)
+        with pytest.raises(InputError, match=f"{why}, this mlx-sd reads version {results.VERSION}; measure again"):
+            results.read(path)
+    path.unlink()
+    with pytest.raises(TypeError):
+        results.write(path, {"seconds": object()})
+    assert not list(tmp_path.iterdir())

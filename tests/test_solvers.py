@@ -1,11 +1,9 @@
 """The bench of solvers: what it places where, and that nothing is computed twice."""
 
-import json
-
 import numpy as np
 import pytest
 
-from bench import figure, solvers
+from bench import figure, results, solvers
 from mlx_sd import samplers
 
 
@@ -71,7 +69,7 @@ def test_a_figure_is_drawn_of_results(tmp_path, capsys):
     ]
     floors = {"other_true": {"frechet": [70.0, 80.0, 90.0]}, "true": {"clip_score": 90.0}}
     file, png = tmp_path / "r.json", tmp_path / "f.png"
-    file.write_text(json.dumps({"points": found, "images": 16, **floors}))
+    results.write(file, {"points": found, "images": 16, **floors})
     assert figure.main([str(file), "--guidance", "1", str(png)]) == 0
     assert png.read_bytes().startswith(b"\x89PNG")
     assert figure.main([str(file), "--guidance", "2", str(png)]) == 2

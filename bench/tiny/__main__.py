@@ -1,4 +1,4 @@
-"""`python -m bench.tiny --out DIR`: make the embedded checkpoint again, from nothing."""
+"""`python -m bench tiny --out DIR`: make the embedded checkpoint again, from nothing."""
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ def description() -> str:
 
 
 EXAMPLES = """examples:
-  python -m bench.tiny --out tiny                      all of it, a little over two hours on two cores
-  python -m bench.tiny --out trial --smoke             a useless checkpoint in two minutes, to try the recipe
-  python -m bench.tiny --out tiny --minutes 60         the training stages share an hour, in proportion
-  python -m bench.tiny --out tiny --minutes unet=300   more time for one stage
-  python -m bench.tiny --out tiny --only decoder       one stage, from the results of those before it"""
+  python -m bench tiny --out tiny                      all of it, a little over two hours on two cores
+  python -m bench tiny --out trial --smoke             a useless checkpoint in two minutes, to try the recipe
+  python -m bench tiny --out tiny --minutes 60         the training stages share an hour, in proportion
+  python -m bench tiny --out tiny --minutes unet=300   more time for one stage
+  python -m bench tiny --out tiny --only decoder       one stage, from the results of those before it"""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = OneLineParser(
-        "python -m bench.tiny",
+        "python -m bench tiny",
         description=description(),
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -136,10 +136,10 @@ def main(argv: list[str] | None = None) -> int:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         run(plan, [arguments.only] if arguments.only else BY_NAME)
     except RecipeError as error:
-        say(f"python -m bench.tiny: {error}")
+        say(f"python -m bench tiny: {error}")
         return 2
     except (OSError, FloatingPointError) as error:
-        say(f"python -m bench.tiny: {error}")
+        say(f"python -m bench tiny: {error}")
         return 1
     except KeyboardInterrupt:
         say("interrupted: the same command goes on from what is saved")

@@ -179,7 +179,7 @@ def test_nine_channel_inpainting_loop(size, saved, family, modules, measure):
 
 
 def test_the_guidance_embedding_of_consistency_models(pipe, measure):
-    from mlx_sd.denoise import guidance_embedding
+    from mlx_sd.conditions import guidance_embedding
 
     for scale in (1.0, 1.5, 7.5, 14.0):
         theirs = pipe("sd1").get_guidance_scale_embedding(torch.tensor([scale - 1]), 256)

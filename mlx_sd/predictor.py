@@ -1,0 +1,53 @@
+"""The network as the sampling loop sees it: its conditions, guidance and what it reuses inside."""
+
+import mlx.core as mx
+
+from .blocks import Attend, apply
+from .conditions import Conditions
+from .denoise import guide
+from .reuse import Reuse
+from .tgate import Gate
+from .unet import Deep, Join, UNet, concatenate
+
+
+class Predictor:
+    """For one generation of a batch of N pictures."""
+
+    def __init__(
+        self,
+        unet: UNet,
+        conditions: Conditions,
+        guidance: float,
+        reuse: Reuse,
+        *,
+        rescale: float = 0.0,
+        channels: mx.array | None = None,
+        join: Join = concatenate,
+        gate: Gate | None = None,
+    ):
+        """guidance and `rescale` are as `guide` takes them; channels: (1 or N, h, w, K) beside the latents, or None."""
+        self._unet, self._conditions, self._channels = unet, conditions, channels
+        self._guidance, self._rescale = guidance, rescale
+        self.reuse, self._join, self._gate = reuse, join, gate
+
+    def __call__(self, x: mx.array, t: float) -> mx.array:
+        """The (guided) prediction, float32, for latents x (N, h, w, C) at timestep t."""
+        evaluation, conditions = self.reuse.evaluations, self._conditions
+        attends: Attend = apply
+        if self._gate:
+            attends = self._gate.attend(evaluation)
+            if self._gate.passed(evaluation):
+                conditions = conditions.unconditional()
+        if self._channels is not None:
+            beside = mx.broadcast_to(self._channels, (x.shape[0], *self._channels.shape[1:]))
+            x = mx.concatenate([x, beside], axis=-1)
+        if conditions.guided:
+            x = mx.concatenate([x, x])
+        x = x.astype(self._unet.dtype)
+
+        def network(deep: Deep, depth: int) -> tuple[mx.array, mx.array]:
+            given, extra = conditions.context, conditions.extra
+            return self._unet(x, mx.array(t), given, **extra, deep=deep, depth=depth, join=self._join, attend=attends)
+
+        output = self.reuse(network).astype(mx.float32)
+        return guide(output, self._guidance, self._rescale) if conditions.guided else output
