@@ -16,8 +16,9 @@ import platformdirs
 from mlx.utils import tree_flatten
 
 from . import blas, quantization
+from .classes import ClassEmbedder, Classes
 from .clip import TextEncoder
-from .config import TextConfig, UNetConfig, VAEConfig
+from .config import ClassConfig, TextConfig, VAEConfig
 from .errors import InputError
 from .files import read_json, tensors
 from .lora import Given, Lora
@@ -25,7 +26,8 @@ from .lowres import LowRes
 from .scheduler import Scheduler
 from .tokenizer import Tokenizer
 from .unet import UNet
-from .vae import Autoencoder
+from .unet_config import UNetConfig
+from .vae import Autoencoder, Pixels
 
 FORMAT, VERSION = "mlx-sd", 2
 _COLOURS = 3  # beside the latents
@@ -35,6 +37,7 @@ DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
 
 TEXT = ("text_encoder", "text_encoder_2")
 _SCALES = {"StableDiffusionUpscalePipeline": 0.08333, "LDMSuperResolutionPipeline": 1.0}
+PIXELS = ("DDPMPipeline", "DDIMPipeline")  # of diffusers: without an autoencoder
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,10 @@ class Model:
     name: str
     hash: str  # of the source's weights
     dtype: mx.Dtype
-    text_encoders: tuple[TextEncoder, ...]
+    text_encoders: tuple[TextEncoder, ...]  # none in models without a prompt
     tokenizers: tuple[Tokenizer, ...]
     unet: UNet
-    vae: Autoencoder
+    vae: Autoencoder | Pixels
     scheduler: Scheduler
     zeros_for_empty: bool  # SDXL: no negative prompt means zeros, not an encoded empty text
     aesthetics: bool  # SDXL refiner: conditioned on a score where the base has the target size
@@ -56,6 +59,8 @@ class Model:
     quantization: str | None = None  # done while loading, as `--quantize` takes it
     folder: Path | None = None  # a model folder, where it comes from one
     low_res: LowRes | None = None  # of upscalers: how the small picture is noised
+    classes: Classes | None = None  # those it makes pictures of
+    class_embedder: ClassEmbedder | None = None  # what makes a context of them, where the UNet does not look them up
 
     @property
     def upscales(self) -> bool:
@@ -80,7 +85,19 @@ def build(part: str, config: Mapping[str, Any], where: str) -> nn.Module:
         return Autoencoder(VAEConfig.from_hf(config, where))
     if part in TEXT:
         return TextEncoder(TextConfig.from_hf(config, where))
+    if part == "class_embedder":
+        return ClassEmbedder(ClassConfig.from_hf(config, where))
     raise InputError(f"{where}: no network is called {part}")
+
+
+def absent(configs: Mapping[str, Mapping[str, Any]], pipeline: Mapping[str, Any]) -> str | None:
+    """The network that a model with these lacks, if any."""
+    if "unet" not in configs:
+        return "unet"
+    if "vae" not in configs and pipeline.get("_class_name") not in PIXELS:
+        return "vae"
+    prompted = configs["unet"].get("_class_name") != "UNet2DModel"
+    return "text_encoder" if prompted and not configs.keys() & {*TEXT, "class_embedder"} else None
 
 
 def shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -117,6 +134,8 @@ def load(
     adapters = _adapters(loras)
     folder = converted(os.fspath(model), variant="fp16" if dtype == mx.float16 else None)
     about = read_about(folder)
+    if missing := absent(about["networks"], about["pipeline"]):
+        raise InputError(f"{folder}/model.json lists no {missing}; convert the checkpoint again")
     configs = network_configs(about)
     built = {part: build(part, config, f"{folder}/model.json: {part}") for part, config in configs.items()}
     stored = quantization.stored(about["quantization"], f"{folder}/model.json")
@@ -133,18 +152,20 @@ def load(
         if part in wanted:
             quantization.convert(network, wanted[part])
     texts = [part for part in TEXT if part in networks]
+    unet, embedder = networks["unet"], networks.get("class_embedder")
+    config = unet.config
     return Model(
         name=os.fspath(model),
         hash=model_hash(about),
         dtype=dtype,
         text_encoders=tuple(networks[part] for part in texts),
         tokenizers=tokenizers(folder, networks),
-        unet=networks["unet"],
-        vae=networks["vae"],
+        unet=unet,
+        vae=networks.get("vae") or Pixels(config.out_channels, config.sample_size),
         scheduler=Scheduler.from_hf(
             scheduler_config(about),
             f"{folder}/model.json: scheduler",
-            xl=networks["unet"].config.added_time_dims is not None,
+            xl=config.added_time_dims is not None,
         ),
         zeros_for_empty=bool(about["pipeline"].get("force_zeros_for_empty_prompt", False)),
         aesthetics=bool(about["pipeline"].get("requires_aesthetics_score", False)),
@@ -152,6 +173,8 @@ def load(
         quantization=quantize,
         folder=folder,
         low_res=LowRes.of(about, f"{folder}/model.json"),
+        classes=Classes.of(config, embedder and embedder.config, about["pipeline"], f"{folder}/model.json"),
+        class_embedder=embedder,
     )
 
 

@@ -4,6 +4,7 @@ import os
 from math import prod
 
 import mlx.core as mx
+import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from .errors import InputError
@@ -56,5 +57,6 @@ def available() -> int | None:
 def _weights(model: Model) -> int:
     flat: list[tuple[str, mx.array]] = []
     for network in (*model.text_encoders, model.unet, model.vae):
-        tree_flatten(network.parameters(), destination=flat)
+        if isinstance(network, nn.Module):
+            tree_flatten(network.parameters(), destination=flat)
     return sum(array.nbytes for _, array in flat)

@@ -29,7 +29,7 @@ from .tiles import Tiled
 from .tokenizer import Tokenizer
 from .unet import UNet, concatenate
 from .upscale import Small
-from .vae import Autoencoder
+from .vae import Autoencoder, Pixels
 
 Callback = Callable[[int, int, mx.array], None]
 
@@ -40,11 +40,16 @@ class Result:
 
     images: list[Image.Image]  # none where only latents were asked for
     latents: mx.array  # (N, h, w, C), float32, of about unit variance
-    prompts: list[str]
+    subjects: list[conditions.Subject]  # what they are of: prompts, or the ids of classes
     seeds: list[int]
     settings: Settings
     seconds: list[float]  # one per evaluation of the UNet
     full: int  # how many evaluations were not cached
+
+    @property
+    def prompts(self) -> list[str]:
+        """Of pictures of prompts."""
+        return [subject for subject in self.subjects if isinstance(subject, str)]
 
     @property
     def evaluations(self) -> int:
@@ -78,7 +83,7 @@ class StableDiffusion:
         return self.model.unet
 
     @property
-    def vae(self) -> Autoencoder:
+    def vae(self) -> Autoencoder | Pixels:
         return self.model.vae
 
     @property
@@ -95,13 +100,15 @@ class StableDiffusion:
             settings = preset(self.model, speed).settings | given
         return complete(self.model, **settings)
 
-    def generate(self, prompt: str | Sequence[str], negative: str | None = None, **options: Any) -> Result:
+    def generate(
+        self, prompt: str | Sequence[str] | None = None, negative: str | None = None, **options: Any
+    ) -> Result:
         """Makes pictures: everything `stream` yields, as one result. All keywords are those of `stream`."""
         parts = list(self.stream(prompt, negative, **options))
         return Result(
             [image for part in parts for image in part.images],
             mx.concatenate([part.latents for part in parts]),
-            [prompt for part in parts for prompt in part.prompts],
+            [subject for part in parts for subject in part.subjects],
             [seed for part in parts for seed in part.seeds],
             parts[0].settings,
             [seconds for part in parts for seconds in part.seconds],
@@ -110,9 +117,10 @@ class StableDiffusion:
 
     def stream(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None = None,
         negative: str | None = None,
         *,
+        classes: int | str | Sequence[int | str] | None = None,
         seed: int = 0,
         count: int = 1,
         batch: int = 1,
@@ -132,14 +140,15 @@ class StableDiffusion:
     ) -> Iterator[Result]:
         """Makes `count` pictures of each prompt, the i-th with seed + i whatever the count; yields batch by batch.
 
-        negative: what to steer away from; None is the checkpoint's own idea of nothing (SDXL: zeros).
-        batch: how many pictures go through the UNet together. latents: unit-variance noise (N, h, w, C) to start
-        from instead of the seeds'. channels: (1 or N, h, w, K) given to the UNet beside the latents, for networks with
-        more input channels. image: a path or picture to begin with, or that upscalers make larger. mask, mask_blur,
-        only_masked and padding: where to paint into it and how, see `mlx_sd.paint.canvas`; what comes out then has the
-        image's size. refiner: goes on with the latents at `refine_at` of the way, 0.8 unless said. output: "image", or
-        "latent" to skip decoding. tile: see `decode`. callback(evaluation, evaluations, denoised) follows each
-        evaluation of each batch.
+        classes: ids or names, in the place of prompts, for models that make pictures of classes; other models without
+        a prompt take neither, and upscalers need none. negative: what to steer away from; None is the checkpoint's own
+        idea of nothing (SDXL: zeros). batch: how many pictures go through the UNet together. latents: unit-variance
+        noise (N, h, w, C) to start from instead of the seeds'. channels: (1 or N, h, w, K) given to the UNet beside
+        the latents, for networks with more input channels. image: a path or picture to begin with, or that upscalers
+        make larger. mask, mask_blur, only_masked and padding: where to paint into it and how, see
+        `mlx_sd.paint.canvas`; what comes out then has the image's size. refiner: goes on with the latents at
+        `refine_at` of the way, 0.8 unless said. output: "image", or "latent" to skip decoding. tile: see `decode`.
+        callback(evaluation, evaluations, denoised) follows each evaluation of each batch.
         The other keywords are those of `settings`. Raises InputError before any work, Failure for NaN.
         """
         small = canvas = None
@@ -161,10 +170,9 @@ class StableDiffusion:
             raise InputError(f"count and batch must be at least 1, not {count} and {batch}")
         if not 0 <= seed <= seed + count - 1 < 2**32:
             raise InputError(f"seeds must be from 0 to {2**32 - 1}, not {seed} to {seed + count - 1}")
-        texts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not texts:
-            raise InputError("there is no prompt")
-        jobs = [(text, seed + i) for text in texts for i in range(count)]
+        jobs = [
+            (subject, seed + i) for subject in conditions.subjects(self.model, prompt, classes) for i in range(count)
+        ]
         shape = self._latent_shape(chosen)
         if latents is not None:
             if latents.ndim != 4 or latents.shape[1:] != shape:
@@ -189,8 +197,8 @@ class StableDiffusion:
             raise InputError("there is no refiner to begin anywhere; give --refiner too")
         if chosen.deepcache and chosen.deepcache.threshold < math.inf:
             batch = 1  # what one picture needs must not decide for another
-        for places in conditions.batches(self.model, [text for text, _ in jobs], negative, batch):
-            prompts, seeds = [jobs[i][0] for i in places], [jobs[i][1] for i in places]
+        for places in conditions.batches(self.model, [subject for subject, _ in jobs], negative, batch):
+            subjects, seeds = [jobs[i][0] for i in places], [jobs[i][1] for i in places]
             streams = [np.random.RandomState(s) for s in seeds]
             normal = partial(_normal, streams, shape)
             noise = None if latents is None else latents[mx.array(places)]
@@ -199,12 +207,12 @@ class StableDiffusion:
             else:
                 beside = channels[mx.array(places)] if channels is not None and channels.shape[0] > 1 else channels
                 start = Start(normal() if noise is None else noise, channels=beside)
-            runs = [(rows, sd.predictor(prompts, negative, c, start.channels, rows)) for sd, c, rows in parts]
+            runs = [(rows, sd.predictor(subjects, negative, c, start.channels, rows)) for sd, c, rows in parts]
             final, seconds = _timed(runs, start, normal, callback)
             images = [] if output == "latent" else [to_image(self.decode(z, tile)[0]) for z in final[:, None]]
             if canvas is not None:
                 images = [canvas.paste(image) for image in images]
-            yield Result(images, final, prompts, seeds, chosen, seconds, sum(p.full for _, p in runs))
+            yield Result(images, final, subjects, seeds, chosen, seconds, sum(p.full for _, p in runs))
 
     def encode_prompt(
         self, text: str, clip_skip: int = 0, chunks: int | None = None
@@ -265,17 +273,17 @@ class StableDiffusion:
 
     def predictor(
         self,
-        texts: Sequence[str],
+        subjects: Sequence[conditions.Subject],
         negative: str | None,
         chosen: Settings,
         channels: mx.array | None = None,
         rows: Table | None = None,
     ) -> Predictor | Tiled:
-        """The network as the sampling loop sees it, for texts that go through it together, as long as the longest.
+        """The network as the sampling loop sees it, for pictures that go through it together.
 
         rows: what it will run, where that is not all of `chosen`.
         """
-        given = conditions.of(self.model, texts, negative, chosen)
+        given = conditions.of(self.model, subjects, negative, chosen)
         levels = (rows or table(self.model, chosen)).log_snr
         join = chosen.freeu.join(self.unet.config) if chosen.freeu else concatenate
         step = chosen.tgate.gate_step if chosen.tgate else None
