@@ -13,7 +13,7 @@ from .settings import Settings
 
 # Bytes per byte of the finest level's channels and per latent (UNet) or pixel (VAE), measured at full size on the CPU,
 # where convolutions unfold their input; a GPU takes less.
-_UNET, _DECODER = 60, 30
+_UNET, _DECODER = 60, 40
 _PIXEL = 48  # bytes of a whole picture: float32 twice while tiles are joined, clipped and rounded
 _LATENT = 16 * 10  # of latents, noise, estimates and blended predictions
 
