@@ -43,6 +43,8 @@ def _folder(path: Path, choices: Choices) -> Checkpoint:
             raise InputError(f"--{name} is for single files, whose configs are not known; {path} has its own")
     found = checkpoint.read(path, choices.variant)
     parts: dict[str, Component] = {}
+    if choices.vae and "vae" not in found.components:
+        raise InputError(f"{path} has no vae to replace: it works on pixels")
     if choices.vae:
         config: dict[str, Any] = found.components["vae"].config
         parts["vae"] = single.standalone_vae(choices.vae, {k: config[k] for k in _SCALE if k in config})

@@ -32,12 +32,16 @@ class Tensor(NamedTuple):
     start: int
     end: int
     transposed: bool = False  # the file holds a matrix the other way round
+    piece: tuple[int, int, int] | None = None  # (runs, i, n): of each of so many runs of rows the i-th of n pieces
 
     def read(self) -> mx.array:
         """The numbers, copied from the file now."""
         stored, dtype = TENSOR_DTYPES[self.dtype]
         count = (self.end - self.start) // np.dtype(stored).itemsize
-        flat = np.memmap(self.file, stored, "r", self.start, (count,))
+        flat: Any = np.memmap(self.file, stored, "r", self.start, (count,))
+        if self.piece:
+            runs, i, pieces = self.piece
+            flat = flat.reshape(runs, pieces, -1)[:, i].ravel()
         array = mx.array(np.asarray(flat)).view(dtype)
         return array.reshape(self.shape[::-1]).T if self.transposed else array.reshape(self.shape)
 
@@ -46,6 +50,10 @@ class Tensor(NamedTuple):
         size = (self.end - self.start) // max(self.shape[0], 1)
         shape, start = (last - first, *self.shape[1:]), self.start
         return self._replace(shape=shape, start=start + first * size, end=start + last * size)
+
+    def interleaved(self, runs: int, i: int, pieces: int) -> "Tensor":
+        """Of each of so many equal runs of rows the i-th of so many pieces, as unread as the whole."""
+        return self._replace(shape=(self.shape[0] // pieces, *self.shape[1:]), piece=(runs, i, pieces))
 
     def transpose(self) -> "Tensor":
         """The transposed matrix, as unread as this one."""

@@ -15,6 +15,7 @@ import mlx.core as mx
 from tqdm import tqdm
 
 from . import command, film, flags, picture, reuse, schedule, speed
+from .conditions import Subject
 from .errors import InputError
 from .files import writable
 from .film import Film
@@ -35,7 +36,10 @@ _OPTIONS = tuple(f.name for f in dataclasses.fields(Options))
 _IMAGE = ("init_image", "mask", "mask_blur", "only_masked", "padding")
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}]"
 _TYPES: dict[str, tuple[type, ...]] = {  # of what a picture says of itself, if not text
-    **dict.fromkeys(("seed", "steps", "width", "height", "clip_skip", "tile", "order", "padding"), (int,)),
+    **dict.fromkeys(
+        ("seed", "steps", "width", "height", "clip_skip", "tile", "order", "padding", "noise_level", "denoise_tile"),
+        (int,),
+    ),
     **dict.fromkeys(("guidance", "guidance_rescale", "eta", "gamma", "rho"), (int, float)),
     **dict.fromkeys(("s_churn", "s_tmin", "s_tmax", "s_noise"), (int, float)),
     **dict.fromkeys(("strength", "mask_blur"), (int, float)),
@@ -54,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _generate(arguments: argparse.Namespace) -> None:
     wanted = _wanted(arguments)
     prompts = _prompts(arguments, wanted)
-    targets = _targets(arguments.output, prompts, wanted["seed"], arguments.count)
+    targets = _targets(arguments.output, prompts or [""], wanted["seed"], arguments.count)
     filmed = film.plan(targets, arguments.preview, arguments.animate)
     sd = _packaged(arguments, wanted) if wanted["coreml"] else _loaded(wanted)
     if wanted["model_hash"] not in (None, sd.model.hash):
@@ -82,7 +86,7 @@ def _generate(arguments: argparse.Namespace) -> None:
             steps.see(len(made), evaluation, image)
 
         for result in sd.stream(
-            prompts,
+            prompts or None,
             wanted["negative"],
             seed=wanted["seed"],
             count=arguments.count,
@@ -96,7 +100,7 @@ def _generate(arguments: argparse.Namespace) -> None:
             padding=wanted["padding"],
             **settings,
         ):
-            for image, prompt, seed in zip(result.images, result.prompts, result.seeds, strict=True):
+            for image, prompt, seed in zip(result.images, result.subjects, result.seeds, strict=True):
                 path = targets[len(made)]
                 path.parent.mkdir(parents=True, exist_ok=True)
                 about = _about(sd, result, wanted | files, prompt, seed)
@@ -189,9 +193,9 @@ def _loras(arguments: argparse.Namespace, wanted: list[Any]) -> tuple[list[Lora]
 
 def _prompts(arguments: argparse.Namespace, wanted: dict[str, Any]) -> list[str]:
     if arguments.prompts is None:
-        if wanted["prompt"] is None:
+        if wanted["prompt"] is None and wanted["init_image"] is None:
             raise InputError("give a prompt, --prompts FILE or --from-image PNG")
-        return [wanted["prompt"]]
+        return [] if wanted["prompt"] is None else [wanted["prompt"]]  # upscalers do without
     if arguments.prompt is not None:
         raise InputError("give a prompt or --prompts, not both")
     try:
@@ -245,7 +249,7 @@ def _slug(prompt: str) -> str:
     return "-".join(re.findall(r"\w+", prompt.lower()))[:48].strip("-") or "picture"
 
 
-def _about(sd: StableDiffusion, result: Result, wanted: dict[str, Any], prompt: str, seed: int) -> dict[str, Any]:
+def _about(sd: StableDiffusion, result: Result, wanted: dict[str, Any], prompt: Subject, seed: int) -> dict[str, Any]:
     """Everything needed to make the picture again."""
     settings = {name: getattr(result.settings, name) for name in _SETTINGS}
     for name in ("deepcache", "tgate", "freeu"):

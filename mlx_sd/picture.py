@@ -53,7 +53,7 @@ def digest(path: str) -> str:
 
 def _parameters(about: dict[str, Any]) -> str:
     # The form of AUTOMATIC1111's web UI, which many programs read.
-    lines = [str(about["prompt"])]
+    lines = [about["prompt"] or ""]
     if about.get("negative"):
         lines.append(f"Negative prompt: {about['negative']}")
     lines.append(

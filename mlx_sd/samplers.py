@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from . import multistep, onestep, plms, schedule
-from .denoise import denoised, noise_in
+from .denoise import clipped, denoised, noise_in
 from .errors import Failure, InputError
 from .schedule import Grid, Steps
 from .scheduler import Scheduler
@@ -230,7 +230,9 @@ def evaluate(
     history: deque[mx.array] = deque(maxlen=longest)
     for i, row in enumerate(table.rows):
         prediction = predict(x, row.t).astype(mx.float32)
-        estimate = denoised(table.prediction, x, prediction, row.a, row.s)
+        whole = estimate = denoised(table.prediction, x, prediction, row.a, row.s)
+        if table.clip:
+            estimate = clipped(whole, table.clip)
         if table.history == "noise":
             history.appendleft(noise_in(table.prediction, x, prediction, row.a, row.s))
         else:
@@ -238,6 +240,8 @@ def evaluate(
         if row.again:
             base = _mix(*row.again, base, history)
         x = _mix(row.x, row.m, base, history)
+        if table.clip and row.cut:
+            x = x + row.cut * (whole - estimate)
         if row.noise:
             x = x + row.noise * normal()
         if keep:
