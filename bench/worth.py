@@ -99,8 +99,8 @@ def curves(folder: Path) -> Any:
 
 
 def best(told: results.Results) -> results.Results:
-    """The way with the fewest multiplications that is within 2% of the Frechet distance of 50 steps of DDIM, and a point
-    of their CLIP score: few steps end in clear pictures that show less of what was asked for."""
+    """The way with the fewest multiplications within 2% of the Frechet distance of 50 steps of DDIM, and a point of
+    their CLIP score: few steps end in clear pictures that show less of what was asked for."""
     whole = next(way for way in told["ways"] if way.items() >= {**PAPER, "loop": "full"}.items())
     near = [way for way in told["ways"] if way["frechet"] <= 1.02 * whole["frechet"]]
     able = [way for way in near if way["clip_score"] >= whole["clip_score"] - 1]
@@ -111,8 +111,9 @@ def best(told: results.Results) -> results.Results:
 def _best(told: results.Results, whole: results.Results) -> str:
     way = best(told)
     return (
-        f"The least within 2% of the Frechet distance of 50 steps of DDIM and a point of their CLIP score is {way['sampler']} in {way['steps']} steps, {_flags(way)}: "
-        f"{whole['forwards'] / way['forwards']:.1f} times fewer multiplications."
+        "The least within 2% of the Frechet distance of 50 steps of DDIM, and a point of their CLIP score, is "
+        f"{way['sampler']} in {way['steps']} steps, {_flags(way)}: {whole['forwards'] / way['forwards']:.1f} times "
+        "fewer multiplications."
     )
 
 
