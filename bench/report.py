@@ -28,6 +28,7 @@ PAGES = ("README.md", "docs/benchmarks.md")
 SECTIONS: dict[str, Callable[[Path], str]] = {
     "summary": sections.summary,
     "latency": sections.latency,
+    "presets": worth.presets,
     "worth": worth.worth,
     "papers": worth.papers,
     "forecasts": worth.forecasts,
