@@ -24,7 +24,8 @@ def test_the_readme_says_of_forecasts_what_was_measured():
         policy = reuse.parse(run["policy"])
         kind = rms.setdefault((run["steps"], run["interval"], type(policy).__name__), {})
         kind[policy.forecast] = statistics.mean(run["rms"])
-    assert "`adaptive` is best everywhere, `+forecast1` wins at 50 steps, `+forecast2` never" in " ".join(
+    said = "`adaptive` is best everywhere, `+forecast1` wins at 50 steps, `+forecast2` never"
+    assert said in " ".join(README.split())
         README.split()
     )
     for (steps, interval, kind), by_degree in rms.items():
