@@ -26,8 +26,6 @@ def test_the_readme_says_of_forecasts_what_was_measured():
         kind[policy.forecast] = statistics.mean(run["rms"])
     said = "`adaptive` is best everywhere, `+forecast1` wins at 50 steps, `+forecast2` never"
     assert said in " ".join(README.split())
-        README.split()
-    )
     for (steps, interval, kind), by_degree in rms.items():
         best = min(min(rms[steps, interval, other].values()) for other in ("DeepCache", "NonUniform"))
         assert kind != "Adaptive" or min(by_degree.values()) < best
