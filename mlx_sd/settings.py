@@ -116,10 +116,10 @@ def complete(
     Reuse(deepcache, levels)
     if tgate:
         tgate.check(len(levels))
-    if (deepcache or tgate) and len(levels) <= _FEW:
+    if deepcache and len(levels) <= _FEW:
         warnings.warn(
-            f"in {len(levels)} evaluations little repeats itself: DeepCache and T-GATE gain little there and cost "
-            "quality; leave them out",
+            f"in {len(levels)} evaluations little repeats itself: DeepCache gains little there and costs quality; "
+            "leave it out",
             stacklevel=3,
         )
     return chosen

@@ -1,8 +1,10 @@
 """The report: pages say what the results say, or that is found out."""
 
+import shutil
+
 import pytest
 
-from bench import latency, predict, report, results, sections
+from bench import latency, predict, report, results, sections, worth
 from bench.loops import Loop, setting
 from mlx_sd import DeepCache
 
@@ -20,6 +22,8 @@ def folder(tmp_path_factory):
     found["loops"] += [loop | {"by": "other", "seconds": [2 * s for s in loop["seconds"]]} for loop in found["loops"]]
     machine = {"processor": "P", "cores": 2, "system": "S", "device": "D", "mlx": "1", "blas": "B"}
     results.write(folder / "latency-tiny.json", found | {"peer": {"diffusers": "0"}, "machine": machine})
+    for name in (worth.CURVES, worth.POLICIES):
+        shutil.copy(report.RESULTS / name, folder / name)
     results.write(folder / "prediction.json", predict.predicted(["M1", "M2 Pro"], ["sd15"], loops, 10))
     return folder
 
@@ -90,3 +94,7 @@ def test_predictions_are_called_so_in_every_row(folder):
     text, _, rows = sections.prediction(folder).partition("\n\n")
     assert text.startswith("Predictions, not measurements")
     assert all(row.startswith("| prediction: M") for row in rows.splitlines()[2:])
+
+
+def test_the_pages_of_this_repository_are_up_to_date():
+    assert report.main(["--check"]) == 0
