@@ -5,6 +5,7 @@ from pathlib import Path
 
 from . import command, samplers, schedule, speed
 from .load import DTYPES
+from .paint import PADDING, STRENGTH
 from .settings import GUIDANCE, GUIDANCE_XL, STEPS
 from .version import VERSION
 
@@ -13,6 +14,8 @@ _EXAMPLES = """examples:
   python -m mlx_sd.generate "a lighthouse" --deepcache 3 --steps 50 --count 4 --output pictures/
   python -m mlx_sd.generate "a photo of an astronaut" --model stabilityai/stable-diffusion-2-1 --dtype float16
   python -m mlx_sd.generate "a lighthouse" --model models/sd15 --lora style.safetensors:0.8
+  python -m mlx_sd.generate "a blue tent on yellow desert" --init-image tent.png --strength 0.6
+  python -m mlx_sd.generate "a large moon, a night sky" --init-image tent.png --mask sky.png --only-masked
   python -m mlx_sd.generate --from-image picture.png --seed 7
   python -m mlx_sd.generate --prompts prompts.txt --json > results.json
 """
@@ -83,6 +86,25 @@ def parser(name: str) -> argparse.ArgumentParser:
         "--freeu", nargs="?", const="", metavar="B1,B2,S1,S2", help="FreeU (default factors: those published)"
     )
     p.add_argument("--tile", type=int, metavar="PIXELS", help="decode in tiles; 0 never (default: above 1536 a side)")
+    image = p.add_argument_group("image", "begin with a picture; its size is the default, in multiples of 8")
+    image.add_argument("--init-image", metavar="FILE", help="of any size and kind; what is transparent is white")
+    image.add_argument(
+        "--strength",
+        type=float,
+        help=f"how much of it changes, above 0, to 1: the share of the steps that run (default {STRENGTH}; masked 1)",
+    )
+    image.add_argument(
+        "--mask",
+        metavar="FILE",
+        help="paint only where this is white; or alpha: where the image is transparent. The rest stays as it is",
+    )
+    image.add_argument("--mask-blur", type=float, metavar="PIXELS", help="fade in from the mask's edge, default 0")
+    image.add_argument(
+        "--only-masked",
+        action=argparse.BooleanOptionalAction,
+        help="cut out the mask's surroundings, paint them at the size of a whole picture, and put them back",
+    )
+    image.add_argument("--padding", type=int, metavar="PIXELS", help=f"of those surroundings, default {PADDING}")
     solver = p.add_argument_group("solver", "what only some samplers and schedules take; each has its own default")
     solver.add_argument("--eta", type=float, help="fresh noise in ddim (default 0) and euler_ancestral (1), 0 to 1")
     solver.add_argument("--gamma", type=float, help="fresh noise in tcd, 0 to 1, default 0.3")
@@ -101,6 +123,14 @@ def parser(name: str) -> argparse.ArgumentParser:
     p.add_argument("--count", type=int, default=1, help="pictures of each prompt, default 1")
     p.add_argument("--batch", type=int, default=1, help="pictures computed together, default 1")
     p.add_argument("--output", metavar="PATH", help="a .png file, or a folder (default: named after the prompt, here)")
+    p.add_argument("--preview", metavar="FOLDER", help="write what each step thinks the picture is, as it goes")
+    p.add_argument(
+        "--animate",
+        nargs="?",
+        const="",
+        metavar="PATH",
+        help="all steps as a .png or .gif (default: beside the picture)",
+    )
     p.add_argument("--json", action="store_true", help="print what was made as JSON")
     p.add_argument("--version", action="version", version=f"mlx-sd {VERSION}")
     return p

@@ -7,7 +7,6 @@ import json
 import re
 import statistics
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,13 @@ from typing import Any
 import mlx.core as mx
 from tqdm import tqdm
 
-from . import command, flags, picture, reuse, schedule, speed
+from . import command, film, flags, picture, reuse, schedule, speed
 from .errors import InputError
+from .files import writable
+from .film import Film
 from .freeu import FreeU
 from .lora import Lora
+from .paint import ALPHA
 from .pipeline import Result, StableDiffusion
 from .settings import Settings
 from .table import Options
@@ -30,12 +32,14 @@ NAME = "mlx_sd.generate"
 _SETTINGS = tuple(f.name for f in dataclasses.fields(Settings) if f.name != "options")
 _MODEL = ("model", "coreml", "dtype", "quantize", "tile")
 _OPTIONS = tuple(f.name for f in dataclasses.fields(Options))
+_IMAGE = ("init_image", "mask", "mask_blur", "only_masked", "padding")
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}]"
 _TYPES: dict[str, tuple[type, ...]] = {  # of what a picture says of itself, if not text
-    **dict.fromkeys(("seed", "steps", "width", "height", "clip_skip", "tile", "order"), (int,)),
+    **dict.fromkeys(("seed", "steps", "width", "height", "clip_skip", "tile", "order", "padding"), (int,)),
     **dict.fromkeys(("guidance", "guidance_rescale", "eta", "gamma", "rho"), (int, float)),
     **dict.fromkeys(("s_churn", "s_tmin", "s_tmax", "s_noise"), (int, float)),
-    "corrector": (bool,),
+    **dict.fromkeys(("strength", "mask_blur"), (int, float)),
+    **dict.fromkeys(("corrector", "only_masked"), (bool,)),
     "loras": (list,),
 }
 _DEFAULTS: dict[str, Any] = {"model": "tiny", "seed": 0, "guidance_rescale": 0.0, "clip_skip": 0}
@@ -51,6 +55,7 @@ def _generate(arguments: argparse.Namespace) -> None:
     wanted = _wanted(arguments)
     prompts = _prompts(arguments, wanted)
     targets = _targets(arguments.output, prompts, wanted["seed"], arguments.count)
+    filmed = film.plan(targets, arguments.preview, arguments.animate)
     sd = _packaged(arguments, wanted) if wanted["coreml"] else _loaded(wanted)
     if wanted["model_hash"] not in (None, sd.model.hash):
         print(f"{NAME}: the weights of {wanted['model']} are not those the picture was made with", file=sys.stderr)
@@ -62,6 +67,9 @@ def _generate(arguments: argparse.Namespace) -> None:
     settings["freeu"] = FreeU.parse(wanted["freeu"]) if wanted["freeu"] is not None else None
     if arguments.speed:
         print(f"{NAME}: {speed.preset(sd.model, arguments.speed)}", file=sys.stderr)
+    files = _files(wanted)
+    sd.settings(**settings)  # says what is wrong with them before a preview is fitted
+    steps = Film(sd, filmed)
     made: list[dict[str, Any]] = []
 
     with tqdm(unit="step", disable=not sys.stderr.isatty(), bar_format=_BAR) as bar:
@@ -71,6 +79,7 @@ def _generate(arguments: argparse.Namespace) -> None:
                 bar.reset(total=evaluations)
                 bar.set_description(f"{len(made) + 1}/{len(targets)}")
             bar.update()
+            steps.see(len(made), evaluation, image)
 
         for result in sd.stream(
             prompts,
@@ -80,14 +89,19 @@ def _generate(arguments: argparse.Namespace) -> None:
             batch=arguments.batch,
             tile=wanted["tile"],
             callback=progress,
+            image=wanted["init_image"],
+            mask=wanted["mask"],
+            mask_blur=wanted["mask_blur"] or 0.0,
+            only_masked=bool(wanted["only_masked"]),
+            padding=wanted["padding"],
             **settings,
         ):
             for image, prompt, seed in zip(result.images, result.prompts, result.seeds, strict=True):
                 path = targets[len(made)]
                 path.parent.mkdir(parents=True, exist_ok=True)
-                about = _about(sd, result, wanted, prompt, seed)
+                about = _about(sd, result, wanted | files, prompt, seed)
                 picture.save(image, path, about)
-                made.append({"output": str(path), **about, **_cost(result)})
+                made.append({"output": str(path), **steps.end(len(made), image), **about, **_cost(result)})
                 if not arguments.json:
                     bar.write(str(path), file=sys.stdout)
     if arguments.json:
@@ -100,6 +114,19 @@ def _loaded(wanted: dict[str, Any]) -> StableDiffusion:
         if made_with != lora["sha256"]:
             print(f"{NAME}: the LoRA {lora['path']} is not the one the picture was made with", file=sys.stderr)
     return sd
+
+
+def _files(wanted: dict[str, Any]) -> dict[str, str]:
+    """The hashes of the files that a picture begins with; says where they are not those of the picture replayed."""
+    found = {}
+    for name in ("init_image", "mask"):
+        path = wanted[name]
+        if path is None or (name == "mask" and path == ALPHA):
+            continue
+        found[f"{name}_hash"] = picture.digest(path)
+        if wanted[f"{name}_hash"] not in (None, found[f"{name}_hash"]):
+            print(f"{NAME}: {path} is not the file the picture was made with", file=sys.stderr)
+    return found
 
 
 def _packaged(arguments: argparse.Namespace, wanted: dict[str, Any]) -> StableDiffusion:
@@ -129,13 +156,17 @@ def _wanted(arguments: argparse.Namespace) -> dict[str, Any]:
         replayed = {name: value for name, value in replayed.items() if name not in (*_OPTIONS, *speed.SETS)}
     if arguments.schedule and arguments.schedule not in schedule.names():
         replayed.pop("steps", None)
+    if arguments.init_image:  # whose size counts
+        replayed = {name: value for name, value in replayed.items() if name not in ("width", "height")}
     for name, value in replayed.items():
         if value is not None and not isinstance(value, _TYPES.get(name, (str,))):
             raise InputError(f"{arguments.from_image}: it says {name} = {value!r}, which makes no sense")
     wanted = {
         name: flag if (flag := getattr(arguments, name)) is not None else replayed.get(name, _DEFAULTS.get(name))
-        for name in ("prompt", "negative", "seed", *_MODEL, *_SETTINGS, *_OPTIONS)
+        for name in ("prompt", "negative", "seed", *_MODEL, *_SETTINGS, *_OPTIONS, *_IMAGE)
     }
+    for name in ("init_image", "mask"):
+        wanted[f"{name}_hash"] = replayed.get(f"{name}_hash") if getattr(arguments, name) is None else None
     if arguments.model is not None:
         wanted["coreml"] = arguments.coreml
     wanted["loras"], wanted["lora_hashes"] = _loras(arguments, replayed.get("loras") or [])
@@ -188,13 +219,7 @@ def _targets(output: str | None, prompts: list[str], seed: int, count: int) -> l
             f"--output {output}: only .png can say how it was made; give a name ending in .png or a folder"
         )
     home = path if folder else path.parent
-    # A folder is made when there is something to put into it; what must be writable now is what it will be made in.
-    there = next(p for p in (home, *home.absolute().parents) if p.exists()) if folder else home
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise InputError(f"--output {home}: cannot be written ({error.strerror})") from None
+    writable(home, "--output", there=not folder)  # a folder is made when there is something to put into it
     if not folder and not several:
         return [path]
     targets: list[Path] = []
@@ -232,6 +257,7 @@ def _about(sd: StableDiffusion, result: Result, wanted: dict[str, Any], prompt: 
         **settings,
         **{name: value for name, value in dataclasses.asdict(result.settings.options).items() if value is not None},
         "tile": wanted["tile"],
+        **{name: wanted[name] for name in (*_IMAGE, "init_image_hash", "mask_hash") if wanted[name] is not None},
         "model": wanted["model"],
         "model_hash": sd.model.hash,
         "coreml": wanted["coreml"],

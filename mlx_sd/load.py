@@ -30,6 +30,7 @@ from .vae import Autoencoder, Pixels
 
 FORMAT, VERSION = "mlx-sd", 2
 TINY = Path(__file__).parent / "tiny"
+EMBEDDED = {"tiny": TINY, "tiny-classes": TINY.with_name("tiny_classes")}  # what is in the package, by its name
 DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
 
 TEXT = ("text_encoder", "text_encoder_2")
@@ -46,7 +47,7 @@ class Model:
     text_encoders: tuple[TextEncoder, ...]  # none in models without a prompt
     tokenizers: tuple[Tokenizer, ...]
     unet: UNet
-    vae: Autoencoder | Pixels
+    vae: Autoencoder
     scheduler: Scheduler
     zeros_for_empty: bool  # SDXL: no negative prompt means zeros, not an encoded empty text
     aesthetics: bool  # SDXL refiner: conditioned on a score where the base has the target size
@@ -55,6 +56,7 @@ class Model:
     quantization: str | None = None  # done while loading, as `--quantize` takes it
     classes: Classes | None = None  # those it makes pictures of
     class_embedder: ClassEmbedder | None = None  # what makes a context of them, where the UNet does not look them up
+    folder: Path | None = None  # a model folder, where it comes from one
 
 
 def tokenizers(folder: Path, networks: Mapping[str, Any]) -> tuple[Tokenizer, ...]:
@@ -161,6 +163,7 @@ def load(
         quantization=quantize,
         classes=Classes.of(config, embedder and embedder.config, about["pipeline"], f"{folder}/model.json"),
         class_embedder=embedder,
+        folder=folder,
     )
 
 
@@ -169,7 +172,7 @@ def converted(model: str, variant: str | None = None) -> Path:
 
     The cache is the system's for users, or MLX_SD_CACHE. A source that has changed is converted anew.
     """
-    folder = TINY if model == "tiny" else Path(model)
+    folder = EMBEDDED.get(model) or Path(model)
     if (folder / "model.json").is_file():
         return folder
     from convert import checkpoint, source, write  # convert builds on this package

@@ -1,5 +1,6 @@
 """PNG files that hold everything needed to make them again."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,14 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(about, dict):
         raise InputError(f"{path}: its {_KEY!r} text is damaged")
     return about
+
+
+def digest(path: str) -> str:
+    """SHA-256 of a file; InputError where there is none."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
 
 
 def _parameters(about: dict[str, Any]) -> str:

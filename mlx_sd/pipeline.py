@@ -4,17 +4,21 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from PIL import Image
 
-from . import conditions, samplers
+from . import conditions, paint, samplers
+from . import refiner as handover
 from .errors import Failure, InputError
+from .image import Source, opaque, read, to_pixels
 from .load import Model, load
 from .lora import Given
+from .paint import Painter, Start
 from .predictor import Predictor
 from .reuse import Reuse
 from .settings import Settings, complete, table
@@ -23,9 +27,7 @@ from .table import Table
 from .tgate import Gate
 from .tokenizer import Tokenizer
 from .unet import UNet, concatenate
-from .vae import Autoencoder, Pixels
-
-_TILE, _TILE_ABOVE = 512, 1536  # pixels a side: large pictures are decoded in tiles to bound memory
+from .vae import Autoencoder
 
 Callback = Callable[[int, int, mx.array], None]
 
@@ -79,7 +81,7 @@ class StableDiffusion:
         return self.model.unet
 
     @property
-    def vae(self) -> Autoencoder | Pixels:
+    def vae(self) -> Autoencoder:
         return self.model.vae
 
     @property
@@ -122,6 +124,13 @@ class StableDiffusion:
         batch: int = 1,
         latents: mx.array | None = None,
         channels: mx.array | None = None,
+        image: Source | None = None,
+        mask: Source | None = None,
+        mask_blur: float = 0.0,
+        only_masked: bool = False,
+        padding: int | None = None,
+        refiner: "StableDiffusion | None" = None,
+        refine_at: float | None = None,
         output: str = "image",
         tile: int | None = None,
         callback: Callback | None = None,
@@ -133,11 +142,18 @@ class StableDiffusion:
         a prompt take neither. negative: what to steer away from; None is the checkpoint's own idea of nothing (SDXL:
         zeros). batch: how many pictures go through the UNet together. latents: unit-variance noise (N, h, w, C) to
         start from instead of the seeds'. channels: (1 or N, h, w, K) given to the UNet beside the latents, for
-        networks with more input channels (inpainting: mask and masked latents). output: "image", or "latent" to skip
-        decoding. tile: see `decode`. callback(evaluation, evaluations, denoised) follows each evaluation of each
+        networks with more input channels. image: a path or picture to begin with. mask, mask_blur, only_masked and
+        padding: where to paint into it and how, see `mlx_sd.paint.canvas`; what comes out then has the image's size.
+        refiner: goes on with the latents at `refine_at` of the way, 0.8 unless said. output: "image", or "latent" to
+        skip decoding. tile: see `decode`. callback(evaluation, evaluations, denoised) follows each evaluation of each
         batch.
         The other keywords are those of `settings`. Raises InputError before any work, Failure for NaN.
         """
+        canvas = paint.canvas(self.model, image, mask, mask_blur, only_masked, padding, channels is not None)
+        if canvas is not None:
+            settings = canvas.settings(self.model, settings)
+        elif settings.get("strength") is not None:
+            raise InputError("strength says how much of an image changes; give --init-image too")
         chosen = self.settings(**settings)
         if output not in ("image", "latent"):
             raise InputError(f"output is 'image' or 'latent', not {output!r}")
@@ -155,19 +171,37 @@ class StableDiffusion:
             jobs = jobs * latents.shape[0] if len(jobs) == 1 else jobs
             if len(jobs) != latents.shape[0]:
                 raise InputError(f"{latents.shape[0]} latents for {len(jobs)} pictures")
-        self._check_channels(channels, shape, len(jobs))
+        if canvas is None:
+            self._check_channels(channels, shape, len(jobs))
         rows = table(self.model, chosen)
+        painter = None
+        if canvas is not None and chosen.strength is not None:
+            painter = Painter(canvas, self.model, (chosen.width, chosen.height), chosen.strength, tile)
+            if canvas.mask is not None and chosen.strength == 1:
+                rows = table(self.model, replace(chosen, strength=None))
+        parts = [(self, chosen, rows)]
+        if refiner is not None:
+            parts = self._handed_over(refiner, chosen, rows, handover.AT if refine_at is None else refine_at)
+        elif refine_at is not None:
+            raise InputError("there is no refiner to begin anywhere; give --refiner too")
         if chosen.deepcache and chosen.deepcache.threshold < math.inf:
             batch = 1  # what one picture needs must not decide for another
         for places in conditions.batches(self.model, [subject for subject, _ in jobs], negative, batch):
             subjects, seeds = [jobs[i][0] for i in places], [jobs[i][1] for i in places]
-            beside = channels[mx.array(places)] if channels is not None and channels.shape[0] > 1 else channels
             streams = [np.random.RandomState(s) for s in seeds]
-            noise = _normal(streams, shape) if latents is None else latents[mx.array(places)]
-            predict = self.predictor(subjects, negative, chosen, beside)
-            final, seconds = _timed(rows, predict, noise, lambda: _normal(streams, shape), callback)  # noqa: B023
+            normal = partial(_normal, streams, shape)
+            noise = None if latents is None else latents[mx.array(places)]
+            if painter:
+                start = painter.start(normal, noise)
+            else:
+                beside = channels[mx.array(places)] if channels is not None and channels.shape[0] > 1 else channels
+                start = Start(normal() if noise is None else noise, channels=beside)
+            runs = [(rows, sd.predictor(subjects, negative, c, start.channels, rows)) for sd, c, rows in parts]
+            final, seconds = _timed(runs, start, normal, callback)
             images = [] if output == "latent" else [to_image(self.decode(z, tile)[0]) for z in final[:, None]]
-            yield Result(images, final, subjects, seeds, chosen, seconds, predict.reuse.full)
+            if canvas is not None:
+                images = [canvas.paste(image) for image in images]
+            yield Result(images, final, subjects, seeds, chosen, seconds, sum(p.reuse.full for _, p in runs))
 
     def encode_prompt(
         self, text: str, clip_skip: int = 0, chunks: int | None = None
@@ -180,28 +214,36 @@ class StableDiffusion:
 
         tile: decode in tiles of so many pixels a side; 0 never; None where the image is larger than 1536 a side.
         """
-        factor = self.vae.config.factor
-        if tile is None and max(latents.shape[1:3]) * factor > _TILE_ABOVE:
-            tile = max(_TILE, self.vae.config.sample_size)
+        tile = self.vae.tile(max(latents.shape[1:3]) * self.vae.config.factor, tile)
         x = self.vae.unscale(latents.astype(mx.float32)).astype(self.vae.dtype)
         image = mx.clip(self.vae.decode(x, tile).astype(mx.float32), -1, 1)
         if not mx.isfinite(image).all().item():
             raise Failure("the decoded picture is not finite: the VAE overflows float16 (try --dtype float32)")
         return image
 
-    def encode(self, image: str | os.PathLike[str] | Image.Image, tile: int | None = None) -> mx.array:
-        """Latents (1, h, w, C) of a picture: the posterior's mean, scaled as the UNet takes them."""
-        if not isinstance(image, Image.Image):
-            image = Image.open(image)
-        pixels = mx.array(np.asarray(image.convert("RGB"), np.float32))[None] / 127.5 - 1
-        if any(side % self.vae.config.factor for side in pixels.shape[1:3]):
-            raise InputError(f"width and height must be multiples of {self.vae.config.factor}, not {image.size}")
-        mean, _ = self.vae.encode(pixels.astype(self.vae.dtype), tile)
-        return self.vae.scale(mean.astype(mx.float32))
+    def encode(self, image: Source, tile: int | None = None) -> mx.array:
+        """Latents (1, h, w, C) of a picture: the posterior's mean, scaled as the UNet takes them. tile: as `decode`."""
+        picture = opaque(read(image))
+        if any(side % self.vae.config.factor for side in picture.size):
+            raise InputError(f"width and height must be multiples of {self.vae.config.factor}, not {picture.size}")
+        mean, _ = paint.posterior(self.vae, to_pixels(picture), tile)
+        return self.vae.scale(mean)
 
     def _latent_shape(self, chosen: Settings) -> tuple[int, int, int]:
         factor = self.vae.config.factor
         return chosen.height // factor, chosen.width // factor, self.vae.config.latent_channels
+
+    def _handed_over(
+        self, refiner: "StableDiffusion", chosen: Settings, rows: Table, at: float
+    ) -> list[tuple["StableDiffusion", Settings, Table]]:
+        """Who runs what: the rows of this model up to `at`, and the refiner's after it."""
+        if chosen.tgate:
+            raise InputError("T-GATE's gate is of one network; leave out T-GATE or the refiner")
+        handover.check(self.model, refiner.model)
+        given = {field.name: getattr(chosen, field.name) for field in fields(chosen)}
+        follows = refiner.settings(**given | {"clip_skip": 0})
+        first, rest = handover.tables(self.model, refiner.model, chosen, rows, at)
+        return [(self, chosen, first), (refiner, follows, rest)]
 
     def _check_channels(self, channels: mx.array | None, shape: tuple[int, int, int], pictures: int) -> None:
         extra = self.unet.config.in_channels - shape[2]
@@ -224,8 +266,12 @@ class StableDiffusion:
         negative: str | None,
         chosen: Settings,
         channels: mx.array | None = None,
+        rows: Table | None = None,
     ) -> Predictor:
-        """The network as the sampling loop sees it, for pictures that go through it together."""
+        """The network as the sampling loop sees it, for pictures that go through it together.
+
+        rows: what it will run, where that is not all of `chosen`.
+        """
         given = conditions.of(self.model, subjects, negative, chosen)
         gate = Gate(chosen.tgate, given.guided, chosen.deepcache is not None) if chosen.tgate else None
         step = chosen.tgate.gate_step if chosen.tgate else None
@@ -233,7 +279,7 @@ class StableDiffusion:
             self.unet,
             given,
             chosen.guidance,
-            Reuse(chosen.deepcache, table(self.model, chosen).log_snr, step),
+            Reuse(chosen.deepcache, (rows or table(self.model, chosen)).log_snr, step),
             rescale=chosen.guidance_rescale,
             channels=channels,
             join=chosen.freeu.join(self.unet.config) if chosen.freeu else concatenate,
@@ -242,24 +288,30 @@ class StableDiffusion:
 
 
 def _timed(
-    rows: Table,
-    predict: Predictor,
-    noise: mx.array,
+    runs: Sequence[tuple[Table, Predictor]],
+    start: Start,
     normal: Callable[[], mx.array],
     callback: Callback | None,
 ) -> tuple[mx.array, list[float]]:
-    """Runs the table; returns the final latents and the seconds of each evaluation, callbacks not counted."""
-    seconds: list[float] = []
-    clock = time.perf_counter()
+    """Runs tables, each from where the one before ended.
 
-    def after(i: int, total: int, image: mx.array) -> None:
+    Returns the final latents and the seconds of each evaluation, callbacks not counted.
+    """
+    seconds: list[float] = []
+    clock, total = time.perf_counter(), sum(len(rows.rows) for rows, _ in runs)
+
+    def after(_i: int, _total: int, image: mx.array) -> None:
         nonlocal clock
         seconds.append(time.perf_counter() - clock)
         if callback is not None:
-            callback(i, total, image)
+            callback(len(seconds), total, image)
         clock = time.perf_counter()
 
-    return samplers.run(rows, predict, noise, normal, after), seconds
+    latents = start.noise
+    for rows, predict in runs:
+        image = None if rows.image is None else start.image
+        latents = samplers.run(rows, predict, latents, normal, after, image, start.keep)
+    return latents, seconds
 
 
 def to_image(pixels: mx.array) -> Image.Image:

@@ -30,6 +30,7 @@ class Settings:
     width: int
     height: int
     clip_skip: int
+    strength: float | None  # how much of an image's noise is added anew; None starts from noise alone
     deepcache: Policy | None
     tgate: TGate | None
     freeu: FreeU | None
@@ -47,6 +48,7 @@ def complete(
     width: int | None = None,
     height: int | None = None,
     clip_skip: int = 0,
+    strength: float | None = None,
     deepcache: Policy | None = None,
     tgate: TGate | None = None,
     freeu: FreeU | None = None,
@@ -76,8 +78,22 @@ def complete(
     if None not in (steps, fixed) and steps != fixed:
         raise InputError(f"the schedule given is of {fixed} steps, not {steps}; leave --steps out")
     steps = fixed or (STEPS if steps is None else steps)
+    if strength is not None:
+        _check_strength(strength, steps)
     chosen = Settings(
-        steps, guidance, guidance_rescale, sampler, schedule, options, width, height, clip_skip, deepcache, tgate, freeu
+        steps,
+        guidance,
+        guidance_rescale,
+        sampler,
+        schedule,
+        options,
+        width,
+        height,
+        clip_skip,
+        strength,
+        deepcache,
+        tgate,
+        freeu,
     )
     # Made here only to say what is wrong with the steps, and with the policies for so many.
     levels = table(model, chosen).log_snr
@@ -94,8 +110,17 @@ def complete(
 
 
 def table(model: Model, chosen: Settings) -> Table:
-    """The rows of the sampler."""
-    return samplers.table(model.scheduler, chosen.sampler, chosen.schedule, chosen.options, chosen.steps)
+    """The rows of the sampler; of strength s, the last int(steps * s) steps, as in diffusers."""
+    begin = None if chosen.strength is None else chosen.steps - int(chosen.steps * chosen.strength)
+    return samplers.table(model.scheduler, chosen.sampler, chosen.schedule, chosen.options, chosen.steps, begin)
+
+
+def _check_strength(strength: float, steps: int) -> None:
+    if not 0 < strength <= 1:
+        raise InputError(f"strength must be above 0, to 1, not {strength}")
+    if int(steps * strength) < 1 <= steps:
+        least = math.ceil(1000 / steps) / 1000
+        raise InputError(f"strength {strength} leaves none of {steps} steps; give {least:g} or more, or more steps")
 
 
 def _guidance(model: Model) -> float:

@@ -40,6 +40,13 @@ class Table(NamedTuple):
     image: float | None = None  # + image * the image it starts from; None where it starts from noise
     churn: float = 0.0  # + churn * fresh noise
     clip: Clip | None = None  # of the estimates, where the checkpoint was trained on pixels
+    deviation: float = 1.0  # of the images; levels, but for `end`, are of images in units of it
+    end: tuple[float, float] = (1.0, 0.0)  # a and s of the final latents
+
+    @property
+    def levels(self) -> list[tuple[float, float]]:
+        """(a, s) of the latents after each row: a times the image as the VAE has it, and s times noise."""
+        return [*((row.a / self.deviation, row.s) for row in self.rows[1:]), self.end]
 
     @property
     def log_snr(self) -> list[float]:

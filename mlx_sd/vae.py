@@ -12,6 +12,7 @@ from .layers import Conv, FarConv, GroupNorm, ImageAttention
 
 _EPS = 1e-6
 _OVERLAP = 0.25  # of a tile, as diffusers' enable_tiling
+_TILE, _TILE_ABOVE = 512, 1536  # pixels a side: large pictures go in tiles to bound memory
 
 
 class Autoencoder(nn.Module):
@@ -43,6 +44,12 @@ class Autoencoder(nn.Module):
         """Of its weights."""
         dtype: mx.Dtype = self.decoder[0].weight.dtype
         return dtype
+
+    def tile(self, side: int, wanted: int | None) -> int:
+        """Pixels a side of the tiles that a picture whose longer side is so long goes through in; 0 is whole."""
+        if wanted is None:
+            return max(_TILE, self.config.sample_size) if side > _TILE_ABOVE else 0
+        return wanted
 
     def encode(self, image: mx.array, tile: int | None = None) -> tuple[mx.array, mx.array]:
         """Mean and log variance of the posterior of images (B, H, W, 3), unscaled.
@@ -99,12 +106,13 @@ class Autoencoder(nn.Module):
         return nearest.astype(latents.dtype)
 
 
-class Pixels:
+class Pixels(Autoencoder):
     """Stands where the autoencoder would for models that work on pixels: their latents are the images themselves."""
 
     dtype = mx.float32
 
     def __init__(self, channels: int, sample_size: int):
+        nn.Module.__init__(self)
         none: dict[str, Any] = {"block_out_channels": [0], "force_upcast": False, "scaling_factor": 1.0}
         self.config = VAEConfig.from_hf(none | {"latent_channels": channels, "sample_size": sample_size})
 
@@ -115,12 +123,6 @@ class Pixels:
     def decode(self, latents: mx.array, tile: int | None = None) -> mx.array:
         """Images as they are."""
         return latents
-
-    def scale(self, latents: mx.array) -> mx.array:
-        """Images as they are."""
-        return latents
-
-    unscale = scale
 
 
 class ResBlock(nn.Module):
