@@ -44,7 +44,7 @@ def subjects(
     if model.text_encoders:
         texts = [prompt] if isinstance(prompt, str) else list(prompt or ())
         if not texts:
-            raise InputError("there is no prompt")
+            raise InputError("give a prompt: this model makes pictures of prompts")
         return [*texts]
     if model.classes:
         asked = [classes] if isinstance(classes, (int, str)) else list(classes or ())
