@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_sd.reuse import parse
+from mlx_sd.speed import EMBEDDED, Preset
 
 from . import plots, results
 from .loops import Loop
@@ -33,7 +34,7 @@ def papers(folder: Path) -> str:
 def worth(folder: Path) -> str:
     """All ways by what they cost, in forwards of the whole guided UNet."""
     told = results.read(folder / CURVES)
-    whole = next(way for way in told["ways"] if way.items() >= {**PAPER, "loop": "full"}.items())
+    whole = _paper(told)
     head = ["forwards", "solver, steps", "reuse", "Frechet distance", "to that of 50 steps of DDIM", "CLIP score"]
     rows = [
         [
@@ -47,6 +48,39 @@ def worth(folder: Path) -> str:
         for way in sorted(told["ways"], key=lambda way: float(way["forwards"]))
     ]
     return f"{table(head, rows)}\n\n{_best(told, whole)}"
+
+
+def presets(folder: Path) -> str:
+    """What --speed chooses for the embedded checkpoint, beside 50 steps of DDIM."""
+    told = results.read(folder / CURVES)
+    ways = {"50 steps of DDIM": _paper(told)} | {
+        f"`--speed {name}`": found for name, preset in EMBEDDED.items() if (found := of(told, preset))
+    }
+    head = ["", "sampler, steps", "reuse", "forwards", "Frechet distance", "CLIP score"]
+    rows = [
+        [name, f"{way['sampler']}, {way['steps']}", _flags(way), f"{way['forwards']:.2f}", *_quality(way)[:2]]
+        for name, way in ways.items()
+    ]
+    return table(head, rows)
+
+
+def known(told: results.Results, way: results.Results) -> str:
+    """What a preset says of itself."""
+    whole = _paper(told)
+    fewer, clip_score = whole["forwards"] / way["forwards"], way["clip_score"] - whole["clip_score"]
+    frechet = 100 * (way["frechet"] / whole["frechet"] - 1)
+    return (
+        f"{fewer:.1f} times fewer multiplications than 50 steps of DDIM, Frechet distance {frechet:+.1f}%, "
+        f"CLIP score {clip_score:+.1f}"
+    )
+
+
+def of(told: results.Results, preset: Preset) -> results.Results | None:
+    """The way that a preset is, where it was measured."""
+    loop = Loop(preset.deepcache, preset.tgate)
+    asked = {"sampler": preset.sampler, "steps": preset.steps}
+    found = (way for way in told["ways"] if way.items() >= asked.items() and Loop.parse(way["loop"]) == loop)
+    return next(found, None)
 
 
 def forecasts(folder: Path) -> str:
@@ -99,18 +133,26 @@ def curves(folder: Path) -> Any:
 
 
 def best(told: results.Results) -> results.Results:
-    """The way with the fewest multiplications within 2% of the Frechet distance of 50 steps of DDIM."""
-    whole = next(way for way in told["ways"] if way.items() >= {**PAPER, "loop": "full"}.items())
-    able = [way for way in told["ways"] if way["frechet"] <= 1.02 * whole["frechet"]]
+    """The way with the fewest multiplications within 2% of the Frechet distance of 50 steps of DDIM, and a point of
+    their CLIP score: few steps end in clear pictures that show less of what was asked for."""
+    whole = _paper(told)
+    near = [way for way in told["ways"] if way["frechet"] <= 1.02 * whole["frechet"]]
+    able = [way for way in near if way["clip_score"] >= whole["clip_score"] - 1]
     found: results.Results = min(able, key=lambda way: float(way["forwards"]))
+    return found
+
+
+def _paper(told: results.Results) -> results.Results:
+    found: results.Results = next(way for way in told["ways"] if way.items() >= {**PAPER, "loop": "full"}.items())
     return found
 
 
 def _best(told: results.Results, whole: results.Results) -> str:
     way = best(told)
     return (
-        f"The least that is within 2% of 50 steps of DDIM is {way['sampler']} in {way['steps']} steps, {_flags(way)}: "
-        f"{whole['forwards'] / way['forwards']:.1f} times fewer multiplications."
+        "The least within 2% of the Frechet distance of 50 steps of DDIM, and a point of their CLIP score, is "
+        f"{way['sampler']} in {way['steps']} steps, {_flags(way)}: {whole['forwards'] / way['forwards']:.1f} times "
+        "fewer multiplications."
     )
 
 

@@ -43,6 +43,8 @@ def subjects(
         raise InputError("this model has no classes" + ("; give a prompt" if model.text_encoders else ""))
     if model.text_encoders:
         texts = [prompt] if isinstance(prompt, str) else list(prompt or ())
+        if prompt is None and model.upscales:
+            return [""]
         if not texts:
             raise InputError("give a prompt: this model makes pictures of prompts")
         return [*texts]
@@ -52,6 +54,8 @@ def subjects(
             wrong = "takes no prompt" if prompt is not None else "makes pictures of classes"
             raise InputError(f"this model {wrong}; give a class (--class ID), {model.classes}")
         return [model.classes.find(one) for one in asked]
+    if prompt is not None and model.upscales:
+        raise InputError("this model takes no prompt: it makes pictures larger; leave it out")
     if prompt is not None:
         raise InputError("this model takes no prompt: it makes pictures like those it was trained on; give --count")
     if kind := model.unet.config.class_embedding:
@@ -98,6 +102,8 @@ def _of_texts(model: Model, texts: Sequence[str], negative: str | None, chosen: 
     if unet.guidance_dims is not None:
         embedded = guidance_embedding(chosen.guidance, unet.guidance_dims)
         extra["timestep_cond"] = mx.broadcast_to(embedded, (len(encoded), unet.guidance_dims))
+    if chosen.noise_level is not None:
+        extra["class_labels"] = mx.full((len(encoded),), chosen.noise_level)
     context = mx.concatenate([c for c, _ in encoded]).astype(model.dtype)
     mx.eval(context, extra)
     return Conditions(context, extra, guided)

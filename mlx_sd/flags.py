@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from . import command, samplers, schedule, speed
+from . import command, samplers, schedule, speed, upscale
 from .load import DTYPES
+from .lowres import HIGHEST, LEVEL
 from .paint import PADDING, STRENGTH
 from .settings import GUIDANCE, GUIDANCE_CLASSES, GUIDANCE_XL, STEPS
 from .version import VERSION
@@ -18,6 +19,7 @@ _EXAMPLES = """examples:
   python -m mlx_sd.generate "a large moon, a night sky" --init-image tent.png --mask sky.png --only-masked
   python -m mlx_sd.generate --model models/ddpm-cat --steps 1000 --count 4
   python -m mlx_sd.generate --model models/cin256 --class 207,281 --guidance 3
+  python -m mlx_sd.generate --model stabilityai/stable-diffusion-x4-upscaler --init-image small.png --deepcache 3
   python -m mlx_sd.generate --from-image picture.png --seed 7
   python -m mlx_sd.generate --prompts prompts.txt --json > results.json
 """
@@ -57,12 +59,12 @@ def parser(name: str) -> argparse.ArgumentParser:
         choices=speed.NAMES,
         help="sampler, steps, DeepCache and T-GATE together, from measured curves; flags of their own overrule",
     )
-    p.add_argument("--steps", type=int, help=f"default {STEPS}")
+    p.add_argument("--steps", type=int, help=f"default {STEPS}; of upscalers {upscale.STEPS} or {upscale.STEPS_PLAIN}")
     p.add_argument(
         "--guidance",
         type=float,
         metavar="SCALE",
-        help=f"default {GUIDANCE}, for SDXL {GUIDANCE_XL}, for classes {GUIDANCE_CLASSES}",
+        help=f"default {GUIDANCE}; SDXL {GUIDANCE_XL}, the x4 upscaler {upscale.GUIDANCE}, classes {GUIDANCE_CLASSES}",
     )
     p.add_argument("--guidance-rescale", type=float, metavar="PHI", help="0 to 1, default 0")
     p.add_argument("--sampler", metavar="NAME", help=f"{', '.join(samplers.names())} (default: the checkpoint's)")
@@ -93,7 +95,15 @@ def parser(name: str) -> argparse.ArgumentParser:
     p.add_argument(
         "--freeu", nargs="?", const="", metavar="B1,B2,S1,S2", help="FreeU (default factors: those published)"
     )
-    p.add_argument("--tile", type=int, metavar="PIXELS", help="decode in tiles; 0 never (default: above 1536 a side)")
+    p.add_argument(
+        "--tile", type=int, metavar="PIXELS", help="decode in tiles; 0 never (default: above 192 latents a side)"
+    )
+    p.add_argument(
+        "--denoise-tile",
+        type=int,
+        metavar="LATENTS",
+        help=f"denoise in overlapping tiles of so many latents a side; 0 never (default: upscalers {upscale.TILE})",
+    )
     image = p.add_argument_group("image", "begin with a picture; its size is the default, in multiples of 8")
     image.add_argument("--init-image", metavar="FILE", help="of any size and kind; what is transparent is white")
     image.add_argument(
@@ -111,6 +121,12 @@ def parser(name: str) -> argparse.ArgumentParser:
         "--only-masked",
         action=argparse.BooleanOptionalAction,
         help="cut out the mask's surroundings, paint them at the size of a whole picture, and put them back",
+    )
+    image.add_argument(
+        "--noise-level",
+        type=int,
+        metavar="N",
+        help=f"of an x4 upscaler, which is given the image: more invents more, 0 to {HIGHEST}, default {LEVEL}",
     )
     image.add_argument("--padding", type=int, metavar="PIXELS", help=f"of those surroundings, default {PADDING}")
     solver = p.add_argument_group("solver", "what only some samplers and schedules take; each has its own default")

@@ -36,7 +36,22 @@ _OPTIONS = tuple(f.name for f in dataclasses.fields(Options))
 _IMAGE = ("init_image", "mask", "mask_blur", "only_masked", "padding")
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}]"
 _TYPES: dict[str, tuple[type, ...]] = {  # of what a picture says of itself, if not text
-    **dict.fromkeys(("seed", "steps", "width", "height", "clip_skip", "tile", "order", "padding", "class"), (int,)),
+    **dict.fromkeys(
+        (
+            "seed",
+            "steps",
+            "width",
+            "height",
+            "clip_skip",
+            "tile",
+            "order",
+            "padding",
+            "class",
+            "noise_level",
+            "denoise_tile",
+        ),
+        (int,),
+    ),
     **dict.fromkeys(("guidance", "guidance_rescale", "eta", "gamma", "rho"), (int, float)),
     **dict.fromkeys(("s_churn", "s_tmin", "s_tmax", "s_noise"), (int, float)),
     **dict.fromkeys(("strength", "mask_blur"), (int, float)),

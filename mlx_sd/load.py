@@ -22,6 +22,7 @@ from .config import ClassConfig, TextConfig, VAEConfig
 from .errors import InputError
 from .files import read_json, tensors
 from .lora import Given, Lora
+from .lowres import LowRes
 from .scheduler import Scheduler
 from .tokenizer import Tokenizer
 from .unet import UNet
@@ -29,11 +30,13 @@ from .unet_config import UNetConfig
 from .vae import Autoencoder, Pixels
 
 FORMAT, VERSION = "mlx-sd", 2
+_COLOURS = 3  # beside the latents
 TINY = Path(__file__).parent / "tiny"
 EMBEDDED = {"tiny": TINY, "tiny-classes": TINY.with_name("tiny_classes")}  # what is in the package, by its name
 DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
 
 TEXT = ("text_encoder", "text_encoder_2")
+_SCALES = {"StableDiffusionUpscalePipeline": 0.08333, "LDMSuperResolutionPipeline": 1.0}
 PIXELS = ("DDPMPipeline", "DDIMPipeline")  # of diffusers: without an autoencoder
 
 
@@ -54,9 +57,15 @@ class Model:
     sizes: tuple[tuple[int, int], ...] = ()  # (width, height) of the pictures it makes; empty is any
     loras: tuple[dict[str, Any], ...] = ()  # merged while loading: path, sha256 and scale of each
     quantization: str | None = None  # done while loading, as `--quantize` takes it
+    folder: Path | None = None  # a model folder, where it comes from one
+    low_res: LowRes | None = None  # of upscalers: how the small picture is noised
     classes: Classes | None = None  # those it makes pictures of
     class_embedder: ClassEmbedder | None = None  # what makes a context of them, where the UNet does not look them up
-    folder: Path | None = None  # a model folder, where it comes from one
+
+    @property
+    def upscales(self) -> bool:
+        """Whether the UNet takes a small picture beside the latents."""
+        return self.unet.config.in_channels - self.vae.config.latent_channels == _COLOURS
 
 
 def tokenizers(folder: Path, networks: Mapping[str, Any]) -> tuple[Tokenizer, ...]:
@@ -127,7 +136,8 @@ def load(
     about = read_about(folder)
     if missing := absent(about["networks"], about["pipeline"]):
         raise InputError(f"{folder}/model.json lists no {missing}; convert the checkpoint again")
-    built = {part: build(part, config, f"{folder}/model.json: {part}") for part, config in about["networks"].items()}
+    configs = network_configs(about)
+    built = {part: build(part, config, f"{folder}/model.json: {part}") for part, config in configs.items()}
     stored = quantization.stored(about["quantization"], f"{folder}/model.json")
     if stored and (adapters or quantize):
         why = "an adapter vanishes in it when it is merged" if adapters else "that is not done twice"
@@ -161,9 +171,10 @@ def load(
         aesthetics=bool(about["pipeline"].get("requires_aesthetics_score", False)),
         loras=tuple(merge.records if merge else ()),
         quantization=quantize,
+        folder=folder,
+        low_res=LowRes.of(about, f"{folder}/model.json"),
         classes=Classes.of(config, embedder and embedder.config, about["pipeline"], f"{folder}/model.json"),
         class_embedder=embedder,
-        folder=folder,
     )
 
 
@@ -247,10 +258,17 @@ def read_about(folder: Path) -> dict[str, Any]:
     return about
 
 
+def network_configs(about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The networks' configs as the checkpoint's pipeline uses them: two scale latents as they do, whatever is said."""
+    scale = _SCALES.get(str(about["pipeline"].get("_class_name")))
+    configs = dict(about["networks"])
+    return configs if scale is None else configs | {"vae": configs["vae"] | {"scaling_factor": scale}}
+
+
 def scheduler_config(about: Mapping[str, Any]) -> dict[str, Any]:
     """The scheduler's config as the checkpoint's pipeline uses it."""
     name = str(about["pipeline"].get("_class_name", ""))
-    if name.startswith("StableDiffusion") and not name.startswith("StableDiffusionXL"):
+    if name.startswith("StableDiffusion") and not name.startswith(("StableDiffusionXL", "StableDiffusionUpscale")):
         # Old configs leave these out or have them wrong; diffusers' pipelines mend them in the same way.
         return {**about["scheduler"], "steps_offset": 1, "clip_sample": False}
     return dict(about["scheduler"])

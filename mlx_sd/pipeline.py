@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 from PIL import Image
 
-from . import conditions, paint, samplers
+from . import conditions, memory, paint, samplers, upscale
 from . import refiner as handover
 from .errors import Failure, InputError
 from .image import Source, opaque, read, to_pixels
@@ -25,8 +25,10 @@ from .settings import Settings, complete, table
 from .speed import preset
 from .table import Table
 from .tgate import Gate
+from .tiles import Tiled
 from .tokenizer import Tokenizer
 from .unet import UNet, concatenate
+from .upscale import Small
 from .vae import Autoencoder
 
 Callback = Callable[[int, int, mx.array], None]
@@ -139,19 +141,26 @@ class StableDiffusion:
         """Makes `count` pictures of each prompt, the i-th with seed + i whatever the count; yields batch by batch.
 
         classes: ids or names, in the place of prompts, for models that make pictures of classes; other models without
-        a prompt take neither. negative: what to steer away from; None is the checkpoint's own idea of nothing (SDXL:
-        zeros). batch: how many pictures go through the UNet together. latents: unit-variance noise (N, h, w, C) to
-        start from instead of the seeds'. channels: (1 or N, h, w, K) given to the UNet beside the latents, for
-        networks with more input channels. image: a path or picture to begin with. mask, mask_blur, only_masked and
-        padding: where to paint into it and how, see `mlx_sd.paint.canvas`; what comes out then has the image's size.
-        refiner: goes on with the latents at `refine_at` of the way, 0.8 unless said. output: "image", or "latent" to
-        skip decoding. tile: see `decode`. callback(evaluation, evaluations, denoised) follows each evaluation of each
-        batch.
+        a prompt take neither, and upscalers need none. negative: what to steer away from; None is the checkpoint's own
+        idea of nothing (SDXL: zeros). batch: how many pictures go through the UNet together. latents: unit-variance
+        noise (N, h, w, C) to start from instead of the seeds'. channels: (1 or N, h, w, K) given to the UNet beside
+        the latents, for networks with more input channels. image: a path or picture to begin with, or that upscalers
+        make larger. mask, mask_blur, only_masked and padding: where to paint into it and how, see
+        `mlx_sd.paint.canvas`; what comes out then has the image's size. refiner: goes on with the latents at
+        `refine_at` of the way, 0.8 unless said. output: "image", or "latent" to skip decoding. tile: see `decode`.
+        callback(evaluation, evaluations, denoised) follows each evaluation of each batch.
         The other keywords are those of `settings`. Raises InputError before any work, Failure for NaN.
         """
-        canvas = paint.canvas(self.model, image, mask, mask_blur, only_masked, padding, channels is not None)
+        small = canvas = None
+        if self.model.upscales:
+            unknown = {"mask": mask, "mask blur": mask_blur, "only-masked": only_masked, "padding": padding}
+            small = upscale.small(self.model, image, settings, unknown, channels is not None)
+        else:
+            canvas = paint.canvas(self.model, image, mask, mask_blur, only_masked, padding, channels is not None)
         if canvas is not None:
             settings = canvas.settings(self.model, settings)
+        elif small is not None:
+            settings = small.settings(settings)
         elif settings.get("strength") is not None:
             raise InputError("strength says how much of an image changes; give --init-image too")
         chosen = self.settings(**settings)
@@ -171,12 +180,14 @@ class StableDiffusion:
             jobs = jobs * latents.shape[0] if len(jobs) == 1 else jobs
             if len(jobs) != latents.shape[0]:
                 raise InputError(f"{latents.shape[0]} latents for {len(jobs)} pictures")
-        if canvas is None:
+        if image is None:
             self._check_channels(channels, shape, len(jobs))
+        if small is not None:
+            memory.check(self.model, chosen, min(batch, len(jobs)), tile)
         rows = table(self.model, chosen)
-        painter = None
+        starter: Painter | Small | None = small
         if canvas is not None and chosen.strength is not None:
-            painter = Painter(canvas, self.model, (chosen.width, chosen.height), chosen.strength, tile)
+            starter = Painter(canvas, self.model, (chosen.width, chosen.height), chosen.strength, tile)
             if canvas.mask is not None and chosen.strength == 1:
                 rows = table(self.model, replace(chosen, strength=None))
         parts = [(self, chosen, rows)]
@@ -191,8 +202,8 @@ class StableDiffusion:
             streams = [np.random.RandomState(s) for s in seeds]
             normal = partial(_normal, streams, shape)
             noise = None if latents is None else latents[mx.array(places)]
-            if painter:
-                start = painter.start(normal, noise)
+            if starter:
+                start = starter.start(normal, noise)
             else:
                 beside = channels[mx.array(places)] if channels is not None and channels.shape[0] > 1 else channels
                 start = Start(normal() if noise is None else noise, channels=beside)
@@ -201,7 +212,7 @@ class StableDiffusion:
             images = [] if output == "latent" else [to_image(self.decode(z, tile)[0]) for z in final[:, None]]
             if canvas is not None:
                 images = [canvas.paste(image) for image in images]
-            yield Result(images, final, subjects, seeds, chosen, seconds, sum(p.reuse.full for _, p in runs))
+            yield Result(images, final, subjects, seeds, chosen, seconds, sum(p.full for _, p in runs))
 
     def encode_prompt(
         self, text: str, clip_skip: int = 0, chunks: int | None = None
@@ -212,7 +223,7 @@ class StableDiffusion:
     def decode(self, latents: mx.array, tile: int | None = None) -> mx.array:
         """Images (N, H, W, 3) in [-1, 1] of latents as `generate` returns them.
 
-        tile: decode in tiles of so many pixels a side; 0 never; None where the image is larger than 1536 a side.
+        tile: decode in tiles of so many pixels a side; 0 never; None where the image is larger than 192 latents.
         """
         tile = self.vae.tile(max(latents.shape[1:3]) * self.vae.config.factor, tile)
         x = self.vae.unscale(latents.astype(mx.float32)).astype(self.vae.dtype)
@@ -267,28 +278,36 @@ class StableDiffusion:
         chosen: Settings,
         channels: mx.array | None = None,
         rows: Table | None = None,
-    ) -> Predictor:
+    ) -> Predictor | Tiled:
         """The network as the sampling loop sees it, for pictures that go through it together.
 
         rows: what it will run, where that is not all of `chosen`.
         """
         given = conditions.of(self.model, subjects, negative, chosen)
-        gate = Gate(chosen.tgate, given.guided, chosen.deepcache is not None) if chosen.tgate else None
+        levels = (rows or table(self.model, chosen)).log_snr
+        join = chosen.freeu.join(self.unet.config) if chosen.freeu else concatenate
         step = chosen.tgate.gate_step if chosen.tgate else None
-        return Predictor(
-            self.unet,
-            given,
-            chosen.guidance,
-            Reuse(chosen.deepcache, (rows or table(self.model, chosen)).log_snr, step),
-            rescale=chosen.guidance_rescale,
-            channels=channels,
-            join=chosen.freeu.join(self.unet.config) if chosen.freeu else concatenate,
-            gate=gate,
-        )
+
+        def over(channels: mx.array | None) -> Predictor:
+            return Predictor(
+                self.unet,
+                given,
+                chosen.guidance,
+                Reuse(chosen.deepcache, levels, step),
+                rescale=chosen.guidance_rescale,
+                channels=channels,
+                join=join,
+                gate=Gate(chosen.tgate, given.guided, chosen.deepcache is not None) if chosen.tgate else None,
+            )
+
+        size, tile = self._latent_shape(chosen)[:2], chosen.denoise_tile
+        if not tile or max(size) <= tile:
+            return over(channels)
+        return Tiled(size, tile, self.unet.config.shrinks, channels, over)
 
 
 def _timed(
-    runs: Sequence[tuple[Table, Predictor]],
+    runs: Sequence[tuple[Table, Predictor | Tiled]],
     start: Start,
     normal: Callable[[], mx.array],
     callback: Callback | None,
@@ -319,9 +338,9 @@ def to_image(pixels: mx.array) -> Image.Image:
     return Image.fromarray(np.array(mx.round((pixels + 1) * 127.5).astype(mx.uint8)))
 
 
-def _normal(streams: list[np.random.RandomState], shape: tuple[int, int, int]) -> mx.array:
+def _normal(streams: list[np.random.RandomState], shape: tuple[int, int, int], channels: int | None = None) -> mx.array:
     # NumPy's legacy stream is frozen for ever and the same on every machine; drawn channel-first, as Apple's Core ML
     # pipeline draws it, so that one seed means one picture there and here.
-    height, width, channels = shape
-    drawn = [s.standard_normal((channels, height, width)).astype(np.float32).transpose(1, 2, 0) for s in streams]
+    height, width, depth = shape[0], shape[1], channels or shape[2]
+    drawn = [s.standard_normal((depth, height, width)).astype(np.float32).transpose(1, 2, 0) for s in streams]
     return mx.array(np.stack(drawn))

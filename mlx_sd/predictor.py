@@ -30,6 +30,11 @@ class Predictor:
         self._guidance, self._rescale = guidance, rescale
         self.reuse, self._join, self._gate = reuse, join, gate
 
+    @property
+    def full(self) -> int:
+        """How many evaluations were not cached."""
+        return self.reuse.full
+
     def __call__(self, x: mx.array, t: float) -> mx.array:
         """The (guided) prediction, float32, for latents x (N, h, w, C) at timestep t."""
         evaluation, conditions = self.reuse.evaluations, self._conditions

@@ -4,7 +4,7 @@ import math
 import warnings
 from dataclasses import dataclass
 
-from . import samplers
+from . import samplers, upscale
 from .errors import InputError
 from .freeu import FreeU
 from .load import Model
@@ -30,6 +30,8 @@ class Settings:
     width: int
     height: int
     clip_skip: int
+    noise_level: int | None  # of an upscaler's small picture
+    denoise_tile: int  # latents a side that the UNet is given at once; 0 is any number
     strength: float | None  # how much of an image's noise is added anew; None starts from noise alone
     deepcache: Policy | None
     tgate: TGate | None
@@ -48,6 +50,8 @@ def complete(
     width: int | None = None,
     height: int | None = None,
     clip_skip: int = 0,
+    noise_level: int | None = None,
+    denoise_tile: int | None = None,
     strength: float | None = None,
     deepcache: Policy | None = None,
     tgate: TGate | None = None,
@@ -77,9 +81,19 @@ def complete(
     fixed = steps_of(schedule)
     if None not in (steps, fixed) and steps != fixed:
         raise InputError(f"the schedule given is of {fixed} steps, not {steps}; leave --steps out")
-    steps = fixed or (STEPS if steps is None else steps)
+    steps = fixed or (_steps(model) if steps is None else steps)
     if strength is not None:
         _check_strength(strength, steps)
+    if model.low_res:
+        noise_level = model.low_res.level(noise_level)
+    elif noise_level is not None:
+        raise InputError(f"the noise level is of x4 upscalers; {model.name} is none, so leave out --noise-level")
+    if denoise_tile is None:
+        denoise_tile = max(upscale.TILE, config.sample_size) if model.upscales else 0
+    if denoise_tile and denoise_tile < 2 * config.shrinks:
+        raise InputError(
+            f"tiles must be at least {2 * config.shrinks} latents a side for this UNet, not {denoise_tile}"
+        )
     chosen = Settings(
         steps,
         guidance,
@@ -90,6 +104,8 @@ def complete(
         width,
         height,
         clip_skip,
+        noise_level,
+        denoise_tile,
         strength,
         deepcache,
         tgate,
@@ -100,10 +116,10 @@ def complete(
     Reuse(deepcache, levels)
     if tgate:
         tgate.check(len(levels))
-    if (deepcache or tgate) and len(levels) <= _FEW:
+    if deepcache and len(levels) <= _FEW:
         warnings.warn(
-            f"in {len(levels)} evaluations little repeats itself: DeepCache and T-GATE gain little there and cost "
-            "quality; leave them out",
+            f"in {len(levels)} evaluations little repeats itself: DeepCache gains little there and costs quality; "
+            "leave it out",
             stacklevel=3,
         )
     return chosen
@@ -123,8 +139,16 @@ def _check_strength(strength: float, steps: int) -> None:
         raise InputError(f"strength {strength} leaves none of {steps} steps; give {least:g} or more, or more steps")
 
 
+def _steps(model: Model) -> int:
+    if model.upscales:
+        return upscale.STEPS if model.low_res else upscale.STEPS_PLAIN
+    return STEPS
+
+
 def _guidance(model: Model) -> float:
     """Where nobody says otherwise; 1 is none, for a model that can do without a prompt or a class only."""
+    if model.text_encoders and model.upscales:
+        return upscale.GUIDANCE
     if model.text_encoders:
         return GUIDANCE if model.unet.config.added_time_dims is None else GUIDANCE_XL
     return GUIDANCE_CLASSES if model.classes and model.classes.null is not None else 1.0

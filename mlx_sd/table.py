@@ -39,9 +39,9 @@ class Table(NamedTuple):
     start: float = 1.0  # the first latent is start * unit noise
     image: float | None = None  # + image * the image it starts from; None where it starts from noise
     churn: float = 0.0  # + churn * fresh noise
-    clip: Clip | None = None  # of the estimates, where the checkpoint was trained on pixels
     deviation: float = 1.0  # of the images; levels, but for `end`, are of images in units of it
     end: tuple[float, float] = (1.0, 0.0)  # a and s of the final latents
+    clip: Clip | None = None  # of the estimates, where the checkpoint was trained on pixels
 
     @property
     def levels(self) -> list[tuple[float, float]]:

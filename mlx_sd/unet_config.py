@@ -63,6 +63,11 @@ class UNetConfig:
         return self.middle_groups or (None if self.scale_shift else self.groups)
 
     @property
+    def shrinks(self) -> int:
+        """Latents along the side of one feature of the coarsest level."""
+        return int(2 ** (len(self.down) - 1))
+
+    @property
     def multiple(self) -> int:
         """What height and width of its input must be multiples of: where halving rounds up, any size will do."""
         rounds_down = self.asymmetric or any(block.resnet_resampling for block in self.down)

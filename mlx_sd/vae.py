@@ -12,7 +12,9 @@ from .layers import Conv, FarConv, GroupNorm, ImageAttention
 
 _EPS = 1e-6
 _OVERLAP = 0.25  # of a tile, as diffusers' enable_tiling
-_TILE, _TILE_ABOVE = 512, 1536  # pixels a side: large pictures go in tiles to bound memory
+# Large pictures go in tiles to bound memory: of so many pixels a side, above so many latents, for in the middle every
+# latent looks at every other.
+_TILE, _TILE_ABOVE = 512, 192
 
 
 class Autoencoder(nn.Module):
@@ -48,7 +50,7 @@ class Autoencoder(nn.Module):
     def tile(self, side: int, wanted: int | None) -> int:
         """Pixels a side of the tiles that a picture whose longer side is so long goes through in; 0 is whole."""
         if wanted is None:
-            return max(_TILE, self.config.sample_size) if side > _TILE_ABOVE else 0
+            return max(_TILE, self.config.sample_size) if side > _TILE_ABOVE * self.config.factor else 0
         return wanted
 
     def encode(self, image: mx.array, tile: int | None = None) -> tuple[mx.array, mx.array]:
@@ -115,6 +117,10 @@ class Pixels(Autoencoder):
         nn.Module.__init__(self)
         none: dict[str, Any] = {"block_out_channels": [0], "force_upcast": False, "scaling_factor": 1.0}
         self.config = VAEConfig.from_hf(none | {"latent_channels": channels, "sample_size": sample_size})
+
+    def tile(self, side: int, wanted: int | None) -> int:
+        """There is nothing to be done in tiles."""
+        return 0
 
     def encode(self, image: mx.array, tile: int | None = None) -> tuple[mx.array, mx.array]:
         """Images as they are; their log variance is -inf."""
