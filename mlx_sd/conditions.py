@@ -46,7 +46,7 @@ def subjects(
         if prompt is None and model.upscales:
             return [""]
         if not texts:
-            raise InputError("there is no prompt")
+            raise InputError("give a prompt: this model makes pictures of prompts")
         return [*texts]
     if model.classes:
         asked = [classes] if isinstance(classes, (int, str)) else list(classes or ())

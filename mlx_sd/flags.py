@@ -7,7 +7,7 @@ from . import command, samplers, schedule, speed, upscale
 from .load import DTYPES
 from .lowres import HIGHEST, LEVEL
 from .paint import PADDING, STRENGTH
-from .settings import GUIDANCE, GUIDANCE_XL, STEPS
+from .settings import GUIDANCE, GUIDANCE_CLASSES, GUIDANCE_XL, STEPS
 from .version import VERSION
 
 _EXAMPLES = """examples:
@@ -17,6 +17,8 @@ _EXAMPLES = """examples:
   python -m mlx_sd.generate "a lighthouse" --model models/sd15 --lora style.safetensors:0.8
   python -m mlx_sd.generate "a blue tent on yellow desert" --init-image tent.png --strength 0.6
   python -m mlx_sd.generate "a large moon, a night sky" --init-image tent.png --mask sky.png --only-masked
+  python -m mlx_sd.generate --model models/ddpm-cat --steps 1000 --count 4
+  python -m mlx_sd.generate --model models/cin256 --class 207,281 --guidance 3
   python -m mlx_sd.generate --model stabilityai/stable-diffusion-x4-upscaler --init-image small.png --deepcache 3
   python -m mlx_sd.generate --from-image picture.png --seed 7
   python -m mlx_sd.generate --prompts prompts.txt --json > results.json
@@ -31,8 +33,9 @@ def parser(name: str) -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("prompt", nargs="?", help="what the picture shows")
+    p.add_argument("prompt", nargs="?", help="what the picture shows; left out with models that take no prompt")
     p.add_argument("--prompts", type=Path, metavar="FILE", help="a text file with one prompt a line, instead")
+    p.add_argument("--class", metavar="ID[,ID...]", help="classes by number or name, with models that know classes")
     p.add_argument("--from-image", type=Path, metavar="PNG", help="make a picture again; other flags change it")
     p.add_argument("--negative", metavar="TEXT", help="what to steer away from")
     p.add_argument(
@@ -61,7 +64,7 @@ def parser(name: str) -> argparse.ArgumentParser:
         "--guidance",
         type=float,
         metavar="SCALE",
-        help=f"default {GUIDANCE}, for SDXL {GUIDANCE_XL}, the x4 upscaler {upscale.GUIDANCE}",
+        help=f"default {GUIDANCE}; SDXL {GUIDANCE_XL}, the x4 upscaler {upscale.GUIDANCE}, classes {GUIDANCE_CLASSES}",
     )
     p.add_argument("--guidance-rescale", type=float, metavar="PHI", help="0 to 1, default 0")
     p.add_argument("--sampler", metavar="NAME", help=f"{', '.join(samplers.names())} (default: the checkpoint's)")

@@ -37,7 +37,19 @@ _IMAGE = ("init_image", "mask", "mask_blur", "only_masked", "padding")
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}]"
 _TYPES: dict[str, tuple[type, ...]] = {  # of what a picture says of itself, if not text
     **dict.fromkeys(
-        ("seed", "steps", "width", "height", "clip_skip", "tile", "order", "padding", "noise_level", "denoise_tile"),
+        (
+            "seed",
+            "steps",
+            "width",
+            "height",
+            "clip_skip",
+            "tile",
+            "order",
+            "padding",
+            "class",
+            "noise_level",
+            "denoise_tile",
+        ),
         (int,),
     ),
     **dict.fromkeys(("guidance", "guidance_rescale", "eta", "gamma", "rho"), (int, float)),
@@ -57,8 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _generate(arguments: argparse.Namespace) -> None:
     wanted = _wanted(arguments)
-    prompts = _prompts(arguments, wanted)
-    targets = _targets(arguments.output, prompts or [""], wanted["seed"], arguments.count)
+    asked = _asked(arguments, wanted)
+    targets = _targets(arguments.output, _titles(asked), wanted["seed"], arguments.count)
     filmed = film.plan(targets, arguments.preview, arguments.animate)
     sd = _packaged(arguments, wanted) if wanted["coreml"] else _loaded(wanted)
     if wanted["model_hash"] not in (None, sd.model.hash):
@@ -86,8 +98,9 @@ def _generate(arguments: argparse.Namespace) -> None:
             steps.see(len(made), evaluation, image)
 
         for result in sd.stream(
-            prompts or None,
+            asked.get("prompt"),
             wanted["negative"],
+            classes=asked.get("classes"),
             seed=wanted["seed"],
             count=arguments.count,
             batch=arguments.batch,
@@ -100,10 +113,10 @@ def _generate(arguments: argparse.Namespace) -> None:
             padding=wanted["padding"],
             **settings,
         ):
-            for image, prompt, seed in zip(result.images, result.subjects, result.seeds, strict=True):
+            for image, subject, seed in zip(result.images, result.subjects, result.seeds, strict=True):
                 path = targets[len(made)]
                 path.parent.mkdir(parents=True, exist_ok=True)
-                about = _about(sd, result, wanted | files, prompt, seed)
+                about = _about(sd, result, wanted | files, subject, seed)
                 picture.save(image, path, about)
                 made.append({"output": str(path), **steps.end(len(made), image), **about, **_cost(result)})
                 if not arguments.json:
@@ -162,12 +175,16 @@ def _wanted(arguments: argparse.Namespace) -> dict[str, Any]:
         replayed.pop("steps", None)
     if arguments.init_image:  # whose size counts
         replayed = {name: value for name, value in replayed.items() if name not in ("width", "height")}
+    if arguments.prompt is not None or arguments.prompts is not None:
+        replayed.pop("class", None)
+    if getattr(arguments, "class") is not None:
+        replayed.pop("prompt", None)
     for name, value in replayed.items():
         if value is not None and not isinstance(value, _TYPES.get(name, (str,))):
             raise InputError(f"{arguments.from_image}: it says {name} = {value!r}, which makes no sense")
     wanted = {
         name: flag if (flag := getattr(arguments, name)) is not None else replayed.get(name, _DEFAULTS.get(name))
-        for name in ("prompt", "negative", "seed", *_MODEL, *_SETTINGS, *_OPTIONS, *_IMAGE)
+        for name in ("prompt", "class", "negative", "seed", *_MODEL, *_SETTINGS, *_OPTIONS, *_IMAGE)
     }
     for name in ("init_image", "mask"):
         wanted[f"{name}_hash"] = replayed.get(f"{name}_hash") if getattr(arguments, name) is None else None
@@ -191,11 +208,27 @@ def _loras(arguments: argparse.Namespace, wanted: list[Any]) -> tuple[list[Lora]
         raise InputError(f"{arguments.from_image}: it says loras = {wanted!r}, which makes no sense") from None
 
 
+def _asked(arguments: argparse.Namespace, wanted: dict[str, Any]) -> dict[str, list[str]]:
+    """What pictures are to be of, as `stream` takes it: prompts, classes, or nothing for models that take neither."""
+    if wanted["class"] is not None:
+        if wanted["prompt"] is not None or arguments.prompts is not None:
+            raise InputError("give a prompt or --class, not both")
+        return {"classes": str(wanted["class"]).split(",")}
+    if wanted["prompt"] is None and arguments.prompts is None and wanted["model"] != _DEFAULTS["model"]:
+        return {}  # which of the two is missing, if any, the model says
+    return {"prompt": _prompts(arguments, wanted)}
+
+
+def _titles(asked: dict[str, list[str]]) -> list[str]:
+    """What files are called after."""
+    return asked.get("prompt") or [f"class {one}" for one in asked.get("classes", ())] or ["picture"]
+
+
 def _prompts(arguments: argparse.Namespace, wanted: dict[str, Any]) -> list[str]:
     if arguments.prompts is None:
-        if wanted["prompt"] is None and wanted["init_image"] is None:
+        if wanted["prompt"] is None:
             raise InputError("give a prompt, --prompts FILE or --from-image PNG")
-        return [] if wanted["prompt"] is None else [wanted["prompt"]]  # upscalers do without
+        return [wanted["prompt"]]
     if arguments.prompt is not None:
         raise InputError("give a prompt or --prompts, not both")
     try:
@@ -249,13 +282,14 @@ def _slug(prompt: str) -> str:
     return "-".join(re.findall(r"\w+", prompt.lower()))[:48].strip("-") or "picture"
 
 
-def _about(sd: StableDiffusion, result: Result, wanted: dict[str, Any], prompt: Subject, seed: int) -> dict[str, Any]:
+def _about(sd: StableDiffusion, result: Result, wanted: dict[str, Any], subject: Subject, seed: int) -> dict[str, Any]:
     """Everything needed to make the picture again."""
     settings = {name: getattr(result.settings, name) for name in _SETTINGS}
     for name in ("deepcache", "tgate", "freeu"):
         settings[name] = str(settings[name]) if settings[name] else None
     return {
-        "prompt": prompt,
+        "prompt": subject if isinstance(subject, str) else None,
+        "class": subject if isinstance(subject, int) else None,
         "negative": wanted["negative"],
         "seed": seed,
         **settings,

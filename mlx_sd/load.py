@@ -50,7 +50,7 @@ class Model:
     text_encoders: tuple[TextEncoder, ...]  # none in models without a prompt
     tokenizers: tuple[Tokenizer, ...]
     unet: UNet
-    vae: Autoencoder | Pixels
+    vae: Autoencoder
     scheduler: Scheduler
     zeros_for_empty: bool  # SDXL: no negative prompt means zeros, not an encoded empty text
     aesthetics: bool  # SDXL refiner: conditioned on a score where the base has the target size

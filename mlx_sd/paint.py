@@ -17,7 +17,7 @@ from . import image as pictures
 from .errors import Failure, InputError
 from .image import Source
 from .load import Model
-from .vae import Autoencoder, Pixels
+from .vae import Autoencoder
 
 STRENGTH, PADDING = 0.8, 32  # of image to image, and pixels around --only-masked
 ALPHA = "alpha"  # as a mask: what is transparent in the image is painted
@@ -162,7 +162,7 @@ class Painter:
         return self._vae.scale(mean + deviation * normal())
 
 
-def posterior(vae: Autoencoder | Pixels, pixels: mx.array, tile: int | None = None) -> tuple[mx.array, mx.array]:
+def posterior(vae: Autoencoder, pixels: mx.array, tile: int | None = None) -> tuple[mx.array, mx.array]:
     """Mean and deviation of the unscaled latents of pixels (1, H, W, 3), float32; Failure where they are not finite."""
     mean, log_variance = vae.encode(pixels.astype(vae.dtype), vae.tile(max(pixels.shape[1:3]), tile))
     mean, deviation = mean.astype(mx.float32), mx.exp(log_variance.astype(mx.float32) / 2)

@@ -53,7 +53,8 @@ def digest(path: str) -> str:
 
 def _parameters(about: dict[str, Any]) -> str:
     # The form of AUTOMATIC1111's web UI, which many programs read.
-    lines = [about["prompt"] or ""]
+    named = "" if about.get("class") is None else f"class {about['class']}"
+    lines = [str(about.get("prompt") or named)]
     if about.get("negative"):
         lines.append(f"Negative prompt: {about['negative']}")
     lines.append(

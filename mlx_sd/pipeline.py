@@ -29,7 +29,7 @@ from .tiles import Tiled
 from .tokenizer import Tokenizer
 from .unet import UNet, concatenate
 from .upscale import Small
-from .vae import Autoencoder, Pixels
+from .vae import Autoencoder
 
 Callback = Callable[[int, int, mx.array], None]
 
@@ -83,7 +83,7 @@ class StableDiffusion:
         return self.model.unet
 
     @property
-    def vae(self) -> Autoencoder | Pixels:
+    def vae(self) -> Autoencoder:
         return self.model.vae
 
     @property

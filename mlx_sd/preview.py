@@ -14,7 +14,7 @@ from .errors import Failure, InputError
 from .files import atomic_file, read_json
 from .load import VERSION, Model
 from .pipeline import StableDiffusion, to_image
-from .vae import Autoencoder, Pixels
+from .vae import Autoencoder
 
 Colours = NDArray[np.float64]  # (C + 1, 3): red, green and blue of each channel, and last of no latent at all
 
@@ -71,7 +71,7 @@ def colours(model: Model) -> Colours:
     return fitted
 
 
-def fit(vae: Autoencoder | Pixels, size: tuple[int, int] | None = None) -> Colours:
+def fit(vae: Autoencoder, size: tuple[int, int] | None = None) -> Colours:
     """The linear map that is nearest, in squares, to what a VAE decodes, from smooth pictures that it encodes itself.
 
     size: (width, height) of those pictures, for a VAE that takes no other. Always the same for the same weights.

@@ -108,12 +108,13 @@ class Autoencoder(nn.Module):
         return nearest.astype(latents.dtype)
 
 
-class Pixels:
+class Pixels(Autoencoder):
     """Stands where the autoencoder would for models that work on pixels: their latents are the images themselves."""
 
     dtype = mx.float32
 
     def __init__(self, channels: int, sample_size: int):
+        nn.Module.__init__(self)
         none: dict[str, Any] = {"block_out_channels": [0], "force_upcast": False, "scaling_factor": 1.0}
         self.config = VAEConfig.from_hf(none | {"latent_channels": channels, "sample_size": sample_size})
 
@@ -128,12 +129,6 @@ class Pixels:
     def decode(self, latents: mx.array, tile: int | None = None) -> mx.array:
         """Images as they are."""
         return latents
-
-    def scale(self, latents: mx.array) -> mx.array:
-        """Images as they are."""
-        return latents
-
-    unscale = scale
 
 
 class ResBlock(nn.Module):

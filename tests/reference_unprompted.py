@@ -37,12 +37,14 @@ def unet(network: Any, inputs: dict[str, np.ndarray]) -> np.ndarray:
     return last(network(given["x"], given["t"], class_labels=given.get("class_labels")).sample)
 
 
-def pictures(folder: Path, seed: int, count: int, steps: int, **settings: Any) -> np.ndarray:
+def pictures(folder: Path, seed: int, count: int, steps: int, precise: bool = False, **settings: Any) -> np.ndarray:
     """What a folder's own pipeline makes, in [0, 1], from the noise that mlx_sd draws for these seeds."""
     pipe: Any = diffusers.DiffusionPipeline.from_pretrained(folder)
+    dtype = torch.float64 if precise else torch.float32
+    pipe.unet.to(dtype)
     pipe.set_progress_bar_config(disable=True)
     size = pipe.unet.config.sample_size
-    draw = reference.stream(seed, count, pipe.unet.config.in_channels, size, size)
+    draw = reference.stream(seed, count, pipe.unet.config.in_channels, size, size, dtype)
     with ExitStack() as patched:
         for made in (pipe, pipe.scheduler):
             patched.enter_context(reference.noise_from(made, draw))

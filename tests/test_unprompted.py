@@ -1,14 +1,18 @@
 """Models that take no prompt: denoising diffusion on pixels, latent diffusion with a VQ autoencoder, classes."""
 
 import json
+from functools import partial
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from bench.operations import counting
 from convert import __main__ as command
-from mlx_sd import DeepCache, StableDiffusion
+from coreml import __main__ as coreml
+from mlx_sd import DeepCache, StableDiffusion, TGate, generate, picture
 from mlx_sd.errors import InputError
 from mlx_sd.load import build
 from mlx_sd.table import Options
@@ -134,6 +138,7 @@ def test_guidance_steers_away_from_the_null_class(model, golden):
     assert distance(alone.latents, made.latents[1:]) <= 1e-5
 
 
+@pytest.mark.filterwarnings("ignore:in 4 evaluations little repeats itself")
 @pytest.mark.parametrize("name", (*unprompted.WITHOUT_CONDITION, "classes"))
 def test_deepcache_at_interval_one_changes_nothing_and_at_two_halves_the_work(name, model):
     how = {"classes": 3} if name == "classes" else {}
@@ -270,3 +275,134 @@ def test_ddim_takes_fresh_noise(model):
         model("ldm").generate(steps=3, options=Options(eta=eta), output="latent").latents for eta in (0.0, 1.0)
     )
     assert not mx.array_equal(one, other)
+
+
+def run(*flags):
+    """The command line's exit code."""
+    return generate.main([*map(str, flags), "--steps", "2"])
+
+
+def test_pictures_of_nothing_in_particular_from_the_command_line(folders, model, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run("--model", folders("ddpm"), "--dtype", "float32", "--count", 2, "--seed", 5, "--output", f"{out}/") == 0
+    files = sorted(out.iterdir())
+    assert [file.name for file in files] == ["picture-5.png", "picture-6.png"]
+    wanted = model("ddpm").generate(steps=2, seed=5, count=2).images
+    for file, image in zip(files, wanted, strict=True):
+        assert np.array_equal(np.asarray(Image.open(file)), np.asarray(image))
+    again = tmp_path / "again.png"
+    assert run("--from-image", files[1], "--output", again) == 0
+    assert np.array_equal(np.asarray(Image.open(again)), np.asarray(wanted[1]))
+    assert picture.read(again) == picture.read(files[1])
+    capsys.readouterr()
+
+
+def test_pictures_of_classes_from_the_command_line(folders, model, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run("--model", folders("classes"), "--dtype", "float32", "--class", "goldfish,4", "--output", f"{out}/") == 0
+    files = sorted(out.iterdir())
+    assert [file.name for file in files] == ["class-4-0.png", "class-goldfish-0.png"]
+    for file, one in zip(files, (4, 1), strict=True):
+        about = picture.read(file)
+        assert about["class"] == one and about["prompt"] is None and about["guidance"] == 3.0
+        assert Image.open(file).text["parameters"].startswith(f"class {one}\n")
+        image = model("classes").generate(classes=one, steps=2).images[0]
+        assert np.array_equal(np.asarray(Image.open(file)), np.asarray(image))
+    again = tmp_path / "again.png"
+    assert run("--from-image", files[0], "--class", "goldfish", "--output", again) == 0
+    assert np.array_equal(np.asarray(Image.open(again)), np.asarray(Image.open(files[1])))
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        ("ddpm", ["a tent"], "this model takes no prompt"),
+        ("ddpm", ["--class", "3"], "this model has no classes"),
+        ("classes", [], "this model makes pictures of classes; give a class (--class ID), from 0 to 10, 10 being none"),
+        ("classes", ["--class", "12"], "there is no class 12 in this model; give one from 0 to 10, 10 being none"),
+        ("classes", ["--class", "1,,2"], "there is no class ''"),
+        ("classes", ["a tent", "--class", "1"], "give a prompt or --class, not both"),
+        ("ddpm", ["--tgate", "1"], "this UNet looks at no prompt, so T-GATE has nothing to keep"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(name, flags, message, folders, tmp_path, capsys):
+    assert run("--model", folders(name), "--output", tmp_path / "x.png", *flags) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_a_model_of_prompts_asks_for_one(original, capsys):
+    assert run("--model", original) == 2
+    assert "give a prompt" in capsys.readouterr().err
+
+
+def test_core_ml_takes_models_of_prompts_only(folders, tmp_path, capsys):
+    assert coreml.main(["--model", str(folders("ddpm")), "--out", str(tmp_path / "packages")]) == 2
+    err = capsys.readouterr().err
+    assert "Core ML packages are for models that take a prompt" in err and err.count("\n") == 1
+    assert not (tmp_path / "packages").exists()
+
+
+def test_gates_are_for_models_that_look_at_something(model):
+    with pytest.raises(InputError, match="T-GATE has nothing to keep"):
+        model("classes").generate(classes=1, tgate=TGate(1))
+
+
+FULL_SIZE = {
+    "DDPM, CIFAR-10": (
+        unprompted.unet(
+            block_out_channels=[128, 256, 256, 256],
+            down_block_types=["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
+            norm_num_groups=32,
+            up_block_types=["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
+        ),
+        32,
+        (6.22, 0.49, 1.28, 2.24),
+    ),
+    "DDPM, LSUN 256": (
+        unprompted.unet(
+            block_out_channels=[128, 128, 256, 256, 512, 512],
+            down_block_types=[*["DownBlock2D"] * 4, "AttnDownBlock2D", "DownBlock2D"],
+            norm_num_groups=32,
+            up_block_types=["UpBlock2D", "AttnUpBlock2D", *["UpBlock2D"] * 4],
+        ),
+        256,
+        (248.5, 31.6, 82.1, 132.5),
+    ),
+    "LDM, ImageNet 256": (
+        unprompted.SINGLES["ldm-classes"]["unet"]
+        | {
+            "block_out_channels": [192, 384, 576, 960],
+            "cross_attention_dim": 512,
+            "down_block_types": ["DownBlock2D", *["CrossAttnDownBlock2D"] * 3],
+            "layers_per_block": 2,
+            "norm_num_groups": 32,
+            "up_block_types": [*["CrossAttnUpBlock2D"] * 3, "UpBlock2D"],
+        },
+        64,
+        (104.2, 4.42, 11.5, 20.1),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_full_size_networks_cost_what_deepcache_counts(name):
+    """Of a full evaluation and of branches 0, 1 and 2; nothing is computed."""
+    config, side, known = FULL_SIZE[name]
+    unet = build("unet", config, name)
+    given = {"context": mx.zeros((1, 1, 512))} if unet.config.prompted else {}
+    call = partial(unet, mx.zeros((1, side, side, 3)), mx.array(1.0), **given)
+    found = []
+    with counting(unet) as full:
+        call()
+    found.append(full)
+    for depth in (1, 2, 3):
+        with counting(unet):
+            _, deep = call(depth=depth)
+        with counting(unet) as cached:
+            call(depth=depth, deep=deep)
+        found.append(cached)
+    for operations, billions in zip(found, known, strict=True):
+        assert abs(sum(o.macs for o in operations) / 1e9 / billions - 1) < 0.01
