@@ -50,8 +50,6 @@ def tables(model: Model, refiner: Model, chosen: Settings, whole: Table, at: flo
     places = [i for i, row in enumerate(whole.rows) if (row.t, row.a, row.s) == (first.t, first.a, first.s)]
     if not places or places[-1] == 0:
         of = "" if chosen.strength is None else f" of strength {chosen.strength}"
-        raise InputError(
-            f"the refiner begins at {at} and leaves the model none of the steps{of}; let it begin later"
-        )
+        raise InputError(f"the refiner begins at {at} and leaves the model none of the steps{of}; let it begin later")
     ended = whole._replace(rows=whole.rows[: places[-1]], end=(first.a / rest.deviation, first.s))
     return ended, rest._replace(start=1.0, image=None, churn=0.0)
