@@ -6,6 +6,7 @@ from pathlib import Path
 from . import command, samplers, schedule
 from .load import DTYPES
 from .paint import PADDING, STRENGTH
+from .refiner import AT
 from .settings import GUIDANCE, GUIDANCE_XL, STEPS
 from .version import VERSION
 
@@ -16,6 +17,7 @@ _EXAMPLES = """examples:
   python -m mlx_sd.generate "a lighthouse" --model models/sd15 --lora style.safetensors:0.8
   python -m mlx_sd.generate "a blue tent on yellow desert" --init-image tent.png --strength 0.6
   python -m mlx_sd.generate "a large moon, a night sky" --init-image tent.png --mask sky.png --only-masked
+  python -m mlx_sd.generate "a lighthouse" --model models/sdxl --refiner models/refiner
   python -m mlx_sd.generate --from-image picture.png --seed 7
   python -m mlx_sd.generate --prompts prompts.txt --json > results.json
 """
@@ -49,6 +51,8 @@ def parser(name: str) -> argparse.ArgumentParser:
     p.add_argument(
         "--quantize", metavar="BITS[:GROUP]", help="the UNet's linear layers in 4 or 8 bits; or NETWORK=BITS,..."
     )
+    p.add_argument("--refiner", metavar="MODEL", help="goes on with the latents at --refine-at, on the same schedule")
+    p.add_argument("--refine-at", type=float, metavar="SHARE", help=f"of the way, above 0, below 1; default {AT}")
     p.add_argument("--steps", type=int, help=f"default {STEPS}")
     p.add_argument("--guidance", type=float, metavar="SCALE", help=f"default {GUIDANCE}, for SDXL {GUIDANCE_XL}")
     p.add_argument("--guidance-rescale", type=float, metavar="PHI", help="0 to 1, default 0")
