@@ -12,7 +12,7 @@ from typing import Any
 from mlx_sd.errors import InputError
 from mlx_sd.reuse import DeepCache
 
-from .loops import SCHEDULER, TOKENS, Loop, Setting, config
+from .loops import GUIDANCE, SCHEDULER, TOKENS, Loop, Setting, config
 
 PEERS = ("diffusers",)
 
@@ -87,7 +87,7 @@ class Diffusers:
         x = unet(x.to(self._dtype), t, self._context, added_cond_kwargs=self._added, return_dict=False)[0]
         if self.setting.guided:
             uncond, cond = x.chunk(2)
-            x = uncond + 7.5 * (cond - uncond)
+            x = uncond + GUIDANCE * (cond - uncond)
         return x
 
 

@@ -26,6 +26,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
 PAGES = ("README.md", "docs/benchmarks.md")
 SECTIONS: dict[str, Callable[[Path], str]] = {
+    "summary": sections.summary,
     "latency": sections.latency,
     "peer": sections.peer,
     "profile": sections.profile,

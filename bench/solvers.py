@@ -136,7 +136,7 @@ class Bench:
         return self.work / f"{name}-g{guidance:g}-{block}.npz"
 
     def _latents(self, table: Table, guidance: float, block: int) -> mx.array:
-        texts = quality.captions(_scenes(block))
+        texts = quality.captions(scenes(block))
         predict = self.sd.predictor(texts, None, self.sd.settings(guidance=guidance))
         stream = np.random.RandomState(block)
         side = self.sd.unet.config.sample_size
@@ -156,18 +156,15 @@ class Bench:
             for guidance, point in product(guidances, points)
             if all(self._path(point, guidance, block).exists() for block in blocks)
         ]
-        others = self._true(range(FIRST_OTHER, FIRST_OTHER + OTHER))
-        sets = [others[i : i + images] for i in range(0, OTHER - images + 1, images)]
-        near = sorted(self._distance(features) for features in sets)
         return {
             "model": "tiny",
             "schedule": samplers.choose(self.sd.model.scheduler, REFERENCE)[1],
             "reference": f"{REFERENCE}, {REFERENCE_STEPS} steps",
             "images": images,
             "true_images": TRUE,
-            "other_true": {"sets": len(sets), "frechet": _rounded((near[0], statistics.median(near), near[-1]), 3)},
-            "true": self._worth(self._true(range(images))),
-            "true_through_autoencoder": self._worth(self._through(images)),
+            "other_true": self.near(images),
+            "true": self.worth(self._true(range(images))),
+            "true_through_autoencoder": self.worth(self._through(images)),
             "points": [
                 {"guidance": guidance, "sampler": point.sampler, "steps": point.steps}
                 | {"evaluations": len(point.table.rows)}
@@ -176,15 +173,23 @@ class Bench:
             ],
         }
 
+    def near(self, images: int) -> dict[str, Any]:
+        """How far as many true pictures are: the least, the median and the most of some sets."""
+        others = self._true(range(FIRST_OTHER, FIRST_OTHER + OTHER))
+        sets = [others[i : i + images] for i in range(0, OTHER - images + 1, images)]
+        found = sorted(self._distance(features) for features in sets)
+        return {"sets": len(sets), "frechet": _rounded((found[0], statistics.median(found), found[-1]), 3)}
+
     def score(self, point: Point, guidance: float, images: int) -> dict[str, Any]:
         """Error against the reference, None where there is fresh noise, Frechet distance and CLIP score."""
         found = self._all(point, guidance, images)
         solution = self._all(self.point(REFERENCE, REFERENCE_STEPS), guidance, images)["latents"]
         errors = np.sqrt(np.mean((found["latents"] - solution) ** 2, axis=(1, 2, 3)))
         error = None if point.noisy else round(float(np.median(errors)), 5)
-        return {"rmse": error} | self._worth(found["features"])
+        return {"rmse": error} | self.worth(found["features"])
 
-    def _worth(self, features: quality.Features) -> dict[str, float]:
+    def worth(self, features: quality.Features) -> dict[str, float]:
+        """Frechet distance of pictures of the first prompts, and their CLIP score."""
         return {
             "frechet": round(self._distance(features), 3),
             "clip_score": round(quality.clip_score(features, self._texts(len(features))), 2),
@@ -223,7 +228,8 @@ class Bench:
         return np.concatenate(features)
 
 
-def _scenes(block: int) -> range:
+def scenes(block: int) -> range:
+    """Seeds of a block's prompts."""
     return range(block * BLOCK, (block + 1) * BLOCK)
 
 

@@ -122,6 +122,16 @@ def own(folder: Path, path: Path) -> Path:
     return path
 
 
+def writable(folder: Path, flag: str, there: bool = False) -> None:
+    """Checks that files can be made in a folder, which must be `there` or can be made; InputError names `flag`."""
+    nearest = folder if there else next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise InputError(f"{flag} {folder}: cannot be written ({error.strerror})") from None
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A file that becomes `path` when the block ends well and leaves nothing when it does not."""

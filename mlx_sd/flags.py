@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from . import command, samplers, schedule
+from . import command, samplers, schedule, speed
 from .load import DTYPES
 from .paint import PADDING, STRENGTH
 from .refiner import AT
@@ -53,6 +53,11 @@ def parser(name: str) -> argparse.ArgumentParser:
     )
     p.add_argument("--refiner", metavar="MODEL", help="goes on with the latents at --refine-at, on the same schedule")
     p.add_argument("--refine-at", type=float, metavar="SHARE", help=f"of the way, above 0, below 1; default {AT}")
+    p.add_argument(
+        "--speed",
+        choices=speed.NAMES,
+        help="sampler, steps, DeepCache and T-GATE together, from measured curves; flags of their own overrule",
+    )
     p.add_argument("--steps", type=int, help=f"default {STEPS}")
     p.add_argument("--guidance", type=float, metavar="SCALE", help=f"default {GUIDANCE}, for SDXL {GUIDANCE_XL}")
     p.add_argument("--guidance-rescale", type=float, metavar="PHI", help="0 to 1, default 0")
@@ -122,6 +127,14 @@ def parser(name: str) -> argparse.ArgumentParser:
     p.add_argument("--count", type=int, default=1, help="pictures of each prompt, default 1")
     p.add_argument("--batch", type=int, default=1, help="pictures computed together, default 1")
     p.add_argument("--output", metavar="PATH", help="a .png file, or a folder (default: named after the prompt, here)")
+    p.add_argument("--preview", metavar="FOLDER", help="write what each step thinks the picture is, as it goes")
+    p.add_argument(
+        "--animate",
+        nargs="?",
+        const="",
+        metavar="PATH",
+        help="all steps as a .png or .gif (default: beside the picture)",
+    )
     p.add_argument("--json", action="store_true", help="print what was made as JSON")
     p.add_argument("--version", action="version", version=f"mlx-sd {VERSION}")
     return p

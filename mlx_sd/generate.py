@@ -7,7 +7,6 @@ import json
 import re
 import statistics
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,10 @@ from typing import Any
 import mlx.core as mx
 from tqdm import tqdm
 
-from . import command, flags, picture, reuse, schedule
+from . import command, film, flags, picture, reuse, schedule, speed
 from .errors import InputError
+from .files import writable
+from .film import Film
 from .freeu import FreeU
 from .lora import Lora
 from .paint import ALPHA
@@ -56,6 +57,7 @@ def _generate(arguments: argparse.Namespace) -> None:
     wanted = _wanted(arguments)
     prompts = _prompts(arguments, wanted)
     targets = _targets(arguments.output, prompts, wanted["seed"], arguments.count)
+    filmed = film.plan(targets, arguments.preview, arguments.animate)
     sd = _packaged(arguments, wanted) if wanted["coreml"] else _loaded(wanted)
     refiner = StableDiffusion.load(wanted["refiner"], wanted["dtype"]) if wanted["refiner"] else None
     hashes = {"model": sd.model.hash, **_files(wanted)} | ({"refiner": refiner.model.hash} if refiner else {})
@@ -64,10 +66,15 @@ def _generate(arguments: argparse.Namespace) -> None:
             what = "the file" if name in _FILES else "the weights"
             print(f"{NAME}: {wanted[name]} is not {what} that the picture was made with", file=sys.stderr)
     settings = {name: wanted[name] for name in _SETTINGS}
+    settings["speed"] = arguments.speed
     settings["options"] = Options(**{name: wanted[name] for name in _OPTIONS})
     settings["deepcache"] = reuse.parse(wanted["deepcache"]) if wanted["deepcache"] else None
     settings["tgate"] = TGate.parse(wanted["tgate"]) if wanted["tgate"] else None
     settings["freeu"] = FreeU.parse(wanted["freeu"]) if wanted["freeu"] is not None else None
+    if arguments.speed:
+        print(f"{NAME}: {speed.preset(sd.model, arguments.speed)}", file=sys.stderr)
+    sd.settings(**settings)  # says what is wrong with them before a preview is fitted
+    steps = Film(sd, filmed)
     made: list[dict[str, Any]] = []
 
     with tqdm(unit="step", disable=not sys.stderr.isatty(), bar_format=_BAR) as bar:
@@ -77,6 +84,7 @@ def _generate(arguments: argparse.Namespace) -> None:
                 bar.reset(total=evaluations)
                 bar.set_description(f"{len(made) + 1}/{len(targets)}")
             bar.update()
+            steps.see(len(made), evaluation, image)
 
         for result in sd.stream(
             prompts,
@@ -100,7 +108,7 @@ def _generate(arguments: argparse.Namespace) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 about = _about(sd, result, wanted, hashes, prompt, seed)
                 picture.save(image, path, about)
-                made.append({"output": str(path), **about, **_cost(result)})
+                made.append({"output": str(path), **steps.end(len(made), image), **about, **_cost(result)})
                 if not arguments.json:
                     bar.write(str(path), file=sys.stdout)
     if arguments.json:
@@ -122,6 +130,10 @@ def _files(wanted: dict[str, Any]) -> dict[str, str]:
 
 
 def _packaged(arguments: argparse.Namespace, wanted: dict[str, Any]) -> StableDiffusion:
+    if arguments.speed:
+        raise InputError(
+            "--speed is of networks in MLX; with --coreml choose --sampler, --steps and --deepcache yourself"
+        )
     for flag in ("model", "dtype", "tile", "lora", "quantize"):
         if getattr(arguments, flag) is not None:
             raise InputError(f"--{flag} was decided when the packages were written; leave it out with --coreml")
@@ -140,6 +152,8 @@ def _wanted(arguments: argparse.Namespace) -> dict[str, Any]:
     replayed = picture.read(arguments.from_image) if arguments.from_image else {}
     if arguments.sampler or arguments.schedule:  # another solver, another meaning of what was told to the first
         replayed = {name: value for name, value in replayed.items() if name not in _OPTIONS}
+    if arguments.speed:
+        replayed = {name: value for name, value in replayed.items() if name not in (*_OPTIONS, *speed.SETS)}
     if arguments.schedule and arguments.schedule not in schedule.names():
         replayed.pop("steps", None)
     if arguments.init_image:  # whose size counts
@@ -204,13 +218,7 @@ def _targets(output: str | None, prompts: list[str], seed: int, count: int) -> l
             f"--output {output}: only .png can say how it was made; give a name ending in .png or a folder"
         )
     home = path if folder else path.parent
-    # A folder is made when there is something to put into it; what must be writable now is what it will be made in.
-    there = next(p for p in (home, *home.absolute().parents) if p.exists()) if folder else home
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise InputError(f"--output {home}: cannot be written ({error.strerror})") from None
+    writable(home, "--output", there=not folder)  # a folder is made when there is something to put into it
     if not folder and not several:
         return [path]
     targets: list[Path] = []

@@ -28,6 +28,7 @@ from .vae import Autoencoder
 
 FORMAT, VERSION = "mlx-sd", 2
 TINY = Path(__file__).parent / "tiny"
+EMBEDDED = {"tiny": TINY, "tiny-classes": TINY.with_name("tiny_classes")}  # what is in the package, by its name
 DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
 
 TEXT = ("text_encoder", "text_encoder_2")
@@ -50,6 +51,7 @@ class Model:
     sizes: tuple[tuple[int, int], ...] = ()  # (width, height) of the pictures it makes; empty is any
     loras: tuple[dict[str, Any], ...] = ()  # merged while loading: path, sha256 and scale of each
     quantization: str | None = None  # done while loading, as `--quantize` takes it
+    folder: Path | None = None  # a model folder, where it comes from one
 
 
 def tokenizers(folder: Path, networks: Mapping[str, Any]) -> tuple[Tokenizer, ...]:
@@ -138,6 +140,7 @@ def load(
         aesthetics=bool(about["pipeline"].get("requires_aesthetics_score", False)),
         loras=tuple(merge.records if merge else ()),
         quantization=quantize,
+        folder=folder,
     )
 
 
@@ -146,7 +149,7 @@ def converted(model: str, variant: str | None = None) -> Path:
 
     The cache is the system's for users, or MLX_SD_CACHE. A source that has changed is converted anew.
     """
-    folder = TINY if model == "tiny" else Path(model)
+    folder = EMBEDDED.get(model) or Path(model)
     if (folder / "model.json").is_file():
         return folder
     from convert import checkpoint, source, write  # convert builds on this package

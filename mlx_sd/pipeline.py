@@ -22,6 +22,7 @@ from .paint import Painter, Start
 from .predictor import Predictor
 from .reuse import Reuse
 from .settings import Settings, complete, table
+from .speed import preset
 from .table import Table
 from .tgate import Gate
 from .tokenizer import Tokenizer
@@ -82,8 +83,14 @@ class StableDiffusion:
     def tokenizer(self) -> Tokenizer:
         return self.model.tokenizers[0]
 
-    def settings(self, **settings: Any) -> Settings:
-        """What `mlx_sd.settings.complete` makes of these keywords for this checkpoint."""
+    def settings(self, speed: str | None = None, **settings: Any) -> Settings:
+        """What `mlx_sd.settings.complete` makes of these keywords for this checkpoint.
+
+        speed: a preset of `mlx_sd.speed` for those that are None.
+        """
+        if speed is not None:
+            given = {name: value for name, value in settings.items() if value is not None}
+            settings = preset(self.model, speed).settings | given
         return complete(self.model, **settings)
 
     def generate(self, prompt: str | Sequence[str], negative: str | None = None, **options: Any) -> Result:
@@ -130,7 +137,7 @@ class StableDiffusion:
         paint into it and how, see `mlx_sd.paint.canvas`; what comes out then has the image's size. refiner: goes on
         with the latents at `refine_at` of the way, 0.8 unless said. output: "image", or "latent" to skip decoding.
         tile: see `decode`. callback(evaluation, evaluations, denoised) follows each evaluation of each batch.
-        The other keywords are those of `mlx_sd.settings.complete`. Raises InputError before any work, Failure for NaN.
+        The other keywords are those of `settings`. Raises InputError before any work, Failure for NaN.
         """
         canvas = paint.canvas(self.model, image, mask, mask_blur, only_masked, padding, channels is not None)
         if canvas is not None:

@@ -35,7 +35,7 @@ def test_a_model_that_refines_itself_is_the_model_alone(name, family):
     for at in (0.3, 0.85):
         shared = sd.generate(PROMPT, refiner=sd, refine_at=at, **given)
         assert shared.evaluations - whole.evaluations == (name == "plms")  # which starts anew with one more
-        assert mx.array_equal(shared.latents, whole.latents) == (name not in MEMORY)
+        assert name in MEMORY or mx.array_equal(shared.latents, whole.latents)
         assert mx.abs(shared.latents).max() < 10 * mx.abs(whole.latents).max()
 
 
