@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 from PIL import Image
 
-from . import conditions, paint, samplers
+from . import conditions, memory, paint, samplers
 from . import refiner as handover
 from .errors import Failure, InputError
 from .image import Source, opaque, read, to_pixels
@@ -155,6 +155,7 @@ class StableDiffusion:
         if not texts:
             raise InputError("there is no prompt")
         jobs = [(text, seed + i) for text in texts for i in range(count)]
+        memory.check(self.model, chosen.width, chosen.height, min(batch, len(jobs)))
         shape = self._latent_shape(chosen)
         if latents is not None:
             if latents.ndim != 4 or latents.shape[1:] != shape:
