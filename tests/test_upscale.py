@@ -257,18 +257,15 @@ def test_other_checkpoints_take_no_noise_level(family):
 
 
 def test_what_does_not_fit_into_memory_is_said_before_it_begins(x4, monkeypatch):
-    def needed(side, denoise_tile, pictures=1, tile=64):
-        chosen = x4.settings(width=4 * side, height=4 * side, denoise_tile=denoise_tile)
-        return memory.needed(x4.model, chosen, pictures, tile)
-
-    whole = needed(64, 0)
-    assert needed(64, 32) < whole < min(needed(64, 0, pictures=2), needed(128, 0), needed(64, 0, tile=0))
+    model = x4.model
+    whole, tiled = (memory.needed(model, 256, 256, denoise_tile=tile) for tile in (0, 32))
+    assert tiled < whole == memory.needed(model, 256, 256, denoise_tile=64)
+    assert memory.decoding(model, 256, 256, tile=64) < whole < memory.decoding(model, 256, 256, tile=0)
     monkeypatch.setattr(memory, "available", lambda: whole - 1)
-    with pytest.raises(InputError, match=r"256 x 256 pixels would take about .* GB of memory, and there are"):
-        upscaled(x4, (64, 64), denoise_tile=0, tile=64)
-    for there in (whole, None):
-        monkeypatch.setattr(memory, "available", lambda there=there: there)
-        memory.check(x4.model, x4.settings(width=256, height=256, denoise_tile=0), 1, 64)
+    memory.check(model, 256, 256, denoise_tile=32, tile=64)
+    for tile, denoise_tile in ((64, 0), (0, 32)):
+        with pytest.raises(InputError, match=r"pictures of 256 x 256 need about .* GB; give a smaller image, or"):
+            upscaled(x4, (64, 64), denoise_tile=denoise_tile, tile=tile)
 
 
 def test_an_upscaler_without_its_noise_is_refused(checkpoint, tmp_path):
