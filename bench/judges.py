@@ -81,10 +81,12 @@ class Clip:
     def __init__(self, name: str):
         """InputError where there is none, or none in safetensors."""
         try:
-            from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
+            from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel, logging
         except ImportError as error:
-            raise InputError(f"--clip needs transformers ({error}); pip install 'mlx-sd[reference]'") from None
+            raise InputError(f"--clip needs transformers ({error}); pip install 'mlx-sd[judges]'") from None
         self.name = name
+        if not sys.stderr.isatty():
+            logging.disable_progress_bar()
         try:
             self._model: Any = CLIPModel.from_pretrained(name, use_safetensors=True).eval()
             self._processor: Any = CLIPImageProcessorPil.from_pretrained(name)
