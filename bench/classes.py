@@ -5,6 +5,7 @@ import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -62,15 +63,18 @@ class Judge:
     def __init__(self, known: dict[str, quality.Features]):
         """known: features of true pictures by class. Classes are told apart as Gaussians of one covariance."""
         self._known = {name: quality.statistics(features) for name, features in known.items()}
+        self._together = quality.statistics(np.concatenate([*known.values()]))
         self._means = np.stack([one.mean for one in self._known.values()])
         within = np.concatenate([features - features.mean(0) for features in known.values()]).astype(np.float64)
         self._inverse = np.linalg.pinv(np.cov(within, rowvar=False))
 
-    def of(self, made: dict[str, quality.Features]) -> dict[str, dict[str, float]]:
-        """By class: the Frechet distance to true ones, and the share that is recognised as of that class."""
+    def of(self, made: dict[str, quality.Features]) -> dict[str, Any]:
+        """The Frechet distance to true ones, together and by class, and the share recognised as of their class."""
         distances = {n: quality.frechet(quality.statistics(f), self._known[n]) for n, f in made.items()}
         recognised = {n: float((self._nearest(f) == list(self._known).index(n)).mean()) for n, f in made.items()}
+        together = quality.statistics(np.concatenate([*made.values()]))
         return {
+            "frechet_together": round(quality.frechet(together, self._together), 2),
             "frechet": {name: round(value, 2) for name, value in distances.items()},
             "recognised": {name: round(value, 3) for name, value in recognised.items()},
         }

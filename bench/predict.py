@@ -72,10 +72,10 @@ def _predict(arguments: argparse.Namespace) -> None:
     for model in models:
         check(loops, model, arguments.steps)
     found = predicted(chips, models, loops, arguments.steps)
-    for line in lines(found):
-        print(line)
     if arguments.json:
         results.write(arguments.json, found | {"machine": describe()})
+    for line in lines(found):
+        print(line)
 
 
 def named(text: str) -> str:

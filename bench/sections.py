@@ -43,7 +43,9 @@ def latency(folder: Path) -> str:
             speeds = [f"{loop[key]:.2f}" for key in ("speedup", "speedup_by_medians", "ideal")]
             of = f"{loop['of_ideal']:.0%}" if loop["loop"] != "full" else DASH
             rows.append([_setting(told) if i == 0 else "", _flags(loop), _spread(full), _spread(least), *speeds, of])
-    return table(head, rows) + "\n\n" + "\n".join(machine(told) for told in latencies(folder)[:1])
+    notes = [machine(told) for told in latencies(folder)[:1]]
+    notes += [f"{_setting(told)}: {told['note']}" for told in latencies(folder) if "note" in told]
+    return "\n\n".join([table(head, rows), *notes])
 
 
 def summary(folder: Path) -> str:

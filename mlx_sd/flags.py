@@ -7,6 +7,7 @@ from . import command, samplers, schedule, speed, upscale
 from .load import DTYPES
 from .lowres import HIGHEST, LEVEL
 from .paint import PADDING, STRENGTH
+from .refiner import AT
 from .settings import GUIDANCE, GUIDANCE_CLASSES, GUIDANCE_XL, STEPS
 from .version import VERSION
 
@@ -20,6 +21,7 @@ _EXAMPLES = """examples:
   python -m mlx_sd.generate --model models/ddpm-cat --steps 1000 --count 4
   python -m mlx_sd.generate --model models/cin256 --class 207,281 --guidance 3
   python -m mlx_sd.generate --model stabilityai/stable-diffusion-x4-upscaler --init-image small.png --deepcache 3
+  python -m mlx_sd.generate "a lighthouse" --model models/sdxl --refiner models/refiner
   python -m mlx_sd.generate --from-image picture.png --seed 7
   python -m mlx_sd.generate --prompts prompts.txt --json > results.json
 """
@@ -54,6 +56,8 @@ def parser(name: str) -> argparse.ArgumentParser:
     p.add_argument(
         "--quantize", metavar="BITS[:GROUP]", help="the UNet's linear layers in 4 or 8 bits; or NETWORK=BITS,..."
     )
+    p.add_argument("--refiner", metavar="MODEL", help="goes on with the latents at --refine-at, on the same schedule")
+    p.add_argument("--refine-at", type=float, metavar="SHARE", help=f"of the way, above 0, below 1; default {AT}")
     p.add_argument(
         "--speed",
         choices=speed.NAMES,

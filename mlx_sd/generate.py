@@ -33,7 +33,9 @@ NAME = "mlx_sd.generate"
 _SETTINGS = tuple(f.name for f in dataclasses.fields(Settings) if f.name != "options")
 _MODEL = ("model", "coreml", "dtype", "quantize", "tile")
 _OPTIONS = tuple(f.name for f in dataclasses.fields(Options))
-_IMAGE = ("init_image", "mask", "mask_blur", "only_masked", "padding")
+_FILES = ("init_image", "mask")
+_REFINER = ("refiner", "refine_at")
+_IMAGE = (*_FILES, "mask_blur", "only_masked", "padding")
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}]"
 _TYPES: dict[str, tuple[type, ...]] = {  # of what a picture says of itself, if not text
     **dict.fromkeys(
@@ -54,7 +56,7 @@ _TYPES: dict[str, tuple[type, ...]] = {  # of what a picture says of itself, if 
     ),
     **dict.fromkeys(("guidance", "guidance_rescale", "eta", "gamma", "rho"), (int, float)),
     **dict.fromkeys(("s_churn", "s_tmin", "s_tmax", "s_noise"), (int, float)),
-    **dict.fromkeys(("strength", "mask_blur"), (int, float)),
+    **dict.fromkeys(("strength", "mask_blur", "refine_at"), (int, float)),
     **dict.fromkeys(("corrector", "only_masked"), (bool,)),
     "loras": (list,),
 }
@@ -73,8 +75,12 @@ def _generate(arguments: argparse.Namespace) -> None:
     targets = _targets(arguments.output, _titles(asked), wanted["seed"], arguments.count)
     filmed = film.plan(targets, arguments.preview, arguments.animate)
     sd = _packaged(arguments, wanted) if wanted["coreml"] else _loaded(wanted)
-    if wanted["model_hash"] not in (None, sd.model.hash):
-        print(f"{NAME}: the weights of {wanted['model']} are not those the picture was made with", file=sys.stderr)
+    refiner = StableDiffusion.load(wanted["refiner"], wanted["dtype"]) if wanted["refiner"] else None
+    hashes = {"model": sd.model.hash, **_files(wanted)} | ({"refiner": refiner.model.hash} if refiner else {})
+    for name, found in hashes.items():
+        if wanted[f"{name}_hash"] not in (None, found):
+            what = "the file" if name in _FILES else "the weights"
+            print(f"{NAME}: {wanted[name]} is not {what} that the picture was made with", file=sys.stderr)
     settings = {name: wanted[name] for name in _SETTINGS}
     settings["speed"] = arguments.speed
     settings["options"] = Options(**{name: wanted[name] for name in _OPTIONS})
@@ -83,7 +89,6 @@ def _generate(arguments: argparse.Namespace) -> None:
     settings["freeu"] = FreeU.parse(wanted["freeu"]) if wanted["freeu"] is not None else None
     if arguments.speed:
         print(f"{NAME}: {speed.preset(sd.model, arguments.speed)}", file=sys.stderr)
-    files = _files(wanted)
     sd.settings(**settings)  # says what is wrong with them before a preview is fitted
     steps = Film(sd, filmed)
     made: list[dict[str, Any]] = []
@@ -111,12 +116,14 @@ def _generate(arguments: argparse.Namespace) -> None:
             mask_blur=wanted["mask_blur"] or 0.0,
             only_masked=bool(wanted["only_masked"]),
             padding=wanted["padding"],
+            refiner=refiner,
+            refine_at=wanted["refine_at"],
             **settings,
         ):
             for image, subject, seed in zip(result.images, result.subjects, result.seeds, strict=True):
                 path = targets[len(made)]
                 path.parent.mkdir(parents=True, exist_ok=True)
-                about = _about(sd, result, wanted | files, subject, seed)
+                about = _about(sd, result, wanted, hashes, subject, seed)
                 picture.save(image, path, about)
                 made.append({"output": str(path), **steps.end(len(made), image), **about, **_cost(result)})
                 if not arguments.json:
@@ -134,16 +141,9 @@ def _loaded(wanted: dict[str, Any]) -> StableDiffusion:
 
 
 def _files(wanted: dict[str, Any]) -> dict[str, str]:
-    """The hashes of the files that a picture begins with; says where they are not those of the picture replayed."""
-    found = {}
-    for name in ("init_image", "mask"):
-        path = wanted[name]
-        if path is None or (name == "mask" and path == ALPHA):
-            continue
-        found[f"{name}_hash"] = picture.digest(path)
-        if wanted[f"{name}_hash"] not in (None, found[f"{name}_hash"]):
-            print(f"{NAME}: {path} is not the file the picture was made with", file=sys.stderr)
-    return found
+    """SHA-256 of the files that a picture begins with."""
+    paths = {name: wanted[name] for name in _FILES if wanted[name] is not None}
+    return {name: picture.digest(path) for name, path in paths.items() if (name, path) != ("mask", ALPHA)}
 
 
 def _packaged(arguments: argparse.Namespace, wanted: dict[str, Any]) -> StableDiffusion:
@@ -184,15 +184,14 @@ def _wanted(arguments: argparse.Namespace) -> dict[str, Any]:
             raise InputError(f"{arguments.from_image}: it says {name} = {value!r}, which makes no sense")
     wanted = {
         name: flag if (flag := getattr(arguments, name)) is not None else replayed.get(name, _DEFAULTS.get(name))
-        for name in ("prompt", "class", "negative", "seed", *_MODEL, *_SETTINGS, *_OPTIONS, *_IMAGE)
+        for name in ("prompt", "class", "negative", "seed", *_MODEL, *_SETTINGS, *_OPTIONS, *_IMAGE, *_REFINER)
     }
-    for name in ("init_image", "mask"):
+    # Another than the picture's is no surprise where the user asked for it.
+    for name in ("model", "refiner", *_FILES):
         wanted[f"{name}_hash"] = replayed.get(f"{name}_hash") if getattr(arguments, name) is None else None
     if arguments.model is not None:
         wanted["coreml"] = arguments.coreml
     wanted["loras"], wanted["lora_hashes"] = _loras(arguments, replayed.get("loras") or [])
-    # Another model than the picture's is no surprise where the user asked for it.
-    wanted["model_hash"] = replayed.get("model_hash") if arguments.model is None else None
     return wanted
 
 
@@ -282,7 +281,9 @@ def _slug(prompt: str) -> str:
     return "-".join(re.findall(r"\w+", prompt.lower()))[:48].strip("-") or "picture"
 
 
-def _about(sd: StableDiffusion, result: Result, wanted: dict[str, Any], subject: Subject, seed: int) -> dict[str, Any]:
+def _about(
+    sd: StableDiffusion, result: Result, wanted: dict[str, Any], hashes: dict[str, str], subject: Subject, seed: int
+) -> dict[str, Any]:
     """Everything needed to make the picture again."""
     settings = {name: getattr(result.settings, name) for name in _SETTINGS}
     for name in ("deepcache", "tgate", "freeu"):
@@ -295,9 +296,9 @@ def _about(sd: StableDiffusion, result: Result, wanted: dict[str, Any], subject:
         **settings,
         **{name: value for name, value in dataclasses.asdict(result.settings.options).items() if value is not None},
         "tile": wanted["tile"],
-        **{name: wanted[name] for name in (*_IMAGE, "init_image_hash", "mask_hash") if wanted[name] is not None},
+        **{name: wanted[name] for name in (*_IMAGE, *_REFINER) if wanted[name] is not None},
         "model": wanted["model"],
-        "model_hash": sd.model.hash,
+        **{f"{name}_hash": found for name, found in hashes.items()},
         "coreml": wanted["coreml"],
         "loras": list(sd.model.loras),
         "quantize": sd.model.quantization,

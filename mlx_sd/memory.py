@@ -1,7 +1,8 @@
-"""What making a picture larger takes, estimated before it begins."""
+"""How much memory a picture will take, said before it is begun."""
 
 import os
-from math import prod
+from math import floor, inf, sqrt
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -9,54 +10,70 @@ from mlx.utils import tree_flatten
 
 from .errors import InputError
 from .load import Model
-from .settings import Settings
 
-# Bytes per byte of the finest level's channels and per latent (UNet) or pixel (VAE), measured at full size on the CPU,
-# where convolutions unfold their input; a GPU takes less.
-_UNET, _DECODER = 60, 30
-_PIXEL = 48  # bytes of a whole picture: float32 twice while tiles are joined, clipped and rounded
-_LATENT = 16 * 10  # of latents, noise, estimates and blended predictions
-
-
-def needed(model: Model, chosen: Settings, pictures: int, tile: int | None = None) -> int:
-    """Bytes at the peak of making so many pictures at once; tile: of decoding, as `StableDiffusion.decode` takes it."""
-    factor, size = model.vae.config.factor, model.dtype.size
-    rows = pictures * (2 if chosen.guidance > 1 and model.text_encoders else 1)
-    sides = (chosen.height // factor, chosen.width // factor)
-    channels = model.unet.config.channels
-    seen = prod(min(side, chosen.denoise_tile or side) for side in sides)
-    unet = rows * seen * channels * size * _UNET
-    if chosen.deepcache:  # what lies under the cut, of every tile
-        unet += rows * prod(sides) * 2 * channels * size * (1 + chosen.deepcache.forecast)
-    decoded = model.vae.tile(max(chosen.width, chosen.height), tile)
-    seen = prod(min(side, decoded or side) for side in (chosen.height, chosen.width))
-    decoder = seen * model.vae.config.channels[0] * model.vae.dtype.size * _DECODER
-    decoder += chosen.width * chosen.height * _PIXEL
-    return _weights(model) + pictures * prod(sides) * _LATENT + max(unet, decoder)
+# The UNet's peak over its outermost activations: 55 to 73 measured on the embedded checkpoint, at 16 to 64 latents a
+# side, and 50 to 56 on the x4 upscaler. It does not grow with their square: attention is fused on a GPU, and goes piece
+# by piece on the CPU.
+_ACTIVATIONS = 64
+# The same of the VAE's decoder on the CPU, where convolutions unfold their input: 39 measured on the x4 upscaler's.
+_DECODED = 40
+_PICTURE = 48  # bytes of a pixel: float32 twice while tiles are joined, then clipped and rounded
 
 
-def check(model: Model, chosen: Settings, pictures: int, tile: int | None = None) -> None:
-    """InputError where that is more than the machine has."""
-    wanted, there = needed(model, chosen, pictures, tile), available()
-    if there is not None and wanted > there:
-        fewer = "a smaller --batch, " if pictures > 1 else ""
-        raise InputError(
-            f"{chosen.width} x {chosen.height} pixels would take about {wanted / 1e9:.3g} GB of memory, and there are "
-            f"{there / 1e9:.3g}; give {fewer}a smaller --denoise-tile, --tile, or a smaller image"
-        )
+def needed(model: Model, width: int, height: int, batch: int = 1, denoise_tile: int = 0) -> int:
+    """Bytes that the weights and guided evaluations of pictures of (width, height) take at their peak, roughly.
+
+    denoise_tile: latents a side that the UNet is given at once; 0 is any number.
+    """
+    config, factor = model.unet.config, model.vae.config.factor
+    wide, high = (min(side // factor, denoise_tile or inf) for side in (width, height))
+    outermost = int(2 * batch * wide * high * config.channels * model.dtype.size)
+    return _weights(model) + _ACTIVATIONS * outermost
 
 
-def available() -> int | None:
-    """Bytes of memory of the machine, or None where it does not say."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError):  # Windows
-        return None
+def decoding(model: Model, width: int, height: int, tile: int | None = None) -> int:
+    """Bytes that weights and decoding take, roughly; tile: as `StableDiffusion.decode` takes it."""
+    config, whole = model.vae.config, width * height * _PICTURE
+    if mx.default_device() != mx.cpu:
+        return _weights(model) + whole
+    side = model.vae.tile(max(width, height), tile) or inf
+    seen = int(min(width, side) * min(height, side))
+    return _weights(model) + whole + _DECODED * seen * config.channels[0] * model.vae.dtype.size
+
+
+def available() -> int:
+    """Bytes that this machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def check(
+    model: Model, width: int, height: int, batch: int = 1, denoise_tile: int = 0, tile: int | None = None
+) -> None:
+    """InputError, with a size that would fit or what makes it fit, where there is not as much memory as is needed.
+
+    The VAE is a reason for upscalers alone: other large pictures go through it in tiles.
+    """
+    if model.sizes:  # packages made for them
+        return
+    wanted, have = needed(model, width, height, batch, denoise_tile), available()
+    if model.upscales:
+        wanted = max(wanted, decoding(model, width, height, tile))
+    if wanted <= have:
+        return
+    weights, factor = _weights(model), model.vae.config.factor
+    scale = sqrt(max(have - weights, 0) / (wanted - weights))
+    fits = [floor(side * scale / factor) * factor for side in (width, height)]
+    way = f"{fits[0]} x {fits[1]} would fit (--width, --height)" if all(fits) else "none of any size would fit"
+    if model.upscales:
+        way = "give a smaller image, or a smaller --denoise-tile or --tile"
+    many = f" by {batch} at a time" if batch > 1 else ""
+    raise InputError(
+        f"pictures of {width} x {height}{many} need about {wanted / 2**30:.0f} GB of memory, and there are "
+        f"{have / 2**30:.0f} GB; {way}"
+    )
 
 
 def _weights(model: Model) -> int:
-    flat: list[tuple[str, mx.array]] = []
-    for network in (*model.text_encoders, model.unet, model.vae):
-        if isinstance(network, nn.Module):
-            tree_flatten(network.parameters(), destination=flat)
-    return sum(array.nbytes for _, array in flat)
+    networks = (*model.text_encoders, model.unet, model.vae)
+    flat: Any = [tree_flatten(network.parameters()) for network in networks if isinstance(network, nn.Module)]
+    return sum(array.nbytes for arrays in flat for _, array in arrays)

@@ -173,6 +173,8 @@ class StableDiffusion:
         jobs = [
             (subject, seed + i) for subject in conditions.subjects(self.model, prompt, classes) for i in range(count)
         ]
+        size = chosen.width, chosen.height
+        memory.check(self.model, *size, min(batch, len(jobs)), denoise_tile=chosen.denoise_tile, tile=tile)
         shape = self._latent_shape(chosen)
         if latents is not None:
             if latents.ndim != 4 or latents.shape[1:] != shape:
@@ -182,8 +184,6 @@ class StableDiffusion:
                 raise InputError(f"{latents.shape[0]} latents for {len(jobs)} pictures")
         if image is None:
             self._check_channels(channels, shape, len(jobs))
-        if small is not None:
-            memory.check(self.model, chosen, min(batch, len(jobs)), tile)
         rows = table(self.model, chosen)
         starter: Painter | Small | None = small
         if canvas is not None and chosen.strength is not None:

@@ -3,6 +3,7 @@
 The way back (convert/ldm.py) goes by the names alone; tests/parity holds both against diffusers' own reader.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,20 @@ def parts(name: str, shapes: Mapping[str, Any]) -> tuple[dict[str, Config], dict
 
 
 NAMES = (*FAMILIES, "refiner", "upscaler")
+
+
+def refiner_folder(shapes: Mapping[str, Any], path: Path) -> Path:
+    """Writes the tiny SDXL refiner as a diffusers folder."""
+    configs, weights = parts("refiner", shapes)
+    for part, config in configs.items():
+        (path / part).mkdir(parents=True)
+        (path / part / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        name = "model" if part.startswith("text") else "diffusion_pytorch_model"
+        save_file(weights[part], path / part / f"{name}.safetensors", {"format": "pt"})
+    missing = {"text_encoder": [None, None], "tokenizer": [None, None]}
+    about = {"_class_name": "StableDiffusionXLImg2ImgPipeline", "requires_aesthetics_score": True} | missing
+    families.write_rest(configs | {"scheduler": FAMILIES["sdxl"]["scheduler"], "pipeline": about}, path)
+    return path
 
 
 def arrays(name: str, configs: Mapping[str, Config], weights: Mapping[str, Arrays]) -> Arrays:

@@ -248,6 +248,6 @@ def test_a_painted_picture_replays_and_says_when_its_files_have_changed(run, pic
     _noise((64, 64), seed=1).save("in.png")
     code, out, err = run("--from-image", "a.png", "--output", "c.png", "--json")
     assert code == 0 and err.count("\n") == 1
-    assert "in.png is not the file the picture was made with" in err
+    assert "in.png is not the file that the picture was made with" in err
     assert json.loads(out)[0]["init_image_hash"] != about["init_image_hash"]
     assert run("--from-image", "a.png", "--init-image", "in.png", "--output", "d.png")[2] == ""

@@ -94,3 +94,7 @@ def test_predictions_are_called_so_in_every_row(folder):
     text, _, rows = sections.prediction(folder).partition("\n\n")
     assert text.startswith("Predictions, not measurements")
     assert all(row.startswith("| prediction: M") for row in rows.splitlines()[2:])
+
+
+def test_the_pages_of_this_repository_are_up_to_date():
+    assert report.main(["--check"]) == 0

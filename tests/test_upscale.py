@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from convert import __main__ as convert
-from mlx_sd import Adaptive, At, DeepCache, NonUniform, StableDiffusion, generate, memory, picture, tiles
+from mlx_sd import Adaptive, At, DeepCache, FreeU, NonUniform, StableDiffusion, TGate, generate, memory, picture, tiles
 from mlx_sd.errors import InputError
-from tests import families, singles, upscalers
+from tests import families, singles, unprompted, upscalers
+from tests.conftest import GOLDENS
 
 PROMPT = families.PROMPT
 
@@ -30,9 +31,22 @@ def x4(checkpoint) -> StableDiffusion:
     return StableDiffusion.load(checkpoint, dtype="float32")
 
 
+@pytest.fixture(scope="module")
+def ldm(tmp_path_factory) -> StableDiffusion:
+    shapes = json.loads((GOLDENS / "unprompted.json").read_text(encoding="utf-8"))["ldm_sr"]
+    folder = unprompted.write_folder("ldm_sr", shapes, tmp_path_factory.mktemp("upscalers") / "ldm")
+    return StableDiffusion.load(folder, dtype="float32")
+
+
+@pytest.fixture(params=["x4", "ldm"])
+def either(request) -> StableDiffusion:
+    return request.getfixturevalue(request.param)
+
+
 def upscaled(sd: StableDiffusion, size: tuple[int, int] = (16, 12), **settings):
-    given = {"image": upscalers.picture(*size), "seed": 3, "steps": 4, "guidance": 3.0, "output": "latent"}
-    return sd.generate(PROMPT, **(given | settings))
+    given = {"image": upscalers.picture(*size), "seed": 3, "steps": 4, "output": "latent"}
+    prompted = {"prompt": PROMPT, "guidance": 3.0} if sd.model.text_encoders else {}
+    return sd.generate(**(given | prompted | settings))
 
 
 # ------------------------------------------------------------------------------------------------ theorems
@@ -170,26 +184,48 @@ def test_tiles_leave_no_seam(x4, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:in 8 evaluations")
-@pytest.mark.parametrize("tile", [0, 16])
 @pytest.mark.parametrize(
     "policy",
     [DeepCache(2, 0), DeepCache(3, 2, 1), NonUniform(2, branch=1), At((0, 3)), Adaptive(0.6)],
     ids=str,
 )
-def test_every_deepcache_policy(policy, tile, x4):
-    whole = upscaled(x4, (24, 20), steps=8, denoise_tile=tile)
-    cached = upscaled(x4, (24, 20), steps=8, denoise_tile=tile, deepcache=policy)
+def test_every_deepcache_policy_in_tiles(policy, either):
+    whole = upscaled(either, (24, 12), steps=8, denoise_tile=16)
+    cached = upscaled(either, (24, 12), steps=8, denoise_tile=16, deepcache=policy)
     assert cached.full < whole.full == 8
-    error = families.distance(cached.latents, whole.latents)
-    assert 0 < error < 1
+    assert 0 < families.distance(cached.latents, whole.latents) < 1
 
 
 @pytest.mark.filterwarnings("ignore:in 4 evaluations")
 @pytest.mark.parametrize("tile", [0, 16])
-def test_deepcache_that_refreshes_always_is_the_whole(tile, x4):
-    whole = upscaled(x4, (24, 20), denoise_tile=tile)
-    cached = upscaled(x4, (24, 20), denoise_tile=tile, deepcache=DeepCache(1))
+def test_deepcache_that_refreshes_always_is_the_whole(tile, either):
+    whole = upscaled(either, (24, 12), denoise_tile=tile)
+    cached = upscaled(either, (24, 12), denoise_tile=tile, deepcache=DeepCache(1))
     assert mx.array_equal(whole.latents, cached.latents)
+
+
+@pytest.mark.filterwarnings("ignore:in 4 evaluations")
+def test_t_gate_and_freeu_go_with_tiles(x4):
+    whole = upscaled(x4, (24, 12), denoise_tile=16).latents
+    changed = [
+        upscaled(x4, (24, 12), denoise_tile=16, **one).latents for one in ({"tgate": TGate(2)}, {"freeu": FreeU()})
+    ]
+    assert all(0 < families.distance(one, whole) < 2 for one in changed)
+
+
+def test_what_ldm_super_resolution_takes(ldm):
+    result = upscaled(ldm, (9, 14), steps=1, output="image")
+    assert result.images[0].size == (18, 28)
+    assert (result.subjects, result.settings.guidance, result.settings.noise_level) == ([None], 1.0, None)
+    for settings, message in {
+        "prompt": ({"prompt": PROMPT}, "this model takes no prompt: it makes pictures larger"),
+        "negative": ({"negative": "fog"}, "this model takes no prompt, and no negative one"),
+        "guidance": ({"guidance": 3.0}, "guidance is at most 1"),
+        "level": ({"noise_level": 20}, "the noise level is of x4 upscalers"),
+        "no image": ({"image": None}, "makes pictures larger; give it one"),
+    }.values():
+        with pytest.raises(InputError, match=message):
+            upscaled(ldm, **settings)
 
 
 # ------------------------------------------------------------------------------------------------ refusals
@@ -221,18 +257,15 @@ def test_other_checkpoints_take_no_noise_level(family):
 
 
 def test_what_does_not_fit_into_memory_is_said_before_it_begins(x4, monkeypatch):
-    def needed(side, denoise_tile, pictures=1, tile=64):
-        chosen = x4.settings(width=4 * side, height=4 * side, denoise_tile=denoise_tile)
-        return memory.needed(x4.model, chosen, pictures, tile)
-
-    whole = needed(64, 0)
-    assert needed(64, 32) < whole < min(needed(64, 0, pictures=2), needed(128, 0), needed(64, 0, tile=0))
+    model = x4.model
+    whole, tiled = (memory.needed(model, 256, 256, denoise_tile=tile) for tile in (0, 32))
+    assert tiled < whole == memory.needed(model, 256, 256, denoise_tile=64)
+    assert memory.decoding(model, 256, 256, tile=64) < whole < memory.decoding(model, 256, 256, tile=0)
     monkeypatch.setattr(memory, "available", lambda: whole - 1)
-    with pytest.raises(InputError, match=r"256 x 256 pixels would take about .* GB of memory, and there are"):
-        upscaled(x4, (64, 64), denoise_tile=0, tile=64)
-    for there in (whole, None):
-        monkeypatch.setattr(memory, "available", lambda there=there: there)
-        memory.check(x4.model, x4.settings(width=256, height=256, denoise_tile=0), 1, 64)
+    memory.check(model, 256, 256, denoise_tile=32, tile=64)
+    for tile, denoise_tile in ((64, 0), (0, 32)):
+        with pytest.raises(InputError, match=r"pictures of 256 x 256 need about .* GB; give a smaller image, or"):
+            upscaled(x4, (64, 64), denoise_tile=denoise_tile, tile=tile)
 
 
 def test_an_upscaler_without_its_noise_is_refused(checkpoint, tmp_path):

@@ -1,16 +1,20 @@
 """diffusers' upscaling pipelines, called, against `generate` on the same folder, picture and noise."""
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
 
-from mlx_sd import DeepCache, StableDiffusion
-from tests import reference, upscalers
+from mlx_sd import DeepCache, Options, StableDiffusion
+from tests import reference, unprompted, upscalers
+from tests.conftest import GOLDENS
 from tests.families import GUIDANCE, NEGATIVE, PROMPT, SEED, distance
 
 LIMIT = 1e-5  # of float32; pixels are of latents that random weights make saturate the decoder
@@ -134,3 +138,78 @@ def test_x4_of_a_config_that_diffusers_mends(shapes, tmp_path, measure):
     result = sd.generate(PROMPT, image=small, seed=SEED, steps=2, guidance=1.0, output="latent")
     found = (np.array(sd.decode(result.latents))[0] + 1) / 2
     measure("x4 upscaler, pixels", distance(found, expected), LIMIT)
+
+
+# ------------------------------------------------------------------------------------------------ latent diffusion's
+
+
+@pytest.fixture(scope="module")
+def ldm(tmp_path_factory):
+    shapes = json.loads((GOLDENS / "unprompted.json").read_text(encoding="utf-8"))["ldm_sr"]
+    return unprompted.write_folder("ldm_sr", shapes, tmp_path_factory.mktemp("upscalers") / "ldm")
+
+
+@pytest.fixture(scope="module")
+def plain(ldm):
+    return StableDiffusion.load(ldm, dtype="float32")
+
+
+def ldm_pipeline(folder: Path) -> Any:
+    made = diffusers.LDMSuperResolutionPipeline.from_pretrained(folder)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def of_ldm(pipe: Any, small: Any, **settings: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The latents that diffusers' pipeline decodes, and its picture in [0, 1]."""
+    seen: list[torch.Tensor] = []
+    decode, pipe.shape = pipe.vqvae.decode, (1, 3, small.height, small.width)
+    pixels = reference.first(np.asarray(small, np.float32)[None] / 127.5 - 1)
+    pipe.vqvae.decode = lambda latents: (seen.append(latents), decode(latents))[1]
+    try:
+        with _noise(pipe):
+            image = pipe(pixels, output_type="np", **({"num_inference_steps": STEPS} | settings)).images
+    finally:
+        pipe.vqvae.decode = decode
+    return reference.last(seen[0]), image
+
+
+@pytest.mark.parametrize("size", [(8, 8), (16, 24), (20, 12), (32, 64)])
+def test_ldm_super_resolution_of_every_size(size, ldm, plain, measure):
+    small = upscalers.picture(*size)
+    latents, pixels = of_ldm(ldm_pipeline(ldm), small)
+    result = plain.generate(image=small, seed=SEED, steps=STEPS, output="latent")
+    measure("LDM super-resolution, latents", distance(result.latents, latents), LIMIT)
+    measure("LDM super-resolution, pixels", distance((np.array(plain.decode(result.latents)) + 1) / 2, pixels), LIMIT)
+
+
+def test_ldm_super_resolution_s_own_settings(ldm, plain, measure):
+    small = upscalers.picture(32, 32)
+    pipe = ldm_pipeline(ldm)
+    pipe.shape = (1, 3, 32, 32)
+    with _noise(pipe):
+        expected = np.asarray(pipe(small).images[0], int)
+    found = plain.generate(image=small, seed=SEED)
+    assert (found.settings.steps, found.settings.guidance, found.settings.noise_level) == (100, 1.0, None)
+    gap = np.abs(np.asarray(found.images[0], int) - expected).max()
+    measure("LDM super-resolution, pictures, of 255", float(gap) / 255, 1 / 255)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "plms", "dpmpp_2m", "euler", "lms"])
+def test_ldm_super_resolution_with_every_kind_of_sampler(sampler, ldm, plain, measure):
+    pipe, small = ldm_pipeline(ldm), upscalers.picture(16, 24)
+    pipe.scheduler = reference.scheduler(unprompted.FAMILIES["ldm_sr"]["scheduler"], sampler)
+    # diffusers scales the picture like the latents, which no network was trained with; only samplers on sigmas do it.
+    scale = pipe.scheduler.scale_model_input
+    pipe.scheduler.scale_model_input = lambda x, t: torch.cat([scale(x[:, :3], t), x[:, 3:]], dim=1)
+    latents, _ = of_ldm(pipe, small)
+    result = plain.generate(image=small, seed=SEED, steps=STEPS, sampler=sampler, output="latent")
+    measure("LDM super-resolution, every sampler", distance(result.latents, latents), LIMIT)
+
+
+def test_ldm_super_resolution_with_noise_of_its_own(ldm, plain, measure):
+    pipe, small = ldm_pipeline(ldm), upscalers.picture(16, 8)
+    for eta in (0.5, 1.0):
+        latents, _ = of_ldm(pipe, small, eta=eta)
+        result = plain.generate(image=small, seed=SEED, steps=STEPS, options=Options(eta=eta), output="latent")
+        measure("LDM super-resolution, eta", distance(result.latents, latents), LIMIT)
