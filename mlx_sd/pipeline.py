@@ -185,16 +185,16 @@ class StableDiffusion:
         if image is None:
             self._check_channels(channels, shape, len(jobs))
         rows = table(self.model, chosen)
-        starter: Painter | Small | None = small
-        if canvas is not None and chosen.strength is not None:
-            starter = Painter(canvas, self.model, (chosen.width, chosen.height), chosen.strength, tile)
-            if canvas.mask is not None and chosen.strength == 1:
-                rows = table(self.model, replace(chosen, strength=None))
+        if canvas is not None and canvas.mask is not None and chosen.strength == 1:
+            rows = table(self.model, replace(chosen, strength=None))
         parts = [(self, chosen, rows)]
         if refiner is not None:
             parts = self._handed_over(refiner, chosen, rows, handover.AT if refine_at is None else refine_at)
         elif refine_at is not None:
             raise InputError("there is no refiner to begin anywhere; give --refiner too")
+        starter: Painter | Small | None = small
+        if canvas is not None and chosen.strength is not None:
+            starter = Painter(canvas, self.model, size, chosen.strength, tile)
         if chosen.deepcache and chosen.deepcache.threshold < math.inf:
             batch = 1  # what one picture needs must not decide for another
         for places in conditions.batches(self.model, [subject for subject, _ in jobs], negative, batch):
