@@ -67,9 +67,13 @@ class Canvas:
         top, bottom = _grown(top, bottom, high, h)
         return left, top, right, bottom
 
+    def midway(self, chosen: Settings) -> bool:
+        """Unless all of a masked part is new."""
+        return self.mask is None or chosen.strength != 1
+
     def starter(self, model: Model, chosen: Settings, pictures: int, tile: int | None) -> "Painter":
         """It as a checkpoint takes it, encoded."""
-        return Painter(self, model, (chosen.width, chosen.height), chosen.strength or 1.0, tile)
+        return Painter(self, model, chosen, tile)
 
     def finish(self, painted: Image.Image) -> Image.Image:
         """The picture with what was painted in its place; pixels outside the mask are the picture's own."""
@@ -122,10 +126,10 @@ def canvas(
 class Painter:
     """A canvas as one checkpoint takes it: encoded once, for any number of batches."""
 
-    def __init__(self, canvas: Canvas, model: Model, size: tuple[int, int], strength: float, tile: int | None):
-        """size: (width, height) to paint at. Raises InputError for a mask too thin to be seen there."""
-        self._vae = model.vae
-        self.midway = canvas.mask is None or strength < 1
+    def __init__(self, canvas: Canvas, model: Model, chosen: Settings, tile: int | None):
+        """Raises InputError for a mask too thin to be seen at that size."""
+        self._vae, size = model.vae, (chosen.width, chosen.height)
+        self._midway = canvas.midway(chosen)
         self._mask = self._picture = self._masked = None
         box = canvas.box(*size)
         pixels = pictures.to_pixels(pictures.fitted(canvas.picture.crop(box), size))
@@ -139,14 +143,14 @@ class Painter:
                 raise InputError("the mask is too thin to be seen in latents; make it wider, or use --only-masked")
             if shown:
                 self._masked = posterior(model.vae, mx.where(mask, 0.0, pixels), tile)
-        if self.midway or not shown:
+        if self._midway or not shown:
             self._picture = posterior(model.vae, pixels, tile)
 
     def start(self, normal: Normal, noise: mx.array | None, places: Sequence[int]) -> Start:
         """Draws what a batch begins with by `normal()`, in diffusers' order: picture, noise unless given, masked."""
         image = None if self._picture is None else self._draw(*self._picture, normal)
         noise = normal() if noise is None else noise
-        begin = image if self.midway else None
+        begin = image if self._midway else None
         if self._mask is not None and self._masked is not None:
             masked = self._draw(*self._masked, normal)
             mask = mx.broadcast_to(self._mask, (*masked.shape[:3], 1))

@@ -171,13 +171,13 @@ class StableDiffusion:
             jobs = jobs * latents.shape[0] if len(jobs) == 1 else jobs
             if len(jobs) != latents.shape[0]:
                 raise InputError(f"{latents.shape[0]} latents for {len(jobs)} pictures")
-        starter = task.starter(self.model, chosen, len(jobs), tile)
-        rows = table(self.model, chosen if starter.midway else replace(chosen, strength=None))
+        rows = table(self.model, chosen if task.midway(chosen) else replace(chosen, strength=None))
         parts = [(self, chosen, rows)]
         if refiner is not None:
             parts = self._handed_over(refiner, chosen, rows, handover.AT if refine_at is None else refine_at)
         elif refine_at is not None:
             raise InputError("there is no refiner to begin anywhere; give --refiner too")
+        starter = task.starter(self.model, chosen, len(jobs), tile)
         if chosen.deepcache and chosen.deepcache.threshold < math.inf:
             batch = 1  # what one picture needs must not decide for another
         for places in conditions.batches(self.model, [subject for subject, _ in jobs], negative, batch):

@@ -26,8 +26,6 @@ class Start(NamedTuple):
 class Starter(Protocol):
     """A task as one checkpoint takes it with certain settings: what is encoded is encoded once."""
 
-    midway: bool  # whether sampling begins with the picture, or with noise alone
-
     def start(self, normal: Normal, noise: mx.array | None, places: Sequence[int]) -> Start:
         """Of the pictures at `places` of all; draws by `normal` what is not given."""
         ...
@@ -38,6 +36,10 @@ class Task(Protocol):
 
     def settings(self, model: Model, given: Mapping[str, Any]) -> dict[str, Any]:
         """Settings with what the task decides filled in."""
+        ...
+
+    def midway(self, chosen: Settings) -> bool:
+        """Whether sampling begins with the picture, in place of noise alone."""
         ...
 
     def starter(self, model: Model, chosen: Settings, pictures: int, tile: int | None) -> Starter:
@@ -54,13 +56,16 @@ class FromNoise:
     """Noise alone, and what the UNet is shown beside it, if anything."""
 
     channels: mx.array | None = None  # (1 or N, h, w, K)
-    midway = False
 
     def settings(self, model: Model, given: Mapping[str, Any]) -> dict[str, Any]:
         """Those given; InputError for one that is of a picture."""
         if given.get("strength") is not None:
             raise InputError("strength says how much of an image changes; give --init-image too")
         return dict(given)
+
+    def midway(self, chosen: Settings) -> bool:
+        """Never."""
+        return False
 
     def starter(self, model: Model, chosen: Settings, pictures: int, tile: int | None) -> "FromNoise":
         """This; InputError for channels that the UNet does not take."""

@@ -27,7 +27,6 @@ class Small:
     factor: int  # by how much
     low_res: LowRes | None
     level: int
-    midway = False
 
     def settings(self, model: Model, given: Mapping[str, Any]) -> dict[str, Any]:
         """Settings of a generation, with the size filled in; InputError for another."""
@@ -40,6 +39,10 @@ class Small:
                 "--width and --height, or resize the image first"
             )
         return {**given, "width": width, "height": height}
+
+    def midway(self, chosen: Settings) -> bool:
+        """Never."""
+        return False
 
     def starter(self, model: Model, chosen: Settings, pictures: int, tile: int | None) -> "Small":
         """This."""
