@@ -15,6 +15,7 @@ COMMANDS = {
     "sizes": "bytes and multiplications of every Core ML package",
     "quantization": "what --quantize costs in quality",
     "policies": "how far each DeepCache policy ends from the uncached run",
+    "quality": "drift, CLIP score, FID and Inception Score of DeepCache and T-GATE, on any model",
     "solvers": "quality against evaluations of the network, for every solver",
     "curves": "quality against cost of all that is reused",
     "classes": "quality of the embedded classes, beside true pictures of them",

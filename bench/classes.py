@@ -5,6 +5,7 @@ import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from mlx_sd import StableDiffusion, command
 
-from . import quality, results
+from . import landscapes, results, scores
 from .machine import describe
 from .tiny.scenes import LABELS, label, render, sample_scene
 
@@ -33,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(model: str, scales: list[float], count: int, path: Path | None) -> None:
-    sd, scorer = StableDiffusion.load(model, "float32"), quality.Scorer()
+    sd = StableDiffusion.load(model, "float32")
+    scorer = landscapes.Scorer(sd)
     known = {name: scorer.images(true_pictures(kind, _REFERENCE, 0)) for kind, name in enumerate(LABELS)}
     judge = Judge(known)
     floor = {name: scorer.images(true_pictures(kind, count, _REFERENCE)) for kind, name in enumerate(LABELS)}
@@ -59,23 +61,26 @@ def true_pictures(kind: int, count: int, skip: int) -> mx.array:
 class Judge:
     """Compares pictures of each class with true ones, in the features of the small CLIP."""
 
-    def __init__(self, known: dict[str, quality.Features]):
+    def __init__(self, known: dict[str, scores.Features]):
         """known: features of true pictures by class. Classes are told apart as Gaussians of one covariance."""
-        self._known = {name: quality.statistics(features) for name, features in known.items()}
+        self._known = {name: scores.statistics(features) for name, features in known.items()}
+        self._together = scores.statistics(np.concatenate([*known.values()]))
         self._means = np.stack([one.mean for one in self._known.values()])
         within = np.concatenate([features - features.mean(0) for features in known.values()]).astype(np.float64)
         self._inverse = np.linalg.pinv(np.cov(within, rowvar=False))
 
-    def of(self, made: dict[str, quality.Features]) -> dict[str, dict[str, float]]:
-        """By class: the Frechet distance to true ones, and the share that is recognised as of that class."""
-        distances = {n: quality.frechet(quality.statistics(f), self._known[n]) for n, f in made.items()}
+    def of(self, made: dict[str, scores.Features]) -> dict[str, Any]:
+        """The Frechet distance to true ones, together and by class, and the share recognised as of their class."""
+        distances = {n: scores.frechet(scores.statistics(f), self._known[n]) for n, f in made.items()}
         recognised = {n: float((self._nearest(f) == list(self._known).index(n)).mean()) for n, f in made.items()}
+        together = scores.statistics(np.concatenate([*made.values()]))
         return {
+            "frechet_together": round(scores.frechet(together, self._together), 2),
             "frechet": {name: round(value, 2) for name, value in distances.items()},
             "recognised": {name: round(value, 3) for name, value in recognised.items()},
         }
 
-    def _nearest(self, features: quality.Features) -> NDArray[np.intp]:
+    def _nearest(self, features: scores.Features) -> NDArray[np.intp]:
         away = features[:, None].astype(np.float64) - self._means
         nearest: NDArray[np.intp] = np.einsum("nci,ij,ncj->nc", away, self._inverse, away).argmin(1)
         return nearest

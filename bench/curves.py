@@ -24,7 +24,7 @@ from mlx_sd import command, samplers
 from mlx_sd.files import atomic_file
 from mlx_sd.settings import Settings, table
 
-from . import quality, results, solvers
+from . import drift, landscapes, results, solvers
 from .loops import Loop
 from .machine import describe
 from .operations import counting
@@ -119,7 +119,7 @@ class Bench:
             chosen, sd = self.settings(way), self.world.sd
             stream, side = np.random.RandomState(block), sd.unet.config.sample_size
             noise = mx.array(stream.standard_normal((BLOCK, side, side, 4)).astype(np.float32))
-            predict = sd.predictor(quality.captions(solvers.scenes(block)), None, chosen)
+            predict = sd.predictor(landscapes.captions(solvers.scenes(block)), None, chosen)
             latents = samplers.run(table(sd.model, chosen), predict, noise, lambda: noise)
             pixels = sd.decode(latents)
             seen = np.array(mx.round((pixels + 1) * 127.5).astype(mx.uint8))
@@ -154,15 +154,14 @@ class Bench:
 
     def _told(self, way: Way, images: int) -> dict[str, Any]:
         found, before = self._all(way, images), self._all(way.whole, images)
-        rms = np.sqrt(np.mean((found["latents"] - before["latents"]) ** 2, axis=(1, 2, 3)))
-        error = np.mean((found["pictures"].astype(np.float64) - before["pictures"]) ** 2, axis=(1, 2, 3))
+        decibels = np.median([drift.psnr(*pair) for pair in zip(found["pictures"], before["pictures"], strict=True)])
         return {
             **way._asdict(),
             "evaluations": len(table(self.world.sd.model, self.settings(way)).rows),
             "forwards": round(self.cost(way), 3),
             **self.world.worth(found["features"]),
-            "drift_rms": round(float(np.median(rms)), 5),
-            "psnr": round(float(np.median(10 * np.log10(255**2 / error))), 2) if error.all() else None,
+            "drift_rms": round(float(np.median(drift.rms(found["latents"], before["latents"]))), 5),
+            "psnr": round(float(decibels), 2) if np.isfinite(decibels) else None,
         }
 
     @cache  # noqa: B019 - there is one bench

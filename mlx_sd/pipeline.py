@@ -334,8 +334,9 @@ def _timed(
 
 
 def to_image(pixels: mx.array) -> Image.Image:
-    """A picture of (H, W, 3) in [-1, 1], rounded."""
-    return Image.fromarray(np.array(mx.round((pixels + 1) * 127.5).astype(mx.uint8)))
+    """A picture of (H, W, 3), or a grey one of (H, W, 1), in [-1, 1], rounded."""
+    colours = np.array(mx.round((pixels + 1) * 127.5).astype(mx.uint8))
+    return Image.fromarray(colours[..., 0] if colours.shape[-1] == 1 else colours)
 
 
 def _normal(streams: list[np.random.RandomState], shape: tuple[int, int, int], channels: int | None = None) -> mx.array:
