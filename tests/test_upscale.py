@@ -124,7 +124,7 @@ class Pointwise:
     """A network that looks at one latent at a time."""
 
     def __init__(self, unet):
-        self.config, self.branches = unet.config, unet.branches
+        self.config, self.branches, self.dtype = unet.config, unet.branches, unet.dtype
 
     def __call__(self, x, t, context, *, deep=None, depth=1, **_):
         mixed = mx.tanh(x[..., :4] + 0.5 * x[..., 3:] + t / 1000)
