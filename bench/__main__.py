@@ -15,11 +15,14 @@ COMMANDS = {
     "sizes": "bytes and multiplications of every Core ML package",
     "quantization": "what --quantize costs in quality",
     "policies": "how far each DeepCache policy ends from the uncached run",
+    "quality": "drift, CLIP score, FID and Inception Score of DeepCache and T-GATE, on any model",
     "solvers": "quality against evaluations of the network, for every solver",
+    "curves": "quality against cost of all that is reused",
+    "classes": "quality of the embedded classes, beside true pictures of them",
     "figure": "draws what solvers measured",
     "ays": "optimises a schedule of few steps (Align Your Steps)",
     "showcase": "the README's picture",
-    "tiny": "trains the embedded checkpoint again",
+    "tiny": "trains the embedded checkpoints again",
 }
 _EXAMPLES = """examples:
   python -m bench latency --model tiny

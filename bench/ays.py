@@ -25,7 +25,7 @@ from mlx_sd.denoise import denoised
 from mlx_sd.errors import InputError
 from mlx_sd.files import atomic_file
 
-from . import klub, results
+from . import drift, klub, prompts, results
 from .machine import describe
 from .solvers import Bench
 
@@ -84,9 +84,9 @@ def _ays(arguments: argparse.Namespace) -> None:
     least = 8 * FIRST
     if arguments.paths < 1 or arguments.strata < least or arguments.steps < 2:
         raise InputError(f"there must be at least 1 path, {least} strata and 2 steps")
-    prompts = _lines(arguments.prompts)
+    texts = prompts.read(arguments.prompts)
     sd = StableDiffusion.load(arguments.model)
-    texts = [prompts[i % len(prompts)] for i in range(arguments.paths)]
+    texts = [texts[i % len(texts)] for i in range(arguments.paths)]
     model = Prompted(sd, texts, arguments.guidance, arguments.seed)
     solver = Solver(sd, arguments.sampler)
     paths = _paths(model, solver, arguments.strata, arguments.seed)
@@ -149,7 +149,7 @@ class Prompted:
         found = solver.listed(levels)
         text = next(f"{kind}={','.join(map(str, values))}" for kind, values in found.items())
         latents = self._sample(SOLVERS[solver.sampler], text, len(levels) - 1)
-        return float(np.median(np.sqrt(np.mean((latents - self._fine) ** 2, axis=(1, 2, 3)))))
+        return float(np.median(drift.rms(latents, self._fine)))
 
     def _sample(self, sampler: str, spacing: str | None, steps: int) -> NDArray[np.float32]:
         chosen = samplers.choose(self._scheduler, sampler, spacing)
@@ -245,18 +245,6 @@ def spread(levels: Levels, steps: int) -> Levels:
     """So many steps over the same levels, log-linear between them."""
     places = np.linspace(0, len(levels) - 1, steps + 1)
     return np.asarray(np.exp(np.interp(places, np.arange(len(levels)), np.log(levels))))
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8; save the file as UTF-8 text") from None
-    if not (found := [line.strip() for line in lines if line.strip()]):
-        raise InputError(f"{path} is empty; give one prompt a line")
-    return found
 
 
 if __name__ == "__main__":

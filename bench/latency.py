@@ -20,12 +20,11 @@ from mlx.utils import tree_flatten
 from tqdm import tqdm
 
 from mlx_sd import command
-from mlx_sd.errors import InputError
 from mlx_sd.load import DTYPES
 
 from . import results
 from .loops import MODELS, Bench, Loop, Setting, check, setting
-from .machine import describe
+from .machine import describe, use
 from .operations import Operation, timing, totals
 from .peer import PEERS, Diffusers
 
@@ -81,11 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _latency(arguments: argparse.Namespace) -> None:
-    if arguments.device:
-        device = getattr(mx, arguments.device)
-        if not mx.is_available(device):
-            raise InputError(f"MLX has no {arguments.device} here; leave out --device")
-        mx.set_default_device(device)
+    use(arguments.device)
     chosen = setting(
         arguments.model,
         arguments.steps,

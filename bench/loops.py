@@ -10,7 +10,6 @@ import mlx.core as mx
 
 from mlx_sd import reuse, samplers
 from mlx_sd.conditions import Conditions
-from mlx_sd.config import UNetConfig
 from mlx_sd.errors import InputError
 from mlx_sd.load import TINY, build
 from mlx_sd.predictor import Predictor
@@ -18,6 +17,7 @@ from mlx_sd.reuse import Policy, Reuse
 from mlx_sd.scheduler import Scheduler
 from mlx_sd.tgate import Gate, TGate
 from mlx_sd.unet import UNet
+from mlx_sd.unet_config import UNetConfig
 
 from .cases import UNETS, Config
 from .operations import counting

@@ -9,6 +9,16 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_sd import blas
+from mlx_sd.errors import InputError
+
+
+def use(device: str | None) -> None:
+    """Makes "cpu" or "gpu" MLX's device, None leaves it; InputError where there is none."""
+    if device is None:
+        return
+    if not mx.is_available(getattr(mx, device)):
+        raise InputError(f"MLX has no {device} here; leave out --device")
+    mx.set_default_device(getattr(mx, device))
 
 
 def describe() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from mlx_sd import Adaptive, DeepCache, NonUniform, StableDiffusion, command
 from mlx_sd.pipeline import Result
 from mlx_sd.reuse import Policy
 
-from . import results
+from . import drift, results
 from .machine import describe
 from .showcase import PROMPTS, SEED
 
@@ -49,7 +49,7 @@ def _run(branch: int, sampler: str | None, path: Path | None) -> None:
                         policy = matched(lambda p, steps=steps: made(steps, p, prompts[:1]).full, policy, due)
                     result = made(steps, policy)
                     full = result.full * whole.evaluations / result.evaluations  # of a picture
-                    rms = np.sqrt(np.mean(np.array(result.latents - whole.latents) ** 2, axis=(1, 2, 3))).tolist()
+                    rms = drift.rms(np.array(result.latents), np.array(whole.latents)).tolist()
                     row = {"steps": steps, "interval": interval, "policy": str(result.settings.deepcache)}
                     rows.append(row | {"full": round(full, 2), "rms": [round(r, 4) for r in rms]})
                     print(f"{steps} {row['policy']:32} {full:5.1f} {sum(rms) / len(rms):.4f}", flush=True)

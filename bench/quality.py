@@ -1,111 +1,225 @@
-"""How good pictures of the embedded checkpoint's world are: Frechet distance to true ones, CLIP score with prompts.
+"""How good pictures are with each way of reuse: drift, CLIP score, FID, Inception Score: python -m bench quality.
 
-Features are those of the small CLIP that trained the checkpoint's text encoder. Distances between few pictures are
-biased upwards: they compare only at one number of pictures, and above the floor that as many true ones set.
+Every prompt is painted from the same seeds by the full loop and by each other one. Drift is against the full loop: PSNR
+and SSIM of pictures, root mean square of final latents. The Frechet distance is to the full loop's own pictures and to
+those of a folder; with --inception it is FID. Distances between few pictures are biased upwards: they compare only at
+one number of pictures, and above the floor that as many true ones set.
+
+The embedded checkpoint is judged by the small CLIP that trained its text encoder, without any download.
 """
 
-import random
+import argparse
+import sys
+import warnings
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from pathlib import Path
 
-import mlx.core as mx
 import numpy as np
-from numpy.typing import NDArray
+from tqdm import tqdm
 
-from mlx_sd import StableDiffusion
-from mlx_sd.load import TINY
+from mlx_sd import StableDiffusion, command
+from mlx_sd.errors import InputError
+from mlx_sd.load import DTYPES
 
-from .tiny.scenes import Scene, caption, render, sample_scene
+from . import drift, prompts, results, scores
+from .gallery import Gallery
+from .judges import Clip, Inception, Judge, Judged
+from .landscapes import Scorer
+from .loops import Loop
+from .machine import describe, use
 
-Features = NDArray[np.float32]  # (N, 192), not normalised
-
-WEIGHTS = TINY / "clip_image.safetensors"
-
-_CONVOLUTIONS = 10
-_EPS = 1e-5  # of the batch normalisations
-
-
-class Statistics(NamedTuple):
-    """A Gaussian fitted to features."""
-
-    mean: NDArray[np.float64]
-    covariance: NDArray[np.float64]
-
-
-class Scorer:
-    """The image half of that CLIP, and what joins it to the checkpoint's text encoder."""
-
-    def __init__(self) -> None:
-        stored = {name: w.astype(mx.float32) for name, w in mx.load(str(WEIGHTS)).items()}  # type: ignore[union-attr]
-        self._layers = [_folded(stored, f"image.f.{3 * i}", f"image.f.{3 * i + 1}") for i in range(_CONVOLUTIONS)]
-        self._projection, self._bias = stored["image.p.weight"], stored["image.p.bias"]
-        self._text = stored["text_projection.weight"]
-
-    def images(self, pixels: mx.array) -> Features:
-        """Features of pictures (N, 128, 128, 3) in [-1, 1]."""
-        x = pixels
-        for i, (weight, bias) in enumerate(self._layers):
-            # Group by group: MLX's own grouped convolution takes twice as long on the CPU.
-            groups = x.shape[-1] // weight.shape[-1]
-            parts = zip(mx.split(x, groups, -1), mx.split(weight, groups), strict=True)
-            convolved = [mx.conv2d(part, w, stride=2 - i % 2, padding=1) for part, w in parts]
-            x = mx.maximum(mx.concatenate(convolved, -1) + bias, 0)
-        x = x.transpose(0, 3, 1, 2).flatten(1)  # in the order of torch, where it was trained
-        return np.array(x @ self._projection.T + self._bias)
-
-    def texts(self, sd: StableDiffusion, prompts: Sequence[str]) -> Features:
-        """Features of prompts, the first 77 tokens of each, from the embedded checkpoint `sd`."""
-        ids = mx.array([sd.tokenizer.chunks(prompt)[0] for prompt in prompts])
-        return np.array(sd.model.text_encoders[0](ids).pooled.astype(mx.float32) @ self._text.T)
+_EXAMPLES = """examples:
+  python -m bench quality --prompts prompts.txt --loop 3 --loop 5/tgate:10 --json quality.json
+  python -m bench quality --model stable-diffusion-v1-5/stable-diffusion-v1-5 --prompts coco.txt --device gpu \\
+    --steps 50 --loop 3 --loop 5 --clip openai/clip-vit-large-patch14 --inception --reference coco/val2017
+"""
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
-def _folded(stored: dict[str, mx.array], convolution: str, norm: str) -> tuple[mx.array, mx.array]:
-    """Weight (NHWC) and bias of a convolution with the batch normalisation after it."""
-    scale = stored[f"{norm}.weight"] * mx.rsqrt(stored[f"{norm}.running_var"] + _EPS)
-    weight = stored[f"{convolution}.weight"].transpose(0, 2, 3, 1) * scale[:, None, None, None]
-    bias = (stored[f"{convolution}.bias"] - stored[f"{norm}.running_mean"]) * scale + stored[f"{norm}.bias"]
-    return weight, bias
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code."""
+    p = command.Parser(
+        prog="python -m bench quality",
+        description=__doc__,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("--model", default="tiny", help="as python -m mlx_sd.generate takes it")
+    p.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="one prompt a line")
+    p.add_argument("--loop", action="append", default=[], help="N, tgate:GATE or N/tgate:GATE, beside the full loop")
+    p.add_argument("--count", type=int, default=1, help="pictures of each prompt, with seeds one after the other")
+    p.add_argument("--seed", type=int, default=0, help="of the first")
+    p.add_argument("--steps", type=int)
+    p.add_argument("--guidance", type=float)
+    p.add_argument("--sampler")
+    p.add_argument("--width", type=int)
+    p.add_argument("--height", type=int)
+    p.add_argument("--batch", type=int, default=1, help="pictures through the UNet together")
+    p.add_argument("--dtype", choices=tuple(DTYPES))
+    p.add_argument("--device", choices=("cpu", "gpu"), help="default: MLX's")
+    p.add_argument("--clip", metavar="MODEL", help="CLIP score, by a CLIP of the hub or of a folder")
+    p.add_argument("--inception", action="store_true", help="FID and Inception Score (pytorch-fid; a download)")
+    p.add_argument("--reference", type=Path, metavar="FOLDER", help="pictures to measure the distance to")
+    p.add_argument("--work", type=Path, default=Path("quality-work"), metavar="DIR", help="pictures made so far")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
+    arguments = p.parse_args(argv)
+    return command.run("bench quality", lambda: _quality(arguments))
 
 
-def statistics(features: NDArray[np.floating]) -> Statistics:
-    """The Gaussian with the mean and the unbiased covariance of features (N, D), N at least 2."""
-    wide = features.astype(np.float64)
-    return Statistics(wide.mean(0), np.atleast_2d(np.cov(wide, rowvar=False)))
+def _quality(arguments: argparse.Namespace) -> None:
+    use(arguments.device)
+    texts, reference = _prompts(arguments.prompts), _reference(arguments)
+    loops = list(dict.fromkeys([Loop(), *map(Loop.parse, arguments.loop)]))
+    _check(arguments, len(texts) * arguments.count)
+    looks, words = Inception() if arguments.inception else None, Clip(arguments.clip) if arguments.clip else None
+    sd = StableDiffusion.load(arguments.model, arguments.dtype)
+    settings = {name: getattr(arguments, name) for name in ("steps", "guidance", "sampler", "width", "height")}
+    seeds = range(arguments.seed, arguments.seed + arguments.count)
+    gallery = Gallery(sd, texts, seeds, arguments.work, arguments.batch, **settings)
+    for loop in loops:
+        gallery.check(loop)
+    own = Scorer(sd) if arguments.model == "tiny" else None
+    with tqdm(total=len(loops) * len(gallery), unit="picture", disable=not sys.stderr.isatty()) as bar:
+        for loop in loops:
+            for made in gallery.make(loop):
+                bar.update(made)
+    bench = Bench(gallery, Judged(arguments.work / "judged"), looks or own, words or own, reference)
+    results.report(bench.measured(loops) | {"machine": describe()}, arguments.json)
 
 
-def frechet(p: Statistics, q: Statistics) -> float:
-    """The squared Frechet distance of two Gaussians (Dowson and Landau 1982), as FID reports it.
-
-    |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), the root's trace from the symmetric C1^(1/2) C2 C1^(1/2).
-    """
-    values, vectors = np.linalg.eigh(p.covariance)
-    root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
-    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ q.covariance @ root), 0)).sum()
-    squared = np.sum((p.mean - q.mean) ** 2) + np.trace(p.covariance) + np.trace(q.covariance) - 2 * cross
-    return max(float(squared), 0.0)
+def _prompts(path: Path) -> list[str]:
+    texts = prompts.read(path)
+    for i, text in enumerate(texts):
+        if text in texts[:i]:
+            raise InputError(f"{path}: {text!r} is there twice; raise --count for more pictures of a prompt")
+    return texts
 
 
-def clip_score(images: Features, texts: Features) -> float:
-    """100 times the mean cosine between the features of pictures and of their prompts, row by row."""
-    cosines = np.sum(images * texts, 1) / (np.linalg.norm(images, axis=1) * np.linalg.norm(texts, axis=1))
-    return 100 * float(cosines.mean())
+def _reference(arguments: argparse.Namespace) -> list[Path]:
+    """The pictures of the folder given, none without one."""
+    folder = arguments.reference
+    if folder is None:
+        return []
+    if not arguments.inception and arguments.model != "tiny":
+        raise InputError("--reference is what the FID is measured to; add --inception")
+    if not folder.is_dir():
+        raise InputError(f"--reference {folder}: there is no such folder")
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if len(found) < 2:
+        raise InputError(f"--reference {folder}: a covariance needs 2 pictures, here are {len(found)} of {SUFFIXES}")
+    return found
 
 
-# ---------------------------------------------------------------------------------------------- the true world
+def _check(arguments: argparse.Namespace, pictures: int) -> None:
+    if arguments.count < 1 or arguments.batch < 1:
+        raise InputError(f"--count and --batch must be at least 1, not {arguments.count} and {arguments.batch}")
+    least, what = 1, ""
+    if arguments.inception:
+        least, what = scores.SPLITS, f"the Inception Score, a mean over {scores.SPLITS} splits,"
+    elif arguments.model == "tiny":
+        least, what = 2, "a covariance"
+    if pictures < least:
+        raise InputError(f"{what} needs at least {least} pictures, not {pictures}; add prompts or raise --count")
+    if arguments.work.exists() and not arguments.work.is_dir():
+        raise InputError(f"--work {arguments.work} is not a folder")
+    if arguments.json and not arguments.json.parent.is_dir():
+        raise InputError(f"--json {arguments.json}: there is no folder {arguments.json.parent}")
 
 
-def captions(seeds: Iterable[int]) -> list[str]:
-    """A caption of each scene that `paintings` shows."""
-    return [text for _, text in map(_scene, seeds)]
+class Bench:
+    """Loops of which all pictures are there, and who judges them; the full loop is what others drift from."""
+
+    def __init__(
+        self,
+        gallery: Gallery,
+        judged: Judged,
+        looks: Judge | None = None,
+        words: Clip | Scorer | None = None,
+        reference: Sequence[Path] = (),
+    ):
+        """looks: whose features distances are of. words: who knows prompts, too. reference: pictures to be near to."""
+        self.gallery, self.judged, self.looks, self.words, self._true = gallery, judged, looks, words, reference
+
+    def measured(self, loops: Sequence[Loop]) -> results.Results:
+        """All that can be measured; spreads are over pictures."""
+        model, made = self.gallery.sd.model, self.gallery
+        if self.looks:
+            self._warn(self.looks)
+        return {
+            "model": model.name,
+            "model_hash": model.hash,
+            "dtype": str(model.dtype).rpartition(".")[2],
+            **made.about,
+            "prompts": len(made.prompts),
+            "seeds": [made.seeds.start, made.seeds.stop - 1],
+            "pictures": len(made),
+            "reference_pictures": len(self._true),
+            "frechet_by": self.looks and self.looks.name,
+            "clip_score_by": self.words and self.words.name,
+            "loops": [
+                {"loop": str(loop), **self.cost(loop), **self.drifted(loop), **self.fit(loop), **self.distance(loop)}
+                for loop in loops
+            ],
+        }
+
+    def cost(self, loop: Loop) -> results.Results:
+        """Evaluations of the network, how many of them were full, and seconds of a picture."""
+        costs = self.gallery.costs(loop)
+        spreads = {name: spread([cost[name] for cost in costs]) for name in ("full_evaluations", "seconds")}
+        return {"evaluations": costs[0]["evaluations"], **spreads}
+
+    def drifted(self, loop: Loop) -> results.Results:
+        """From the full loop: nothing to say of itself."""
+        if loop == Loop():
+            return {}
+        pairs = list(zip(self.gallery.pixels(loop), self.gallery.pixels(Loop()), strict=True))
+        return {
+            "psnr": spread([drift.psnr(*pair) for pair in pairs]),
+            "ssim": spread([drift.ssim(*pair) for pair in pairs]),
+            "latent_rms": spread(drift.rms(self.gallery.latents(loop), self.gallery.latents(Loop()))),
+        }
+
+    def fit(self, loop: Loop) -> results.Results:
+        """CLIP score with the prompts."""
+        if not self.words:
+            return {}
+        seen, said = self.judged.features(self.words, self.gallery.paths(loop)), self.words.texts(self.gallery.prompts)
+        return {"clip_score": round(scores.clip_score(seen, np.tile(said, (len(self.gallery.seeds), 1))), 2)}
+
+    def distance(self, loop: Loop) -> results.Results:
+        """Frechet distances, and the Inception Score where the judge has classes."""
+        if not self.looks:
+            return {}
+        found: results.Results = {}
+        features, full = (self.judged.features(self.looks, self.gallery.paths(one)) for one in (loop, Loop()))
+        fitted = scores.statistics(features)
+        if loop != Loop():
+            found["frechet_to_full"] = round(scores.frechet(fitted, scores.statistics(full)), 3)
+        if self._true:
+            true = self.judged.statistics(self.looks, self._true)
+            found["frechet_to_reference"] = round(scores.frechet(fitted, true), 3)
+        if isinstance(self.looks, Inception):
+            mean, deviation = scores.inception_score(self.looks.classes(features))
+            found["inception_score"] = {"mean": round(mean, 3), "deviation": round(deviation, 3)}
+        return found
+
+    def _warn(self, looks: Judge) -> None:
+        dims = self.judged.features(looks, self.gallery.paths(Loop())).shape[1]
+        fewest = min(len(self.gallery), len(self._true) or len(self.gallery))
+        if fewest <= dims:
+            warnings.warn(
+                f"a covariance of {dims} features wants {dims + 1} pictures, and there are {fewest}: distances are "
+                "biased upwards, and compare only with those of as many",
+                stacklevel=2,
+            )
 
 
-def paintings(seeds: Iterable[int]) -> mx.array:
-    """True pictures (N, 128, 128, 3) in [-1, 1]; seeds below ten million were never trained on."""
-    painted = [np.asarray(render(scene), np.float32) for scene, _ in map(_scene, seeds)]
-    return mx.array(np.stack(painted)) / 127.5 - 1
+def spread(values: Iterable[float]) -> dict[str, float | None]:
+    """Median, least and most; None for what is infinite: the PSNR of a picture with itself."""
+    known = np.sort(np.asarray(list(values), np.float64))
+    told = {"median": float(np.median(known)), "min": float(known[0]), "max": float(known[-1])}
+    return {name: round(value, 5) if np.isfinite(value) else None for name, value in told.items()}
 
 
-def _scene(seed: int) -> tuple[Scene, str]:
-    rng = random.Random(seed)
-    scene = sample_scene(rng)
-    return scene, caption(scene, rng)
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,7 +5,6 @@ over their own largest value.
 """
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from mlx.utils import tree_flatten
 
 from mlx_sd import StableDiffusion, command
 
-from . import results
+from . import drift, results
 from .machine import describe
 
 _PROMPTS = (
@@ -44,8 +43,8 @@ def _quantization(output: Path | None) -> None:
     settings = []
     for setting in _SETTINGS:
         ours, final, sizes = _made(setting)
-        picture = [_psnr(one, other, 255) for one, other in zip(ours, pictures, strict=True)]
-        latent = [_psnr(one, other, float(np.abs(other).max())) for one, other in zip(final, latents, strict=True)]
+        picture = [round(drift.psnr(*pair), 2) for pair in zip(ours, pictures, strict=True)]
+        latent = [round(drift.psnr(a, b, float(np.abs(b).max())), 2) for a, b in zip(final, latents, strict=True)]
         settings.append({"quantize": setting, "picture_psnr": picture, "latent_psnr": latent, "bytes": sizes})
     found = {
         "model": f"tiny, float32, {_STEPS} steps",
@@ -71,12 +70,6 @@ def _sizes(sd: StableDiffusion) -> dict[str, int]:
         parameters: Any = tree_flatten(network.parameters())
         found[part] = sum(array.nbytes for _, array in parameters)
     return found
-
-
-def _psnr(one: np.ndarray, other: np.ndarray, peak: float) -> float:
-    """In decibels."""
-    error = float(np.square(one - other).mean())
-    return round(20 * math.log10(peak) - 10 * math.log10(error), 2)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def latency(folder: Path) -> str:
             speeds = [f"{loop[key]:.2f}" for key in ("speedup", "speedup_by_medians", "ideal")]
             of = f"{loop['of_ideal']:.0%}" if loop["loop"] != "full" else DASH
             rows.append([_setting(told) if i == 0 else "", _flags(loop), _spread(full), _spread(least), *speeds, of])
-    notes = [_machine(told) for told in latencies(folder)[:1]]
+    notes = [machine(told) for told in latencies(folder)[:1]]
     notes += [f"{_setting(told)}: {told['note']}" for told in latencies(folder) if "note" in told]
     return "\n\n".join([table(head, rows), *notes])
 
@@ -123,7 +123,8 @@ def _flags(loop: results.Results) -> str:
     return f"`{flags}`" if flags else "every step full"
 
 
-def _machine(told: results.Results) -> str:
+def machine(told: results.Results) -> str:
+    """What it was measured on."""
     m = told["machine"]
     return f"{m['processor']}, {m['cores']} cores, {m['system']}, {m['device']}, MLX {m['mlx']}, {m['blas']}."
 

@@ -3,7 +3,7 @@
 Against the solution of the same flow from the same first latents in 200 steps: the root mean square error of the final
 latents, for solvers without fresh noise (with it, there is no one limit). A picture may turn into another one, so what
 is told is the median over pictures. Against true pictures: the Frechet distance of CLIP features, and how near as many
-true ones are; and the CLIP score with the prompts (bench.quality).
+true ones are; and the CLIP score with the prompts (bench.scores).
 
 What is computed is kept in --work, block by block of 16 pictures, and not computed again; runs may share it.
 """
@@ -27,7 +27,7 @@ from mlx_sd import StableDiffusion, command, samplers
 from mlx_sd.files import atomic_file
 from mlx_sd.table import Table
 
-from . import quality, results
+from . import drift, landscapes, results, scores
 from .machine import describe
 
 _EXAMPLES = """examples:
@@ -100,7 +100,7 @@ class Bench:
     def __init__(self, work: Path):
         self.work = work
         self.sd = StableDiffusion.load("tiny", "float32")
-        self.scorer = quality.Scorer()
+        self.scorer = landscapes.Scorer(self.sd)
 
     def points(self) -> list[Point]:
         """The reference, and every solver at every number of evaluations that it can have, on its own schedule."""
@@ -136,7 +136,7 @@ class Bench:
         return self.work / f"{name}-g{guidance:g}-{block}.npz"
 
     def _latents(self, table: Table, guidance: float, block: int) -> mx.array:
-        texts = quality.captions(_scenes(block))
+        texts = landscapes.captions(scenes(block))
         predict = self.sd.predictor(texts, None, self.sd.settings(guidance=guidance))
         stream = np.random.RandomState(block)
         side = self.sd.unet.config.sample_size
@@ -156,18 +156,15 @@ class Bench:
             for guidance, point in product(guidances, points)
             if all(self._path(point, guidance, block).exists() for block in blocks)
         ]
-        others = self._true(range(FIRST_OTHER, FIRST_OTHER + OTHER))
-        sets = [others[i : i + images] for i in range(0, OTHER - images + 1, images)]
-        near = sorted(self._distance(features) for features in sets)
         return {
             "model": "tiny",
             "schedule": samplers.choose(self.sd.model.scheduler, REFERENCE)[1],
             "reference": f"{REFERENCE}, {REFERENCE_STEPS} steps",
             "images": images,
             "true_images": TRUE,
-            "other_true": {"sets": len(sets), "frechet": _rounded((near[0], statistics.median(near), near[-1]), 3)},
-            "true": self._worth(self._true(range(images))),
-            "true_through_autoencoder": self._worth(self._through(images)),
+            "other_true": self.near(images),
+            "true": self.worth(self._true(range(images))),
+            "true_through_autoencoder": self.worth(self._through(images)),
             "points": [
                 {"guidance": guidance, "sampler": point.sampler, "steps": point.steps}
                 | {"evaluations": len(point.table.rows)}
@@ -176,54 +173,63 @@ class Bench:
             ],
         }
 
+    def near(self, images: int) -> dict[str, Any]:
+        """How far as many true pictures are: the least, the median and the most of some sets."""
+        others = self._true(range(FIRST_OTHER, FIRST_OTHER + OTHER))
+        sets = [others[i : i + images] for i in range(0, OTHER - images + 1, images)]
+        found = sorted(self._distance(features) for features in sets)
+        return {"sets": len(sets), "frechet": _rounded((found[0], statistics.median(found), found[-1]), 3)}
+
     def score(self, point: Point, guidance: float, images: int) -> dict[str, Any]:
         """Error against the reference, None where there is fresh noise, Frechet distance and CLIP score."""
         found = self._all(point, guidance, images)
         solution = self._all(self.point(REFERENCE, REFERENCE_STEPS), guidance, images)["latents"]
-        errors = np.sqrt(np.mean((found["latents"] - solution) ** 2, axis=(1, 2, 3)))
+        errors = drift.rms(found["latents"], solution)
         error = None if point.noisy else round(float(np.median(errors)), 5)
-        return {"rmse": error} | self._worth(found["features"])
+        return {"rmse": error} | self.worth(found["features"])
 
-    def _worth(self, features: quality.Features) -> dict[str, float]:
+    def worth(self, features: scores.Features) -> dict[str, float]:
+        """Frechet distance of pictures of the first prompts, and their CLIP score."""
         return {
             "frechet": round(self._distance(features), 3),
-            "clip_score": round(quality.clip_score(features, self._texts(len(features))), 2),
+            "clip_score": round(scores.clip_score(features, self._texts(len(features))), 2),
         }
 
     @cache  # noqa: B019 - there is one bench
-    def _texts(self, images: int) -> quality.Features:
-        return self.scorer.texts(self.sd, quality.captions(range(images)))
+    def _texts(self, images: int) -> scores.Features:
+        return self.scorer.texts(landscapes.captions(range(images)))
 
-    def _distance(self, features: quality.Features) -> float:
-        return quality.frechet(quality.statistics(features), self._reference)
+    def _distance(self, features: scores.Features) -> float:
+        return scores.frechet(scores.statistics(features), self._reference)
 
     @cached_property
-    def _reference(self) -> quality.Statistics:
-        return quality.statistics(self._true(range(FIRST_TRUE, FIRST_TRUE + TRUE)))
+    def _reference(self) -> scores.Statistics:
+        return scores.statistics(self._true(range(FIRST_TRUE, FIRST_TRUE + TRUE)))
 
     def _all(self, point: Point, guidance: float, images: int) -> dict[str, NDArray[np.float32]]:
         cells = [self.cell(point, guidance, block) for block in range(images // BLOCK)]
         return {name: np.concatenate([cell[name] for cell in cells]) for name in cells[0]}
 
-    def _true(self, seeds: range) -> quality.Features:
+    def _true(self, seeds: range) -> scores.Features:
         path = self.work / f"true-{seeds.start}-{seeds.stop}.npy"
         if not path.exists():
-            features = np.concatenate([self.scorer.images(quality.paintings(part)) for part in _parts(seeds)])
+            features = np.concatenate([self.scorer.images(landscapes.paintings(part)) for part in _parts(seeds)])
             with atomic_file(path) as f:
                 np.save(f, features)
-        kept: quality.Features = np.load(path)
+        kept: scores.Features = np.load(path)
         return kept
 
-    def _through(self, images: int) -> quality.Features:
+    def _through(self, images: int) -> scores.Features:
         """Features of true pictures as the autoencoder gives them back: what no sampler can better."""
         features = []
         for part in _parts(range(images)):
-            mean, _ = self.sd.vae.encode(quality.paintings(part))
+            mean, _ = self.sd.vae.encode(landscapes.paintings(part))
             features.append(self.scorer.images(self.sd.decode(self.sd.vae.scale(mean))))
         return np.concatenate(features)
 
 
-def _scenes(block: int) -> range:
+def scenes(block: int) -> range:
+    """Seeds of a block's prompts."""
     return range(block * BLOCK, (block + 1) * BLOCK)
 
 

@@ -1,90 +1,132 @@
-"""Frechet distance and CLIP score, against their definitions and against what they are to tell apart."""
+"""`python -m bench quality`: what it measures, that nothing is made twice, and what it refuses."""
+
+import json
+import sys
 
 import mlx.core as mx
 import numpy as np
 import pytest
-import scipy.linalg
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from PIL import Image
 
-from bench import quality
+from bench import quality, results
+from bench.gallery import Gallery
+from bench.loops import Loop
 from mlx_sd import StableDiffusion
 
-SEEDS = range(24)
+TEXTS = "a red tent\n\na snowman at night\n"
+LOOPS = ("1", "3", "2/tgate:4")
+FLAGS = ("--steps", "9", "--guidance", "1", "--width", "32", "--height", "32")
 
 
 @pytest.fixture(scope="module")
-def scorer():
-    return quality.Scorer()
+def run(folder):
+    """Results, the work folder, and flags to ask for the same again."""
+    (folder / "prompts.txt").write_text(TEXTS)
+    (folder / "true").mkdir()
+    for i in range(3):
+        Image.new("RGB", (40, 30), (50 * i, 9, 200 - i)).save(folder / "true" / f"{i}.png")
+    flags = ["--prompts", str(folder / "prompts.txt"), *FLAGS, "--count", "2", "--batch", "2"]
+    flags += [flag for loop in LOOPS for flag in ("--loop", loop)]
+    flags += ["--work", str(folder / "work"), "--reference", str(folder / "true"), "--json", str(folder / "a.json")]
+    assert quality.main(flags) == 0
+    return results.read(folder / "a.json"), folder / "work", flags
 
 
-@pytest.fixture(scope="module")
-def features(scorer):
-    return scorer.images(quality.paintings(SEEDS))
+def test_a_loop_that_reuses_nothing_does_not_drift_and_others_do(run):
+    found, _, _ = run
+    assert (found["pictures"], found["reference_pictures"], found["seeds"]) == (4, 3, [0, 1])
+    full, same, cached, gated = found["loops"]
+    assert [row["loop"] for row in found["loops"]] == ["full", "1:0", "3:0", "2:0/tgate:4,5,1,2"]
+    assert "psnr" not in full and "frechet_to_full" not in full and full["frechet_to_reference"] > 0
+    assert same["latent_rms"]["max"] == 0 and same["ssim"]["min"] == 1 and same["psnr"]["median"] is None
+    assert same["frechet_to_full"] < 1e-2 and same["clip_score"] == full["clip_score"]
+    for row in (cached, gated):
+        assert row["latent_rms"]["min"] > 0 and row["psnr"]["max"] < 100 and row["ssim"]["max"] < 1
+        assert row["frechet_to_full"] > same["frechet_to_full"]
+    assert [row["full_evaluations"]["median"] for row in (full, same, cached)] == [9, 9, 3]
+    assert all(row["evaluations"] == 9 and row["seconds"]["min"] > 0 for row in found["loops"])
 
 
-@pytest.fixture(scope="module")
-def texts(scorer):
-    return scorer.texts(StableDiffusion.load("tiny", "float32"), quality.captions(SEEDS))
+def test_what_is_measured_is_between_the_pictures_kept(run):
+    found, work, _ = run
+    (made,) = (path for path in work.iterdir() if path.name != "judged")
+    full, cached = (sorted((made / name).glob("*.png")) for name in ("full", "3-0"))
+    assert [path.name for path in full] == [path.name for path in cached] and len(full) == 4
+    pairs = [[np.asarray(Image.open(path), np.float64) for path in pair] for pair in zip(full, cached, strict=True)]
+    psnr = [10 * np.log10(255**2 / np.mean((one - other) ** 2)) for one, other in pairs]
+    assert found["loops"][2]["psnr"]["median"] == pytest.approx(np.median(psnr), abs=1e-4)
+    latents = [
+        np.load(path.with_suffix(".npy")) - np.load(full[0].with_suffix(".npy")) for path in (full[0], cached[0])
+    ]
+    assert not latents[0].any() and latents[1].any()
 
 
-def _gaussian(seed, dims=12, rank=None):
-    generator = np.random.default_rng(seed)
-    factor = generator.standard_normal((dims, rank or dims))
-    return quality.Statistics(generator.standard_normal(dims), factor @ factor.T)
+def test_nothing_is_made_twice(run, monkeypatch, capsys):
+    found, _, flags = run
+    monkeypatch.setattr(StableDiffusion, "stream", lambda *_, **__: pytest.fail("made again"))
+    monkeypatch.setattr(quality.Scorer, "images", lambda *_: pytest.fail("looked at again"))
+    assert quality.main([*flags[:-2]]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["loops"] == found["loops"]
 
 
-def test_the_distance_of_one_dimensional_gaussians_is_that_of_means_and_deviations():
-    p, q = (quality.Statistics(np.array([m]), np.array([[s * s]])) for m, s in ((1.0, 2.0), (4.0, 0.5)))
-    assert quality.frechet(p, q) == pytest.approx((4 - 1) ** 2 + (2 - 0.5) ** 2)
+def test_pictures_are_those_of_the_pipeline_whatever_the_batch(family, tmp_path):
+    sd = family("sd1")
+    how = {"steps": 4, "width": 16, "height": 16}
+    gallery = Gallery(sd, ["one", "two"], range(5, 7), tmp_path, 2, **how)
+    assert sum(gallery.make(Loop())) == len(gallery) == 4
+    known = [sd.generate(text, seed=seed, **how) for seed in (5, 6) for text in ("one", "two")]
+    for pixels, latents, result in zip(gallery.pixels(Loop()), gallery.latents(Loop()), known, strict=True):
+        assert latents == pytest.approx(np.array(result.latents[0]), abs=1e-4)
+        assert np.abs(pixels.astype(int) - np.asarray(result.images[0])).max() <= 1
+    other = Gallery(sd, ["one"], range(5, 6), tmp_path, **how | {"steps": 5})
+    assert not other.paths(Loop())[0].exists()
 
 
-def test_covariances_that_commute_differ_by_their_deviations():
-    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))[0]
-    p, q = (
-        quality.Statistics(np.zeros(3), rotation @ np.diag(np.square(deviations)) @ rotation.T)
-        for deviations in ([1.0, 2.0, 3.0], [2.0, 0.0, 3.5])
-    )
-    assert quality.frechet(p, q) == pytest.approx(1 + 4 + 0.25)
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        (["--prompts", "none.txt"], "none.txt: No such file or directory; give a file with one prompt a line"),
+        (["--loop", "fast"], "takes N or N:BRANCH"),
+        (["--loop", "3:99"], "there is no DeepCache branch 99"),
+        (["--loop", "tgate:30"], "there are only 25"),
+        (["--reference", "none"], "--reference none: there is no such folder"),
+        (["--reference", "."], "a covariance needs 2 pictures, here are 0"),
+        (["--inception", "--count", "4"], "splits, needs at least 10 pictures, not 8; add prompts or raise --count"),
+        (["--count", "0"], "must be at least 1, not 0 and 1"),
+        (["--work", "prompts.txt"], "--work prompts.txt is not a folder"),
+        (["--json", "nowhere/a.json"], "there is no folder nowhere"),
+        (["--model", "elsewhere", "--reference", "."], "--reference is what the FID is measured to; add --inception"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_one_line_before_any_picture(flags, why, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts.txt").write_text(TEXTS)
+    monkeypatch.setattr(StableDiffusion, "stream", lambda *_, **__: pytest.fail("began"))
+    assert quality.main(["--prompts", "prompts.txt", *flags]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and why in said
+    assert [path.name for path in tmp_path.iterdir()] == ["prompts.txt"]
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.integers(0, 1000), st.sampled_from([12, 30]))
-def test_the_distance_is_the_definitions(seed, rank):
-    p, q = _gaussian(seed, rank=rank), _gaussian(seed + 1, rank=rank)
-    root = scipy.linalg.sqrtm(p.covariance @ q.covariance)
-    defined = np.sum((p.mean - q.mean) ** 2) + np.trace(p.covariance + q.covariance - 2 * root.real)
-    assert quality.frechet(p, q) == pytest.approx(defined, rel=1e-6)
-    assert quality.frechet(q, p) == pytest.approx(defined, rel=1e-6)
+def test_prompts_and_pictures_that_do_not_suffice_are_refused(tmp_path, capsys):
+    prompts = tmp_path / "prompts.txt"
+    for text, why in (
+        ("", "is empty; give one prompt a line"),
+        ("a\nb\na\n", "'a' is there twice; raise --count"),
+        ("alone\n", "a covariance needs at least 2 pictures, not 1; add prompts or raise --count"),
+    ):
+        prompts.write_text(text)
+        assert quality.main(["--prompts", str(prompts)]) == 2
+        assert why in capsys.readouterr().err
 
 
-def test_the_distance_to_itself_is_zero_even_of_few_pictures(features):
-    few = quality.statistics(features[:5])  # of rank 4
-    assert quality.frechet(few, few) < 1e-3 * np.trace(few.covariance)
-
-
-def test_true_pictures_are_nearer_to_true_ones_than_spoilt_ones_are(scorer, features):
-    true = quality.statistics(features[:12])
-    pixels = quality.paintings(SEEDS[12:])
-    grey = mx.broadcast_to(pixels.mean(axis=-1, keepdims=True), pixels.shape)
-    noisy = pixels + 0.5 * mx.random.normal(pixels.shape, key=mx.random.key(0))
-    features = [scorer.images(x) for x in (pixels, grey, noisy)]
-    good, *spoilt = (quality.frechet(quality.statistics(f), true) for f in features)
-    assert all(good < 0.9 * distance for distance in spoilt), (good, spoilt)
-
-
-def test_each_picture_is_told_from_all_others_by_its_caption(features, texts):
-    cosines = (features @ texts.T) / np.outer(np.linalg.norm(features, axis=1), np.linalg.norm(texts, axis=1))
-    assert (cosines.argmax(1) == np.arange(len(cosines))).mean() > 0.9
-    assert quality.clip_score(features, texts) == pytest.approx(100 * np.diagonal(cosines).mean(), rel=1e-5)
-    assert quality.clip_score(features, texts) > 80
-    assert abs(quality.clip_score(features, np.roll(texts, 1, 0))) < 40
-
-
-def test_features_do_not_depend_on_what_goes_through_together(scorer, features):
-    assert scorer.images(quality.paintings([3]))[0] == pytest.approx(features[3], abs=1e-4)
-
-
-def test_paintings_fill_the_range_of_decoded_pictures():
-    pixels = np.array(quality.paintings(range(4)))
-    assert pixels.shape == (4, 128, 128, 3) and -1 <= pixels.min() < -0.5 and 0.5 < pixels.max() <= 1
+def test_a_device_or_a_judge_that_is_not_there_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "prompts.txt").write_text(TEXTS)
+    flags = ["--prompts", str(tmp_path / "prompts.txt"), "--count", "5"]
+    monkeypatch.setitem(sys.modules, "pytorch_fid", None)
+    assert quality.main([*flags, "--inception"]) == 2
+    assert "pip install 'mlx-sd[judges]'" in capsys.readouterr().err
+    monkeypatch.setattr(mx, "is_available", lambda device: False)
+    assert quality.main([*flags, "--device", "gpu"]) == 2
+    assert capsys.readouterr().err == "bench quality: MLX has no gpu here; leave out --device\n"

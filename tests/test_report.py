@@ -1,8 +1,10 @@
 """The report: pages say what the results say, or that is found out."""
 
+import shutil
+
 import pytest
 
-from bench import latency, predict, report, results, sections
+from bench import latency, predict, report, results, sections, worth
 from bench.loops import Loop, setting
 from mlx_sd import DeepCache
 
@@ -20,6 +22,8 @@ def folder(tmp_path_factory):
     found["loops"] += [loop | {"by": "other", "seconds": [2 * s for s in loop["seconds"]]} for loop in found["loops"]]
     machine = {"processor": "P", "cores": 2, "system": "S", "device": "D", "mlx": "1", "blas": "B"}
     results.write(folder / "latency-tiny.json", found | {"peer": {"diffusers": "0"}, "machine": machine})
+    for name in (worth.CURVES, worth.POLICIES):
+        shutil.copy(report.RESULTS / name, folder / name)
     results.write(folder / "prediction.json", predict.predicted(["M1", "M2 Pro"], ["sd15"], loops, 10))
     return folder
 

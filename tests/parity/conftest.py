@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-NEEDED = ("torch", "diffusers", "transformers", "DeepCache", "peft", "lycoris")
+NEEDED = ("torch", "diffusers", "transformers", "DeepCache", "peft", "lycoris", "skimage")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 
 # Modules here import the reference when they are collected.
