@@ -95,7 +95,7 @@ def canvas(
     model: Model,
     image: Source | None,
     mask: Source | None = None,
-    blur: float = 0.0,
+    mask_blur: float = 0.0,
     only_masked: bool = False,
     padding: int | None = None,
     channels: bool = False,
@@ -103,24 +103,24 @@ def canvas(
     """What was given, opened and checked; None without an image. InputError says what does not fit together.
 
     mask: white where to paint, grey from one half; "alpha" is where the image is transparent. It is scaled to the
-    image, whose shape it must have. blur: pixels. only_masked: paint the mask's surroundings alone, up to `padding`
-    pixels away, at full resolution. channels: whether the UNet's further input is given in another way.
+    image, whose shape it must have. mask_blur: pixels. only_masked: paint the mask's surroundings alone, up to
+    `padding` pixels away, at full resolution. channels: whether the UNet's further input is given in another way.
     """
     _check_task(model, image is not None, mask is not None, channels)
     if image is None:
         return None
-    if mask is None and (blur or only_masked or padding is not None):
+    if mask is None and (mask_blur or only_masked or padding is not None):
         raise InputError("mask blur, only-masked and padding are about a mask; give --mask")
     if padding is not None and not only_masked:
         raise InputError("padding is of --only-masked; give both")
-    if not 0 <= blur < np.inf:
-        raise InputError(f"mask blur must be a number of pixels from 0, not {blur}")
+    if not 0 <= mask_blur < np.inf:
+        raise InputError(f"mask blur must be a number of pixels from 0, not {mask_blur}")
     if padding is not None and padding < 0:
         raise InputError(f"padding must be a number of pixels from 0, not {padding}")
     picture = pictures.read(image)
     found = None if mask is None else _mask(picture, mask)
     around = (PADDING if padding is None else padding) if only_masked else None
-    return Canvas(pictures.opaque(picture), found, blur, around)
+    return Canvas(pictures.opaque(picture), found, mask_blur, around)
 
 
 class Painter:

