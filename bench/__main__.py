@@ -18,10 +18,11 @@ COMMANDS = {
     "quality": "drift, CLIP score, FID and Inception Score of DeepCache and T-GATE, on any model",
     "solvers": "quality against evaluations of the network, for every solver",
     "curves": "quality against cost of all that is reused",
+    "classes": "quality of the embedded classes, beside true pictures of them",
     "figure": "draws what solvers measured",
     "ays": "optimises a schedule of few steps (Align Your Steps)",
     "showcase": "the README's picture",
-    "tiny": "trains the embedded checkpoint again",
+    "tiny": "trains the embedded checkpoints again",
 }
 _EXAMPLES = """examples:
   python -m bench latency --model tiny

@@ -55,19 +55,21 @@ class Way(NamedTuple):
 def ways() -> list[Way]:
     """All that is compared, what matters most first."""
     found = [Way("DeepCache", PAPER, 50, str(n) if n > 1 else "full") for n in INTERVALS]
-    found += [Way("all", "dpmpp_2m", *how) for how in ((15, "3/tgate:6"), (15, "2/tgate:6"), (12, "2/tgate:6"))]
+    found += [Way("all", "dpmpp_2m", *how) for how in ((15, "3/tgate:6"), (15, "2/tgate:6"))]
     found += [Way("fewer steps", PAPER, n) for n in (25, 15, 10, 8, 6, 5)]
-    found += [Way("fewer steps", "dpmpp_2m", n) for n in (25, 15, 10, 8, 6, 5)]
+    found += [Way("fewer steps", "dpmpp_2m", n) for n in (25, 15, 10, 8, 6, 5, 4, 3)]
+    found += [Way("T-GATE", "dpmpp_2m", n, f"tgate:{gate}") for n, gate in ((5, 3), (6, 3), (8, 4), (10, 5))]
+    found += [Way("DeepCache", "dpmpp_2m", n, "2") for n in (6, 8, 10)]
+    found += [Way("all", "dpmpp_2m", *how) for how in ((8, "2/tgate:4"), (10, "2/tgate:5"))]
+    found += [Way("all", "dpmpp_2m", n, f"2+forecast1/tgate:{gate}") for n, gate in ((10, 5), (15, 7))]
     found += [Way("T-GATE", PAPER, 50, f"tgate:{gate}") for gate in ("10", "20", "30")]
     found += [Way("DeepCache, T-GATE", PAPER, 50, how) for how in ("3/tgate:10", "5/tgate:10", "5/tgate:20")]
     found += [Way("DeepCache", "dpmpp_2m", 25, how) for how in ("2", "3", "5", "3+forecast1")]
     found += [Way("DeepCache", "dpmpp_2m", 15, how) for how in ("2", "3", "2+forecast1")]
     found += [Way("T-GATE", "dpmpp_2m", 25, f"tgate:{gate}") for gate in ("5", "10", "15")]
-    found += [Way("T-GATE", "dpmpp_2m", 10, "tgate:5"), Way("T-GATE", "dpmpp_2m", 15, "tgate:7")]
-    found += [Way("all", "dpmpp_2m", *how) for how in ((25, "3/tgate:10"), (20, "3/tgate:9"), (10, "2/tgate:4"))]
-    found += [Way("all", "dpmpp_2m", *how) for how in ((20, "2/tgate:8"), (25, "5/tgate:10"), (20, "4/tgate:8"))]
+    found += [Way("all", "dpmpp_2m", *how) for how in ((25, "3/tgate:10"),)]
     found += [Way("DeepCache", PAPER, 50, f"nonuniform:{n}") for n in (5, 10, 20)]
-    found += [Way("DeepCache", PAPER, 50, f"{n}+forecast1") for n in (3, 5, 10)]
+    found += [Way("DeepCache", PAPER, 50, f"{n}+forecast1") for n in (5, 10)]
     return found
 
 

@@ -1,8 +1,9 @@
 """Seconds of steps and loops with what they reuse, beside the counted ideal, on any device: python -m bench latency.
 
 The loops to be compared advance in turn, one evaluation each, so that whatever else the machine does falls on all; so
-does a peer's. Evaluations that cost the same multiplications are of one kind: "by medians", a loop takes its kinds'
-medians. The ideal is the ratio of multiplications, counted as the loops would run. Weights are random.
+does a peer's. Evaluations that cost the same multiplications are of one kind, and "by medians" each costs its kind's
+median, over the full step of the same round. The ideal is the ratio of multiplications, counted as the loops would run.
+Weights are random.
 """
 
 import argparse
@@ -31,9 +32,10 @@ _EXAMPLES = """examples:
   python -m bench latency --model tiny
   python -m bench latency --model sd15 --loop 3 --loop 5 --steps 10 --json bench/results/latency-sd15-cpu.json
   python -m bench latency --model sdxl --device gpu --dtype float16 --guided --profile
+  python -m bench latency --model sd15 --guided --steps 25 --loop 3 --loop tgate:10 --loop 3/tgate:10
   python -m bench latency --model sd15 --loop 3 --steps 6 --peer diffusers
 """
-DEFAULT = ("2", "3", "5", "10")
+DEFAULT = ("2", "3", "5", "10", "tgate:10", "3/tgate:10")
 OURS = "mlx-sd"
 
 
@@ -60,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="append",
         default=[],
         metavar="LOOP",
-        help=f"what --deepcache takes, as often as wanted, beside the full loop (default {', '.join(DEFAULT)})",
+        help="what --deepcache takes, tgate: and what --tgate takes, or both with a slash between, as often as wanted, "
+        f"beside the full loop (default {' '.join(DEFAULT)})",
     )
     p.add_argument("--steps", type=int, default=50)
     p.add_argument("--latents", type=int, metavar="SIDE", help="default: the model's")
@@ -86,7 +89,7 @@ def _latency(arguments: argparse.Namespace) -> None:
         DTYPES[arguments.dtype],
     )
     loops = [Loop(), *(Loop.parse(text) for text in arguments.loop or DEFAULT)]
-    check(loops, arguments.model)
+    check(loops, arguments.model, arguments.steps)
     found = measure(chosen, loops, peer=arguments.peer is not None, profile=arguments.profile)
     results.report(found | {"machine": describe()}, arguments.json)
 
@@ -129,31 +132,39 @@ def measure(chosen: Setting, loops: Sequence[Loop], peer: bool = False, profile:
 
 
 def summary(runs: Sequence[Run]) -> results.Results:
-    """Kinds of evaluations, and loops in them; each loop is compared with the first of the same maker."""
-    kinds: dict[tuple[str, int], list[float]] = {}
+    """Kinds of evaluations, and loops in them; each loop is compared with the first of the same maker.
+
+    A kind costs the median of what its evaluations took over what the first loop's took in the same round, for a
+    machine that others use is not the same from round to round.
+    """
+    first = {run.by: run for run in reversed(runs)}
+    kinds: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for run in runs:
-        for macs, seconds in zip(run.macs, run.seconds, strict=True):
-            kinds.setdefault((run.by, macs), []).append(seconds)
-    medians = {kind: statistics.median(seconds) for kind, seconds in kinds.items()}
+        for macs, seconds, full in zip(run.macs, run.seconds, first[run.by].seconds, strict=True):
+            kinds.setdefault((run.by, macs), []).append((seconds, seconds / full))
+    relative = {kind: statistics.median(ratio for _, ratio in told) for kind, told in kinds.items()}
     loops = []
     for run in runs:
-        first = next(other for other in runs if other.by == run.by)
-        typical, reference = (sum(medians[r.by, macs] for macs in r.macs) for r in (run, first))
-        ideal = sum(first.macs) / sum(run.macs)
+        reference = first[run.by]
+        ideal = sum(reference.macs) / sum(run.macs)
+        typical = sum(relative[run.by, n] for n in reference.macs) / sum(relative[run.by, n] for n in run.macs)
         loops.append(
             {
                 "by": run.by,
                 "loop": str(run.loop),
-                "seconds": round(sum(run.seconds), 4),
                 "macs": sum(run.macs),
                 "kinds": {str(macs): run.macs.count(macs) for macs in dict.fromkeys(run.macs)},
+                "seconds": [round(seconds, 5) for seconds in run.seconds],
                 "ideal": round(ideal, 3),
-                "speedup": round(sum(first.seconds) / sum(run.seconds), 3),
-                "speedup_by_medians": round(reference / typical, 3),
-                "of_ideal": round(reference / typical / ideal, 3),
+                "speedup": round(sum(reference.seconds) / sum(run.seconds), 3),
+                "speedup_by_medians": round(typical, 3),
+                "of_ideal": round(typical / ideal, 3),
             }
         )
-    spreads = [{"by": by, "macs": macs, **_spread(seconds)} for (by, macs), seconds in kinds.items()]
+    spreads = [
+        {"by": by, "macs": macs, **_spread([seconds for seconds, _ in told]), "relative": round(relative[by, macs], 5)}
+        for (by, macs), told in kinds.items()
+    ]
     return {"kinds": spreads, "loops": loops}
 
 

@@ -8,10 +8,8 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from mlx_sd import reuse as policies
-from mlx_sd import samplers
+from mlx_sd import reuse, samplers
 from mlx_sd.conditions import Conditions
-from mlx_sd.config import UNetConfig
 from mlx_sd.errors import InputError
 from mlx_sd.load import TINY, build
 from mlx_sd.predictor import Predictor
@@ -19,11 +17,13 @@ from mlx_sd.reuse import Policy, Reuse
 from mlx_sd.scheduler import Scheduler
 from mlx_sd.tgate import Gate, TGate
 from mlx_sd.unet import UNet
+from mlx_sd.unet_config import UNetConfig
 
 from .cases import UNETS, Config
 from .operations import counting
 
-TOKENS = 77
+TOKENS, GUIDANCE = 77, 7.5
+_TGATE = "tgate:"
 SCHEDULER: Config = {"_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
 SCHEDULER |= {"beta_schedule": "scaled_linear", "clip_sample": False, "set_alpha_to_one": False}
 
@@ -46,24 +46,24 @@ class Loop(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Loop":
-        """Reads "full", what --deepcache takes, "tgate:" and what --tgate takes, or both of these joined by a slash."""
-        cache, slash, gate = text.partition("/") if not text.startswith("tgate:") else ("", "/", text)
-        if slash and not gate.startswith("tgate:"):
-            raise InputError(f"a loop is full, N, tgate:GATE or N/tgate:GATE, not {text!r}")
-        return cls(
-            policies.parse(cache) if cache not in ("", "full") else None,
-            TGate.parse(gate.removeprefix("tgate:")) if gate else None,
-        )
+        """Reads "full", what --deepcache takes, "tgate:" and what --tgate takes, or "3/tgate:10", which is both."""
+        if text == "full":
+            return cls()
+        parts = text.split("/")
+        gates = [part.removeprefix(_TGATE) for part in parts if part.startswith(_TGATE)]
+        policies = [part for part in parts if not part.startswith(_TGATE)]
+        if len(gates) > 1 or len(policies) > 1:
+            raise InputError(f"a loop is full, DEEPCACHE, {_TGATE}GATE or DEEPCACHE/{_TGATE}GATE, not {text!r}")
+        return cls(reuse.parse(policies[0]) if policies else None, TGate.parse(gates[0]) if gates else None)
 
     def __str__(self) -> str:
-        parts = [str(self.deepcache)] if self.deepcache else []
-        return "/".join([*parts, f"tgate:{self.tgate}"] if self.tgate else parts) or "full"
+        parts = [str(self.deepcache)] * bool(self.deepcache) + [f"{_TGATE}{self.tgate}"] * bool(self.tgate)
+        return "/".join(parts) or "full"
 
     @property
     def flags(self) -> str:
         """As the command line of pictures takes it."""
-        cache, gate = self.deepcache and f"--deepcache {self.deepcache}", self.tgate and f"--tgate {self.tgate}"
-        return " ".join(flag for flag in (cache, gate) if flag)
+        return " ".join(f"--{name} {value}" for name, value in self._asdict().items() if value)
 
 
 class Setting(NamedTuple):
@@ -95,16 +95,20 @@ class Bench:
         self.table = samplers.table(scheduler, *samplers.choose(scheduler), setting.steps)
         c, rows = self.unet.config, setting.rows
         self._noise = mx.random.normal((setting.batch, setting.side, setting.side, c.in_channels))
-        self._context = mx.random.normal((rows, TOKENS, _context(c))).astype(setting.dtype)
-        self._extra = _extra(c, rows)
-        mx.eval(self._noise, self._context, self._extra)
+        context = mx.random.normal((rows, TOKENS, _context(c))).astype(setting.dtype)
+        self._conditions = Conditions(context, _extra(c, rows), setting.guided)
+        mx.eval(self._noise, self._conditions.context, self._conditions.extra)
 
     def run(self, loop: Loop) -> Iterator[Any]:
         """The loop, one evaluation of the UNet at a time."""
-        gate = Gate(loop.tgate, self.setting.guided, loop.deepcache is not None) if loop.tgate else None
-        reuse = Reuse(loop.deepcache, self.table.log_snr, loop.tgate.gate_step if loop.tgate else None)
-        given = Conditions(self._context, self._extra, self.setting.guided)
-        predict = Predictor(self.unet, given, 7.5, reuse, gate=gate)
+        levels, tgate = self.table.log_snr, loop.tgate
+        predict = Predictor(
+            self.unet,
+            self._conditions,
+            GUIDANCE,
+            Reuse(loop.deepcache, levels, tgate.gate_step if tgate else None),
+            gate=Gate(tgate, self.setting.guided, loop.deepcache is not None) if tgate else None,
+        )
         return samplers.evaluate(self.table, predict, self._noise, lambda: self._noise)
 
     def warm_up(self) -> None:
@@ -115,7 +119,8 @@ class Bench:
     def step(self, depth: int, deep: mx.array | None = None) -> tuple[mx.array, mx.array]:
         """One pass of the UNet at one time, not yet computed: (prediction, deep)."""
         x = mx.concatenate([self._noise] * (2 if self.setting.guided else 1)).astype(self.setting.dtype)
-        return self.unet(x, mx.array(500.0), self._context, **self._extra, deep=deep, depth=depth)
+        context, extra, _ = self._conditions
+        return self.unet(x, mx.array(500.0), context, **extra, deep=deep, depth=depth)
 
     def costs(self, loop: Loop) -> list[tuple[int, int]]:
         """Multiply-accumulates and bytes moved of each evaluation of a loop, gone through without computing."""
@@ -145,12 +150,14 @@ def setting(
     return chosen
 
 
-def check(loops: Sequence[Loop], model: str) -> None:
-    """InputError for a branch that a model's UNet does not have."""
+def check(loops: Sequence[Loop], model: str, steps: int) -> None:
+    """InputError for a branch that a model's UNet does not have, or a gate that so few steps do not reach."""
     unet: Any = build("unet", config(model), model)
     for loop in loops:
         if loop.deepcache and loop.deepcache.branch not in unet.branches:
             raise InputError(f"there is no branch {loop.deepcache.branch} in {model}; it has 0 to {unet.branches[-1]}")
+        if loop.tgate:
+            loop.tgate.check(steps)
 
 
 def _context(c: UNetConfig) -> int:

@@ -32,7 +32,14 @@ def describe() -> dict[str, Any]:
         "mlx": version("mlx"),
         "mlx_sd": version("mlx-sd"),
         "blas": Path(blas.preload() or "none").name,
+        "threads": threads(),
     }
+
+
+def threads() -> int:
+    """How many threads the BLAS under MLX takes, as its variables or else the cores say."""
+    asked = (os.environ.get(f"{library}_NUM_THREADS") for library in ("MKL", "OPENBLAS", "OMP"))
+    return int(next(filter(None, asked), os.cpu_count() or 1))
 
 
 def _processor() -> str:

@@ -3,7 +3,6 @@
 The shapes, number type, noise schedule and number of threads are ours; the weights are as random.
 """
 
-import os
 from collections.abc import Iterator
 from importlib.metadata import version
 from types import SimpleNamespace
@@ -12,7 +11,8 @@ from typing import Any
 from mlx_sd.errors import InputError
 from mlx_sd.reuse import DeepCache
 
-from .loops import SCHEDULER, TOKENS, Loop, Setting, config
+from .loops import GUIDANCE, SCHEDULER, TOKENS, Loop, Setting, config
+from .machine import threads
 
 PEERS = ("diffusers",)
 
@@ -29,7 +29,7 @@ class Diffusers:
             raise InputError(f"--peer diffusers needs {error.name}; pip install 'mlx-sd[reference]'") from None
         self._torch, self._diffusers, self._helper = torch, diffusers, DeepCacheSDHelper
         diffusers.utils.logging.set_verbosity_error()
-        torch.set_num_threads(os.cpu_count() or 1)
+        torch.set_num_threads(threads())
         torch.manual_seed(0)
         self.setting, self._config = setting, config(setting.model)
         self._dtype = getattr(torch, str(setting.dtype).rpartition(".")[2])
@@ -50,10 +50,8 @@ class Diffusers:
 
     def versions(self) -> dict[str, Any]:
         """What is compared with."""
-        return {
-            **{name: version(name) for name in ("diffusers", "torch", "DeepCache")},
-            "threads": self._torch.get_num_threads(),
-        }
+        found = {name: version(name) for name in ("diffusers", "torch", "DeepCache")}
+        return {**found, "threads": self._torch.get_num_threads()}
 
     def warm_up(self) -> None:
         """Runs the UNet once."""
@@ -87,7 +85,7 @@ class Diffusers:
         x = unet(x.to(self._dtype), t, self._context, added_cond_kwargs=self._added, return_dict=False)[0]
         if self.setting.guided:
             uncond, cond = x.chunk(2)
-            x = uncond + 7.5 * (cond - uncond)
+            x = uncond + GUIDANCE * (cond - uncond)
         return x
 
 

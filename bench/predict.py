@@ -34,7 +34,7 @@ _EXAMPLES = """examples:
   python -m bench predict m4 m4-max --model sdxl --loop 3 --loop 5:1 --steps 30
   python -m bench predict --json bench/results/prediction.json
 """
-LOOPS = ("3", "5")
+LOOPS = ("3", "5", "3/tgate:10")
 
 
 class Fit(NamedTuple):
@@ -70,12 +70,12 @@ def _predict(arguments: argparse.Namespace) -> None:
     models = arguments.model or list(UNETS)
     loops = [Loop(), *(Loop.parse(text) for text in arguments.loop or LOOPS)]
     for model in models:
-        check(loops, model)
+        check(loops, model, arguments.steps)
     found = predicted(chips, models, loops, arguments.steps)
-    for line in lines(found):
-        print(line)
     if arguments.json:
         results.write(arguments.json, found | {"machine": describe()})
+    for line in lines(found):
+        print(line)
 
 
 def named(text: str) -> str:

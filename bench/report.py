@@ -15,7 +15,7 @@ from mlx_sd import command
 from mlx_sd.errors import Failure, InputError
 from mlx_sd.files import atomic_file
 
-from . import plots, sections
+from . import plots, sections, worth
 
 _EXAMPLES = """examples:
   python -m bench report                 print all sections
@@ -26,13 +26,18 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
 PAGES = ("README.md", "docs/benchmarks.md")
 SECTIONS: dict[str, Callable[[Path], str]] = {
+    "summary": sections.summary,
     "latency": sections.latency,
+    "presets": worth.presets,
+    "worth": worth.worth,
+    "papers": worth.papers,
+    "forecasts": worth.forecasts,
     "peer": sections.peer,
     "profile": sections.profile,
     "prediction": sections.prediction,
     "published": sections.published,
 }
-PLOTS: dict[str, Callable[[Path], Any]] = {"docs/step-profile.png": sections.levels}
+PLOTS: dict[str, Callable[[Path], Any]] = {"docs/step-profile.png": sections.levels, "docs/reuse.png": worth.curves}
 
 _MARKED = re.compile(r"(<!-- report: ([\w-]+) -->\n)(.*?)(<!-- /report -->)", re.DOTALL)
 

@@ -1,5 +1,6 @@
 """Sections of the report: from a folder of results to Markdown, or to a drawing."""
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from .operations import BETWEEN
 from .sizes import NAMES
 
 SHOWN = {**NAMES, "tiny": "embedded"}
+SUMMARY = ("3:0", "5:0", "tgate:10,5,1,2", "3:0/tgate:10,5,1,2")
 DASH, TIMES = "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
 
 
@@ -41,7 +43,24 @@ def latency(folder: Path) -> str:
             speeds = [f"{loop[key]:.2f}" for key in ("speedup", "speedup_by_medians", "ideal")]
             of = f"{loop['of_ideal']:.0%}" if loop["loop"] != "full" else DASH
             rows.append([_setting(told) if i == 0 else "", _flags(loop), _spread(full), _spread(least), *speeds, of])
-    return table(head, rows) + "\n\n" + "\n".join(_machine(told) for told in latencies(folder)[:1])
+    notes = [machine(told) for told in latencies(folder)[:1]]
+    notes += [f"{_setting(told)}: {told['note']}" for told in latencies(folder) if "note" in told]
+    return "\n\n".join([table(head, rows), *notes])
+
+
+def summary(folder: Path) -> str:
+    """A row for each measurement, a column for each of a few loops: speed-ups by medians, and of what ideal."""
+    found = [(told, {loop["loop"]: loop for loop in _of(told, OURS)}) for told in latencies(folder)]
+    shown = [name for name in SUMMARY if any(name in loops for _, loops in found)]
+
+    def cell(loop: results.Results | None) -> str:
+        return f"{loop['speedup_by_medians']:.2f} of {loop['ideal']:.2f}" if loop else DASH
+
+    rows = [
+        [_setting(told), _spread(_kinds(told, loops["full"])[0]), *(cell(loops.get(name)) for name in shown)]
+        for told, loops in found
+    ]
+    return table(["", "full step", *(_flags({"loop": name}) for name in shown)], rows)
 
 
 def peer(folder: Path) -> str:
@@ -61,11 +80,11 @@ def peer(folder: Path) -> str:
                     *(_spread(kind) for pair in zip(mine, its, strict=True) for kind in pair),
                     f"{loop['speedup_by_medians']:.2f}",
                     f"{other['speedup_by_medians']:.2f}",
-                    f"{_typical(told, other) / _typical(told, loop):.2f}",
+                    f"{_median_ratio(other, loop):.2f}",
                 ]
             )
     head = ["", "loop", "full step: ours", "theirs", "least step: ours", "theirs"]
-    return table([*head, "speed-up: ours", "theirs", "their time / ours"], rows)
+    return table([*head, "speed-up: ours", "theirs", "their step / ours"], rows)
 
 
 def _of(told: results.Results, by: str) -> list[results.Results]:
@@ -79,10 +98,10 @@ def _kinds(told: results.Results, loop: results.Results) -> tuple[results.Result
     return ordered[-1], ordered[0]
 
 
-def _typical(told: results.Results, loop: results.Results) -> float:
-    """Seconds of a loop whose evaluations take their kinds' medians."""
-    medians = {(k["by"], str(k["macs"])): float(k["median"]) for k in told["kinds"]}
-    return sum(int(count) * medians[loop["by"], macs] for macs, count in loop["kinds"].items())
+def _median_ratio(one: results.Results, other: results.Results) -> float:
+    """Of a loop's evaluations to another's in the same rounds."""
+    ratios: list[float] = [a / b for a, b in zip(one["seconds"], other["seconds"], strict=True)]
+    return statistics.median(ratios)
 
 
 def _spread(kind: results.Results) -> str:
@@ -104,7 +123,8 @@ def _flags(loop: results.Results) -> str:
     return f"`{flags}`" if flags else "every step full"
 
 
-def _machine(told: results.Results) -> str:
+def machine(told: results.Results) -> str:
+    """What it was measured on."""
     m = told["machine"]
     return f"{m['processor']}, {m['cores']} cores, {m['system']}, {m['device']}, MLX {m['mlx']}, {m['blas']}."
 

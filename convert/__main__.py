@@ -12,7 +12,7 @@ from mlx.nn import Module
 
 from mlx_sd import command, quantization
 from mlx_sd.errors import InputError
-from mlx_sd.load import DTYPES, TINY, build, read_about
+from mlx_sd.load import DTYPES, EMBEDDED, build, read_about
 from mlx_sd.lora import Lora
 
 from . import export, lora, source, verify, write
@@ -49,7 +49,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument(
-        "--model", help='a diffusers folder, a single .safetensors file, a hub id, or "tiny" (the embedded checkpoint)'
+        "--model",
+        help="a diffusers folder, a single .safetensors file, a hub id, or an embedded one: tiny, tiny-classes",
     )
     p.add_argument("--out", type=Path, metavar="DIR", help="the folder to write; must not exist")
     p.add_argument("--to", choices=("mlx", "diffusers"), default="mlx", help="what to write (default: mlx)")
@@ -135,7 +136,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
 
 
 def _networks(arguments: argparse.Namespace) -> dict[str, Module]:
-    folder = TINY if arguments.model == "tiny" else Path(arguments.model).expanduser()
+    folder = EMBEDDED.get(arguments.model) or Path(arguments.model).expanduser()
     if (folder / "model.json").is_file():
         configs = read_about(folder)["networks"]
     else:

@@ -8,9 +8,10 @@ from typing import Any
 from mlx_sd.errors import InputError
 from mlx_sd.files import TENSOR_DTYPES, Tensor, own, read_json, tensors
 
-from . import names
+from . import names, tasks
 
 PARTS = ("text_encoder", "text_encoder_2", "unet", "vae")
+VQ = "vqvae"  # what latent diffusion pipelines call the vae
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 SCHEDULERS = ("scheduler", "low_res_scheduler")
 
@@ -76,24 +77,31 @@ def read(folder: Path, variant: str | None = None) -> Checkpoint:
     if not (folder / "model_index.json").is_file():
         raise InputError(_no_index(folder))
     index = read_json(own(folder, folder / "model_index.json"))
-    present = [part for part in PARTS if _listed(index, part)]
-    for part in ("unet", "vae"):
-        if part not in present:
-            raise InputError(f"{folder}/model_index.json: no {part}, so this is not a Stable Diffusion checkpoint")
+    if problem := tasks.problem(index, [name for name in (*PARTS, VQ) if _listed(index, name)]):
+        raise InputError(f"{folder}/model_index.json: {problem}")
+    places = {part: folder / name for part in PARTS for name in names_of(part) if _listed(index, name)}
     tokenizers = [name for name in TOKENIZERS if _listed(index, name)]
     schedulers = [name for name in SCHEDULERS if name == "scheduler" or _listed(index, name)]
-    for name in (*present, *tokenizers, *schedulers):
-        for file in (folder / name, *(folder / name).glob("*")):
+    places |= {name: folder / name for name in (*tokenizers, *schedulers)}
+    if (folder / "scheduler_config.json").is_file() and not (folder / "scheduler").is_dir():  # as the first were saved
+        places |= {"unet": folder, "scheduler": folder}
+    for place in places.values():
+        for file in (place, *place.glob("*")):
             own(folder, file)
-    configs = {name: read_json(folder / name / "scheduler_config.json") for name in schedulers}
+    configs = {name: read_json(places[name] / "scheduler_config.json") for name in schedulers}
     return Checkpoint(
         folder,
         index,
         configs["scheduler"],
-        {part: component(folder / part, variant) for part in present},
+        {part: component(places[part], variant) for part in PARTS if part in places},
         {name: Vocabulary(_subfolder(folder, name)) for name in tokenizers},
         configs.get("low_res_scheduler"),
     )
+
+
+def names_of(part: str) -> tuple[str, ...]:
+    """What a part is called in folders of any pipeline."""
+    return (part, VQ) if part == "vae" else (part,)
 
 
 def infixes(variant: str | None) -> tuple[str, ...]:

@@ -51,6 +51,16 @@ def eight_heads(channels: int) -> int:
     return math.gcd(8, channels)
 
 
+def heads_of_32(channels: int) -> int:
+    """The number of heads of 32 channels."""
+    return max(1, channels // 32)
+
+
+def one_head(channels: int) -> int:
+    """One, whatever its size."""
+    return 1
+
+
 def unet(
     tensors: Mapping[str, Tensor], where: str, heads: Callable[[int], int], only_cross: Sequence[bool] = ()
 ) -> Config:
@@ -64,6 +74,8 @@ def unet(
     if not levels or s.count("up_blocks") != len(levels):
         raise InputError(f"{where}: {len(levels)} levels going down and {s.count('up_blocks')} going up, not a UNet")
     channels = [s.dim(f"down_blocks.{i}.resnets.0.conv1.weight", 0) for i in levels]
+    if any(name.endswith(".qkv.weight") for name in tensors):
+        return _plain_unet(s, channels, heads)
     down, up = ([_depths(s, f"{side}_blocks.{i}") for i in levels] for side in ("down", "up"))
     places = [f"down_blocks.{i}" if down[i] else f"up_blocks.{len(levels) - 1 - i}" for i in levels]
     attends = [bool(down[i] or up[len(levels) - 1 - i]) for i in levels]
@@ -110,8 +122,42 @@ def unet(
     return config
 
 
+def _plain_unet(s: Shapes, channels: list[int], heads: Callable[[int], int]) -> Config:
+    """The config of a UNet2DModel, which attends to the image alone."""
+    levels = range(len(channels))
+
+    def types(side: str, place: str) -> list[str]:
+        """Of blocks, and how those with attention resample."""
+        blocks = [f"{side.lower()}_blocks.{i}" for i in levels]
+        resnet = any(s.has(f"{block}.{place}.0.conv1") for block in blocks)
+        plain = f"Resnet{place.removesuffix('rs').capitalize()}Block2D" if resnet else f"{side}Block2D"
+        config[f"{place.removesuffix('rs')}_type"] = "resnet" if resnet else "conv"
+        return [f"Attn{side}Block2D" if s.has(f"{block}.attentions") else plain for block in blocks]
+
+    groups = math.gcd(_GROUPS, *channels)
+    layers = {s.count(f"down_blocks.{i}.resnets") for i in levels}
+    if len(layers) > 1:
+        raise InputError(f"{s.where}: levels of {' and '.join(map(str, sorted(layers)))} resnets, not one number")
+    config: Config = {
+        "_class_name": "UNet2DModel",
+        "in_channels": s.dim("conv_in.weight", 1),
+        "out_channels": s.dim("conv_out.weight", 0),
+        "block_out_channels": channels,
+        "layers_per_block": layers.pop(),
+        "attention_head_dim": _one([c // heads(c) for c in channels]),
+        "norm_num_groups": groups,
+        "add_attention": s.has("mid_block.attentions"),
+    }
+    config |= {"down_block_types": types("Down", "downsamplers"), "up_block_types": types("Up", "upsamplers")}
+    if s.dim("down_blocks.0.resnets.0.time_emb_proj.weight", 0) == 2 * channels[0]:
+        config |= {"resnet_time_scale_shift": "scale_shift", "attn_norm_num_groups": groups}
+    if s.has("class_embedding"):
+        config["num_class_embeds"] = s.dim("class_embedding.weight", 0)
+    return config
+
+
 def vae(tensors: Mapping[str, Tensor], where: str) -> Config:
-    """The config of an AutoencoderKL with these weights, but for the scale of its latents, which no shape tells."""
+    """The config of an autoencoder with these weights, but for the scale of its latents, which no shape tells."""
     s = Shapes(tensors, where)
     levels = range(s.count("encoder.down_blocks"))
     if not levels or not s.has("decoder"):
@@ -133,7 +179,17 @@ def vae(tensors: Mapping[str, Tensor], where: str) -> Config:
     for name in ("quant_conv", "post_quant_conv"):
         if not s.has(name):
             config[f"use_{name}"] = False
+    if s.has("quantize"):
+        config["_class_name"] = "VQModel"
+        config["num_vq_embeddings"], config["vq_embed_dim"] = (s.dim("quantize.embedding.weight", i) for i in (0, 1))
     return config
+
+
+def class_embedder(tensors: Mapping[str, Tensor], where: str) -> Config:
+    """The config of a class embedder with these weights."""
+    s = Shapes(tensors, where)
+    rows, width = (s.dim("embedding.weight", i) for i in (0, 1))
+    return {"_class_name": "ClassEmbedder", "n_classes": rows, "embed_dim": width}
 
 
 def text(tensors: Mapping[str, Tensor], where: str, activation: str, projected: bool) -> Config:

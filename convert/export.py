@@ -12,7 +12,7 @@ from mlx_sd.files import TENSOR_DTYPES, Tensor, tensors
 from mlx_sd.load import build, read_about, shapes
 
 from . import names
-from .checkpoint import SCHEDULERS, Vocabulary
+from .checkpoint import SCHEDULERS, VQ, Vocabulary
 from .stream import Entry, atomic_folder, progress, write_tensors
 from .write import write_tokenizer
 
@@ -38,17 +38,20 @@ def write(folder: Path, out: Path, dtype: mx.Dtype | None = None) -> None:
     about = read_about(folder)
     if about.get("quantization"):
         raise InputError(f"{folder} is quantized, which diffusers does not read; convert the checkpoint again without")
+    if problem := _problem(about["networks"]):
+        raise InputError(f"{folder}: {problem}")
     networks = {part: _entries(folder, part, config, dtype) for part, config in about["networks"].items()}
     total = sum(entry.size for entries in networks.values() for entry in entries)
     with atomic_folder(out, total) as made, progress(total, "diffusers") as moved:
         for part, entries in networks.items():
-            (made / part).mkdir()
+            place = made / _name(part, about)
+            place.mkdir()
             config = about["networks"][part]
             if part in _CLASSES:
                 config = {"_class_name": _CLASSES[part]} | config
-            _write_json(made / part / "config.json", config)
+            _write_json(place / "config.json", config)
             stem = "diffusion_pytorch_model" if part in _CLASSES else "model"
-            write_tensors(made / part / f"{stem}.safetensors", entries, moved, kind="pt")
+            write_tensors(place / f"{stem}.safetensors", entries, moved, kind="pt")
         for name in about["tokenizers"]:
             write_tokenizer(Vocabulary(folder / name), made / name)
         schedulers = {name: about[name] for name in SCHEDULERS if name in about}
@@ -56,6 +59,23 @@ def write(folder: Path, out: Path, dtype: mx.Dtype | None = None) -> None:
             (made / name).mkdir()
             _write_json(made / name / "scheduler_config.json", config)
         _write_json(made / "model_index.json", _index(about, schedulers))
+
+
+def _name(part: str, about: Mapping[str, Any]) -> str:
+    """What the source's pipeline calls a part."""
+    latent = str(about["pipeline"].get("_class_name", "")).startswith(("LDM", "LatentDiffusion"))
+    return VQ if part == "vae" and latent else part
+
+
+def _problem(configs: Mapping[str, Any]) -> str | None:
+    """Why diffusers could not load these networks."""
+    if "class_embedder" in configs:
+        return "diffusers has no pipeline for class-conditional latent diffusion with a class embedder"
+    if configs["unet"].get("_class_name") == "UNet2DModel" and isinstance(
+        configs["unet"].get("attention_head_dim"), list
+    ):
+        return "diffusers' UNet2DModel has heads of one size, this one has several"
+    return None
 
 
 def _entries(folder: Path, part: str, config: dict[str, Any], dtype: mx.Dtype | None) -> list[Entry]:
@@ -94,8 +114,10 @@ def _index(about: dict[str, Any], schedulers: Mapping[str, Any]) -> dict[str, An
     """model_index.json: the pipeline's own fields, and the class of each part."""
     parts: dict[str, Any] = {}
     for part, config in about["networks"].items():
-        known = _CLASSES.get(part)
-        parts[part] = ["diffusers", known] if known else ["transformers", (config.get("architectures") or _TEXT)[0]]
+        known = _CLASSES.get(part) and config.get("_class_name", _CLASSES[part])
+        parts[_name(part, about)] = (
+            ["diffusers", known] if known else ["transformers", (config.get("architectures") or _TEXT)[0]]
+        )
     parts |= {name: ["transformers", "CLIPTokenizer"] for name in about["tokenizers"]}
     parts |= {name: ["diffusers", config.get("_class_name", "PNDMScheduler")] for name, config in schedulers.items()}
     absent = _ABSENT.get(about["pipeline"].get("_class_name", ""), ())

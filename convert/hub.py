@@ -16,7 +16,7 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 # The base of whatever the HTTP library under huggingface_hub raises, connection errors included.
 _HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
 _VOCABULARY, _VOCABULARY_FILES = "openai/clip-vit-large-patch14", ["vocab.json", "merges.txt"]
-_CONFIGS = ["model_index.json", "*/*.json", "tokenizer*/*.txt"]
+_CONFIGS = ["model_index.json", "config.json", "scheduler_config.json", "*/*.json", "tokenizer*/*.txt"]
 
 
 def is_id(model: str) -> bool:
@@ -113,9 +113,10 @@ def _single(repository: str, files: list[str]) -> str:
 def _weights(files: list[str], variant: str | None) -> list[str]:
     """The files that `checkpoint.read` would read: of each part, the best variant there is."""
     found = []
-    for part in checkpoint.PARTS:
+    flat = "scheduler_config.json" in files
+    for place in [""] if flat else [f"{name}/" for part in checkpoint.PARTS for name in checkpoint.names_of(part)]:
         for infix in checkpoint.infixes(variant):
-            shard = re.compile(rf"{part}/({'|'.join(checkpoint.STEMS)}){re.escape(infix)}(-\d+-of-\d+)?\.safetensors")
+            shard = re.compile(rf"{place}({'|'.join(checkpoint.STEMS)}){re.escape(infix)}(-\d+-of-\d+)?\.safetensors")
             matching = [file for file in files if shard.fullmatch(file)]
             if matching:
                 found += matching

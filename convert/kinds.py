@@ -1,4 +1,4 @@
-"""The kinds of Stable Diffusion that a file may hold, as data: all that its names and shapes do not say."""
+"""The kinds of latent diffusion that a file may hold, as data: all that its names and shapes do not say."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -38,6 +38,8 @@ class Kind:
     vae: Config = field(default_factory=lambda: {"scaling_factor": 0.18215})
     sizes: int = 0  # how many numbers about its size the UNet is given: SDXL
     low_res_scheduler: Config | None = None
+    channels: tuple[int, ...] = (4, 9)  # that the UNet takes: 9 to fill in images
+    classes: bool = False  # a class embedder is in the place of text encoders
 
 
 _BETAS: Config = {
@@ -55,6 +57,15 @@ _PNDM = _BETAS | {
 _EULER = _BETAS | {"_class_name": "EulerDiscreteScheduler", "steps_offset": 1, "timestep_spacing": "leading"}
 _TURBO = _BETAS | {"_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"}
 _UPSCALER_BETAS = _BETAS | {"beta_start": 0.0001, "beta_end": 0.02}
+
+_LDM = _BETAS | {
+    "_class_name": "DDIMScheduler",
+    "beta_start": 0.0015,
+    "beta_end": 0.0195,
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
 
 _OPENAI = Text(("cond_stage_model.",), "quick_gelu", "<|endoftext|>")
 _XL = {
@@ -127,6 +138,49 @@ KINDS: dict[str, Kind] = {
         only_cross=(True, True, True, False),
         vae={"scaling_factor": 0.08333},
         low_res_scheduler=_UPSCALER_BETAS | {"_class_name": "DDPMScheduler"},
+        channels=(7,),
+    ),
+    # The early latent diffusion models, whose scale, where it is not 1, their files hold.
+    "ldm": Kind(
+        "latent diffusion without a prompt (CelebA-HQ, FFHQ, LSUN bedrooms)",
+        {"_class_name": "LDMPipeline"},
+        _LDM,
+        {},
+        heads=configs.heads_of_32,
+        pixels=256,
+        vae={"scaling_factor": 1.0},
+        channels=(3, 4),
+    ),
+    "ldm-churches": Kind(
+        "latent diffusion without a prompt (LSUN churches)",
+        {"_class_name": "LDMPipeline"},
+        _LDM | {"beta_end": 0.0155},
+        {},
+        heads=configs.eight_heads,
+        pixels=256,
+        vae={"scaling_factor": 1.0},
+        channels=(3, 4),
+    ),
+    "ldm-classes": Kind(
+        "latent diffusion by classes (ImageNet)",
+        {"_class_name": "LatentDiffusion"},
+        _LDM,
+        {},
+        heads=configs.one_head,
+        pixels=256,
+        vae={"scaling_factor": 1.0},
+        channels=(3, 4),
+        classes=True,
+    ),
+    "ldm-sr": Kind(
+        "latent diffusion for super-resolution (x4)",
+        {"_class_name": "LDMSuperResolutionPipeline"},
+        _LDM | {"beta_end": 0.0155},
+        {},
+        heads=configs.heads_of_32,
+        pixels=256,
+        vae={"scaling_factor": 1.0},
+        channels=(6,),
     ),
 }
 
@@ -156,7 +210,7 @@ FOREIGN: dict[str, str] = {
     r"(.*\.channelwise\..*|clip_txt_mapper\..*)": f"looks like Stable Cascade, which {_NOT_HERE}",
     r"(.*\.)?blocks\.0\.(cross_attn|attn|self_attn)\..*": f"looks like a diffusion transformer, which {_NOT_HERE}",
     r".*cap_embedder\..*": f"looks like Lumina, which {_NOT_HERE}",
-    r"first_stage_model\.quantize\..*": f"looks like an early latent diffusion model (VQ), which {_NOT_HERE}",
+    r"cond_stage_model\.transformer\.token_emb\..*": f"looks like latent diffusion by BERT, which {_NOT_HERE}",
     r"depth_model\..*": "looks like Stable Diffusion 2 depth, which is not supported",
     r"embedder\.model\.visual\..*": "looks like Stable Diffusion 2.1 unCLIP, which is not supported",
     r"(model\.\d+\.(weight|bias)|.*\.RDB\d\..*)": "looks like an ESRGAN upscaler, not a checkpoint",
@@ -185,6 +239,12 @@ def foreign(names: Iterable[str]) -> str | None:
 def detect(names: Iterable[str], unet: Config) -> str | None:
     """The kind of a checkpoint by all its names and by the UNet's config; None for none that is known."""
     names = set(names)
+    if "cond_stage_model.embedding.weight" in names:
+        return "ldm-classes"
+    if unet["_class_name"] == "UNet2DModel":
+        if unet["in_channels"] != unet["out_channels"]:
+            return "ldm-sr"
+        return "ldm-churches" if "resnet_time_scale_shift" in unet else "ldm"
     added = unet.get("addition_embed_type") is not None
     if unet.get("num_class_embeds"):
         return "upscaler" if unet["in_channels"] == 7 else None

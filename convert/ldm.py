@@ -6,7 +6,7 @@ that pruned networks are read like whole ones.
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from mlx_sd.errors import InputError
 from mlx_sd.files import Tensor
@@ -53,6 +53,7 @@ UNET_INSIDE = {
     "out_layers.3": "conv2",
     "skip_connection": "conv_shortcut",
 }
+PLAIN_INSIDE = {"norm": "group_norm", "proj_out": "to_out.0"}
 VAE_INSIDE = {
     "k": "to_k",
     "nin_shortcut": "conv_shortcut",
@@ -86,6 +87,7 @@ def unet(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name in tensors:
         if (m := _UNET_PLACE.match(name)) and (kind := _LAYERS.get(m[4])):
             sides[m[1]][int(m[2])][int(m[3])] = kind
+    _mark_resampling(sides["input"], sides["output"])
     layers = dict(UNET)
     for side, block, resample in (("input", "down_blocks", "downsamplers"), ("output", "up_blocks", "upsamplers")):
         level = layer = 0
@@ -95,6 +97,45 @@ def unet(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 layers[f"{side}_blocks.{n}.{i}"] = f"{block}.{level}.{inside}"
             level, layer = (level + 1, 0) if "resample" in members.values() else (level, layer + 1)
     return _renamed(tensors, layers, UNET_INSIDE)
+
+
+def _mark_resampling(inputs: dict[int, dict[int, str]], outputs: dict[int, dict[int, str]]) -> None:
+    """Finds the resnets that resample: going up, second ones of a stage; going down, each ends a level as long."""
+    lengths, length = [], 0
+    for _, members in sorted(outputs.items()):
+        length += 1
+        for i in [i for i, kind in members.items() if i and kind == "resnets"]:
+            members[i] = "resample"
+            lengths.append(length)
+            length = 0
+    last = 0
+    for stages in [length, *reversed(lengths)][: len(lengths)]:
+        last += stages
+        inputs[last][0] = "resample"
+
+
+def plain_attention(tensors: Mapping[str, Tensor], heads: Callable[[int], int]) -> dict[str, Tensor]:
+    """A UNet's tensors with attention over the image alone taken apart, as `unet` leaves it: fused, one run a head.
+
+    heads: their number for a number of channels.
+    """
+    found: dict[str, Tensor] = {}
+    fused = [name.removesuffix(".qkv.weight") for name in tensors if name.endswith(".qkv.weight")]
+    for name, tensor in tensors.items():
+        layer = next((layer for layer in fused if name.startswith(f"{layer}.")), None)
+        if layer is None:
+            found[name] = tensor
+            continue
+        inside, _, kind = name.removeprefix(f"{layer}.").partition(".")
+        if inside != "qkv":
+            found[f"{layer}.{PLAIN_INSIDE.get(inside, inside)}.{kind}"] = tensor
+            continue
+        channels, rest = divmod(tensor.shape[0] if tensor.shape else 0, 3)
+        if rest or channels % heads(channels):
+            raise InputError(f"{tensor.file}: {tensor.name} has shape {tensor.shape}, which is not q, k and v")
+        for i, one in enumerate(("to_q", "to_k", "to_v")):
+            found[f"{layer}.{one}.{kind}"] = tensor.interleaved(heads(channels), i, 3)
+    return found
 
 
 def vae(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

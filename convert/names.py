@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 # our segment -> theirs; "" drops the segment
 UNET = {
+    "attention": "",
     "blocks": "transformer_blocks",
     "down": "ff.net.2",
     "embed": "time_emb_proj",
@@ -37,7 +38,7 @@ TEXT = {
     "q": "q_proj",
     "v": "v_proj",
 }
-SEGMENTS = {"unet": UNET, "vae": VAE, "text_encoder": TEXT, "text_encoder_2": TEXT}
+SEGMENTS = {"unet": UNET, "vae": VAE, "text_encoder": TEXT, "text_encoder_2": TEXT, "class_embedder": {}}
 
 # What older versions of diffusers and transformers wrote -> what today's write.
 _RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0", "text_model": ""}

@@ -38,6 +38,7 @@ def read(file: Path, choices: Choices) -> Checkpoint:
     network = ldm.unet(_ema(every, prefix, file) if choices.ema else _under(every, prefix))
     name, config = _kind(file, every, network, choices.kind)
     kind = KINDS[name]
+    network = ldm.plain_attention(network, kind.heads)
 
     predicts, why, likely = prediction.find(name, every, network, metadata(file))
     if choices.prediction:
@@ -46,11 +47,14 @@ def read(file: Path, choices: Choices) -> Checkpoint:
     tokenizers = _tokenizers(file, kind, parts, choices)
     parts |= {"unet": Component(config, checkpoint.readable(network), (file,))}
     parts |= {"vae": _vae(file, every, choices.vae, kind)}
+    pipeline = dict(kind.pipeline)
+    if kind.classes:
+        parts["class_embedder"] = _class_embedder(file, every)
+        pipeline["null_class"] = parts["class_embedder"].config["n_classes"] - 1
     if name == "playground" and choices.vae is None:
         means = {key: _numbers(every[f"edm_{key[8:]}"]) for key in ("latents_mean", "latents_std")}
         parts["vae"].config.update(means)
     _match(file, parts, kind, 768 if name == "sd2" and predicts == "v_prediction" else kind.pixels)
-    pipeline = dict(kind.pipeline)
     if config["in_channels"] == 9:
         pipeline["_class_name"] = kinds.INPAINTING[pipeline["_class_name"]]
 
@@ -149,13 +153,10 @@ def _kind(
     config = configs.unet(unet, str(file), kind.heads, kind.only_cross)
     if bool(kind.sizes) != ("addition_embed_type" in config):
         raise InputError(f"{file} is not of the kind {name}: its UNet is {'not ' if kind.sizes else ''}of SDXL's kind")
-    if config["in_channels"] not in ((7,) if name == "upscaler" else (4, 9)) or (
-        config["in_channels"] == 9 and kind.pipeline["_class_name"] not in kinds.INPAINTING
-    ):
-        raise InputError(
-            f"{file}: a UNet of {config['in_channels']} input channels; only 4, 9 (inpainting) and 7 (x4 upscaler) "
-            "are supported"
-        )
+    channels = config["in_channels"]
+    if channels not in kind.channels or (channels == 9 and kind.pipeline["_class_name"] not in kinds.INPAINTING):
+        known = " or ".join(map(str, kind.channels))
+        raise InputError(f"{file}: a UNet of {channels} input channels; {kind.title} has {known}")
     return name, config
 
 
@@ -163,12 +164,15 @@ def _match(file: Path, parts: Mapping[str, Component], kind: Kind, pixels: int) 
     """Completes the UNet's and the VAE's configs by each other's and the texts'; InputError where they do not match."""
     unet, vae = parts["unet"].config, parts["vae"].config
     texts = [component.config for part, component in parts.items() if part.startswith("text")]
-    if vae.get("latent_channels", 4) != unet["out_channels"]:
+    latent = vae.get("vq_embed_dim") or vae.get("latent_channels", 4)
+    if latent != unet["out_channels"]:
         raise InputError(
-            f"{parts['vae'].files[0]}: a VAE of {vae.get('latent_channels', 4)} channels for a UNet of "
+            f"{parts['vae'].files[0]}: a VAE of {latent} channels for a UNet of "
             f"{unet['out_channels']}; give the one of this kind of checkpoint"
         )
-    context, width = unet["cross_attention_dim"], sum(text["hidden_size"] for text in texts)
+    context, width = unet.get("cross_attention_dim", 0), sum(text["hidden_size"] for text in texts)
+    if kind.classes:
+        width = parts["class_embedder"].config["embed_dim"]
     if {width} != set(context if isinstance(context, list) else [context]):
         raise InputError(f"{file}: the UNet takes texts of width {context}, the text encoders give {width}")
     if kind.sizes:  # the pooled text and they share one input
@@ -186,7 +190,15 @@ def _vae(file: Path, every: Mapping[str, Tensor], given: Path | None, kind: Kind
     prefix = _prefix(every, ("first_stage_model.",), "decoder.conv_in.weight")
     if prefix is None:
         raise InputError(f"{file} has no VAE; give one by --vae")
-    return _vae_component(file, _under(every, prefix), kind.vae)
+    extra = dict(kind.vae)
+    if extra["scaling_factor"] == 1 and "scale_factor" in every:
+        (extra["scaling_factor"],) = _numbers(every["scale_factor"])
+    return _vae_component(file, _under(every, prefix), extra)
+
+
+def _class_embedder(file: Path, every: Mapping[str, Tensor]) -> Component:
+    found = _under(every, "cond_stage_model.")
+    return Component(configs.class_embedder(found, str(file)), checkpoint.readable(found), (file,))
 
 
 def _vae_component(file: Path, inside: Mapping[str, Tensor], extra: Mapping[str, Any]) -> Component:
@@ -244,6 +256,10 @@ def _scheduler(name: str, kind: Kind, predicts: str, every: Mapping[str, Tensor]
 
 
 def _tokenizers(file: Path, kind: Kind, texts: Mapping[str, Component], choices: Choices) -> dict[str, Vocabulary]:
+    if not texts:
+        if choices.tokenizer or choices.text_encoder:
+            raise InputError(f"{file} takes no prompt: leave --tokenizer and --text-encoder out")
+        return {}
     folder = vocabulary(choices.tokenizer) if choices.tokenizer else hub.vocabulary(str(file))
     last = Tokenizer.load(folder).end
     for part, component in texts.items():

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_sd.errors import InputError
-from mlx_sd.load import TINY
+from mlx_sd.load import EMBEDDED
 from mlx_sd.version import VERSION
 
 from . import checkpoint, hub, kinds, single
@@ -24,7 +24,7 @@ def read(model: str, choices: Choices | None = None) -> Checkpoint:
     Raises InputError for whatever cannot be converted. What is recorded of the source is in its `provenance`.
     """
     choices = choices or Choices()
-    path = TINY if model == "tiny" else Path(model).expanduser()
+    path = EMBEDDED.get(model) or Path(model).expanduser()
     if not path.exists() and hub.is_id(model):
         path = hub.fetch(model, choices.variant)
     found = single.read(path, choices) if path.is_file() else _folder(path, choices)
@@ -43,6 +43,8 @@ def _folder(path: Path, choices: Choices) -> Checkpoint:
             raise InputError(f"--{name} is for single files, whose configs are not known; {path} has its own")
     found = checkpoint.read(path, choices.variant)
     parts: dict[str, Component] = {}
+    if choices.vae and "vae" not in found.components:
+        raise InputError(f"{path} has no vae to replace: it works on pixels")
     if choices.vae:
         config: dict[str, Any] = found.components["vae"].config
         parts["vae"] = single.standalone_vae(choices.vae, {k: config[k] for k in _SCALE if k in config})

@@ -8,7 +8,7 @@ from typing import Any
 from mlx_sd import quantization
 from mlx_sd.errors import Failure, InputError
 from mlx_sd.files import TENSOR_DTYPES, tensors
-from mlx_sd.load import DTYPES, build, read_about, shapes
+from mlx_sd.load import DTYPES, absent, build, read_about, shapes
 from mlx_sd.scheduler import Scheduler
 from mlx_sd.tokenizer import Tokenizer
 
@@ -65,9 +65,8 @@ def _rest(folder: Path, about: dict[str, Any]) -> Iterator[str]:
             check()
         except InputError as error:
             yield str(error)
-    for part in ("unet", "vae"):
-        if part not in about["networks"]:
-            yield f"model.json lists no {part}"
+    if part := absent(about["networks"], about["pipeline"]):
+        yield f"model.json lists no {part}"
 
 
 def _hashes(folder: Path, files: dict[str, str]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_sd import quantization
+from mlx_sd.classes import Classes
 from mlx_sd.errors import InputError
 from mlx_sd.files import TENSOR_DTYPES, Tensor
 from mlx_sd.load import FORMAT, VERSION, build, shapes
@@ -42,6 +43,9 @@ def write(
         part: build(part, component.config, f"{checkpoint.folder / part}/config.json")
         for part, component in checkpoint.components.items()
     }
+    configs: dict[str, Any] = {part: network.config for part, network in built.items()}
+    where = f"{checkpoint.folder}/model_index.json"
+    Classes.of(configs["unet"], configs.get("class_embedder"), checkpoint.index, where)  # says what is wrong with it
     merge = lora.plan(adapters, built)
     how = quantization.chosen(quantize, built)
     networks = {}
@@ -122,6 +126,8 @@ def plan(part: str, component: Component, where: Path) -> list[tuple[str, Tensor
 
 
 def _fits(stored: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    if len(stored) == 3 and stored[-1] == 1:  # a convolution over the pixels in a row, which is a linear layer
+        stored = stored[:2]
     if len(stored) == 4:
         o, i, h, w = stored
         stored = (o, i) if len(wanted) == 2 and h == w == 1 else (o, h, w, i)

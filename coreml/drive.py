@@ -14,13 +14,15 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_sd.blocks import Attend, apply
 from mlx_sd.clip import Encoded
-from mlx_sd.config import TextConfig, UNetConfig, VAEConfig
+from mlx_sd.config import TextConfig, VAEConfig
 from mlx_sd.errors import InputError
 from mlx_sd.load import TEXT, Model
 from mlx_sd.scheduler import Scheduler
 from mlx_sd.tokenizer import Tokenizer
-from mlx_sd.unet import Attend, Deep, Join, apply, concatenate
+from mlx_sd.unet import Deep, Join, concatenate
+from mlx_sd.unet_config import UNetConfig
 from mlx_sd.vae import Autoencoder
 
 from . import info
@@ -147,6 +149,8 @@ class PackagedText(nn.Module):
 
 class PackagedUNet:
     """The UNet's packages in the place of `mlx_sd.unet.UNet`."""
+
+    dtype = mx.float32  # what it is given; each package takes its own
 
     def __init__(self, packages: Packages, config: Mapping[str, Any], branch: int):
         self.config = UNetConfig.from_hf(config)

@@ -86,7 +86,11 @@ class Item:
 
 def plan(networks: Mapping[str, Any], options: Options, where: str) -> list[Item]:
     """The packages to write; InputError for a size or a branch that the model does not have."""
+    if not any(part in networks for part in TEXT):
+        raise InputError(f"{where}: Core ML packages are for models that take a prompt; this one takes none")
     unet, vae = networks["unet"], networks["vae"].config
+    if vae.codes:
+        raise InputError(f"{where}: Core ML: an autoencoder with a codebook (VQModel) cannot be exported")
     texts = {part: networks[part].config for part in TEXT if part in networks}
     dtype = DTYPES[options.dtype]
     xl = unet.config.added_time_dims is not None

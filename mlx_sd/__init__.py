@@ -8,6 +8,7 @@ blas.preload()
 
 from .freeu import FreeU  # noqa: E402
 from .pipeline import Result, StableDiffusion  # noqa: E402
+from .preview import Preview  # noqa: E402
 from .reuse import Adaptive, At, DeepCache, NonUniform  # noqa: E402
 from .table import Options  # noqa: E402
 from .tgate import TGate  # noqa: E402
@@ -19,6 +20,7 @@ __all__ = [
     "FreeU",
     "NonUniform",
     "Options",
+    "Preview",
     "Result",
     "StableDiffusion",
     "TGate",

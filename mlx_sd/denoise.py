@@ -1,6 +1,10 @@
 """What the network says -> an estimate of the clean image, and guidance."""
 
+import math
+
 import mlx.core as mx
+
+from .table import Clip
 
 
 def denoised(prediction: str, x: mx.array, output: mx.array, a: float, s: float) -> mx.array:
@@ -23,6 +27,19 @@ def noise_in(prediction: str, x: mx.array, output: mx.array, a: float, s: float)
     if prediction in ("v_prediction", "edm"):
         return s * x + a * (output if prediction == "v_prediction" else -output)
     return (x - a * output) / s
+
+
+def clipped(image: mx.array, clip: Clip) -> mx.array:
+    """Estimates (N, h, w, C) kept to the images' range, each by itself."""
+    if clip.quantile is None:
+        return mx.clip(image, -clip.limit, clip.limit)
+    values = mx.sort(mx.abs(image).reshape(image.shape[0], -1), axis=1)
+    place = clip.quantile * (values.shape[1] - 1)
+    low = math.floor(place)
+    high = min(low + 1, values.shape[1] - 1)
+    found = values[:, low] + (place - low) * (values[:, high] - values[:, low])
+    limit = mx.clip(found, 1, clip.limit)[:, None, None, None]
+    return mx.clip(image, -limit, limit) / limit
 
 
 def guide(output: mx.array, scale: float, rescale: float = 0.0) -> mx.array:

@@ -32,12 +32,16 @@ class Tensor(NamedTuple):
     start: int
     end: int
     transposed: bool = False  # the file holds a matrix the other way round
+    piece: tuple[int, int, int] | None = None  # (runs, i, n): of each of so many runs of rows the i-th of n pieces
 
     def read(self) -> mx.array:
         """The numbers, copied from the file now."""
         stored, dtype = TENSOR_DTYPES[self.dtype]
         count = (self.end - self.start) // np.dtype(stored).itemsize
-        flat = np.memmap(self.file, stored, "r", self.start, (count,))
+        flat: Any = np.memmap(self.file, stored, "r", self.start, (count,))
+        if self.piece:
+            runs, i, pieces = self.piece
+            flat = flat.reshape(runs, pieces, -1)[:, i].ravel()
         array = mx.array(np.asarray(flat)).view(dtype)
         return array.reshape(self.shape[::-1]).T if self.transposed else array.reshape(self.shape)
 
@@ -46,6 +50,10 @@ class Tensor(NamedTuple):
         size = (self.end - self.start) // max(self.shape[0], 1)
         shape, start = (last - first, *self.shape[1:]), self.start
         return self._replace(shape=shape, start=start + first * size, end=start + last * size)
+
+    def interleaved(self, runs: int, i: int, pieces: int) -> "Tensor":
+        """Of each of so many equal runs of rows the i-th of so many pieces, as unread as the whole."""
+        return self._replace(shape=(self.shape[0] // pieces, *self.shape[1:]), piece=(runs, i, pieces))
 
     def transpose(self) -> "Tensor":
         """The transposed matrix, as unread as this one."""
@@ -120,6 +128,16 @@ def own(folder: Path, path: Path) -> Path:
     if not (real.is_relative_to(root) or real.is_relative_to(blobs)):
         raise InputError(f"{path} is a link out of {folder}, to {real}; put the file itself there")
     return path
+
+
+def writable(folder: Path, flag: str, there: bool = False) -> None:
+    """Checks that files can be made in a folder, which must be `there` or can be made; InputError names `flag`."""
+    nearest = folder if there else next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise InputError(f"{flag} {folder}: cannot be written ({error.strerror})") from None
 
 
 @contextmanager

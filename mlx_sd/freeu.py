@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from .config import UNetConfig
 from .errors import InputError
 from .unet import Join, concatenate
+from .unet_config import UNetConfig
 
 # b1, b2, s1, s2 of the authors' README.
 _SD1, _SD2, _XL = (1.5, 1.6, 0.9, 0.2), (1.4, 1.6, 0.9, 0.2), (1.3, 1.4, 0.9, 0.2)

@@ -7,7 +7,6 @@ import json
 import re
 import statistics
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,14 @@ from typing import Any
 import mlx.core as mx
 from tqdm import tqdm
 
-from . import command, flags, picture, reuse, schedule, speed
+from . import command, film, flags, picture, reuse, schedule, speed
+from .conditions import Subject
 from .errors import InputError
+from .files import writable
+from .film import Film
 from .freeu import FreeU
 from .lora import Lora
+from .paint import ALPHA
 from .pipeline import Result, StableDiffusion
 from .settings import Settings
 from .table import Options
@@ -30,12 +33,31 @@ NAME = "mlx_sd.generate"
 _SETTINGS = tuple(f.name for f in dataclasses.fields(Settings) if f.name != "options")
 _MODEL = ("model", "coreml", "dtype", "quantize", "tile")
 _OPTIONS = tuple(f.name for f in dataclasses.fields(Options))
+_FILES = ("init_image", "mask")
+_REFINER = ("refiner", "refine_at")
+_IMAGE = (*_FILES, "mask_blur", "only_masked", "padding")
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}]"
 _TYPES: dict[str, tuple[type, ...]] = {  # of what a picture says of itself, if not text
-    **dict.fromkeys(("seed", "steps", "width", "height", "clip_skip", "tile", "order"), (int,)),
+    **dict.fromkeys(
+        (
+            "seed",
+            "steps",
+            "width",
+            "height",
+            "clip_skip",
+            "tile",
+            "order",
+            "padding",
+            "class",
+            "noise_level",
+            "denoise_tile",
+        ),
+        (int,),
+    ),
     **dict.fromkeys(("guidance", "guidance_rescale", "eta", "gamma", "rho"), (int, float)),
     **dict.fromkeys(("s_churn", "s_tmin", "s_tmax", "s_noise"), (int, float)),
-    "corrector": (bool,),
+    **dict.fromkeys(("strength", "mask_blur", "refine_at"), (int, float)),
+    **dict.fromkeys(("corrector", "only_masked"), (bool,)),
     "loras": (list,),
 }
 _DEFAULTS: dict[str, Any] = {"model": "tiny", "seed": 0, "guidance_rescale": 0.0, "clip_skip": 0}
@@ -49,11 +71,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _generate(arguments: argparse.Namespace) -> None:
     wanted = _wanted(arguments)
-    prompts = _prompts(arguments, wanted)
-    targets = _targets(arguments.output, prompts, wanted["seed"], arguments.count)
+    asked = _asked(arguments, wanted)
+    targets = _targets(arguments.output, _titles(asked), wanted["seed"], arguments.count)
+    filmed = film.plan(targets, arguments.preview, arguments.animate)
     sd = _packaged(arguments, wanted) if wanted["coreml"] else _loaded(wanted)
-    if wanted["model_hash"] not in (None, sd.model.hash):
-        print(f"{NAME}: the weights of {wanted['model']} are not those the picture was made with", file=sys.stderr)
+    refiner = StableDiffusion.load(wanted["refiner"], wanted["dtype"]) if wanted["refiner"] else None
+    hashes = {"model": sd.model.hash, **_files(wanted)} | ({"refiner": refiner.model.hash} if refiner else {})
+    for name, found in hashes.items():
+        if wanted[f"{name}_hash"] not in (None, found):
+            what = "the file" if name in _FILES else "the weights"
+            print(f"{NAME}: {wanted[name]} is not {what} that the picture was made with", file=sys.stderr)
     settings = {name: wanted[name] for name in _SETTINGS}
     settings["speed"] = arguments.speed
     settings["options"] = Options(**{name: wanted[name] for name in _OPTIONS})
@@ -62,6 +89,8 @@ def _generate(arguments: argparse.Namespace) -> None:
     settings["freeu"] = FreeU.parse(wanted["freeu"]) if wanted["freeu"] is not None else None
     if arguments.speed:
         print(f"{NAME}: {speed.preset(sd.model, arguments.speed)}", file=sys.stderr)
+    sd.settings(**settings)  # says what is wrong with them before a preview is fitted
+    steps = Film(sd, filmed)
     made: list[dict[str, Any]] = []
 
     with tqdm(unit="step", disable=not sys.stderr.isatty(), bar_format=_BAR) as bar:
@@ -71,23 +100,32 @@ def _generate(arguments: argparse.Namespace) -> None:
                 bar.reset(total=evaluations)
                 bar.set_description(f"{len(made) + 1}/{len(targets)}")
             bar.update()
+            steps.see(len(made), evaluation, image)
 
         for result in sd.stream(
-            prompts,
+            asked.get("prompt"),
             wanted["negative"],
+            classes=asked.get("classes"),
             seed=wanted["seed"],
             count=arguments.count,
             batch=arguments.batch,
             tile=wanted["tile"],
             callback=progress,
+            image=wanted["init_image"],
+            mask=wanted["mask"],
+            mask_blur=wanted["mask_blur"] or 0.0,
+            only_masked=bool(wanted["only_masked"]),
+            padding=wanted["padding"],
+            refiner=refiner,
+            refine_at=wanted["refine_at"],
             **settings,
         ):
-            for image, prompt, seed in zip(result.images, result.prompts, result.seeds, strict=True):
+            for image, subject, seed in zip(result.images, result.subjects, result.seeds, strict=True):
                 path = targets[len(made)]
                 path.parent.mkdir(parents=True, exist_ok=True)
-                about = _about(sd, result, wanted, prompt, seed)
+                about = _about(sd, result, wanted, hashes, subject, seed)
                 picture.save(image, path, about)
-                made.append({"output": str(path), **about, **_cost(result)})
+                made.append({"output": str(path), **steps.end(len(made), image), **about, **_cost(result)})
                 if not arguments.json:
                     bar.write(str(path), file=sys.stdout)
     if arguments.json:
@@ -100,6 +138,12 @@ def _loaded(wanted: dict[str, Any]) -> StableDiffusion:
         if made_with != lora["sha256"]:
             print(f"{NAME}: the LoRA {lora['path']} is not the one the picture was made with", file=sys.stderr)
     return sd
+
+
+def _files(wanted: dict[str, Any]) -> dict[str, str]:
+    """SHA-256 of the files that a picture begins with."""
+    paths = {name: wanted[name] for name in _FILES if wanted[name] is not None}
+    return {name: picture.digest(path) for name, path in paths.items() if (name, path) != ("mask", ALPHA)}
 
 
 def _packaged(arguments: argparse.Namespace, wanted: dict[str, Any]) -> StableDiffusion:
@@ -129,18 +173,25 @@ def _wanted(arguments: argparse.Namespace) -> dict[str, Any]:
         replayed = {name: value for name, value in replayed.items() if name not in (*_OPTIONS, *speed.SETS)}
     if arguments.schedule and arguments.schedule not in schedule.names():
         replayed.pop("steps", None)
+    if arguments.init_image:  # whose size counts
+        replayed = {name: value for name, value in replayed.items() if name not in ("width", "height")}
+    if arguments.prompt is not None or arguments.prompts is not None:
+        replayed.pop("class", None)
+    if getattr(arguments, "class") is not None:
+        replayed.pop("prompt", None)
     for name, value in replayed.items():
         if value is not None and not isinstance(value, _TYPES.get(name, (str,))):
             raise InputError(f"{arguments.from_image}: it says {name} = {value!r}, which makes no sense")
     wanted = {
         name: flag if (flag := getattr(arguments, name)) is not None else replayed.get(name, _DEFAULTS.get(name))
-        for name in ("prompt", "negative", "seed", *_MODEL, *_SETTINGS, *_OPTIONS)
+        for name in ("prompt", "class", "negative", "seed", *_MODEL, *_SETTINGS, *_OPTIONS, *_IMAGE, *_REFINER)
     }
+    # Another than the picture's is no surprise where the user asked for it.
+    for name in ("model", "refiner", *_FILES):
+        wanted[f"{name}_hash"] = replayed.get(f"{name}_hash") if getattr(arguments, name) is None else None
     if arguments.model is not None:
         wanted["coreml"] = arguments.coreml
     wanted["loras"], wanted["lora_hashes"] = _loras(arguments, replayed.get("loras") or [])
-    # Another model than the picture's is no surprise where the user asked for it.
-    wanted["model_hash"] = replayed.get("model_hash") if arguments.model is None else None
     return wanted
 
 
@@ -154,6 +205,22 @@ def _loras(arguments: argparse.Namespace, wanted: list[Any]) -> tuple[list[Lora]
         ]
     except (KeyError, TypeError):
         raise InputError(f"{arguments.from_image}: it says loras = {wanted!r}, which makes no sense") from None
+
+
+def _asked(arguments: argparse.Namespace, wanted: dict[str, Any]) -> dict[str, list[str]]:
+    """What pictures are to be of, as `stream` takes it: prompts, classes, or nothing for models that take neither."""
+    if wanted["class"] is not None:
+        if wanted["prompt"] is not None or arguments.prompts is not None:
+            raise InputError("give a prompt or --class, not both")
+        return {"classes": str(wanted["class"]).split(",")}
+    if wanted["prompt"] is None and arguments.prompts is None and wanted["model"] != _DEFAULTS["model"]:
+        return {}  # which of the two is missing, if any, the model says
+    return {"prompt": _prompts(arguments, wanted)}
+
+
+def _titles(asked: dict[str, list[str]]) -> list[str]:
+    """What files are called after."""
+    return asked.get("prompt") or [f"class {one}" for one in asked.get("classes", ())] or ["picture"]
 
 
 def _prompts(arguments: argparse.Namespace, wanted: dict[str, Any]) -> list[str]:
@@ -188,13 +255,7 @@ def _targets(output: str | None, prompts: list[str], seed: int, count: int) -> l
             f"--output {output}: only .png can say how it was made; give a name ending in .png or a folder"
         )
     home = path if folder else path.parent
-    # A folder is made when there is something to put into it; what must be writable now is what it will be made in.
-    there = next(p for p in (home, *home.absolute().parents) if p.exists()) if folder else home
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise InputError(f"--output {home}: cannot be written ({error.strerror})") from None
+    writable(home, "--output", there=not folder)  # a folder is made when there is something to put into it
     if not folder and not several:
         return [path]
     targets: list[Path] = []
@@ -220,20 +281,24 @@ def _slug(prompt: str) -> str:
     return "-".join(re.findall(r"\w+", prompt.lower()))[:48].strip("-") or "picture"
 
 
-def _about(sd: StableDiffusion, result: Result, wanted: dict[str, Any], prompt: str, seed: int) -> dict[str, Any]:
+def _about(
+    sd: StableDiffusion, result: Result, wanted: dict[str, Any], hashes: dict[str, str], subject: Subject, seed: int
+) -> dict[str, Any]:
     """Everything needed to make the picture again."""
     settings = {name: getattr(result.settings, name) for name in _SETTINGS}
     for name in ("deepcache", "tgate", "freeu"):
         settings[name] = str(settings[name]) if settings[name] else None
     return {
-        "prompt": prompt,
+        "prompt": subject if isinstance(subject, str) else None,
+        "class": subject if isinstance(subject, int) else None,
         "negative": wanted["negative"],
         "seed": seed,
         **settings,
         **{name: value for name, value in dataclasses.asdict(result.settings.options).items() if value is not None},
         "tile": wanted["tile"],
+        **{name: wanted[name] for name in (*_IMAGE, *_REFINER) if wanted[name] is not None},
         "model": wanted["model"],
-        "model_hash": sd.model.hash,
+        **{f"{name}_hash": found for name, found in hashes.items()},
         "coreml": wanted["coreml"],
         "loras": list(sd.model.loras),
         "quantize": sd.model.quantization,

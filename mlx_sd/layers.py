@@ -16,6 +16,17 @@ class Conv(nn.Conv2d):
         return ops.conv2d(x, self.weight, self.get("bias"), stride=self.stride[0], padding=self.padding[0])
 
 
+class FarConv(Conv):
+    """Halves the size, rounding down; padded on the far sides only, as in the original code."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels, channels, stride=2)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        x = mx.pad(x, [(0, 0), (0, 1), (0, 1), (0, 0)])
+        return ops.conv2d(x, self.weight, self.bias, stride=2, padding=0)
+
+
 class Linear(nn.Linear):
     def __call__(self, x: mx.array) -> mx.array:
         return ops.linear(x, self.weight, self.get("bias"))
@@ -69,3 +80,17 @@ class Attention(nn.Module):
     def _split(self, y: mx.array) -> mx.array:
         batch, tokens, dims = y.shape
         return y.reshape(batch, tokens, self.heads, dims // self.heads).transpose(0, 2, 1, 3)
+
+
+class ImageAttention(nn.Module):
+    """Attention over all pixels of an image (B, H, W, C), around it a residual connection; groups None is no norm."""
+
+    def __init__(self, channels: int, groups: int | None, eps: float, heads: int = 1):
+        super().__init__()
+        if groups:
+            self.norm = GroupNorm(channels, groups, eps)
+        self.attention = Attention(channels, channels, heads, bias=True)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        y = (self.norm(x) if "norm" in self else x).reshape(x.shape[0], -1, x.shape[-1])
+        return x + self.attention(y, y).reshape(x.shape)

@@ -16,21 +16,28 @@ import platformdirs
 from mlx.utils import tree_flatten
 
 from . import blas, quantization
+from .classes import ClassEmbedder, Classes
 from .clip import TextEncoder
-from .config import TextConfig, UNetConfig, VAEConfig
+from .config import ClassConfig, TextConfig, VAEConfig
 from .errors import InputError
 from .files import read_json, tensors
 from .lora import Given, Lora
+from .lowres import LowRes
 from .scheduler import Scheduler
 from .tokenizer import Tokenizer
 from .unet import UNet
-from .vae import Autoencoder
+from .unet_config import UNetConfig
+from .vae import Autoencoder, Pixels
 
 FORMAT, VERSION = "mlx-sd", 2
+_COLOURS = 3  # beside the latents
 TINY = Path(__file__).parent / "tiny"
+EMBEDDED = {"tiny": TINY, "tiny-classes": TINY.with_name("tiny_classes")}  # what is in the package, by its name
 DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
 
 TEXT = ("text_encoder", "text_encoder_2")
+_SCALES = {"StableDiffusionUpscalePipeline": 0.08333, "LDMSuperResolutionPipeline": 1.0}
+PIXELS = ("DDPMPipeline", "DDIMPipeline")  # of diffusers: without an autoencoder
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Model:
     name: str
     hash: str  # of the source's weights
     dtype: mx.Dtype
-    text_encoders: tuple[TextEncoder, ...]
+    text_encoders: tuple[TextEncoder, ...]  # none in models without a prompt
     tokenizers: tuple[Tokenizer, ...]
     unet: UNet
     vae: Autoencoder
@@ -50,6 +57,15 @@ class Model:
     sizes: tuple[tuple[int, int], ...] = ()  # (width, height) of the pictures it makes; empty is any
     loras: tuple[dict[str, Any], ...] = ()  # merged while loading: path, sha256 and scale of each
     quantization: str | None = None  # done while loading, as `--quantize` takes it
+    folder: Path | None = None  # a model folder, where it comes from one
+    low_res: LowRes | None = None  # of upscalers: how the small picture is noised
+    classes: Classes | None = None  # those it makes pictures of
+    class_embedder: ClassEmbedder | None = None  # what makes a context of them, where the UNet does not look them up
+
+    @property
+    def upscales(self) -> bool:
+        """Whether the UNet takes a small picture beside the latents."""
+        return self.unet.config.in_channels - self.vae.config.latent_channels == _COLOURS
 
 
 def tokenizers(folder: Path, networks: Mapping[str, Any]) -> tuple[Tokenizer, ...]:
@@ -69,7 +85,19 @@ def build(part: str, config: Mapping[str, Any], where: str) -> nn.Module:
         return Autoencoder(VAEConfig.from_hf(config, where))
     if part in TEXT:
         return TextEncoder(TextConfig.from_hf(config, where))
+    if part == "class_embedder":
+        return ClassEmbedder(ClassConfig.from_hf(config, where))
     raise InputError(f"{where}: no network is called {part}")
+
+
+def absent(configs: Mapping[str, Mapping[str, Any]], pipeline: Mapping[str, Any]) -> str | None:
+    """The network that a model with these lacks, if any."""
+    if "unet" not in configs:
+        return "unet"
+    if "vae" not in configs and pipeline.get("_class_name") not in PIXELS:
+        return "vae"
+    prompted = configs["unet"].get("_class_name") != "UNet2DModel"
+    return "text_encoder" if prompted and not configs.keys() & {*TEXT, "class_embedder"} else None
 
 
 def shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -106,7 +134,10 @@ def load(
     adapters = _adapters(loras)
     folder = converted(os.fspath(model), variant="fp16" if dtype == mx.float16 else None)
     about = read_about(folder)
-    built = {part: build(part, config, f"{folder}/model.json: {part}") for part, config in about["networks"].items()}
+    if missing := absent(about["networks"], about["pipeline"]):
+        raise InputError(f"{folder}/model.json lists no {missing}; convert the checkpoint again")
+    configs = network_configs(about)
+    built = {part: build(part, config, f"{folder}/model.json: {part}") for part, config in configs.items()}
     stored = quantization.stored(about["quantization"], f"{folder}/model.json")
     if stored and (adapters or quantize):
         why = "an adapter vanishes in it when it is merged" if adapters else "that is not done twice"
@@ -121,23 +152,29 @@ def load(
         if part in wanted:
             quantization.convert(network, wanted[part])
     texts = [part for part in TEXT if part in networks]
+    unet, embedder = networks["unet"], networks.get("class_embedder")
+    config = unet.config
     return Model(
         name=os.fspath(model),
         hash=model_hash(about),
         dtype=dtype,
         text_encoders=tuple(networks[part] for part in texts),
         tokenizers=tokenizers(folder, networks),
-        unet=networks["unet"],
-        vae=networks["vae"],
+        unet=unet,
+        vae=networks.get("vae") or Pixels(config.out_channels, config.sample_size),
         scheduler=Scheduler.from_hf(
             scheduler_config(about),
             f"{folder}/model.json: scheduler",
-            xl=networks["unet"].config.added_time_dims is not None,
+            xl=config.added_time_dims is not None,
         ),
         zeros_for_empty=bool(about["pipeline"].get("force_zeros_for_empty_prompt", False)),
         aesthetics=bool(about["pipeline"].get("requires_aesthetics_score", False)),
         loras=tuple(merge.records if merge else ()),
         quantization=quantize,
+        folder=folder,
+        low_res=LowRes.of(about, f"{folder}/model.json"),
+        classes=Classes.of(config, embedder and embedder.config, about["pipeline"], f"{folder}/model.json"),
+        class_embedder=embedder,
     )
 
 
@@ -146,7 +183,7 @@ def converted(model: str, variant: str | None = None) -> Path:
 
     The cache is the system's for users, or MLX_SD_CACHE. A source that has changed is converted anew.
     """
-    folder = TINY if model == "tiny" else Path(model)
+    folder = EMBEDDED.get(model) or Path(model)
     if (folder / "model.json").is_file():
         return folder
     from convert import checkpoint, source, write  # convert builds on this package
@@ -221,10 +258,17 @@ def read_about(folder: Path) -> dict[str, Any]:
     return about
 
 
+def network_configs(about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The networks' configs as the checkpoint's pipeline uses them: two scale latents as they do, whatever is said."""
+    scale = _SCALES.get(str(about["pipeline"].get("_class_name")))
+    configs = dict(about["networks"])
+    return configs if scale is None else configs | {"vae": configs["vae"] | {"scaling_factor": scale}}
+
+
 def scheduler_config(about: Mapping[str, Any]) -> dict[str, Any]:
     """The scheduler's config as the checkpoint's pipeline uses it."""
     name = str(about["pipeline"].get("_class_name", ""))
-    if name.startswith("StableDiffusion") and not name.startswith("StableDiffusionXL"):
+    if name.startswith("StableDiffusion") and not name.startswith(("StableDiffusionXL", "StableDiffusionUpscale")):
         # Old configs leave these out or have them wrong; diffusers' pipelines mend them in the same way.
         return {**about["scheduler"], "steps_offset": 1, "clip_sample": False}
     return dict(about["scheduler"])

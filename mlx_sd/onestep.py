@@ -1,37 +1,55 @@
 """Solvers that forget everything at the end of a step."""
 
+from collections.abc import Sequence
 from math import floor, inf, sqrt
 
 from .quadrature import drift, exponential
-from .schedule import Steps
+from .schedule import Step, Steps
 from .scheduler import Scheduler
 from .table import Options, Row, Table
 
 
 def euler(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
     """Euler's method in k = s / a, which is DDIM, DPM-Solver-1, DPM-Solver++(1) and DEIS-1."""
-    return _noisy(steps, scheduler, 0.0)
+    return _noisy(steps, scheduler, [0.0] * len(steps))
 
 
 def ddim(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
-    """DDIM (Song et al. 2021, eq. 12 and 16), deterministic unless `eta` says otherwise."""
-    return _noisy(steps, scheduler, options.eta or 0.0)
+    """DDIM (Song et al. 2021, eq. 12 and 16), deterministic unless `eta` says otherwise.
+
+    Where estimates are clipped, the noise stays what the network says it is.
+    """
+    table = _noisy(steps, scheduler, [_posterior(p, options.eta or 0.0) for p in steps])
+    return table._replace(rows=tuple(row._replace(cut=-row.a * row.x) for row in table.rows), clip=scheduler.clip)
 
 
 def ddpm(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
-    """Ancestral sampling with the posterior's variance (Ho et al. 2020, eq. 7), which is DDIM with eta 1."""
-    return _noisy(steps, scheduler, 1.0)
+    """Ancestral sampling (Ho et al. 2020, eq. 7): the posterior's mean, which is that of DDIM with eta 1.
+
+    Its variance is the posterior's, too, or where the checkpoint says so that of the forward step, but for the last.
+    """
+    table = _noisy(steps, scheduler, [_posterior(p, 1.0) for p in steps])
+    if scheduler.large_variance:
+        noises = [sqrt(1 - (p.a / p.a1) ** 2) if p.t > 0 else 0.0 for p in steps]
+        rows = tuple(row._replace(noise=noise) for row, noise in zip(table.rows, noises, strict=True))
+        table = table._replace(rows=rows)
+    return table._replace(clip=scheduler.clip)
 
 
 def euler_ancestral(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
     """Euler to a lower level, then fresh noise up to the step's end; on its own grid the same as DDPM."""
-    return _noisy(steps, scheduler, 1.0 if options.eta is None else options.eta)
+    eta = 1.0 if options.eta is None else options.eta
+    return _noisy(steps, scheduler, [_posterior(p, eta) for p in steps])
 
 
-def _noisy(steps: Steps, scheduler: Scheduler, eta: float) -> Table:
+def _posterior(p: Step, eta: float) -> float:
+    """Deviation of the noise that a step adds, eta times the posterior's."""
+    return eta * p.s1 / p.s * sqrt(max(1 - (p.a / p.a1) ** 2, 0.0))
+
+
+def _noisy(steps: Steps, scheduler: Scheduler, ups: Sequence[float]) -> Table:
     rows = []
-    for p in steps:
-        up = eta * p.s1 / p.s * sqrt(max(1 - (p.a / p.a1) ** 2, 0.0))
+    for p, up in zip(steps, ups, strict=True):
         x, m = drift((p.a, p.s), (p.a1, sqrt(p.s1**2 - up**2)))
         rows.append(Row(p.t, p.a, p.s, x, (m,), noise=up))
     return Table(tuple(rows), scheduler.prediction)

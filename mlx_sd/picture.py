@@ -1,5 +1,6 @@
 """PNG files that hold everything needed to make them again."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,18 @@ def read(path: Path) -> dict[str, Any]:
     return about
 
 
+def digest(path: str) -> str:
+    """SHA-256 of a file; InputError where there is none."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+
+
 def _parameters(about: dict[str, Any]) -> str:
     # The form of AUTOMATIC1111's web UI, which many programs read.
-    lines = [str(about["prompt"])]
+    named = "" if about.get("class") is None else f"class {about['class']}"
+    lines = [str(about.get("prompt") or named)]
     if about.get("negative"):
         lines.append(f"Negative prompt: {about['negative']}")
     lines.append(

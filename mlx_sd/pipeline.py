@@ -4,15 +4,18 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from PIL import Image
 
-from . import conditions, samplers
+from . import conditions, memory, paint, samplers, upscale
+from . import refiner as handover
 from .errors import Failure, InputError
+from .image import Source, opaque, read, to_pixels
 from .load import Model, load
 from .lora import Given
 from .predictor import Predictor
@@ -20,12 +23,12 @@ from .reuse import Reuse
 from .settings import Settings, complete, table
 from .speed import preset
 from .table import Table
+from .task import FromNoise, Start, Task
 from .tgate import Gate
+from .tiles import Tiled
 from .tokenizer import Tokenizer
 from .unet import UNet, concatenate
 from .vae import Autoencoder
-
-_TILE, _TILE_ABOVE = 512, 1536  # pixels a side: large pictures are decoded in tiles to bound memory
 
 Callback = Callable[[int, int, mx.array], None]
 
@@ -36,11 +39,16 @@ class Result:
 
     images: list[Image.Image]  # none where only latents were asked for
     latents: mx.array  # (N, h, w, C), float32, of about unit variance
-    prompts: list[str]
+    subjects: list[conditions.Subject]  # what they are of: prompts, or the ids of classes
     seeds: list[int]
     settings: Settings
     seconds: list[float]  # one per evaluation of the UNet
     full: int  # how many evaluations were not cached
+
+    @property
+    def prompts(self) -> list[str]:
+        """Of pictures of prompts."""
+        return [subject for subject in self.subjects if isinstance(subject, str)]
 
     @property
     def evaluations(self) -> int:
@@ -91,13 +99,15 @@ class StableDiffusion:
             settings = preset(self.model, speed).settings | given
         return complete(self.model, **settings)
 
-    def generate(self, prompt: str | Sequence[str], negative: str | None = None, **options: Any) -> Result:
+    def generate(
+        self, prompt: str | Sequence[str] | None = None, negative: str | None = None, **options: Any
+    ) -> Result:
         """Makes pictures: everything `stream` yields, as one result. All keywords are those of `stream`."""
         parts = list(self.stream(prompt, negative, **options))
         return Result(
             [image for part in parts for image in part.images],
             mx.concatenate([part.latents for part in parts]),
-            [prompt for part in parts for prompt in part.prompts],
+            [subject for part in parts for subject in part.subjects],
             [seed for part in parts for seed in part.seeds],
             parts[0].settings,
             [seconds for part in parts for seconds in part.seconds],
@@ -106,14 +116,22 @@ class StableDiffusion:
 
     def stream(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None = None,
         negative: str | None = None,
         *,
+        classes: int | str | Sequence[int | str] | None = None,
         seed: int = 0,
         count: int = 1,
         batch: int = 1,
         latents: mx.array | None = None,
         channels: mx.array | None = None,
+        image: Source | None = None,
+        mask: Source | None = None,
+        mask_blur: float = 0.0,
+        only_masked: bool = False,
+        padding: int | None = None,
+        refiner: "StableDiffusion | None" = None,
+        refine_at: float | None = None,
         output: str = "image",
         tile: int | None = None,
         callback: Callback | None = None,
@@ -121,24 +139,31 @@ class StableDiffusion:
     ) -> Iterator[Result]:
         """Makes `count` pictures of each prompt, the i-th with seed + i whatever the count; yields batch by batch.
 
-        negative: what to steer away from; None is the checkpoint's own idea of nothing (SDXL: zeros).
-        batch: how many pictures go through the UNet together. latents: unit-variance noise (N, h, w, C) to start
-        from instead of the seeds'. channels: (1 or N, h, w, K) given to the UNet beside the latents, for networks with
-        more input channels (inpainting: mask and masked latents). output: "image", or "latent" to skip decoding.
-        tile: see `decode`. callback(evaluation, evaluations, denoised) follows each evaluation of each batch.
+        classes: ids or names, in the place of prompts, for models that make pictures of classes; other models without
+        a prompt take neither, and upscalers need none. negative: what to steer away from; None is the checkpoint's own
+        idea of nothing (SDXL: zeros). batch: how many pictures go through the UNet together. latents: unit-variance
+        noise (N, h, w, C) to start from instead of the seeds'. channels: (1 or N, h, w, K) given to the UNet beside
+        the latents, for networks with more input channels. image: a path or picture to begin with, or that upscalers
+        make larger. mask, mask_blur, only_masked and padding: where to paint into it and how, see
+        `mlx_sd.paint.canvas`; what comes out then has the image's size. refiner: goes on with the latents at
+        `refine_at` of the way, 0.8 unless said. output: "image", or "latent" to skip decoding. tile: see `decode`.
+        callback(evaluation, evaluations, denoised) follows each evaluation of each batch.
         The other keywords are those of `settings`. Raises InputError before any work, Failure for NaN.
         """
-        chosen = self.settings(**settings)
+        beside = {"mask": mask, "mask_blur": mask_blur, "only_masked": only_masked, "padding": padding}
+        task = self._task(image, channels, settings.get("noise_level"), **beside)
+        chosen = self.settings(**task.settings(self.model, settings))
         if output not in ("image", "latent"):
             raise InputError(f"output is 'image' or 'latent', not {output!r}")
         if count < 1 or batch < 1:
             raise InputError(f"count and batch must be at least 1, not {count} and {batch}")
         if not 0 <= seed <= seed + count - 1 < 2**32:
             raise InputError(f"seeds must be from 0 to {2**32 - 1}, not {seed} to {seed + count - 1}")
-        texts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not texts:
-            raise InputError("there is no prompt")
-        jobs = [(text, seed + i) for text in texts for i in range(count)]
+        jobs = [
+            (subject, seed + i) for subject in conditions.subjects(self.model, prompt, classes) for i in range(count)
+        ]
+        size = chosen.width, chosen.height
+        memory.check(self.model, *size, min(batch, len(jobs)), denoise_tile=chosen.denoise_tile, tile=tile)
         shape = self._latent_shape(chosen)
         if latents is not None:
             if latents.ndim != 4 or latents.shape[1:] != shape:
@@ -146,19 +171,26 @@ class StableDiffusion:
             jobs = jobs * latents.shape[0] if len(jobs) == 1 else jobs
             if len(jobs) != latents.shape[0]:
                 raise InputError(f"{latents.shape[0]} latents for {len(jobs)} pictures")
-        self._check_channels(channels, shape, len(jobs))
-        rows = table(self.model, chosen)
+        rows = table(self.model, chosen if task.midway(chosen) else replace(chosen, strength=None))
+        parts = [(self, chosen, rows)]
+        if refiner is not None:
+            parts = self._handed_over(refiner, chosen, rows, handover.AT if refine_at is None else refine_at)
+        elif refine_at is not None:
+            raise InputError("there is no refiner to begin anywhere; give --refiner too")
+        starter = task.starter(self.model, chosen, len(jobs), tile)
         if chosen.deepcache and chosen.deepcache.threshold < math.inf:
             batch = 1  # what one picture needs must not decide for another
-        for places in conditions.batches(self.model, [text for text, _ in jobs], negative, batch):
-            prompts, seeds = [jobs[i][0] for i in places], [jobs[i][1] for i in places]
-            beside = channels[mx.array(places)] if channels is not None and channels.shape[0] > 1 else channels
+        for places in conditions.batches(self.model, [subject for subject, _ in jobs], negative, batch):
+            subjects, seeds = [jobs[i][0] for i in places], [jobs[i][1] for i in places]
             streams = [np.random.RandomState(s) for s in seeds]
-            noise = _normal(streams, shape) if latents is None else latents[mx.array(places)]
-            predict = self.predictor(prompts, negative, chosen, beside)
-            final, seconds = _timed(rows, predict, noise, lambda: _normal(streams, shape), callback)  # noqa: B023
-            images = [] if output == "latent" else [to_image(self.decode(z, tile)[0]) for z in final[:, None]]
-            yield Result(images, final, prompts, seeds, chosen, seconds, predict.reuse.full)
+            normal = partial(_normal, streams, shape)
+            noise = None if latents is None else latents[mx.array(places)]
+            start = starter.start(normal, noise, places)
+            runs = [(rows, sd.predictor(subjects, negative, c, start.channels, rows)) for sd, c, rows in parts]
+            final, seconds = _timed(runs, start, normal, callback)
+            decoded = [] if output == "latent" else [to_image(self.decode(z, tile)[0]) for z in final[:, None]]
+            images = [task.finish(picture) for picture in decoded]
+            yield Result(images, final, subjects, seeds, chosen, seconds, sum(p.full for _, p in runs))
 
     def encode_prompt(
         self, text: str, clip_skip: int = 0, chunks: int | None = None
@@ -169,94 +201,116 @@ class StableDiffusion:
     def decode(self, latents: mx.array, tile: int | None = None) -> mx.array:
         """Images (N, H, W, 3) in [-1, 1] of latents as `generate` returns them.
 
-        tile: decode in tiles of so many pixels a side; 0 never; None where the image is larger than 1536 a side.
+        tile: decode in tiles of so many pixels a side; 0 never; None where the image is larger than 192 latents.
         """
-        factor = self.vae.config.factor
-        if tile is None and max(latents.shape[1:3]) * factor > _TILE_ABOVE:
-            tile = max(_TILE, self.vae.config.sample_size)
+        tile = self.vae.tile(max(latents.shape[1:3]) * self.vae.config.factor, tile)
         x = self.vae.unscale(latents.astype(mx.float32)).astype(self.vae.dtype)
         image = mx.clip(self.vae.decode(x, tile).astype(mx.float32), -1, 1)
         if not mx.isfinite(image).all().item():
             raise Failure("the decoded picture is not finite: the VAE overflows float16 (try --dtype float32)")
         return image
 
-    def encode(self, image: str | os.PathLike[str] | Image.Image, tile: int | None = None) -> mx.array:
-        """Latents (1, h, w, C) of a picture: the posterior's mean, scaled as the UNet takes them."""
-        if not isinstance(image, Image.Image):
-            image = Image.open(image)
-        pixels = mx.array(np.asarray(image.convert("RGB"), np.float32))[None] / 127.5 - 1
-        if any(side % self.vae.config.factor for side in pixels.shape[1:3]):
-            raise InputError(f"width and height must be multiples of {self.vae.config.factor}, not {image.size}")
-        mean, _ = self.vae.encode(pixels.astype(self.vae.dtype), tile)
-        return self.vae.scale(mean.astype(mx.float32))
+    def encode(self, image: Source, tile: int | None = None) -> mx.array:
+        """Latents (1, h, w, C) of a picture: the posterior's mean, scaled as the UNet takes them. tile: as `decode`."""
+        picture = opaque(read(image))
+        if any(side % self.vae.config.factor for side in picture.size):
+            raise InputError(f"width and height must be multiples of {self.vae.config.factor}, not {picture.size}")
+        mean, _ = paint.posterior(self.vae, to_pixels(picture), tile)
+        return self.vae.scale(mean)
 
     def _latent_shape(self, chosen: Settings) -> tuple[int, int, int]:
         factor = self.vae.config.factor
         return chosen.height // factor, chosen.width // factor, self.vae.config.latent_channels
 
-    def _check_channels(self, channels: mx.array | None, shape: tuple[int, int, int], pictures: int) -> None:
-        extra = self.unet.config.in_channels - shape[2]
-        given = channels.shape[-1] if channels is not None else 0
-        if given != extra:
-            raise InputError(
-                f"this UNet takes {extra} channels beside the latents, not {given}: with 9 in all it paints into "
-                "pictures and wants mask and masked latents as channels="
-            )
-        if channels is None:
-            return
-        if channels.ndim != 4 or channels.shape[1:3] != shape[:2] or channels.shape[0] not in (1, pictures):
-            raise InputError(
-                f"channels must be (1 or {pictures}, {shape[0]}, {shape[1]}, {extra}), not {channels.shape}"
-            )
+    def _task(self, image: Source | None, channels: mx.array | None, level: int | None, **painting: Any) -> Task:
+        if self.model.upscales:
+            small = upscale.small(self.model, image, level, painting, channels is not None)
+            return FromNoise(channels) if small is None else small
+        return paint.canvas(self.model, image, **painting, channels=channels is not None) or FromNoise(channels)
+
+    def _handed_over(
+        self, refiner: "StableDiffusion", chosen: Settings, rows: Table, at: float
+    ) -> list[tuple["StableDiffusion", Settings, Table]]:
+        """Who runs what: the rows of this model up to `at`, and the refiner's after it."""
+        if chosen.tgate:
+            raise InputError("T-GATE's gate is of one network; leave out T-GATE or the refiner")
+        handover.check(self.model, refiner.model)
+        given = {field.name: getattr(chosen, field.name) for field in fields(chosen)}
+        follows = refiner.settings(**given | {"clip_skip": 0})
+        first, rest = handover.tables(self.model, refiner.model, chosen, rows, at)
+        return [(self, chosen, first), (refiner, follows, rest)]
 
     def predictor(
-        self, texts: Sequence[str], negative: str | None, chosen: Settings, channels: mx.array | None = None
-    ) -> Predictor:
-        """The network as the sampling loop sees it, for texts that go through it together, as long as the longest."""
-        given = conditions.of(self.model, texts, negative, chosen)
-        gate = Gate(chosen.tgate, given.guided, chosen.deepcache is not None) if chosen.tgate else None
+        self,
+        subjects: Sequence[conditions.Subject],
+        negative: str | None,
+        chosen: Settings,
+        channels: mx.array | None = None,
+        rows: Table | None = None,
+    ) -> Predictor | Tiled:
+        """The network as the sampling loop sees it, for pictures that go through it together.
+
+        rows: what it will run, where that is not all of `chosen`.
+        """
+        given = conditions.of(self.model, subjects, negative, chosen)
+        levels = (rows or table(self.model, chosen)).log_snr
+        join = chosen.freeu.join(self.unet.config) if chosen.freeu else concatenate
         step = chosen.tgate.gate_step if chosen.tgate else None
-        return Predictor(
-            self.unet,
-            given,
-            chosen.guidance,
-            Reuse(chosen.deepcache, table(self.model, chosen).log_snr, step),
-            rescale=chosen.guidance_rescale,
-            channels=channels,
-            join=chosen.freeu.join(self.unet.config) if chosen.freeu else concatenate,
-            gate=gate,
-        )
+
+        def over(channels: mx.array | None) -> Predictor:
+            return Predictor(
+                self.unet,
+                given,
+                chosen.guidance,
+                Reuse(chosen.deepcache, levels, step),
+                rescale=chosen.guidance_rescale,
+                channels=channels,
+                join=join,
+                gate=Gate(chosen.tgate, given.guided, chosen.deepcache is not None) if chosen.tgate else None,
+            )
+
+        size, tile = self._latent_shape(chosen)[:2], chosen.denoise_tile
+        if not tile or max(size) <= tile:
+            return over(channels)
+        return Tiled(size, tile, self.unet.config.shrinks, channels, over)
 
 
 def _timed(
-    rows: Table,
-    predict: Predictor,
-    noise: mx.array,
+    runs: Sequence[tuple[Table, Predictor | Tiled]],
+    start: Start,
     normal: Callable[[], mx.array],
     callback: Callback | None,
 ) -> tuple[mx.array, list[float]]:
-    """Runs the table; returns the final latents and the seconds of each evaluation, callbacks not counted."""
-    seconds: list[float] = []
-    clock = time.perf_counter()
+    """Runs tables, each from where the one before ended.
 
-    def after(i: int, total: int, image: mx.array) -> None:
+    Returns the final latents and the seconds of each evaluation, callbacks not counted.
+    """
+    seconds: list[float] = []
+    clock, total = time.perf_counter(), sum(len(rows.rows) for rows, _ in runs)
+
+    def after(_i: int, _total: int, image: mx.array) -> None:
         nonlocal clock
         seconds.append(time.perf_counter() - clock)
         if callback is not None:
-            callback(i, total, image)
+            callback(len(seconds), total, image)
         clock = time.perf_counter()
 
-    return samplers.run(rows, predict, noise, normal, after), seconds
+    latents = start.noise
+    for rows, predict in runs:
+        image = None if rows.image is None else start.image
+        latents = samplers.run(rows, predict, latents, normal, after, image, start.keep)
+    return latents, seconds
 
 
 def to_image(pixels: mx.array) -> Image.Image:
-    """A picture of (H, W, 3) in [-1, 1], rounded."""
-    return Image.fromarray(np.array(mx.round((pixels + 1) * 127.5).astype(mx.uint8)))
+    """A picture of (H, W, 3), or a grey one of (H, W, 1), in [-1, 1], rounded."""
+    colours = np.array(mx.round((pixels + 1) * 127.5).astype(mx.uint8))
+    return Image.fromarray(colours[..., 0] if colours.shape[-1] == 1 else colours)
 
 
-def _normal(streams: list[np.random.RandomState], shape: tuple[int, int, int]) -> mx.array:
+def _normal(streams: list[np.random.RandomState], shape: tuple[int, int, int], channels: int | None = None) -> mx.array:
     # NumPy's legacy stream is frozen for ever and the same on every machine; drawn channel-first, as Apple's Core ML
     # pipeline draws it, so that one seed means one picture there and here.
-    height, width, channels = shape
-    drawn = [s.standard_normal((channels, height, width)).astype(np.float32).transpose(1, 2, 0) for s in streams]
+    height, width, depth = shape[0], shape[1], channels or shape[2]
+    drawn = [s.standard_normal((depth, height, width)).astype(np.float32).transpose(1, 2, 0) for s in streams]
     return mx.array(np.stack(drawn))

@@ -2,11 +2,12 @@
 
 import mlx.core as mx
 
+from .blocks import Attend, apply
 from .conditions import Conditions
 from .denoise import guide
 from .reuse import Reuse
 from .tgate import Gate
-from .unet import Attend, Deep, Join, UNet, apply, concatenate
+from .unet import Deep, Join, UNet, concatenate
 
 
 class Predictor:
@@ -29,6 +30,11 @@ class Predictor:
         self._guidance, self._rescale = guidance, rescale
         self.reuse, self._join, self._gate = reuse, join, gate
 
+    @property
+    def full(self) -> int:
+        """How many evaluations were not cached."""
+        return self.reuse.full
+
     def __call__(self, x: mx.array, t: float) -> mx.array:
         """The (guided) prediction, float32, for latents x (N, h, w, C) at timestep t."""
         evaluation, conditions = self.reuse.evaluations, self._conditions
@@ -42,7 +48,7 @@ class Predictor:
             x = mx.concatenate([x, beside], axis=-1)
         if conditions.guided:
             x = mx.concatenate([x, x])
-        x = x.astype(conditions.context.dtype)
+        x = x.astype(self._unet.dtype)
 
         def network(deep: Deep, depth: int) -> tuple[mx.array, mx.array]:
             given, extra = conditions.context, conditions.extra

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from . import multistep, onestep, plms, schedule
-from .denoise import denoised, noise_in
+from .denoise import clipped, denoised, noise_in
 from .errors import Failure, InputError
 from .schedule import Grid, Steps
 from .scheduler import Scheduler
@@ -179,10 +179,10 @@ def table(
         if found[0].a == 0:
             raise InputError("the corrector cannot start at zero signal (rescale_betas_zero_snr); use it with euler")
         made = multistep.corrected(made, found, options)
+    made = made._replace(deviation=scheduler.deviation)
     if begin is None:
         return made._replace(start=made.start * start)
-    # Levels are of images of deviation 1; where a checkpoint's are not, it says so.
-    return made._replace(start=made.start * found[0].s, image=made.start * found[0].a / scheduler.deviation)
+    return made._replace(start=made.start * found[0].s, image=made.start * found[0].a / made.deviation)
 
 
 def run(
@@ -192,10 +192,11 @@ def run(
     normal: Callable[[], mx.array],
     callback: Callable[[int, int, mx.array], None] | None = None,
     image: mx.array | None = None,
+    keep: Callable[[mx.array, float, float], mx.array] | None = None,
 ) -> mx.array:
     """All of `evaluate`: the final latents. `callback(evaluation, evaluations, denoised)` follows each evaluation."""
     latents = noise
-    for i, (x, estimate) in enumerate(evaluate(table, predict, noise, normal, image), 1):
+    for i, (x, estimate) in enumerate(evaluate(table, predict, noise, normal, image, keep), 1):
         latents = x
         if callback is not None:
             callback(i, len(table.rows), estimate)
@@ -208,12 +209,14 @@ def evaluate(
     noise: mx.array,
     normal: Callable[[], mx.array],
     image: mx.array | None = None,
+    keep: Callable[[mx.array, float, float], mx.array] | None = None,
 ) -> Iterator[tuple[mx.array, mx.array]]:
     """Runs a table from unit `noise` (N, h, w, c); yields (latents, denoised), float32, after each evaluation.
 
     `predict(x, t)` is the network, guidance and reuse included; `normal()` draws noise of the latents' shape, and is
     called only where a row adds some. A table that begins midway needs an `image`: scaled latents that broadcast to
-    those of the noise. Raises InputError where it is missing, Failure as soon as the latents are not finite.
+    those of the noise. `keep(x, a, s)` may change what each row leads to, which is of the level (a, s). Raises
+    InputError where the image is missing, Failure as soon as the latents are not finite.
     """
     if (table.image is None) != (image is None):
         raise InputError("a table that begins midway needs the image it starts from, and no other takes one")
@@ -222,12 +225,14 @@ def evaluate(
         x = x + table.image * image.astype(mx.float32)
     if table.churn:
         x = x + table.churn * normal()
-    base = x
+    base, levels = x, table.levels
     longest = max(max(len(row.m), len(row.again[1]) if row.again else 0) for row in table.rows)
     history: deque[mx.array] = deque(maxlen=longest)
     for i, row in enumerate(table.rows):
         prediction = predict(x, row.t).astype(mx.float32)
-        estimate = denoised(table.prediction, x, prediction, row.a, row.s)
+        whole = estimate = denoised(table.prediction, x, prediction, row.a, row.s)
+        if table.clip:
+            estimate = clipped(whole, table.clip)
         if table.history == "noise":
             history.appendleft(noise_in(table.prediction, x, prediction, row.a, row.s))
         else:
@@ -235,8 +240,12 @@ def evaluate(
         if row.again:
             base = _mix(*row.again, base, history)
         x = _mix(row.x, row.m, base, history)
+        if table.clip and row.cut:
+            x = x + row.cut * (whole - estimate)
         if row.noise:
             x = x + row.noise * normal()
+        if keep:
+            x = keep(x, *levels[i])
         if row.ends:
             base = x
         mx.eval(x)

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .config import Fields
 from .errors import InputError
-from .table import Options
+from .fields import Fields
+from .table import Clip, Options
 
 SPACINGS = ("leading", "linspace", "trailing")
 
@@ -44,6 +44,8 @@ class Scheduler:
     runge_kutta: bool  # how PLMS starts
     distilled: int  # original_inference_steps: LCM and TCD know so many timesteps
     timestep_scaling: float
+    clip: Clip | None  # of the estimates, in DDIM and DDPM
+    large_variance: bool  # of DDPM: the forward step's
     edm: Edm | None
     sampler: str | None  # its own; None with a `problem`
     options: Options  # of its own sampler
@@ -83,6 +85,8 @@ class Scheduler:
             "runge_kutta": not f.take("skip_prk_steps", class_name != "PNDMScheduler"),
             "distilled": f.take("original_inference_steps", 50),
             "timestep_scaling": f.take("timestep_scaling", 10.0),
+            "clip": _clip(f, class_name),
+            "large_variance": values.get("variance_type") == "fixed_large",
         }
         sigmas, sampler, options, problem = None, None, Options(), None
         try:
@@ -150,6 +154,19 @@ _AYS_XL = (999, 845, 730, 587, 443, 310, 193, 116, 53, 13, 0)
 _AYS_VIDEO = (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002)
 
 
+def _clip(f: Fields, class_name: str) -> Clip | None:
+    """DDIM and DDPM clip unless they are told not to, other classes leave it to those that a user puts in their place.
+
+    Read for those two; the fields stay, for another class has its own say about them.
+    """
+    values = f.rest
+    if values.get("thresholding"):
+        return Clip(values.get("sample_max_value", 1.0), values.get("dynamic_thresholding_ratio", 0.995))
+    if values.get("clip_sample", class_name in _CLIPPING):
+        return Clip(values.get("clip_sample_range", 1.0))
+    return None
+
+
 def _cumprod(alphas: NDArray[np.float32]) -> NDArray[np.float32]:
     # Summed up in float64 and rounded at each timestep, which is what PyTorch does.
     return np.cumprod(alphas, dtype=np.float64).astype(np.float32)
@@ -193,7 +210,9 @@ _DPM = {
     "sde-dpmsolver++": ("dpmpp_2m_sde", (2, 1)),
     "dpmsolver": ("dpm_2m", (2, 1, 3)),
 }
-_CLIPPED: dict[str, tuple[Any, ...]] = {"clip_sample": (True, False)}
+_CLIPPING = ("DDIMScheduler", "DDPMScheduler")
+_CLIPPED: dict[str, tuple[Any, ...]] = {"clip_sample": (True, True, False), "thresholding": (False, False, True)}
+_VARIANCES = ("fixed_small", "fixed_small", "fixed_small_log", "fixed_large")
 _RANGE: dict[str, tuple[Any, ...]] = {"sigma_min": (None,), "sigma_max": (None,)}
 _CONSISTENCY: dict[str, tuple[Any, ...]] = {"clip_sample": (False,)}
 _LIMITED: dict[str, tuple[Any, ...]] = {
@@ -206,7 +225,11 @@ _LIMITED: dict[str, tuple[Any, ...]] = {
 # what solver_type may say; and fields beside _FIXED: what leaving them out means, and what is taken if not that.
 _CLASSES: dict[str, tuple[Any, tuple[str, ...], dict[str, tuple[Any, ...]]]] = {
     "DDIMScheduler": ("ddim", (), _CLIPPED),
-    "DDPMScheduler": ("ddpm", (), _CLIPPED | {"variance_type": ("fixed_small",)}),
+    "DDPMScheduler": (
+        "ddpm",
+        (),
+        _CLIPPED | {"variance_type": ("fixed_small", "fixed_small", "fixed_small_log", "fixed_large")},
+    ),
     "PNDMScheduler": ("plms", (), {}),
     "LMSDiscreteScheduler": ("lms", (), {}),
     "EulerDiscreteScheduler": (
@@ -239,11 +262,13 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "use_flow_sigmas": (False,),
     "use_dynamic_shifting": (False,),
 }
-# Read only together with a field that is refused above.
+# Read only together with a field that is refused above, or read elsewhere.
 _WITHOUT_EFFECT = (
     "clip_sample_range",
     "dynamic_thresholding_ratio",
     "sample_max_value",
     "flow_shift",
+    "tensor_format",  # of the first versions, like the next
+    "timestep_values",
     "time_shift_type",
 )

@@ -39,8 +39,8 @@ _SD_EXACT = Preset(25, None, None, "nothing is reused")
 
 EMBEDDED = {
     "exact": Preset(25, None, None, "nothing is reused"),
-    "fast": Preset(15, DeepCache(2), TGate(6), ""),
-    "fastest": Preset(15, DeepCache(3), TGate(6), ""),
+    "fast": Preset(10, None, TGate(5), ""),
+    "fastest": Preset(6, None, TGate(3), ""),
 }
 SD = {
     "exact": _SD_EXACT,
@@ -63,6 +63,8 @@ def preset(model: Model, name: str) -> Preset:
     if name not in NAMES:
         raise InputError(f"there is no speed {name!r}; choose {', '.join(NAMES)}")
     unet = model.unet.config
+    if not model.text_encoders or model.upscales:
+        raise InputError(f"speeds are of checkpoints that turn text into pictures; {model.name} does not")
     if unet.guidance_dims is not None or model.scheduler.sampler in ("lcm", "tcd"):
         raise InputError("this checkpoint is distilled to few steps, where little repeats itself: leave out --speed")
     family = EMBEDDED if model.name == "tiny" else SD if unet.added_time_dims is None else SDXL

@@ -16,6 +16,18 @@ class Row(NamedTuple):
     noise: float = 0.0
     ends: bool = True  # whether the result is the base of the next step
     again: tuple[float, tuple[float, ...]] | None = None  # weights that make the base anew, before the mix
+    cut: float = 0.0  # weight of what clipping took away from the newest estimate
+
+
+class Clip(NamedTuple):
+    """How estimates of the image are kept to its range: to [-limit, limit], or by dynamic thresholding.
+
+    The latter (Saharia et al. 2022, sec. 2.3) takes the `quantile` of a picture's absolute values, from 1 to `limit`,
+    for the limit, and divides by it.
+    """
+
+    limit: float
+    quantile: float | None = None
 
 
 class Table(NamedTuple):
@@ -27,6 +39,14 @@ class Table(NamedTuple):
     start: float = 1.0  # the first latent is start * unit noise
     image: float | None = None  # + image * the image it starts from; None where it starts from noise
     churn: float = 0.0  # + churn * fresh noise
+    deviation: float = 1.0  # of the images; levels, but for `end`, are of images in units of it
+    end: tuple[float, float] = (1.0, 0.0)  # a and s of the final latents
+    clip: Clip | None = None  # of the estimates, where the checkpoint was trained on pixels
+
+    @property
+    def levels(self) -> list[tuple[float, float]]:
+        """(a, s) of the latents after each row: a times the image as the VAE has it, and s times noise."""
+        return [*((row.a / self.deviation, row.s) for row in self.rows[1:]), self.end]
 
     @property
     def log_snr(self) -> list[float]:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from .blocks import Attend
 from .errors import InputError
 from .layers import Attention
-from .unet import Attend
 
 GATE = "--tgate takes GATE[,SP[,FI[,WARM_UP]]], for example 10 or 10,5,1,2"
 

@@ -1,4 +1,4 @@
-"""The denoising UNet of Stable Diffusion (UNet2DConditionModel), channel-last, with DeepCache in its call.
+"""The denoising UNet (UNet2DConditionModel and UNet2DModel), channel-last, with DeepCache in its call.
 
 inputs[0] ──────────── skip ────────────▶ outputs[-1] ─▶ prediction
   inputs[1] ────────── skip ──────────▶ outputs[-2]
@@ -7,43 +7,40 @@ inputs[0] ──────────── skip ─────────�
                 middle                                  unless the caller hands it in
 """
 
-import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from . import ops
-from .config import Block, UNetConfig
+from .blocks import (
+    Attend,
+    Down,
+    Given,
+    In,
+    PlainAttention,
+    ResBlock,
+    TimeEmbedding,
+    Transformer,
+    Up,
+    apply,
+    class_embedding,
+    halve,
+    waves,
+)
 from .errors import InputError
-from .layers import Attention, Conv, GroupNorm, LayerNorm, Linear
+from .layers import Conv, GroupNorm
+from .unet_config import Block, UNetConfig
 
 # Features of the levels under the cut, or none; or what gives either for the last output above the cut.
 Deep = mx.array | Callable[[mx.array], mx.array | None] | None
 # How the image and a skip, with its number as DeepCache's branches count, become what the next stage is given.
 Join = Callable[[mx.array, mx.array, int], mx.array]
-# How a transformer's attention, over the image or over the prompt, is applied to x (B, N, C) and what it looks at.
-Attend = Callable[[Attention, mx.array, mx.array], mx.array]
 
 
 def concatenate(x: mx.array, skip: mx.array, number: int) -> mx.array:
     """The join of the UNet as it was trained."""
     return mx.concatenate([x, skip], axis=-1)
-
-
-def apply(layer: Attention, x: mx.array, context: mx.array) -> mx.array:
-    """Attention as the UNet was trained with it."""
-    return layer(x, context)
-
-
-class Given(NamedTuple):
-    """What every layer may look at beside the image."""
-
-    embedding: mx.array  # (B, E): time and what the model adds to it, activated
-    context: mx.array  # (B, tokens, C): the prompt
-    attend: Attend = apply
-    size: tuple[int, ...] | None = None  # (height, width) of the skip that comes next
 
 
 class UNet(nn.Module):
@@ -55,7 +52,7 @@ class UNet(nn.Module):
         first, embedding = config.channels, config.embedding
         self.time = TimeEmbedding(first, embedding, config.guidance_dims)
         if config.class_embedding:
-            self.classes = _class_embedding(config)
+            self.classes = class_embedding(config)
         if config.added_time_dims:
             self.added = TimeEmbedding(config.added_inputs, embedding)
         self._build()
@@ -71,13 +68,26 @@ class UNet(nn.Module):
         self.outputs: list[list[nn.Module]] = []
         width, skips = config.channels, [config.channels]
 
-        def stage(side: str, place: int, block: Block, name: str, i: int, inputs: int) -> list[nn.Module]:
-            layers: list[nn.Module] = [ResBlock(inputs, block.channels, config)]
-            names[f"{side}.{place}.0"] = f"{name}.resnets.{i}"
+        def attention(block: Block, i: int, groups: int | None, place: str, name: str) -> list[nn.Module]:
+            if not (block.transformers or block.plain):
+                return []
+            names[place] = name
             if block.transformers:
-                layers.append(Transformer(block, block.transformers[i], config.groups))
-                names[f"{side}.{place}.1"] = f"{name}.attentions.{i}"
-            return layers
+                return [Transformer(block, block.transformers[i], config.groups)]
+            names[f"{place}.norm"] = f"{name}.group_norm"
+            return [PlainAttention(block.channels, groups, config.eps, block.heads)]
+
+        def stage(side: str, place: int, block: Block, name: str, i: int, inputs: int) -> list[nn.Module]:
+            names[f"{side}.{place}.0"] = f"{name}.resnets.{i}"
+            after = attention(block, i, config.groups, f"{side}.{place}.1", f"{name}.attentions.{i}")
+            return [ResBlock(inputs, block.channels, config), *after]
+
+        def down(block: Block) -> nn.Module:
+            resnet = block.resnet_resampling
+            return ResBlock(width, width, config, halve) if resnet else Down(width, config.asymmetric)
+
+        def up(block: Block) -> nn.Module:
+            return ResBlock(width, width, config, ops.upsample) if block.resnet_resampling else Up(width)
 
         for level, block in enumerate(config.down):
             name = f"down_blocks.{level}"
@@ -86,16 +96,16 @@ class UNet(nn.Module):
                 skips.append(width := block.channels)
             if level + 1 < len(config.down):
                 names[f"inputs.{len(self.inputs)}.0"] = f"{name}.downsamplers.0"
-                self.inputs.append([Down(width)])
+                self.inputs.append([down(block)])
                 skips.append(width)
 
-        if config.mid:
-            self.middle = [ResBlock(width, config.mid.channels, config)]
+        if mid := config.mid:
             names["middle.0"] = "mid_block.resnets.0"
-            if config.mid.transformers:
-                self.middle += [Transformer(config.mid, config.mid.transformers[0], config.groups)]
-                self.middle += [ResBlock(width, width, config)]
-                names |= {"middle.1": "mid_block.attentions.0", "middle.2": "mid_block.resnets.1"}
+            after = attention(mid, 0, config.attention_groups, "middle.1", "mid_block.attentions.0")
+            self.middle = [ResBlock(width, width, config), *after]
+            if mid.resnets > 1:
+                names[f"middle.{len(self.middle)}"] = "mid_block.resnets.1"
+                self.middle.append(ResBlock(width, width, config))
 
         for level, block in enumerate(config.up):
             name = f"up_blocks.{level}"
@@ -105,13 +115,19 @@ class UNet(nn.Module):
                 width = block.channels
             if level + 1 < len(config.up):
                 names[f"outputs.{place}.{len(self.outputs[-1])}"] = f"{name}.upsamplers.0"
-                self.outputs[-1].append(Up(width))
+                self.outputs[-1].append(up(block))
         self._names = names
 
     @property
     def names(self) -> dict[str, str]:
         """This network's layers -> their names in a diffusers checkpoint."""
         return self._names
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        """Of its weights."""
+        dtype: mx.Dtype = self.conv.weight.dtype
+        return dtype
 
     @property
     def branches(self) -> Sequence[int]:
@@ -122,7 +138,7 @@ class UNet(nn.Module):
         self,
         x: mx.array,
         t: mx.array,
-        context: mx.array,
+        context: mx.array | None = None,
         *,
         text_embeds: mx.array | None = None,
         time_ids: mx.array | None = None,
@@ -135,17 +151,22 @@ class UNet(nn.Module):
     ) -> tuple[mx.array, mx.array]:
         """One denoising pass: (prediction, deep).
 
-        x: (B, h, w, in_channels); t: a number, () or (B,) training timesteps; context: (B, tokens, C). SDXL takes
-        text_embeds (B, P) and time_ids (B, 5 or 6); class-conditional networks class_labels (B,); LCM timestep_cond
-        (B, guidance_dims). The outer `depth` levels always run; `deep`, the features that the levels under them gave,
-        is computed unless it is handed in, so that a cached and a full pass on the same inputs agree bit for bit.
-        A function is asked for it with the last output above the cut, and may give None, too.
+        x: (B, h, w, in_channels); t: a number, () or (B,) training timesteps; context: (B, tokens, C), which a
+        UNet2DModel does not take. SDXL takes text_embeds (B, P) and time_ids (B, 5 or 6); class-conditional networks
+        class_labels (B,); LCM timestep_cond (B, guidance_dims). The outer `depth` levels always run; `deep`, the
+        features that the levels under them gave, is computed unless it is handed in, so that a cached and a full pass
+        on the same inputs agree bit for bit. A function is asked for it with the last output above the cut, and may
+        give None, too.
         depth = DeepCache branch + 1 (Ma et al. 2023, sec. 3). `join` is called for every skip (FreeU changes it),
         `attend` for every attention of a transformer (T-GATE changes it).
         """
         embedding = self._embed(x, t, text_embeds, time_ids, class_labels, timestep_cond)
-        given = Given(embedding, context.astype(x.dtype), attend)
+        if self.config.prompted != (context is not None):
+            raise InputError(f"this UNet takes {'a' if self.config.prompted else 'no'} context")
+        given = Given(embedding, None if context is None else context.astype(x.dtype), attend)
         skips: list[mx.array] = []
+        if self.config.centred:
+            x = 2 * x - 1
         x = _descend(x, self.inputs[:depth], given, skips)
         if callable(deep):
             deep = deep(x)
@@ -175,7 +196,7 @@ class UNet(nn.Module):
         if config.added_time_dims:
             if text_embeds is None or time_ids is None:
                 raise InputError("this UNet is of the SDXL kind: it needs text_embeds and time_ids")
-            sizes = _waves(time_ids.reshape(-1), config.added_time_dims, config).reshape(batch, -1)
+            sizes = waves(time_ids.reshape(-1), config.added_time_dims, config).reshape(batch, -1)
             added = mx.concatenate([text_embeds.astype(x.dtype), sizes.astype(x.dtype)], axis=-1)
             if added.shape[1] != config.added_inputs:
                 raise InputError(
@@ -186,118 +207,7 @@ class UNet(nn.Module):
         return ops.silu(embedding)  # once, for every ResBlock begins with it
 
     def _waves(self, t: mx.array, dtype: mx.Dtype) -> mx.array:
-        return _waves(t, self.config.channels, self.config).astype(dtype)
-
-
-class TimeEmbedding(nn.Module):
-    """Two linears around a silu, on sinusoids of the time and, where a model takes it, an embedded guidance scale."""
-
-    def __init__(self, inputs: int, outputs: int, guidance: int | None = None):
-        super().__init__()
-        self.linear1, self.linear2 = Linear(inputs, outputs), Linear(outputs, outputs)
-        if guidance:
-            self.guidance = Linear(guidance, inputs, bias=False)
-
-    def __call__(self, x: mx.array, guidance: mx.array | None = None) -> mx.array:
-        if guidance is not None:
-            x = x + self.guidance(guidance.astype(x.dtype))
-        return self.linear2(ops.silu(self.linear1(x)))
-
-
-class ResBlock(nn.Module):
-    """Two convolutions with the embedding added, or applied as scale and shift, between them."""
-
-    def __init__(self, inputs: int, outputs: int, config: UNetConfig):
-        super().__init__()
-        self.scale_shift = config.scale_shift
-        self.norm1, self.conv1 = GroupNorm(inputs, config.groups, config.eps), Conv(inputs, outputs)
-        self.embed = Linear(config.embedding, outputs * (2 if config.scale_shift else 1))
-        self.norm2, self.conv2 = GroupNorm(outputs, config.groups, config.eps), Conv(outputs, outputs)
-        if inputs != outputs:
-            self.skip = Conv(inputs, outputs, kernel=1)
-
-    def __call__(self, x: mx.array, given: Given) -> mx.array:
-        h = self.conv1(ops.silu(self.norm1(x)))
-        e = self.embed(given.embedding)[:, None, None]
-        if self.scale_shift:
-            scale, shift = mx.split(e, 2, axis=-1)
-            h = self.norm2(h) * (1 + scale) + shift
-        else:
-            h = self.norm2(h + e)
-        return (self.skip(x) if "skip" in self else x) + self.conv2(ops.silu(h))
-
-
-class Transformer(nn.Module):
-    """Transformer blocks over the pixels of the image, around them a residual connection."""
-
-    def __init__(self, block: Block, depth: int, groups: int):
-        super().__init__()
-        self.norm = GroupNorm(block.channels, groups, eps=1e-6)
-        self.proj_in, self.proj_out = Linear(block.channels, block.channels), Linear(block.channels, block.channels)
-        self.blocks = [TransformerBlock(block) for _ in range(depth)]
-
-    def __call__(self, x: mx.array, given: Given) -> mx.array:
-        batch, height, width, channels = x.shape
-        y = self.proj_in(self.norm(x).reshape(batch, height * width, channels))
-        for block in self.blocks:
-            y = block(y, given)
-        return x + self.proj_out(y).reshape(x.shape)
-
-
-class TransformerBlock(nn.Module):
-    """Attention to the image, attention to the prompt, and a gated feed-forward."""
-
-    def __init__(self, block: Block):
-        super().__init__()
-        dims = block.channels
-        self.only_cross = block.only_cross
-        self.norm1 = LayerNorm(dims)
-        self.attn1 = Attention(dims, block.context if block.only_cross else dims, block.heads)
-        self.norm2, self.attn2 = LayerNorm(dims), Attention(dims, block.context, block.heads)
-        self.norm3, self.up, self.down = LayerNorm(dims), Linear(dims, 8 * dims), Linear(4 * dims, dims)
-
-    def __call__(self, x: mx.array, given: Given) -> mx.array:
-        y = self.norm1(x)
-        x = x + given.attend(self.attn1, y, given.context if self.only_cross else y)
-        x = x + given.attend(self.attn2, self.norm2(x), given.context)
-        y, gate = mx.split(self.up(self.norm3(x)), 2, axis=-1)
-        return x + self.down(y * ops.gelu(gate))
-
-
-class In(nn.Module):
-    """The first convolution."""
-
-    def __init__(self, inputs: int, outputs: int):
-        super().__init__()
-        self.conv = Conv(inputs, outputs)
-
-    def __call__(self, x: mx.array, given: Given) -> mx.array:
-        return self.conv(x)
-
-
-class Down(nn.Module):
-    """Halves the size, rounding up."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv = Conv(channels, channels, stride=2)
-
-    def __call__(self, x: mx.array, given: Given) -> mx.array:
-        return self.conv(x)
-
-
-class Up(nn.Module):
-    """Doubles the size, to that of the skip that comes next."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv = Conv(channels, channels)
-
-    def __call__(self, x: mx.array, given: Given) -> mx.array:
-        x = ops.upsample(x)
-        if given.size and given.size != x.shape[1:3]:  # an odd size was rounded up on the way down
-            x = x[:, : given.size[0], : given.size[1]]
-        return self.conv(x)
+        return waves(t, self.config.channels, self.config).astype(dtype)
 
 
 def _descend(x: mx.array, stages: list[list[nn.Module]], given: Given, skips: list[mx.array]) -> mx.array:
@@ -317,24 +227,3 @@ def _run(x: mx.array, stage: list[nn.Module], given: Given) -> mx.array:
     for layer in stage:
         x = layer(x, given)
     return x
-
-
-def _waves(t: mx.array, dims: int, config: UNetConfig) -> mx.array:
-    """Sinusoids (N, dims) of times (N,), in float32 (Ho et al. 2020, after Vaswani et al. 2017)."""
-    half = dims // 2
-    rates = mx.exp(-math.log(10000) * mx.arange(half, dtype=mx.float32) / (half - config.freq_shift))
-    angles = t.astype(mx.float32)[:, None] * rates
-    parts = [mx.cos(angles), mx.sin(angles)] if config.flip_sin_to_cos else [mx.sin(angles), mx.cos(angles)]
-    return mx.concatenate(parts, axis=-1)
-
-
-def _class_embedding(config: UNetConfig) -> nn.Module:
-    if config.class_embedding == "table":
-        return nn.Embedding(config.class_inputs, config.embedding)
-    if config.class_embedding == "timestep":
-        return TimeEmbedding(config.channels, config.embedding)
-    if config.class_embedding == "projection":
-        return TimeEmbedding(config.class_inputs, config.embedding)
-    if config.class_embedding == "simple_projection":
-        return Linear(config.class_inputs, config.embedding)
-    return nn.Identity()

@@ -82,3 +82,20 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("vocabulary") / "tokenizer"
     families.write_tokenizer(folder, "!")
     return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable:
+    """run(*arguments) -> (exit code, stdout, stderr), in an empty folder."""
+    from mlx_sd import generate
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        try:
+            code = generate.main([str(a) for a in arguments])
+        except SystemExit as stop:  # argparse's way
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    return call

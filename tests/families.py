@@ -295,7 +295,7 @@ def write_rest(configs: Mapping[str, Config], path: Path) -> None:
         write_tokenizer(path / tokenizer, "!" if configs[part]["hidden_act"] == "gelu" else "<|endoftext|>")
         parts[tokenizer] = list(_CLASSES[tokenizer])
     parts["scheduler"] = ["diffusers", configs["scheduler"]["_class_name"]]
-    if configs["pipeline"]["_class_name"] != "StableDiffusionXLPipeline":
+    if "XL" not in configs["pipeline"]["_class_name"]:
         parts |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
     _write_json(path / "model_index.json", {"_diffusers_version": "0.42.1"} | configs["pipeline"] | parts)
 

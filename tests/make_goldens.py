@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import safe_open
 
 from mlx_sd import samplers
-from tests import families, reference
+from tests import families, reference, reference_unprompted, unprompted
 from tests.families import FAMILIES, UNETS
 
 OUT = Path(__file__).parent / "goldens"
@@ -53,6 +53,34 @@ def of_samplers(name: str, folder: Path, parts: dict[str, Any]) -> dict[str, Any
     return found
 
 
+def of_unprompted() -> None:
+    """The same of models that take no prompt: shapes, networks, and what their pipelines make."""
+    shapes: dict[str, Any] = {"unets": {}, "vqs": {}}
+    arrays: dict[str, Any] = {}
+    for name, config in unprompted.UNETS.items():
+        network = reference_unprompted.module("unet", config)
+        shapes["unets"][name] = saved_shapes(network)
+        arrays[f"unet/{name}"] = reference_unprompted.unet(network, unprompted.unet_inputs(config))
+    for name, config in unprompted.VQS.items():
+        network = reference_unprompted.module("vae", config)
+        shapes["vqs"][name] = saved_shapes(network)
+        found = network.encode(reference.first(families.image())).latents
+        arrays[f"vq/{name}/latents"] = reference.last(found)
+        arrays[f"vq/{name}/image"] = reference.last(network.decode(found).sample)
+    for name, configs in unprompted.FAMILIES.items():
+        parts = reference_unprompted.modules(name)
+        shapes[name] = {place: saved_shapes(network) for place, network in parts.items()}
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = unprompted.write_folder(name, shapes[name], Path(temporary) / name)
+            if name in unprompted.WITHOUT_CONDITION:
+                arrays[f"pictures/{name}"] = reference_unprompted.pictures(folder, families.SEED, 2, 5)
+        if name == "classes":
+            made = reference.scheduler(configs["scheduler"])
+            arrays["guided"] = reference_unprompted.guided(parts["unet"], made, [1, 4], 3.0, unprompted.noise(), 10)
+    np.savez_compressed(OUT / "unprompted.npz", **arrays)
+    _write_shapes(OUT / "unprompted.json", shapes)
+
+
 def main() -> None:
     OUT.mkdir(exist_ok=True)
     shapes: dict[str, Any] = {"unets": {}}
@@ -74,8 +102,13 @@ def main() -> None:
         outputs[name] = reference.unet(network, families.unet_inputs(config))
         outputs[f"{name}/odd"] = reference.unet(network, families.unet_inputs(config, (5, 7)))
     np.savez_compressed(OUT / "unets.npz", **outputs)
+    _write_shapes(OUT / "shapes.json", shapes)
+    of_unprompted()
+
+
+def _write_shapes(path: Path, shapes: dict[str, Any]) -> None:
     text = json.dumps(shapes, separators=(",", ":")).replace('},"', '},\n"')
-    (OUT / "shapes.json").write_text(text + "\n", encoding="utf-8")
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -312,7 +312,9 @@ def pipeline(folder: Path) -> Any:
     """The diffusers pipeline of a folder, silent."""
     made = diffusers.DiffusionPipeline.from_pretrained(folder)
     made.set_progress_bar_config(disable=True)
-    if not hasattr(made.text_encoder, "text_model"):  # diffusers 0.42 looks for it, transformers 5 has no such level
+    if made.text_encoder and not hasattr(
+        made.text_encoder, "text_model"
+    ):  # diffusers 0.42 looks for it, transformers 5 has no such level
         vars(made.text_encoder)["text_model"] = made.text_encoder
     return made
 

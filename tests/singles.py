@@ -3,6 +3,7 @@
 The way back (convert/ldm.py) goes by the names alone; tests/parity holds both against diffusers' own reader.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,17 +59,40 @@ def unet(arrays: Mapping[str, np.ndarray], config: Config) -> Arrays:
             places[f"down_blocks.{level}.attentions.{i}"] = f"input_blocks.{number}.1"
             number += 1
         if level + 1 < levels:
+            places[f"down_blocks.{level}.downsamplers.0"] = f"input_blocks.{number}.0"
             places[f"down_blocks.{level}.downsamplers.0.conv"] = f"input_blocks.{number}.0.op"
             number += 1
     number = 0
     for level in range(levels):
-        attends = config["up_block_types"][level].startswith("Cross")
+        attends = "Attn" in config["up_block_types"][level]
         for i in range(layers[levels - 1 - level] + 1):
             places[f"up_blocks.{level}.resnets.{i}"] = f"output_blocks.{number}.0"
             places[f"up_blocks.{level}.attentions.{i}"] = f"output_blocks.{number}.1"
             number += 1
-        places[f"up_blocks.{level}.upsamplers.0.conv"] = f"output_blocks.{number - 1}.{2 if attends else 1}.conv"
+        places[f"up_blocks.{level}.upsamplers.0"] = f"output_blocks.{number - 1}.{2 if attends else 1}"
     return {_moved(name, places, _RESNET): array for name, array in arrays.items()}
+
+
+def plain_unet(arrays: Mapping[str, np.ndarray], config: Config, heads: int | None = None) -> Arrays:
+    """A UNet2DModel's, whose attention over the image is fused: for each head its rows of q, k and v.
+
+    heads: their number, where the config gives the size of each.
+    """
+    fused: Arrays = {}
+    for name, array in arrays.items():
+        if ".attentions." not in name:
+            fused[name] = array
+        elif ".to_q." in name:
+            q, k, v = (arrays[name.replace("to_q", f"to_{one}")] for one in "qkv")
+            count = heads or len(q) // (config["attention_head_dim"] or len(q))
+            rows = [one.reshape(count, -1, *one.shape[1:]) for one in (q, k, v)]
+            qkv = np.concatenate(rows, axis=1).reshape(-1, *q.shape[1:])
+            fused[name.replace("to_q", "qkv")] = qkv[..., None] if qkv.ndim == 2 else qkv
+        elif ".to_out." in name:
+            fused[name.replace("to_out.0", "proj_out")] = array[..., None] if array.ndim == 2 else array
+        elif ".group_norm." in name:
+            fused[name.replace("group_norm", "norm")] = array
+    return unet(fused, config)
 
 
 def vae(arrays: Mapping[str, np.ndarray], config: Config) -> Arrays:
@@ -151,6 +175,20 @@ def parts(name: str, shapes: Mapping[str, Any]) -> tuple[dict[str, Config], dict
 
 
 NAMES = (*FAMILIES, "refiner", "upscaler")
+
+
+def refiner_folder(shapes: Mapping[str, Any], path: Path) -> Path:
+    """Writes the tiny SDXL refiner as a diffusers folder."""
+    configs, weights = parts("refiner", shapes)
+    for part, config in configs.items():
+        (path / part).mkdir(parents=True)
+        (path / part / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        name = "model" if part.startswith("text") else "diffusion_pytorch_model"
+        save_file(weights[part], path / part / f"{name}.safetensors", {"format": "pt"})
+    missing = {"text_encoder": [None, None], "tokenizer": [None, None]}
+    about = {"_class_name": "StableDiffusionXLImg2ImgPipeline", "requires_aesthetics_score": True} | missing
+    families.write_rest(configs | {"scheduler": FAMILIES["sdxl"]["scheduler"], "pipeline": about}, path)
+    return path
 
 
 def arrays(name: str, configs: Mapping[str, Config], weights: Mapping[str, Arrays]) -> Arrays:

@@ -13,25 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlx_sd import StableDiffusion, generate, picture
+from mlx_sd import StableDiffusion, picture
 from mlx_sd.errors import Failure
 
 TENT = "a red tent in the center on green grass, under a clear day sky"
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """run(*arguments) -> (exit code, stdout, stderr), in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        try:
-            code = generate.main([str(a) for a in arguments])
-        except SystemExit as stop:  # argparse's way
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return call
 
 
 def _pixels(path):

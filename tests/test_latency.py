@@ -5,12 +5,14 @@ import sys
 
 import mlx.core as mx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bench import latency, loops, operations
 from bench.loops import Bench, Loop
 from coreml import package
 from coreml.networks import UNetPackages
-from mlx_sd import Adaptive, DeepCache
+from mlx_sd import Adaptive, DeepCache, TGate
 from mlx_sd.errors import InputError
 from mlx_sd.load import build
 
@@ -89,21 +91,34 @@ def test_counting_and_timing_change_no_result(bench):
     assert mx.array_equal(timed, plain) and mx.array_equal(bench.step(1)[0], plain)
 
 
-def test_a_loop_is_compared_with_the_full_one_of_its_maker_by_medians_of_kinds():
+def test_a_loop_is_compared_with_the_full_one_of_its_maker_round_by_round():
     full, cached = 100, 10
     runs = [
         latency.Run("a", Loop(), [full] * 4, [1.0, 1.0, 9.0, 1.0]),
-        latency.Run("a", Loop(DeepCache(2)), [full, cached] * 2, [1.0, 0.2, 1.0, 0.2]),
+        latency.Run("a", Loop(DeepCache(2)), [full, cached] * 2, [1.0, 0.2, 9.0, 0.2]),
         latency.Run("b", Loop(), [full] * 4, [2.0] * 4),
         latency.Run("b", Loop(DeepCache(2)), [full, cached] * 2, [2.0, 0.2] * 2),
     ]
     found = latency.summary(runs)
     ours, theirs = found["loops"][1], found["loops"][3]
     assert ours["ideal"] == theirs["ideal"] == round(400 / 220, 3)
-    assert ours["speedup"] == 5.0 and ours["speedup_by_medians"] == round(4 / 2.4, 3)
+    assert ours["speedup"] == round(12 / 10.4, 3) and ours["speedup_by_medians"] == round(4 / 2.4, 3)
     assert ours["of_ideal"] == round(4 / 2.4 * 220 / 400, 3)
     assert theirs["speedup"] == theirs["speedup_by_medians"] == round(8 / 4.4, 3)
-    assert found["kinds"][0] == {"by": "a", "macs": 100, "count": 6, "median": 1.0, "min": 1.0, "max": 9.0}
+    assert ours["seconds"] == [1.0, 0.2, 9.0, 0.2]
+    kind = {"by": "a", "macs": 100, "count": 6, "median": 1.0, "min": 1.0, "max": 9.0, "relative": 1.0}
+    assert found["kinds"][0] == kind
+
+
+def test_a_machine_that_slows_down_changes_no_speed_up():
+    """As under a growing load: a gate's cheap steps all come late."""
+    macs, slower = [100] * 4 + [50] * 4, [2.0**i for i in range(8)]
+    runs = [
+        latency.Run("a", Loop(), [100] * 8, slower),
+        latency.Run("a", Loop(None, TGate(4)), macs, [n / 100 * s for n, s in zip(macs, slower, strict=True)]),
+    ]
+    found = latency.summary(runs)["loops"][1]
+    assert found["speedup_by_medians"] == found["ideal"] and found["of_ideal"] == 1
 
 
 def test_results_hold_every_loop(tmp_path, capsys):
@@ -144,3 +159,37 @@ def test_a_peer_that_is_not_installed_is_one_line(monkeypatch, capsys):
     assert latency.main(["--model", "tiny", "--peer", "diffusers"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "--peer diffusers needs diffusers; pip install 'mlx-sd[reference]'" in said
+
+
+@given(
+    st.none() | st.builds(DeepCache, st.integers(1, 60), st.integers(0, 11), st.integers(0, 2)),
+    st.none() | st.builds(TGate, *[st.integers(1, 99)] * 4),
+)
+def test_a_loop_prints_as_what_it_is_read_from(deepcache, tgate):
+    loop = Loop(deepcache, tgate)
+    assert Loop.parse(str(loop)) == loop
+    assert loop.flags.count("--") == bool(deepcache) + bool(tgate)
+
+
+@pytest.mark.parametrize("text", ["", "/", "3/", "3/4", "3/tgate:x", "tgate:", "tgate:5/tgate:6", "full/3"])
+def test_what_is_no_loop_is_refused_in_one_line(text):
+    with pytest.raises(InputError, match=r"^[^\n]+$"):
+        Loop.parse(text)
+
+
+def test_past_the_gate_a_guided_loop_costs_what_an_unguided_one_does():
+    guided, plain = (Bench(loops.setting("tiny", 6, side=8, guided=guided)) for guided in (True, False))
+    loop = Loop(None, TGate(3, 1))
+    one, two = plain.macs(loop), guided.macs(loop)
+    assert one[3:] == two[3:] == [one[3]] * 3  # one batch, and no more cross-attention
+    assert one[3] < one[0] and two[:3] == [two[0]] * 3 and two[0] == guided.macs(Loop())[0]
+
+
+def test_kept_self_attention_is_not_counted(bench):
+    counted = bench.macs(Loop(None, TGate(6, 5, 1, 2)))
+    assert counted[0] == counted[1] == counted[2] == counted[5] > counted[3] == counted[4]
+
+
+def test_with_deepcache_the_gate_is_full_on_both_sides(bench):
+    counted = bench.macs(Loop(DeepCache(9), TGate(4)))
+    assert counted[0] == counted[3] > counted[4] > max(counted[1:3] + counted[5:])

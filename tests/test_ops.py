@@ -11,8 +11,8 @@ from hypothesis import given, settings
 
 from bench.cases import UNETS
 from mlx_sd import cpu, ops
-from mlx_sd.config import UNetConfig
 from mlx_sd.unet import UNet
+from mlx_sd.unet_config import UNetConfig
 
 
 def _difference(a: mx.array, b: mx.array) -> float:

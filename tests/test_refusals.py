@@ -44,7 +44,7 @@ REFUSED = {
     "diffusion transformer": (_only("blocks.0.self_attn.q.weight"), "looks like a diffusion transformer"),
     "VQ": (
         lambda a: a | _only("first_stage_model.quantize.embedding.weight")(a),
-        "looks like an early latent diffusion",
+        "encoder.conv_out.weight is",
     ),
     "VAE": (
         lambda a: {n[18:]: x for n, x in a.items() if n.startswith("first_stage_model.")},

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bench import results
-from mlx_sd import samplers
+from mlx_sd import reuse, samplers
 from mlx_sd.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -18,25 +18,19 @@ def _results(name):
     return results.read(ROOT / "bench" / "results" / f"{name}.json")
 
 
-def test_the_readmes_speed_ups_are_the_measured_ones():
-    for loop in _results("latency-sd15-cpu")["loops"]:
-        interval = loop["deepcache"].split(":")[0]
-        label = "every step full" if interval == "1" else f"`--deepcache {interval}`"
-        assert (
-            f"| {label} | {loop['seconds']:.0f} s | {loop['speedup']:.2f} | {loop['speedup_by_medians']:.2f} |"
-            in README
-        )
-
-
-def test_the_readmes_distances_of_policies_are_the_measured_ones():
-    rows: dict[str, list[str]] = {}
+def test_the_readme_says_of_forecasts_what_was_measured():
+    rms: dict[tuple[int, int, str], dict[int, float]] = {}
     for run in _results("policies-tiny")["runs"]:
-        policy, _, forecast = run["policy"].partition("+")
-        name = policy.split(":")[0] if policy[0].isalpha() else "every N-th"
-        rms = sum(run["rms"]) / len(run["rms"])
-        rows.setdefault(f"{name}+{forecast}".rstrip("+"), []).append(f"{rms:.3f} ({run['full']:.1f})")
-    for name, cells in rows.items():
-        assert f"| {name} | {' | '.join(cells)} |" in README
+        policy = reuse.parse(run["policy"])
+        kind = rms.setdefault((run["steps"], run["interval"], type(policy).__name__), {})
+        kind[policy.forecast] = statistics.mean(run["rms"])
+    said = "`adaptive` is best everywhere, `+forecast1` wins at 50 steps, `+forecast2` never"
+    assert said in " ".join(README.split())
+    for (steps, interval, kind), by_degree in rms.items():
+        best = min(min(rms[steps, interval, other].values()) for other in ("DeepCache", "NonUniform"))
+        assert kind != "Adaptive" or min(by_degree.values()) < best
+        assert by_degree[2] > min(by_degree[0], by_degree[1])
+        assert steps != 50 or by_degree[1] < by_degree[0]
 
 
 def test_the_readmes_memory_is_the_measured_one():

@@ -10,12 +10,14 @@ import pytest
 from bench.tiny.painting import BALLOON_TINT, COLORS, GROUND_COLORS, SKIES, THING_TINT
 from bench.tiny.scenes import (
     GROUNDS,
+    LABELS,
     SIDE_PHRASES,
     SKY_PHRASES,
     Balloon,
     Scene,
     Thing,
     caption,
+    label,
     render,
     sample_scene,
 )
@@ -53,6 +55,18 @@ def test_the_domain_is_the_one_that_the_checkpoint_was_trained_on():
         pixels.update(render(described(seed)[0]).tobytes())
     assert captions.hexdigest() == GOLDEN_CAPTIONS, "scenes or captions changed: retrain or undo"
     assert pixels.hexdigest() == GOLDEN_PIXELS, "pictures changed (or Pillow draws differently): retrain or undo"
+
+
+def test_a_class_is_the_one_thing_that_a_scene_shows():
+    found = set()
+    for scene, text in map(described, range(400)):
+        kind = label(scene)
+        assert (kind is None) == (len(scene.things) + bool(scene.balloon) != 1)
+        if kind is not None:
+            found.add(LABELS[kind])
+            others = {word for name in LABELS for word in name.split()} - set(LABELS[kind].split())
+            assert not others - {"round"} & set(text.split()), text
+    assert found == set(LABELS)
 
 
 def test_the_same_seed_gives_the_same_picture_and_caption():

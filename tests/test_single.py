@@ -13,10 +13,10 @@ from convert import configs, kinds, ldm, names
 from convert.checkpoint import Choices
 from convert.source import read
 from mlx_sd import StableDiffusion
-from mlx_sd.config import UNetConfig
 from mlx_sd.errors import InputError
 from mlx_sd.files import Tensor
 from mlx_sd.scheduler import Scheduler
+from mlx_sd.unet_config import UNetConfig
 from tests import families, singles
 
 FAMILY = {"sd2v": "sd2", "inpaint9": "sd1", "refiner": "sdxl-refiner"}

@@ -2,6 +2,7 @@
 
 import pytest
 
+from bench import report, results, worth
 from mlx_sd import DeepCache, StableDiffusion, picture, speed
 from mlx_sd.errors import InputError
 
@@ -13,6 +14,13 @@ def test_every_family_has_every_preset_and_each_says_what_is_known(presets):
     assert tuple(presets) == speed.NAMES
     assert all(preset.known for preset in presets.values())
     assert presets["exact"].deepcache is presets["exact"].tgate is None
+
+
+@pytest.mark.parametrize("name", speed.NAMES)
+def test_what_the_embedded_checkpoint_s_presets_say_is_what_was_measured(name):
+    told = results.read(report.RESULTS / worth.CURVES)
+    way = worth.of(told, speed.EMBEDDED[name])
+    assert way and speed.EMBEDDED[name].known == worth.known(told, way)
 
 
 @pytest.mark.parametrize("name", speed.NAMES)

@@ -1,4 +1,4 @@
-"""`python -m bench tiny --out DIR`: make the embedded checkpoint again, from nothing."""
+"""`python -m bench tiny --out DIR`: make the embedded checkpoints again, from nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCENES = 48_000
 FEWEST_SCENES = 16
 TRAINING = {stage.name: stage.minutes for stage in STAGES if stage.minutes is not None}
 SMOKE_SCENES = 256
-SMOKE_MINUTES = {"vae": 0.25, "clip": 0.15, "unet": 0.5, "decoder": 0.15}
+SMOKE_MINUTES = {"vae": 0.25, "clip": 0.15, "unet": 0.5, "decoder": 0.15, "class-unet": 0.25}
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "tqdm")
 
 
@@ -33,12 +33,13 @@ class OneLineParser(argparse.ArgumentParser):
 def description() -> str:
     """The text of --help: the stages, their times and what is written."""
     rows = [
-        f"  {stage.name:10} {f'{stage.minutes:.0f} min' if stage.minutes else '':>7}  {stage.summary}"
+        f"  {stage.name:13} {f'{stage.minutes:.0f} min' if stage.minutes else '':>7}  {stage.summary}"
         for stage in STAGES
     ]
     return "\n".join(
         [
-            "Train the embedded checkpoint, a small Stable Diffusion, from scratch on drawn landscapes.",
+            "Train the embedded checkpoints from scratch on drawn landscapes: a small Stable Diffusion, and",
+            "a smaller latent diffusion model that is told a class in place of a prompt.",
             "",
             "stages, with their training time on two cores (the others take a few minutes together):",
             *rows,
@@ -47,16 +48,19 @@ def description() -> str:
             "Training is saved every minute: after Ctrl-C or a kill the same command goes on from there.",
             "DIR/checkpoint is the result, 46 MB: model_index.json, scheduler, text_encoder, tokenizer,",
             "unet, vae and clip_image.safetensors. Copy its contents into mlx_sd/tiny to embed it.",
+            "DIR/classes is the other, 12 MB: model_index.json, scheduler, unet and vqvae; it is embedded in",
+            "mlx_sd/tiny_classes. To train it alone, on the embedded model: copy mlx_sd/tiny to DIR/checkpoint.",
         ]
     )
 
 
 EXAMPLES = """examples:
-  python -m bench tiny --out tiny                      all of it, a little over two hours on two cores
+  python -m bench tiny --out tiny                      all of it, under three hours on two cores
   python -m bench tiny --out trial --smoke             a useless checkpoint in two minutes, to try the recipe
   python -m bench tiny --out tiny --minutes 60         the training stages share an hour, in proportion
   python -m bench tiny --out tiny --minutes unet=300   more time for one stage
-  python -m bench tiny --out tiny --only decoder       one stage, from the results of those before it"""
+  python -m bench tiny --out tiny --only decoder       one stage, from the results of those before it
+  python -m bench tiny --out tiny --only class-unet    so is each stage of the class-conditional one"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -144,8 +148,9 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("interrupted: the same command goes on from what is saved")
         return 130
-    if not arguments.only or arguments.only == "export":
-        print(plan.result("export"))
+    for name in ("export", "class-export"):
+        if arguments.only in (None, name):
+            print(plan.result(name))
     return 0
 
 

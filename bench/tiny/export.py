@@ -35,7 +35,7 @@ def write(plan: Plan, out: Path) -> None:
     )
     pipeline.save_pretrained(out, safe_serialization=True)
     for name in ("vae", "unet"):
-        _forget_origin(out / name / "config.json")
+        forget_origin(out / name / "config.json")
     for name in ("vocab.json", "merges.txt"):  # transformers 5 writes tokenizer.json alone
         shutil.copy(plan.result("tokenizer") / name, out / "tokenizer" / name)
     scoring = load_file(plan.result("clip") / "clip_image.safetensors")
@@ -45,7 +45,7 @@ def write(plan: Plan, out: Path) -> None:
     say(f"export: {size / 1e6:.0f} MB")
 
 
-def _forget_origin(config: Path) -> None:
+def forget_origin(config: Path) -> None:
     """Drop the local path that diffusers notes in a config it loaded."""
     values = json.loads(config.read_text())
     values.pop("_name_or_path", None)

@@ -98,6 +98,7 @@ THING_PHRASES = {
     "cactus": ("a cactus", "a green cactus"),
     "snowman": ("a snowman with a {color} scarf", "a snowman"),
 }
+LABELS = (*THING_PHRASES, "balloon")  # classes, by number
 SIDE_PHRASES = {"left": "on the left", "center": "in the center", "right": "on the right"}
 OPENINGS = ("", "", "", "a picture of ", "an illustration of ")
 
@@ -179,6 +180,12 @@ def caption(scene: Scene, rng: random.Random) -> str:
         rest.append("under " + sky if rng.random() < 0.7 else sky)
     text = ", ".join([head, *rest] if head else rest)
     return rng.choice(OPENINGS) + text
+
+
+def label(scene: Scene) -> int | None:
+    """The class of a scene that shows exactly one thing, a balloon being one; None of any other."""
+    kinds = [thing.kind for thing in scene.things] + ["balloon"] * (scene.balloon is not None)
+    return LABELS.index(kinds[0]) if len(kinds) == 1 else None
 
 
 def _describe(thing: Thing, rng: random.Random) -> str:

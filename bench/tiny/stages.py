@@ -42,6 +42,18 @@ STAGES = (
         None,
         "write the checkpoint in half precision",
     ),
+    Stage("class-latents", "classes:encode", "class_latents", ("export",), None, "pictures of one thing each, encoded"),
+    Stage(
+        "class-unet", "classes:train", "class_unet", ("export", "class-latents"), 30, "denoiser that is told a class"
+    ),
+    Stage(
+        "class-export",
+        "classes:write",
+        "classes",
+        ("export", "class-unet"),
+        None,
+        "write the class-conditional checkpoint",
+    ),
 )
 BY_NAME = {stage.name: stage for stage in STAGES}
 
@@ -56,8 +68,8 @@ class Plan:
     threads: int
 
     def result(self, name: str) -> Path:
-        """Where the result of stage `name` is, or will be; only the checkpoint lies outside `work`."""
-        parent = self.directory if name == "export" else self.directory / "work"
+        """Where the result of stage `name` is, or will be; only checkpoints lie outside `work`."""
+        parent = self.directory if name.endswith("export") else self.directory / "work"
         return parent / BY_NAME[name].result
 
     def resume_file(self, name: str) -> Path:

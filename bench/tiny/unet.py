@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import DPMSolverMultistepScheduler, UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from bench.tiny.clip import WIDTH, token_ids
@@ -52,6 +53,32 @@ def scheduler() -> DPMSolverMultistepScheduler:
     return DPMSolverMultistepScheduler(**SCHEDULE)
 
 
+def velocity_loss(clean: Tensor, predict: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """How far `predict(noisy, times)` is from the velocity, on freshly noised latents (n, 4, h, w); weighted."""
+    signal_powers = scheduler().alphas_cumprod
+    times = torch.randint(0, len(signal_powers), (len(clean),))
+    power = signal_powers[times].view(-1, 1, 1, 1)
+    signal, sigma = power.sqrt(), (1 - power).sqrt()
+    noise = torch.randn_like(clean)
+    velocity = signal * noise - sigma * clean
+    with autocast():
+        predicted = predict(signal * clean + sigma * noise, times).float()
+    snr = power / (1 - power)
+    weight = (snr.clamp(max=SNR_LIMIT) / (snr + 1)).flatten()
+    return (weight * (predicted - velocity).pow(2).mean((1, 2, 3))).mean()
+
+
+def averaging(network: nn.Module, average: nn.Module) -> Callable[[int], None]:
+    """What draws the weights of `average` towards those of `network` after each step."""
+
+    @torch.no_grad()
+    def update(step: int) -> None:
+        keep = min(MAX_AVERAGING, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - keep)
+
+    return update
+
+
 def train(plan: Plan, out: Path) -> None:
     """Train from scratch on latents and fresh captions; write the averaged weights."""
     prepare(plan.threads)
@@ -62,7 +89,6 @@ def train(plan: Plan, out: Path) -> None:
     randomness = Randomness(seed=0)
     unet = UNet2DConditionModel(**ARCHITECTURE)
     average = copy.deepcopy(unet).requires_grad_(False)
-    signal_powers = scheduler().alphas_cumprod
 
     def loss(_: float) -> tuple[Tensor, str]:
         indices = randomness.arrays.integers(0, len(latents), BATCH)
@@ -70,28 +96,14 @@ def train(plan: Plan, out: Path) -> None:
         clean = (mean + deviation * torch.randn_like(mean)) * scaling_factor
         words = randomness.words
         captions = ["" if words.random() < EMPTY_CAPTIONS else caption(scenes[i], words) for i in indices]
-        times = torch.randint(0, len(signal_powers), (BATCH,))
-        power = signal_powers[times].view(-1, 1, 1, 1)
-        signal, sigma = power.sqrt(), (1 - power).sqrt()
-        noise = torch.randn_like(clean)
-        velocity = signal * noise - sigma * clean
-        with autocast():
-            context = text(input_ids=token_ids(tokenizer, captions)).last_hidden_state
-            predicted = unet(signal * clean + sigma * noise, times, context).sample.float()
-        snr = power / (1 - power)
-        weight = (snr.clamp(max=SNR_LIMIT) / (snr + 1)).flatten()
-        return (weight * (predicted - velocity).pow(2).mean((1, 2, 3))).mean(), ""
+        ids = token_ids(tokenizer, captions)
+        return velocity_loss(clean, lambda noisy, times: unet(noisy, times, text(ids).last_hidden_state).sample), ""
 
     def rate(done: float, step: int) -> float:
         return 6e-4 * min(1, (step + 1) / 150) * (cosine(done) * 0.97 + 0.03)
 
-    @torch.no_grad()
-    def update_average(step: int) -> None:
-        keep = min(MAX_AVERAGING, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(average.parameters()), list(unet.parameters()), 1 - keep)
-
     optimizer = torch.optim.AdamW(unet.parameters(), lr=6e-4, weight_decay=1e-3, betas=(0.9, 0.99))
     modules = {"unet": unet, "average": average}
-    training = Training("unet", modules, optimizer, randomness, rate, loss, after_step=update_average)
+    training = Training("unet", modules, optimizer, randomness, rate, loss, after_step=averaging(unet, average))
     run_training(training, plan.minutes["unet"], plan.resume_file("unet"))
     average.save_pretrained(out)

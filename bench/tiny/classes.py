@@ -1,0 +1,142 @@
+"""The class-conditional checkpoint: a small UNet, told kinds of things instead of captions, on the same latents."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel, UNet2DModel
+from torch import Tensor
+
+from bench.tiny.data import SIZE, training_scene
+from bench.tiny.export import forget_origin
+from bench.tiny.progress import Progress
+from bench.tiny.scenes import LABELS, Scene, label, render
+from bench.tiny.stages import Plan, say
+from bench.tiny.training import Randomness, Training, autocast, cosine, pixels, prepare
+from bench.tiny.training import train as run_training
+from bench.tiny.unet import SCHEDULE, averaging, velocity_loss
+from bench.tiny.vae import BATCH_TO_ENCODE, GRID
+
+NULL = len(LABELS)  # the class of pictures whose class is not told
+SCENES_PER_PICTURE = 2  # of the whole recipe's for each of these
+ARCHITECTURE = {
+    "sample_size": GRID,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": (64, 128),
+    "layers_per_block": 1,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+    "attention_head_dim": 32,
+    "norm_num_groups": 32,
+    "num_class_embeds": NULL + 1,
+}
+# Our layers that begin as layers of the captioned UNet, which knows these latents
+INHERITED = {
+    **{name: name for name in ("conv_in", "time_embedding", "conv_norm_out", "conv_out")},
+    "down_blocks.0.resnets.0": "down_blocks.0.resnets.0",
+    "down_blocks.0.downsamplers": "down_blocks.0.downsamplers",
+    "down_blocks.1.resnets.0": "down_blocks.1.resnets.0",
+    "mid_block.resnets.0": "down_blocks.1.resnets.1",
+    "mid_block.resnets.1": "down_blocks.1.resnets.1",
+    "up_blocks.0.resnets.0": "up_blocks.1.resnets.1",
+    "up_blocks.0.resnets.1": "up_blocks.1.resnets.2",
+    "up_blocks.0.upsamplers": "up_blocks.1.upsamplers",
+    "up_blocks.1.resnets.0": "up_blocks.2.resnets.0",
+    "up_blocks.1.resnets.1": "up_blocks.2.resnets.2",
+}
+CLASS_DEVIATION = 0.25  # of the class embedding's numbers at first, as the time's: from zero it is heard late
+BATCH = 32
+UNTOLD = 0.1  # share trained as NULL, for guidance
+
+
+def encode(plan: Plan, out: Path) -> None:
+    """Draw equally many scenes of each class; write latents.npy, scaled float16 means, and labels.npy."""
+    prepare(plan.threads)
+    each = plan.scenes // SCENES_PER_PICTURE // len(LABELS) + 1
+    chosen: list[list[Scene]] = [[] for _ in LABELS]
+    for scene in map(training_scene, itertools.count()):
+        kind = label(scene)
+        if kind is not None and len(chosen[kind]) < each:
+            chosen[kind].append(scene)
+        elif kind is not None and all(len(scenes) == each for scenes in chosen):
+            break
+    scenes = [scene for of_class in chosen for scene in of_class]
+    vae = AutoencoderKL.from_pretrained(plan.result("export") / "vae", torch_dtype=torch.float32).eval()
+    latents = np.empty((len(scenes), 4, GRID, GRID), np.float16)
+    with torch.no_grad(), autocast(), Progress("class-latents", len(scenes), " pictures") as progress:
+        for start in range(0, len(scenes), BATCH_TO_ENCODE):
+            drawn = [np.asarray(render(scene, SIZE)) for scene in scenes[start : start + BATCH_TO_ENCODE]]
+            mean = vae.encode(pixels(np.stack(drawn))).latent_dist.mean.float()
+            latents[start : start + len(drawn)] = (mean * vae.config.scaling_factor).numpy()
+            progress.show(start + len(drawn))
+    out.mkdir()
+    np.save(out / "latents.npy", latents)
+    np.save(out / "labels.npy", np.repeat(np.arange(len(LABELS)), each))
+
+
+def begin(captioned: Path) -> UNet2DModel:
+    """The network before training: layers of the UNet at `captioned`, attention that adds nothing."""
+    unet, old = UNet2DModel(**ARCHITECTURE), UNet2DConditionModel.from_pretrained(captioned, torch_dtype=torch.float32)
+    for ours, theirs in INHERITED.items():
+        unet.get_submodule(ours).load_state_dict(old.get_submodule(theirs).state_dict())
+    for name, module in unet.named_modules():
+        if name.endswith("to_out.0"):
+            torch.nn.init.zeros_(module.weight)
+    torch.nn.init.normal_(unet.class_embedding.weight, std=CLASS_DEVIATION)
+    return unet
+
+
+def train(plan: Plan, out: Path) -> None:
+    """Train on latents and their classes; write the averaged weights."""
+    prepare(plan.threads)
+    folder = plan.result("class-latents")
+    latents, labels = np.load(folder / "latents.npy"), np.load(folder / "labels.npy")
+    randomness = Randomness(seed=0)
+    unet = begin(plan.result("export") / "unet")
+    average = copy.deepcopy(unet).requires_grad_(False)
+
+    def loss(_: float) -> tuple[Tensor, str]:
+        indices = randomness.arrays.integers(0, len(latents), BATCH)
+        told = np.where(randomness.arrays.random(BATCH) < UNTOLD, NULL, labels[indices])
+        clean, classes = torch.from_numpy(latents[indices].astype(np.float32)), torch.from_numpy(told)
+        return velocity_loss(clean, lambda noisy, times: unet(noisy, times, classes).sample), ""
+
+    def rate(done: float, step: int) -> float:
+        return 8e-4 * min(1, (step + 1) / 60) * (cosine(done) * 0.98 + 0.02)
+
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=8e-4, weight_decay=1e-3, betas=(0.9, 0.99))
+    modules = {"unet": unet, "average": average}
+    training = Training("class-unet", modules, optimizer, randomness, rate, loss, after_step=averaging(unet, average))
+    run_training(training, plan.minutes["class-unet"], plan.resume_file("class-unet"))
+    average.save_pretrained(out)
+
+
+def write(plan: Plan, out: Path) -> None:
+    """Put UNet, scheduler and the captioned checkpoint's VAE together in the folder `out`, as LDMPipeline reads it."""
+    prepare(plan.threads)
+    unet = UNet2DModel.from_pretrained(plan.result("class-unet")).half()
+    unet.save_pretrained(out / "unet")
+    shutil.copytree(plan.result("export") / "vae", out / "vqvae")
+    for name in ("unet", "vqvae"):
+        forget_origin(out / name / "config.json")
+    schedule = {name: value for name, value in SCHEDULE.items() if name != "solver_order"}
+    DDIMScheduler(**schedule, clip_sample=False).save_pretrained(out / "scheduler")
+    index = {
+        "_class_name": "LDMPipeline",
+        "_diffusers_version": unet.config["_diffusers_version"],
+        "id2label": {str(number): name for number, name in enumerate(LABELS)},
+        "null_class": NULL,
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "unet": ["diffusers", "UNet2DModel"],
+        "vqvae": ["diffusers", "AutoencoderKL"],
+    }
+    (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    weights = sum(weight.numel() for weight in unet.parameters())
+    say(f"class-export: {weights / 1e6:.2f} million weights in the UNet")
