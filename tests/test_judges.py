@@ -45,8 +45,9 @@ def test_each_file_is_looked_at_once(paths, tmp_path):
 
 def test_another_file_in_its_place_or_another_judge_looks_again(paths, tmp_path):
     judge, judged = Mean(), judges.Judged(tmp_path / "judged")
+    Image.new("RGB", (4, 4), (8, 8, 8)).save(paths[1], "BMP")  # of one size, whatever it shows
     judged.features(judge, paths[:2])
-    Image.new("RGB", (40, 4), (9, 9, 9)).save(paths[1])
+    Image.new("RGB", (4, 4), (9, 9, 9)).save(paths[1], "BMP")
     assert np.array_equal(judged.features(judge, paths[:2]), [(0, 0, 7), (9, 9, 9)])
     judge.name = "another"
     judged.features(judge, paths[:2])
