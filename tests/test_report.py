@@ -59,7 +59,7 @@ def test_a_section_that_there_is_not_is_one_line_and_nothing_is_written(folder, 
     page.write_text(PAGE.format("speed"))
     assert run(folder, pages, "--write") == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "no section 'speed'; there are summary, latency, peer" in said
+    assert said.count("\n") == 1 and "no section 'speed'; there are summary, latency," in said
     assert "old" in (pages / "README.md").read_text() and "old" in page.read_text()
 
 
