@@ -44,8 +44,8 @@ def _run(model: str, scales: list[float], count: int, path: Path | None) -> None
     for scale in scales:
         made = {}
         for name in LABELS:
-            how = {"steps": _STEPS, "guidance": scale, "count": count, "batch": _BATCH}
-            images = sd.generate(None, classes=name, **how).images  # type: ignore[arg-type]
+            how: dict[str, Any] = {"steps": _STEPS, "guidance": scale, "count": count, "batch": _BATCH}
+            images = sd.generate(classes=name, **how).images
             made[name] = scorer.images(mx.array(np.stack([np.asarray(i, np.float32) for i in images]) / 127.5 - 1))
         runs.append({"made": f"guidance {scale:g}", **judge.of(made)})
     results.report(found | {"runs": runs, "machine": describe()}, path)

@@ -63,7 +63,8 @@ def timing(network: nn.Module) -> Iterator[list[Operation]]:
         y = function(*arrays, **attributes)
         mx.eval(y)
         seconds = time.perf_counter() - clock
-        found.append(Operation(BETWEEN, found[-1].layer if found else "", 0, 0, between))
+        if found:
+            found.append(Operation(BETWEEN, found[-1].layer, 0, 0, between))
         return y, seconds
 
     with _listing(network, timed) as found:

@@ -145,7 +145,8 @@ def profile(folder: Path) -> str:
             )
             other = (parts[op]["seconds"] / seconds if op in parts else 0 for op in _SMALL)
             name = SHOWN[told["model"]] if i == 0 else ""
-            rows.append([name, step["step"], f"{seconds:.2f} s", *cells, *(f"{share:.0%}" for share in other)])
+            time = f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.1f} ms"
+            rows.append([name, step["step"], time, *cells, *(f"{share:.0%}" for share in other)])
     head = ["", "step", "time", "convolutions", "linears", "attention", *_SMALL.values()]
     return table(head, rows)
 

@@ -115,6 +115,8 @@ def encode(model: Model, text: str, clip_skip: int = 0, wanted: int | None = Non
     `wanted` asks for more chunks than the text fills; the rest are empty. SDXL's context joins both encoders' last
     layer but one, and its pooled vector is the first chunk's.
     """
+    if not model.text_encoders:
+        raise InputError("this model takes no prompt")
     contexts, pooled = [], None
     for tokenizer, encoder in zip(model.tokenizers, model.text_encoders, strict=True):
         ids = tokenizer.chunks(text)

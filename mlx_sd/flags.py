@@ -3,12 +3,12 @@
 import argparse
 from pathlib import Path
 
-from . import command, samplers, schedule, speed, upscale
+from . import command, samplers, schedule, speed
 from .load import DTYPES
 from .lowres import HIGHEST, LEVEL
 from .paint import PADDING, STRENGTH
 from .refiner import AT
-from .settings import GUIDANCE, GUIDANCE_CLASSES, GUIDANCE_XL, STEPS
+from .settings import GUIDANCE, GUIDANCE_CLASSES, GUIDANCE_UPSCALER, GUIDANCE_XL, STEPS, STEPS_LDM, STEPS_UPSCALER, TILE
 from .version import VERSION
 
 _EXAMPLES = """examples:
@@ -63,12 +63,12 @@ def parser(name: str) -> argparse.ArgumentParser:
         choices=speed.NAMES,
         help="sampler, steps, DeepCache and T-GATE together, from measured curves; flags of their own overrule",
     )
-    p.add_argument("--steps", type=int, help=f"default {STEPS}; of upscalers {upscale.STEPS} or {upscale.STEPS_PLAIN}")
+    p.add_argument("--steps", type=int, help=f"default {STEPS}; of upscalers {STEPS_UPSCALER} or {STEPS_LDM}")
     p.add_argument(
         "--guidance",
         type=float,
         metavar="SCALE",
-        help=f"default {GUIDANCE}; SDXL {GUIDANCE_XL}, the x4 upscaler {upscale.GUIDANCE}, classes {GUIDANCE_CLASSES}",
+        help=f"default {GUIDANCE}; SDXL {GUIDANCE_XL}, the x4 upscaler {GUIDANCE_UPSCALER}, classes {GUIDANCE_CLASSES}",
     )
     p.add_argument("--guidance-rescale", type=float, metavar="PHI", help="0 to 1, default 0")
     p.add_argument("--sampler", metavar="NAME", help=f"{', '.join(samplers.names())} (default: the checkpoint's)")
@@ -106,7 +106,7 @@ def parser(name: str) -> argparse.ArgumentParser:
         "--denoise-tile",
         type=int,
         metavar="LATENTS",
-        help=f"denoise in overlapping tiles of so many latents a side; 0 never (default: upscalers {upscale.TILE})",
+        help=f"denoise in overlapping tiles of so many latents a side; 0 never (default: upscalers {TILE})",
     )
     image = p.add_argument_group("image", "begin with a picture; its size is the default, in multiples of 8")
     image.add_argument("--init-image", metavar="FILE", help="of any size and kind; what is transparent is white")

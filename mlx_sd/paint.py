@@ -4,10 +4,10 @@ A checkpoint that paints (nine input channels) is shown the mask and what is kep
 after each step the kept part of the latents is put back, with the noise of the level they are then at.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -17,6 +17,8 @@ from . import image as pictures
 from .errors import Failure, InputError
 from .image import Source
 from .load import Model
+from .settings import Settings
+from .task import Normal, Start
 from .vae import Autoencoder
 
 STRENGTH, PADDING = 0.8, 32  # of image to image, and pixels around --only-masked
@@ -65,7 +67,15 @@ class Canvas:
         top, bottom = _grown(top, bottom, high, h)
         return left, top, right, bottom
 
-    def paste(self, painted: Image.Image) -> Image.Image:
+    def midway(self, chosen: Settings) -> bool:
+        """Unless all of a masked part is new."""
+        return self.mask is None or chosen.strength != 1
+
+    def starter(self, model: Model, chosen: Settings, pictures: int, tile: int | None) -> "Painter":
+        """It as a checkpoint takes it, encoded."""
+        return Painter(self, model, chosen, tile)
+
+    def finish(self, painted: Image.Image) -> Image.Image:
         """The picture with what was painted in its place; pixels outside the mask are the picture's own."""
         if self.mask is None:
             return painted
@@ -85,7 +95,7 @@ def canvas(
     model: Model,
     image: Source | None,
     mask: Source | None = None,
-    blur: float = 0.0,
+    mask_blur: float = 0.0,
     only_masked: bool = False,
     padding: int | None = None,
     channels: bool = False,
@@ -93,42 +103,33 @@ def canvas(
     """What was given, opened and checked; None without an image. InputError says what does not fit together.
 
     mask: white where to paint, grey from one half; "alpha" is where the image is transparent. It is scaled to the
-    image, whose shape it must have. blur: pixels. only_masked: paint the mask's surroundings alone, up to `padding`
-    pixels away, at full resolution. channels: whether the UNet's further input is given in another way.
+    image, whose shape it must have. mask_blur: pixels. only_masked: paint the mask's surroundings alone, up to
+    `padding` pixels away, at full resolution. channels: whether the UNet's further input is given in another way.
     """
     _check_task(model, image is not None, mask is not None, channels)
     if image is None:
         return None
-    if mask is None and (blur or only_masked or padding is not None):
+    if mask is None and (mask_blur or only_masked or padding is not None):
         raise InputError("mask blur, only-masked and padding are about a mask; give --mask")
     if padding is not None and not only_masked:
         raise InputError("padding is of --only-masked; give both")
-    if not 0 <= blur < np.inf:
-        raise InputError(f"mask blur must be a number of pixels from 0, not {blur}")
+    if not 0 <= mask_blur < np.inf:
+        raise InputError(f"mask blur must be a number of pixels from 0, not {mask_blur}")
     if padding is not None and padding < 0:
         raise InputError(f"padding must be a number of pixels from 0, not {padding}")
     picture = pictures.read(image)
     found = None if mask is None else _mask(picture, mask)
     around = (PADDING if padding is None else padding) if only_masked else None
-    return Canvas(pictures.opaque(picture), found, blur, around)
-
-
-class Start(NamedTuple):
-    """What a batch of N pictures begins with."""
-
-    noise: mx.array  # (N, h, w, C)
-    image: mx.array | None = None  # latents to begin from, (N, h, w, C)
-    channels: mx.array | None = None  # beside the latents, (1 or N, h, w, K)
-    keep: Callable[[mx.array, float, float], mx.array] | None = None  # see samplers.evaluate
+    return Canvas(pictures.opaque(picture), found, mask_blur, around)
 
 
 class Painter:
     """A canvas as one checkpoint takes it: encoded once, for any number of batches."""
 
-    def __init__(self, canvas: Canvas, model: Model, size: tuple[int, int], strength: float, tile: int | None):
-        """size: (width, height) to paint at. Raises InputError for a mask too thin to be seen there."""
-        self._vae = model.vae
-        self._begins = canvas.mask is None or strength < 1  # midway, or from noise alone
+    def __init__(self, canvas: Canvas, model: Model, chosen: Settings, tile: int | None):
+        """Raises InputError for a mask too thin to be seen at that size."""
+        self._vae, size = model.vae, (chosen.width, chosen.height)
+        self._midway = canvas.midway(chosen)
         self._mask = self._picture = self._masked = None
         box = canvas.box(*size)
         pixels = pictures.to_pixels(pictures.fitted(canvas.picture.crop(box), size))
@@ -142,14 +143,14 @@ class Painter:
                 raise InputError("the mask is too thin to be seen in latents; make it wider, or use --only-masked")
             if shown:
                 self._masked = posterior(model.vae, mx.where(mask, 0.0, pixels), tile)
-        if self._begins or not shown:
+        if self._midway or not shown:
             self._picture = posterior(model.vae, pixels, tile)
 
-    def start(self, normal: Callable[[], mx.array], noise: mx.array | None = None) -> Start:
+    def start(self, normal: Normal, noise: mx.array | None, places: Sequence[int]) -> Start:
         """Draws what a batch begins with by `normal()`, in diffusers' order: picture, noise unless given, masked."""
         image = None if self._picture is None else self._draw(*self._picture, normal)
         noise = normal() if noise is None else noise
-        begin = image if self._begins else None
+        begin = image if self._midway else None
         if self._mask is not None and self._masked is not None:
             masked = self._draw(*self._masked, normal)
             mask = mx.broadcast_to(self._mask, (*masked.shape[:3], 1))
@@ -158,7 +159,7 @@ class Painter:
             return Start(noise, begin, keep=partial(_kept, self._mask, image, noise))
         return Start(noise, begin)
 
-    def _draw(self, mean: mx.array, deviation: mx.array, normal: Callable[[], mx.array]) -> mx.array:
+    def _draw(self, mean: mx.array, deviation: mx.array, normal: Normal) -> mx.array:
         return self._vae.scale(mean + deviation * normal())
 
 

@@ -18,17 +18,16 @@ from .errors import Failure, InputError
 from .image import Source, opaque, read, to_pixels
 from .load import Model, load
 from .lora import Given
-from .paint import Painter, Start
 from .predictor import Predictor
 from .reuse import Reuse
 from .settings import Settings, complete, table
 from .speed import preset
 from .table import Table
+from .task import FromNoise, Start, Task
 from .tgate import Gate
 from .tiles import Tiled
 from .tokenizer import Tokenizer
 from .unet import UNet, concatenate
-from .upscale import Small
 from .vae import Autoencoder
 
 Callback = Callable[[int, int, mx.array], None]
@@ -151,19 +150,9 @@ class StableDiffusion:
         callback(evaluation, evaluations, denoised) follows each evaluation of each batch.
         The other keywords are those of `settings`. Raises InputError before any work, Failure for NaN.
         """
-        small = canvas = None
-        if self.model.upscales:
-            unknown = {"mask": mask, "mask blur": mask_blur, "only-masked": only_masked, "padding": padding}
-            small = upscale.small(self.model, image, settings, unknown, channels is not None)
-        else:
-            canvas = paint.canvas(self.model, image, mask, mask_blur, only_masked, padding, channels is not None)
-        if canvas is not None:
-            settings = canvas.settings(self.model, settings)
-        elif small is not None:
-            settings = small.settings(settings)
-        elif settings.get("strength") is not None:
-            raise InputError("strength says how much of an image changes; give --init-image too")
-        chosen = self.settings(**settings)
+        beside = {"mask": mask, "mask_blur": mask_blur, "only_masked": only_masked, "padding": padding}
+        task = self._task(image, channels, settings.get("noise_level"), **beside)
+        chosen = self.settings(**task.settings(self.model, settings))
         if output not in ("image", "latent"):
             raise InputError(f"output is 'image' or 'latent', not {output!r}")
         if count < 1 or batch < 1:
@@ -182,19 +171,13 @@ class StableDiffusion:
             jobs = jobs * latents.shape[0] if len(jobs) == 1 else jobs
             if len(jobs) != latents.shape[0]:
                 raise InputError(f"{latents.shape[0]} latents for {len(jobs)} pictures")
-        if image is None:
-            self._check_channels(channels, shape, len(jobs))
-        rows = table(self.model, chosen)
-        if canvas is not None and canvas.mask is not None and chosen.strength == 1:
-            rows = table(self.model, replace(chosen, strength=None))
+        rows = table(self.model, chosen if task.midway(chosen) else replace(chosen, strength=None))
         parts = [(self, chosen, rows)]
         if refiner is not None:
             parts = self._handed_over(refiner, chosen, rows, handover.AT if refine_at is None else refine_at)
         elif refine_at is not None:
             raise InputError("there is no refiner to begin anywhere; give --refiner too")
-        starter: Painter | Small | None = small
-        if canvas is not None and chosen.strength is not None:
-            starter = Painter(canvas, self.model, size, chosen.strength, tile)
+        starter = task.starter(self.model, chosen, len(jobs), tile)
         if chosen.deepcache and chosen.deepcache.threshold < math.inf:
             batch = 1  # what one picture needs must not decide for another
         for places in conditions.batches(self.model, [subject for subject, _ in jobs], negative, batch):
@@ -202,16 +185,11 @@ class StableDiffusion:
             streams = [np.random.RandomState(s) for s in seeds]
             normal = partial(_normal, streams, shape)
             noise = None if latents is None else latents[mx.array(places)]
-            if starter:
-                start = starter.start(normal, noise)
-            else:
-                beside = channels[mx.array(places)] if channels is not None and channels.shape[0] > 1 else channels
-                start = Start(normal() if noise is None else noise, channels=beside)
+            start = starter.start(normal, noise, places)
             runs = [(rows, sd.predictor(subjects, negative, c, start.channels, rows)) for sd, c, rows in parts]
             final, seconds = _timed(runs, start, normal, callback)
-            images = [] if output == "latent" else [to_image(self.decode(z, tile)[0]) for z in final[:, None]]
-            if canvas is not None:
-                images = [canvas.paste(image) for image in images]
+            decoded = [] if output == "latent" else [to_image(self.decode(z, tile)[0]) for z in final[:, None]]
+            images = [task.finish(picture) for picture in decoded]
             yield Result(images, final, subjects, seeds, chosen, seconds, sum(p.full for _, p in runs))
 
     def encode_prompt(
@@ -244,6 +222,12 @@ class StableDiffusion:
         factor = self.vae.config.factor
         return chosen.height // factor, chosen.width // factor, self.vae.config.latent_channels
 
+    def _task(self, image: Source | None, channels: mx.array | None, level: int | None, **painting: Any) -> Task:
+        if self.model.upscales:
+            small = upscale.small(self.model, image, level, painting, channels is not None)
+            return FromNoise(channels) if small is None else small
+        return paint.canvas(self.model, image, **painting, channels=channels is not None) or FromNoise(channels)
+
     def _handed_over(
         self, refiner: "StableDiffusion", chosen: Settings, rows: Table, at: float
     ) -> list[tuple["StableDiffusion", Settings, Table]]:
@@ -255,21 +239,6 @@ class StableDiffusion:
         follows = refiner.settings(**given | {"clip_skip": 0})
         first, rest = handover.tables(self.model, refiner.model, chosen, rows, at)
         return [(self, chosen, first), (refiner, follows, rest)]
-
-    def _check_channels(self, channels: mx.array | None, shape: tuple[int, int, int], pictures: int) -> None:
-        extra = self.unet.config.in_channels - shape[2]
-        given = channels.shape[-1] if channels is not None else 0
-        if given != extra:
-            raise InputError(
-                f"this UNet takes {extra} channels beside the latents, not {given}: with 9 in all it paints into "
-                "pictures and wants mask and masked latents as channels="
-            )
-        if channels is None:
-            return
-        if channels.ndim != 4 or channels.shape[1:3] != shape[:2] or channels.shape[0] not in (1, pictures):
-            raise InputError(
-                f"channels must be (1 or {pictures}, {shape[0]}, {shape[1]}, {extra}), not {channels.shape}"
-            )
 
     def predictor(
         self,
@@ -334,8 +303,9 @@ def _timed(
 
 
 def to_image(pixels: mx.array) -> Image.Image:
-    """A picture of (H, W, 3) in [-1, 1], rounded."""
-    return Image.fromarray(np.array(mx.round((pixels + 1) * 127.5).astype(mx.uint8)))
+    """A picture of (H, W, 3), or a grey one of (H, W, 1), in [-1, 1], rounded."""
+    colours = np.array(mx.round((pixels + 1) * 127.5).astype(mx.uint8))
+    return Image.fromarray(colours[..., 0] if colours.shape[-1] == 1 else colours)
 
 
 def _normal(streams: list[np.random.RandomState], shape: tuple[int, int, int], channels: int | None = None) -> mx.array:

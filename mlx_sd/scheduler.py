@@ -268,5 +268,7 @@ _WITHOUT_EFFECT = (
     "dynamic_thresholding_ratio",
     "sample_max_value",
     "flow_shift",
+    "tensor_format",  # of the first versions, like the next
+    "timestep_values",
     "time_shift_type",
 )

@@ -4,7 +4,7 @@ import math
 import warnings
 from dataclasses import dataclass
 
-from . import samplers, upscale
+from . import samplers
 from .errors import InputError
 from .freeu import FreeU
 from .load import Model
@@ -13,7 +13,11 @@ from .schedule import steps_of
 from .table import Options, Table
 from .tgate import TGate
 
-STEPS, GUIDANCE, GUIDANCE_XL, GUIDANCE_CLASSES = 25, 7.5, 5.0, 3.0  # where nobody says otherwise
+# Where nobody says otherwise
+STEPS, STEPS_UPSCALER, STEPS_LDM = 25, 75, 100  # the last of latent diffusion's super-resolution
+GUIDANCE, GUIDANCE_XL, GUIDANCE_UPSCALER, GUIDANCE_CLASSES = 7.5, 5.0, 9.0, 3.0
+TILE = 128  # latents a side that an upscaler's UNet is given at once, at least
+
 _FEW = 8  # evaluations, as of checkpoints distilled to few steps
 
 
@@ -89,7 +93,7 @@ def complete(
     elif noise_level is not None:
         raise InputError(f"the noise level is of x4 upscalers; {model.name} is none, so leave out --noise-level")
     if denoise_tile is None:
-        denoise_tile = max(upscale.TILE, config.sample_size) if model.upscales else 0
+        denoise_tile = max(TILE, config.sample_size) if model.upscales else 0
     if denoise_tile and denoise_tile < 2 * config.shrinks:
         raise InputError(
             f"tiles must be at least {2 * config.shrinks} latents a side for this UNet, not {denoise_tile}"
@@ -141,14 +145,14 @@ def _check_strength(strength: float, steps: int) -> None:
 
 def _steps(model: Model) -> int:
     if model.upscales:
-        return upscale.STEPS if model.low_res else upscale.STEPS_PLAIN
+        return STEPS_UPSCALER if model.low_res else STEPS_LDM
     return STEPS
 
 
 def _guidance(model: Model) -> float:
     """Where nobody says otherwise; 1 is none, for a model that can do without a prompt or a class only."""
     if model.text_encoders and model.upscales:
-        return upscale.GUIDANCE
+        return GUIDANCE_UPSCALER
     if model.text_encoders:
         return GUIDANCE if model.unet.config.added_time_dims is None else GUIDANCE_XL
     return GUIDANCE_CLASSES if model.classes and model.classes.null is not None else 1.0

@@ -39,7 +39,7 @@ _SD_EXACT = Preset(25, None, None, "nothing is reused")
 
 EMBEDDED = {
     "exact": Preset(25, None, None, "nothing is reused"),
-    "fast": Preset(10, None, TGate(5), ""),
+    "fast": Preset(8, None, TGate(4), ""),
     "fastest": Preset(6, None, TGate(3), ""),
 }
 SD = {

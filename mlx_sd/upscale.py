@@ -4,9 +4,9 @@ The x4 upscaler of Stable Diffusion 2 is shown it with noise, of a level that it
 super-resolution (Rombach et al. 2022, sec. 4.4) as it is.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import mlx.core as mx
 from PIL import Image
@@ -15,10 +15,8 @@ from . import image as pictures
 from .errors import InputError
 from .load import Model
 from .lowres import LowRes
-from .paint import Start
-
-STEPS, STEPS_PLAIN, GUIDANCE = 75, 100, 9.0  # where nobody says otherwise; plain is without a noise level
-TILE = 128  # latents a side that a UNet is given at once, at least
+from .settings import Settings
+from .task import Normal, Start
 
 
 @dataclass(frozen=True)
@@ -30,8 +28,10 @@ class Small:
     low_res: LowRes | None
     level: int
 
-    def settings(self, given: Mapping[str, Any]) -> dict[str, Any]:
+    def settings(self, model: Model, given: Mapping[str, Any]) -> dict[str, Any]:
         """Settings of a generation, with the size filled in; InputError for another."""
+        if given.get("strength") is not None:
+            _refuse(model, "strength")
         width, height = (side * self.factor for side in self.picture.size)
         if any(given.get(name) not in (None, side) for name, side in (("width", width), ("height", height))):
             raise InputError(
@@ -40,11 +40,20 @@ class Small:
             )
         return {**given, "width": width, "height": height}
 
-    def start(self, normal: Callable[..., mx.array], noise: mx.array | None = None) -> Start:
-        """Draws what a batch begins with, in diffusers' order: the small picture's noise, then that of the latents.
+    def midway(self, chosen: Settings) -> bool:
+        """Never."""
+        return False
 
-        `normal(channels)` draws as much as the latents have, unless it is told how many channels.
-        """
+    def starter(self, model: Model, chosen: Settings, pictures: int, tile: int | None) -> "Small":
+        """This."""
+        return self
+
+    def finish(self, picture: Image.Image) -> Image.Image:
+        """As it is."""
+        return picture
+
+    def start(self, normal: Normal, noise: mx.array | None, places: Sequence[int]) -> Start:
+        """Draws what a batch begins with, in diffusers' order: the small picture's noise, then that of the latents."""
         pixels = pictures.to_pixels(self.picture)
         if self.low_res is not None:
             pixels = self.low_res.noised(pixels, normal(pixels.shape[-1]), self.level)
@@ -54,22 +63,27 @@ class Small:
 def small(
     model: Model,
     image: pictures.Source | None,
-    settings: Mapping[str, Any],
+    level: int | None,
     others: Mapping[str, Any],
     channels: bool = False,
 ) -> Small | None:
     """The image given to an upscaler, opened; None where what it is shown is given in another way, as `channels`.
 
-    `others` are what only other checkpoints take. InputError says what does not fit together.
+    level: of the noise; None is the usual. `others` are what only other checkpoints take. InputError says what does not
+    fit together.
     """
     if image is None and not channels:
         raise InputError(f"{model.name} makes pictures larger; give it one (--init-image)")
     if image is not None and channels:
         raise InputError("give an image or channels, not both")
-    for name, value in {**others, "strength": settings.get("strength")}.items():
+    for name, value in others.items():
         if value:
-            raise InputError(f"{model.name} makes pictures larger, all of them and as they are; it takes no {name}")
+            _refuse(model, name.replace("_", " "))
     if image is None:
         return None
-    level = model.low_res.level(settings.get("noise_level")) if model.low_res else 0
+    level = model.low_res.level(level) if model.low_res else 0
     return Small(pictures.opaque(pictures.read(image)), model.vae.config.factor, model.low_res, level)
+
+
+def _refuse(model: Model, name: str) -> NoReturn:
+    raise InputError(f"{model.name} makes pictures larger, all of them and as they are; it takes no {name}")

@@ -8,6 +8,7 @@ import mlx.nn as nn
 
 from . import ops
 from .config import VAEConfig
+from .errors import InputError
 from .layers import Conv, FarConv, GroupNorm, ImageAttention
 
 _EPS = 1e-6
@@ -123,7 +124,9 @@ class Pixels(Autoencoder):
         return 0
 
     def encode(self, image: mx.array, tile: int | None = None) -> tuple[mx.array, mx.array]:
-        """Images as they are; their log variance is -inf."""
+        """Images as they are; their log variance is -inf. InputError for images of other channels."""
+        if image.shape[-1] != self.config.latent_channels:
+            raise InputError(f"this model works on images of {self.config.latent_channels} channels, not of 3")
         return image, mx.full(image.shape, -mx.inf)
 
     def decode(self, latents: mx.array, tile: int | None = None) -> mx.array:

@@ -44,7 +44,7 @@ def _canvases(draw):
 def test_what_is_put_back_changes_the_mask_alone(made, width, height):
     canvas, _ = made
     painted = Image.new("RGB", (8 * width, 8 * height), (7, 250, 7))
-    changed = _changed(canvas.paste(painted), canvas.picture)
+    changed = _changed(canvas.finish(painted), canvas.picture)
     outside = np.asarray(canvas.mask) == 0
     assert not changed[outside].any()
     if not canvas.blur:
@@ -65,7 +65,7 @@ def test_what_is_cut_out_holds_the_mask_and_has_the_shape_of_the_whole(made, wid
 
 def test_a_blurred_edge_fades_in_from_the_mask_s_edge():
     canvas = paint.Canvas(Image.new("RGB", (64, 64)), _mask((64, 64), (20, 0, 64, 64)), 4)
-    row = np.asarray(canvas.paste(Image.new("RGB", (64, 64), "white")), int)[32, :, 0]
+    row = np.asarray(canvas.finish(Image.new("RGB", (64, 64), "white")), int)[32, :, 0]
     assert (np.diff(row) >= 0).all() and not row[:20].any()
     assert 0 < row[20] < 60 and 120 < row[23] < 220 and row[36] == 255
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.quality import paintings
+from bench.landscapes import paintings
 from coreml import drive
 from mlx_sd import Preview, StableDiffusion, film, generate, picture, preview
 from mlx_sd.errors import Failure, InputError

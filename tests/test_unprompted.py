@@ -1,7 +1,6 @@
 """Models that take no prompt: denoising diffusion on pixels, latent diffusion with a VQ autoencoder, classes."""
 
 import json
-from functools import partial
 
 import mlx.core as mx
 import numpy as np
@@ -9,40 +8,29 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from bench.operations import counting
 from convert import __main__ as command
 from coreml import __main__ as coreml
 from mlx_sd import DeepCache, StableDiffusion, TGate, generate, picture
 from mlx_sd.errors import InputError
-from mlx_sd.load import build
+from mlx_sd.pipeline import to_image
+from mlx_sd.preview import Preview
 from mlx_sd.table import Options
+from mlx_sd.vae import Pixels
 from tests import families, unprompted
-from tests.conftest import GOLDENS
 from tests.families import distance
-from tests.unprompted import FAMILIES, UNETS, VQS
+from tests.unprompted import FAMILIES, UNETS
 
 NETWORK, PICTURES = 1e-5, 1e-4
 
 
 @pytest.fixture(scope="module")
-def golden():
-    return np.load(GOLDENS / "unprompted.npz")
-
-
-@pytest.fixture(scope="module")
-def tensors():
-    """Family, or "unets" and "vqs" -> part -> tensor name -> shape."""
-    return json.loads((GOLDENS / "unprompted.json").read_text(encoding="utf-8"))
-
-
-@pytest.fixture(scope="module")
-def folders(tensors, folder):
+def folders(folder):
     """folders("ddpm") is that family's diffusers folder, to be read."""
     made = {}
 
     def get(name):
         if name not in made:
-            made[name] = unprompted.write_folder(name, tensors[name], folder / name)
+            made[name] = unprompted.write_folder(name, unprompted.shapes()[name], folder / name)
         return made[name]
 
     return get
@@ -61,78 +49,20 @@ def model(folders):
     return load
 
 
-def network(part, config, tensors):
-    """Ours, with the weights that its names have in a diffusers checkpoint."""
-    from convert import names
-    from mlx_sd.load import shapes as ours
-
-    made = build(part, config, "x")
-    weights = []
-    for name, shape in ours(made).items():
-        theirs = names.theirs(part, made.names, name)
-        array = families.tensor(part, theirs, tensors[theirs])
-        weights.append((name, mx.array(array.transpose(0, 2, 3, 1) if array.ndim == 4 else array).reshape(shape)))
-    made.load_weights(weights)
-    return made
-
-
-def arrays(inputs):
-    return {name: mx.array(value) for name, value in inputs.items()}
-
-
-@pytest.mark.parametrize("name", UNETS)
-def test_unets_agree(name, tensors, golden):
-    unet = network("unet", UNETS[name], tensors["unets"][name])
-    ours = unet(**arrays(unprompted.unet_inputs(UNETS[name])))[0]
-    assert distance(ours, golden[f"unet/{name}"]) <= NETWORK
-
-
-@pytest.mark.parametrize("name", UNETS)
-def test_cached_is_full_bit_for_bit_at_every_branch(name, tensors):
-    unet = network("unet", UNETS[name], tensors["unets"][name])
-    inputs = arrays(unprompted.unet_inputs(UNETS[name], (8, 4)))
-    plain, _ = unet(**inputs)
-    assert len(unet.branches) == 3 * (UNETS[name]["layers_per_block"] + 1)
-    for branch in unet.branches:
-        full, deep = unet(**inputs, depth=branch + 1)
-        cached, _ = unet(**inputs, deep=deep, depth=branch + 1)
-        assert mx.array_equal(full, plain), f"branch {branch}"
-        assert mx.array_equal(cached, plain), f"branch {branch}"
-
-
-@pytest.mark.parametrize("name", VQS)
-def test_quantized_autoencoders_agree(name, tensors, golden):
-    vae = network("vae", VQS[name], tensors["vqs"][name])
-    mean, log_variance = vae.encode(mx.array(families.image()))
-    assert distance(mean, golden[f"vq/{name}/latents"]) <= NETWORK
-    assert (log_variance == -mx.inf).all()
-    assert distance(vae.decode(mean), golden[f"vq/{name}/image"]) <= NETWORK
-
-
-def test_what_is_decoded_is_a_row_of_the_codebook(tensors):
-    vae = network("vae", VQS["vq"], tensors["vqs"]["vq"])
-    codes = vae.codebook.weight
-    assert mx.array_equal(vae.quantize(codes[None, None]), codes[None, None])
-    z = mx.array(families.numbers("z", 1, 3, 5, 3))
-    distances = mx.sum((z[..., None, :] - codes) ** 2, axis=-1)
-    assert mx.array_equal(vae.quantize(z), codes[mx.argmin(distances, axis=-1)])
-    assert mx.array_equal(vae.decode(z), vae.decode(vae.quantize(z)))
-
-
 @pytest.mark.parametrize("name", unprompted.WITHOUT_CONDITION)
-def test_pipelines_agree(name, model, golden):
+def test_pipelines_agree(name, model):
     sd = model(name)
     made = sd.generate(count=2, batch=2, seed=families.SEED, steps=5)
-    assert distance((sd.decode(made.latents) + 1) / 2, golden[f"pictures/{name}"]) <= PICTURES
-    for image, wanted in zip(made.images, golden[f"pictures/{name}"], strict=True):
+    assert distance((sd.decode(made.latents) + 1) / 2, unprompted.goldens()[f"pictures/{name}"]) <= PICTURES
+    for image, wanted in zip(made.images, unprompted.goldens()[f"pictures/{name}"], strict=True):
         assert np.abs(np.asarray(image) / 255.0 - wanted).max() <= 0.51 / 255
     assert made.subjects == [None, None] and made.prompts == []
 
 
-def test_guidance_steers_away_from_the_null_class(model, golden):
+def test_guidance_steers_away_from_the_null_class(model):
     settings = {"latents": mx.array(unprompted.noise()), "batch": 2, "steps": 10, "guidance": 3.0, "output": "latent"}
     made = model("classes").generate(classes=["Goldfish", 4], **settings)
-    assert distance(made.latents, golden["guided"]) <= PICTURES
+    assert distance(made.latents, unprompted.goldens()["guided"]) <= PICTURES
     assert made.subjects == [1, 4]
     alone = model("classes").generate(classes=4, **settings | {"latents": settings["latents"][1:]})
     assert distance(alone.latents, made.latents[1:]) <= 1e-5
@@ -159,8 +89,21 @@ def test_pixels_need_no_autoencoder_and_stay_in_range(model):
     assert distance(sd.encode(made.images[0]), mx.clip(made.latents, -1, 1)) <= 0.51 / 127.5
 
 
-def test_the_first_checkpoints_lie_flat_in_their_folder(tensors, model, tmp_path):
-    folder = unprompted.write_folder("ddpm", tensors["ddpm"], tmp_path / "flat", flat=True)
+def test_grey_pictures_have_one_channel():
+    assert to_image(mx.zeros((2, 3, 1))).mode == "L" and to_image(mx.zeros((2, 3, 3))).mode == "RGB"
+    with pytest.raises(InputError, match="images of 1 channels, not of 3"):
+        Pixels(1, 16).encode(mx.zeros((1, 4, 4, 3)))
+
+
+def test_a_preview_of_pixels_is_the_estimate_itself(model):
+    seen = []
+    model("ddpm").generate(steps=1, callback=lambda *given: seen.append(given[2]))
+    (shown,) = Preview(model("ddpm"))(seen[0])
+    assert np.abs(np.asarray(shown, np.int64) - np.asarray(to_image(mx.clip(seen[0][0], -1, 1)), np.int64)).max() <= 1
+
+
+def test_the_first_checkpoints_lie_flat_in_their_folder(model, tmp_path):
+    folder = unprompted.write_folder("ddpm", unprompted.shapes()["ddpm"], tmp_path / "flat", flat=True)
     assert not (folder / "unet").exists()
     flat = StableDiffusion.load(folder, dtype="float32").generate(steps=2, output="latent")
     assert mx.array_equal(flat.latents, model("ddpm").generate(steps=2, output="latent").latents)
@@ -183,8 +126,8 @@ def test_a_round_trip_is_the_identity(name, folders, tmp_path, capsys):
         assert json.loads((tmp_path / "back" / place / "config.json").read_text()) == FAMILIES[name][place]
 
 
-def test_attention_saved_by_older_versions_is_read(tensors, model, tmp_path):
-    folder = unprompted.write_folder("ddpm", tensors["ddpm"], tmp_path / "old")
+def test_attention_saved_by_older_versions_is_read(model, tmp_path):
+    folder = unprompted.write_folder("ddpm", unprompted.shapes()["ddpm"], tmp_path / "old")
     file = folder / "unet/diffusion_pytorch_model.safetensors"
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
@@ -237,33 +180,14 @@ def test_a_model_of_prompts_has_no_classes(family):
         ("classes", {"id2label": {"x": "cat"}}, "id2label must be an object from ids of classes to their names"),
     ],
 )
-def test_checkpoints_for_other_tasks_are_refused(name, changes, message, tensors, tmp_path):
-    folder = unprompted.write_folder(name, tensors[name], tmp_path / "other", **changes)
+def test_checkpoints_for_other_tasks_are_refused(name, changes, message, tmp_path):
+    folder = unprompted.write_folder(name, unprompted.shapes()[name], tmp_path / "other", **changes)
     with pytest.raises(InputError, match=message):
         StableDiffusion.load(folder)
 
 
-@pytest.mark.parametrize(
-    ("part", "change", "message"),
-    [
-        ("unet", {"mid_block_scale_factor": 2}, "mid_block_scale_factor = 2"),
-        ("unet", {"time_embedding_type": "fourier"}, "time_embedding_type = 'fourier'"),
-        ("unet", {"down_block_types": ["SkipDownBlock2D"] * 3}, "down_block_types = 'SkipDownBlock2D'"),
-        ("unet", {"downsample_type": "fir"}, "downsample_type = 'fir'"),
-        ("unet", {"attention_head_dim": 5}, "64 channels do not divide into heads of 5"),
-        ("unet", {"_class_name": "UNet1DModel"}, "_class_name = 'UNet1DModel'"),
-        ("unet", {"cross_attention_dim": 32}, "cross_attention_dim"),
-        ("vae", {"norm_type": "spatial"}, "norm_type = 'spatial'"),
-        ("vae", {"_class_name": "AutoencoderDC"}, "_class_name = 'AutoencoderDC'"),
-    ],
-)
-def test_what_no_network_here_does_is_refused_by_name(part, change, message):
-    with pytest.raises(InputError, match=message):
-        build(part, {"unet": UNETS["ddpm"], "vae": VQS["vq"]}[part] | change, "x")
-
-
 def test_a_context_is_for_networks_with_a_prompt_only(model, family):
-    inputs = arrays(unprompted.unet_inputs(UNETS["ddpm"]))
+    inputs = unprompted.arrays(unprompted.unet_inputs(UNETS["ddpm"]))
     with pytest.raises(InputError, match="takes no context"):
         model("ddpm").unet(**inputs, context=mx.zeros((2, 7, 32)))
     with pytest.raises(InputError, match="takes a context"):
@@ -348,61 +272,3 @@ def test_core_ml_takes_models_of_prompts_only(folders, tmp_path, capsys):
 def test_gates_are_for_models_that_look_at_something(model):
     with pytest.raises(InputError, match="T-GATE has nothing to keep"):
         model("classes").generate(classes=1, tgate=TGate(1))
-
-
-FULL_SIZE = {
-    "DDPM, CIFAR-10": (
-        unprompted.unet(
-            block_out_channels=[128, 256, 256, 256],
-            down_block_types=["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
-            norm_num_groups=32,
-            up_block_types=["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
-        ),
-        32,
-        (6.22, 0.49, 1.28, 2.24),
-    ),
-    "DDPM, LSUN 256": (
-        unprompted.unet(
-            block_out_channels=[128, 128, 256, 256, 512, 512],
-            down_block_types=[*["DownBlock2D"] * 4, "AttnDownBlock2D", "DownBlock2D"],
-            norm_num_groups=32,
-            up_block_types=["UpBlock2D", "AttnUpBlock2D", *["UpBlock2D"] * 4],
-        ),
-        256,
-        (248.5, 31.6, 82.1, 132.5),
-    ),
-    "LDM, ImageNet 256": (
-        unprompted.SINGLES["ldm-classes"]["unet"]
-        | {
-            "block_out_channels": [192, 384, 576, 960],
-            "cross_attention_dim": 512,
-            "down_block_types": ["DownBlock2D", *["CrossAttnDownBlock2D"] * 3],
-            "layers_per_block": 2,
-            "norm_num_groups": 32,
-            "up_block_types": [*["CrossAttnUpBlock2D"] * 3, "UpBlock2D"],
-        },
-        64,
-        (104.2, 4.42, 11.5, 20.1),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", FULL_SIZE)
-def test_full_size_networks_cost_what_deepcache_counts(name):
-    """Of a full evaluation and of branches 0, 1 and 2; nothing is computed."""
-    config, side, known = FULL_SIZE[name]
-    unet = build("unet", config, name)
-    given = {"context": mx.zeros((1, 1, 512))} if unet.config.prompted else {}
-    call = partial(unet, mx.zeros((1, side, side, 3)), mx.array(1.0), **given)
-    found = []
-    with counting(unet) as full:
-        call()
-    found.append(full)
-    for depth in (1, 2, 3):
-        with counting(unet):
-            _, deep = call(depth=depth)
-        with counting(unet) as cached:
-            call(depth=depth, deep=deep)
-        found.append(cached)
-    for operations, billions in zip(found, known, strict=True):
-        assert abs(sum(o.macs for o in operations) / 1e9 / billions - 1) < 0.01

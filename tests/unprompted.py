@@ -1,12 +1,18 @@
 """Tiny random checkpoints of models that take no prompt, made as tests/families.py makes the others."""
 
 import json
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 from safetensors.numpy import save_file
 
+from convert import names
+from mlx_sd.load import build
+from mlx_sd.load import shapes as own_shapes
 from tests import families
 from tests.families import Config, Shapes
 
@@ -152,7 +158,7 @@ def networks(family: str) -> list[str]:
     return [place for place in FAMILIES[family] if place not in ("scheduler", "pipeline")]
 
 
-def write_folder(family: str, shapes: Shapes, path: Path, flat: bool = False, **pipeline: Any) -> Path:
+def write_folder(family: str, tensors: Shapes, path: Path, flat: bool = False, **pipeline: Any) -> Path:
     """Writes a whole diffusers folder; `flat` as its first versions did, `pipeline` changes model_index.json."""
     configs = FAMILIES[family]
     index = dict(configs["pipeline"]) | pipeline
@@ -163,7 +169,7 @@ def write_folder(family: str, shapes: Shapes, path: Path, flat: bool = False, **
         (home / file).write_text(json.dumps(configs[place]), encoding="utf-8")
         index[place] = ["diffusers", configs[place]["_class_name"]]
         if place != "scheduler":
-            found = families.weights(part(place), shapes[place])
+            found = families.weights(part(place), tensors[place])
             save_file(found, home / "diffusion_pytorch_model.safetensors", {"format": "pt"})
     (path / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
     return path
@@ -187,6 +193,35 @@ def unet_inputs(config: Config, size: tuple[int, int] = (8, 8), batch: int = 2) 
 def noise() -> np.ndarray:
     """Of two pictures of the family "classes"."""
     return families.numbers("noise of classes", 2, 8, 8, 4)
+
+
+@cache
+def goldens() -> Mapping[str, np.ndarray]:
+    """What diffusers computed (make_goldens.py)."""
+    return dict(np.load(Path(__file__).parent / "goldens" / "unprompted.npz"))
+
+
+@cache
+def shapes() -> dict[str, Any]:
+    """Family, "unets" or "vqs" -> part or name -> tensor name -> shape, as diffusers saves them."""
+    found: dict[str, Any] = json.loads((Path(__file__).parent / "goldens" / "unprompted.json").read_text())
+    return found
+
+
+def network(part: str, config: Config, kind: str, name: str) -> Any:
+    """Ours, with the weights that its names have in a diffusers checkpoint."""
+    made: Any = build(part, config, name)
+    weights = []
+    for ours, shape in own_shapes(made).items():
+        theirs = names.theirs(part, made.names, ours)
+        array = families.tensor(part, theirs, shapes()[kind][name][theirs])
+        weights.append((ours, mx.array(array.transpose(0, 2, 3, 1) if array.ndim == 4 else array).reshape(shape)))
+    made.load_weights(weights)
+    return made
+
+
+def arrays(inputs: Mapping[str, np.ndarray]) -> dict[str, mx.array]:
+    return {name: mx.array(value) for name, value in inputs.items()}
 
 
 # Single files of the original code: kind -> UNet, its heads where they are of several sizes, autoencoder.
