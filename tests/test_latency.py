@@ -5,7 +5,7 @@ import sys
 
 import mlx.core as mx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import latency, loops, operations
@@ -161,6 +161,7 @@ def test_a_peer_that_is_not_installed_is_one_line(monkeypatch, capsys):
     assert said.count("\n") == 1 and "--peer diffusers needs diffusers; pip install 'mlx-sd[reference]'" in said
 
 
+@settings(deadline=None)
 @given(
     st.none() | st.builds(DeepCache, st.integers(1, 60), st.integers(0, 11), st.integers(0, 2)),
     st.none() | st.builds(TGate, *[st.integers(1, 99)] * 4),
