@@ -85,7 +85,7 @@ def complete(
     fixed = steps_of(schedule)
     if None not in (steps, fixed) and steps != fixed:
         raise InputError(f"the schedule given is of {fixed} steps, not {steps}; leave --steps out")
-    steps = fixed or (_steps(model) if steps is None else steps)
+    steps = fixed or (_steps(model, sampler) if steps is None else steps)
     if strength is not None:
         _check_strength(strength, steps)
     if model.low_res:
@@ -143,7 +143,9 @@ def _check_strength(strength: float, steps: int) -> None:
         raise InputError(f"strength {strength} leaves none of {steps} steps; give {least:g} or more, or more steps")
 
 
-def _steps(model: Model) -> int:
+def _steps(model: Model, sampler: str) -> int:
+    if sampler == "ddpm" and not model.text_encoders:  # whose few steps leave noise
+        return model.scheduler.timesteps
     if model.upscales:
         return STEPS_UPSCALER if model.low_res else STEPS_LDM
     return STEPS

@@ -1,6 +1,7 @@
 """DeepCache: what is reused changes nothing, and what is due is computed."""
 
 import math
+from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlx_sd import DeepCache, ops, samplers
+from mlx_sd import At, DeepCache, ops, samplers
 from mlx_sd.denoise import guide
 from mlx_sd.errors import InputError
 from mlx_sd.reuse import Reuse
@@ -138,12 +139,10 @@ def test_interval_one_is_no_cache_at_all(name, family):
     assert not mx.array_equal(generate(family(name), deepcache=DeepCache(2)).latents, plain.latents)
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(interval=st.integers(2, 4), branch=st.integers(0, 11), steps=st.integers(2, 6))
-def test_a_cached_generation_is_the_loop_written_by_hand(interval, branch, steps, family):
-    sd, noise = family("sd1"), mx.array(families.noise())
+def by_hand(sd, sampler: str | None, steps: int, due: Sequence[int], branch: int) -> mx.array:
+    """Final latents of a loop that computes the whole UNet at the evaluations `due`."""
+    noise = mx.array(families.noise())
     context = mx.concatenate([sd.encode_prompt(text)[0] for text in (families.NEGATIVE, families.PROMPT)])
-    due = list(range(0, 2 * steps, interval))
     asked, kept = 0, None
 
     def predict(x: mx.array, t: float) -> mx.array:
@@ -156,10 +155,29 @@ def test_a_cached_generation_is_the_loop_written_by_hand(interval, branch, steps
         asked += 1
         return guide(output, families.GUIDANCE)
 
-    table = samplers.table(sd.model.scheduler, *samplers.choose(sd.model.scheduler, None, None), steps)
-    by_hand = samplers.run(table, predict, noise, lambda: mx.zeros(noise.shape))
-    ours = generate(sd, steps=steps, latents=noise, deepcache=DeepCache(interval, branch))
-    assert np.array_equal(np.array(ours.latents), np.array(by_hand))
+    stream = np.random.RandomState(families.SEED)
+
+    def normal() -> mx.array:  # channel-first, as the pipeline draws
+        drawn = stream.standard_normal((noise.shape[3], *noise.shape[1:3])).astype(np.float32)
+        return mx.array(drawn.transpose(1, 2, 0)[None])
+
+    table = samplers.table(sd.model.scheduler, *samplers.choose(sd.model.scheduler, sampler, None), steps)
+    return samplers.run(table, predict, noise, normal)
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(interval=st.integers(2, 4), branch=st.integers(0, 11), steps=st.integers(2, 6))
+def test_a_cached_generation_is_the_loop_written_by_hand(interval, branch, steps, family):
+    how = {"latents": mx.array(families.noise()), "steps": steps, "deepcache": DeepCache(interval, branch)}
+    ours = generate(family("sd1"), **how)
+    assert mx.array_equal(ours.latents, by_hand(family("sd1"), None, steps, range(0, 2 * steps, interval), branch))
+
+
+@pytest.mark.parametrize("sampler", samplers.names())
+def test_under_every_sampler_it_is_the_loop_written_by_hand(sampler, family):
+    how = {"latents": mx.array(families.noise()), "steps": 6, "sampler": sampler, "deepcache": At((0, 1, 4, 7), 2)}
+    ours = generate(family("sd1"), **how)
+    assert mx.array_equal(ours.latents, by_hand(family("sd1"), sampler, 6, (0, 1, 4, 7), 2))
 
 
 def test_a_branch_that_is_not_there_is_refused(family):
