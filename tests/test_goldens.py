@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mlx_sd import DeepCache, StableDiffusion
-from tests import families
+from tests import families, upscalers
 from tests.conftest import GOLDENS
 from tests.families import FAMILIES, UNETS, distance
 
@@ -72,6 +72,8 @@ def test_vaes_agree(name, family, golden):
 @pytest.mark.parametrize("name", UNETS)
 def test_every_variation_of_the_unet_agrees_at_even_and_odd_sizes(name, shapes, golden, tmp_path):
     folder = families.write_folder("sd1", shapes["sd1"] | {"unet": shapes["unets"][name]}, tmp_path / name, unet=name)
+    if name == "upscaler":
+        upscalers.write_low_res(folder)
     unet = StableDiffusion.load(folder, dtype="float32").unet
     assert distance(unet(**arrays(families.unet_inputs(UNETS[name])))[0], golden("unets", name)) <= NETWORK
     odd = unet(**arrays(families.unet_inputs(UNETS[name], (5, 7))))[0]

@@ -50,8 +50,13 @@ def write(shapes: Mapping[str, Any], path: Path, **changes: Config) -> Path:
         save_file(families.weights(part, shape), path / part / f"{stem}.safetensors", {"format": "pt"})
     low_res = configs.pop("low_res_scheduler")
     families.write_rest(configs, path)
+    return write_low_res(path, low_res)
+
+
+def write_low_res(path: Path, scheduler: Config = X4["low_res_scheduler"]) -> Path:
+    """Adds to a folder what noises the small picture."""
     (path / "low_res_scheduler").mkdir()
-    _write_json(path / "low_res_scheduler" / "scheduler_config.json", low_res)
+    _write_json(path / "low_res_scheduler" / "scheduler_config.json", scheduler)
     index = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
     index |= {"low_res_scheduler": ["diffusers", "DDPMScheduler"], "watermarker": [None, None]}
     _write_json(path / "model_index.json", index)
