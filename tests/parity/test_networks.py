@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from convert import checkpoint, write
 from mlx_sd import StableDiffusion
-from tests import families, reference
+from tests import families, reference, upscalers
 from tests.families import FAMILIES, UNETS, distance
 
 NETWORK = 1e-5
@@ -108,6 +108,8 @@ def test_text_encoders_without_a_prefix(name, modules, tmp_path, measure):
 def test_every_variation_of_the_unet(name, modules, tmp_path, measure):
     network = reference.module("unet", UNETS[name])
     folder = save("sd1", modules("sd1") | {"unet": network}, tmp_path / name)
+    if name == "upscaler":
+        upscalers.write_low_res(folder)
     unet = StableDiffusion.load(folder, dtype="float32").unet
     for size in ((8, 8), (9, 13), (1, 1), (3, 16)):
         inputs = families.unet_inputs(UNETS[name], size)
