@@ -20,10 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from mlx_sd import StableDiffusion, command, samplers, schedule
-from mlx_sd.denoise import denoised
-from mlx_sd.errors import InputError
-from mlx_sd.files import atomic_file
+from mlx_sd import StableDiffusion
+from mlx_sd.core import command
+from mlx_sd.core.errors import InputError
+from mlx_sd.core.files import atomic_file
+from mlx_sd.sampling import samplers
+from mlx_sd.sampling import schedules as schedule
+from mlx_sd.sampling.denoise import denoised
 
 from . import drift, klub, prompts, results
 from .machine import describe

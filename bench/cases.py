@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from convert import names
-from mlx_sd.load import TINY, build, shapes
+from mlx_sd.checkpoint.model_folder import TINY, build, shapes
 
 Config = dict[str, Any]
 

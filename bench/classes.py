@@ -11,7 +11,8 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_sd import StableDiffusion, command
+from mlx_sd import StableDiffusion
+from mlx_sd.core import command
 
 from . import landscapes, results, scores
 from .machine import describe

@@ -17,10 +17,10 @@ from statistics import median
 import numpy as np
 from safetensors.numpy import save_file
 
-from mlx_sd import command
-from mlx_sd.errors import Failure
-from mlx_sd.load import TINY
-from tests import singles
+from mlx_sd.checkpoint.model_folder import TINY
+from mlx_sd.core import command
+from mlx_sd.core.errors import Failure
+from tests.support import singles
 
 from . import results
 from .cases import SD15_TEXT, UNETS, VAE, random_weights

@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from mlx_sd import command, samplers
-from mlx_sd.files import atomic_file
+from mlx_sd.core import command
+from mlx_sd.core.files import atomic_file
+from mlx_sd.sampling import samplers
 from mlx_sd.settings import Settings, table
 
 from . import drift, landscapes, results, solvers

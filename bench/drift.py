@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter
 
-from mlx_sd.errors import InputError
+from mlx_sd.core.errors import InputError
 
 _SIGMA, _RADIUS = 1.5, 5  # of SSIM's window, 11 pixels a side
 _K1, _K2 = 0.01, 0.03

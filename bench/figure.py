@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mlx_sd import command
-from mlx_sd.errors import InputError
+from mlx_sd.core import command
+from mlx_sd.core.errors import InputError
 
 from . import plots, results
 from .plots import COLOURS

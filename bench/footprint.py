@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlx_sd import command
-from mlx_sd.files import tensors
+from mlx_sd.core import command
+from mlx_sd.core.files import tensors
 
 from . import results, stage
 from .machine import describe

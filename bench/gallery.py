@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlx_sd import StableDiffusion, picture
-from mlx_sd.files import atomic_file
+from mlx_sd import StableDiffusion
+from mlx_sd import metadata as picture
+from mlx_sd.core.files import atomic_file
+from mlx_sd.core.version import VERSION
 from mlx_sd.settings import Settings
-from mlx_sd.version import VERSION
 
 from .loops import Loop
 

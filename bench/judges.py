@@ -16,8 +16,8 @@ from PIL import Image
 from scipy.special import softmax
 from tqdm import tqdm
 
-from mlx_sd.errors import InputError
-from mlx_sd.files import atomic_file
+from mlx_sd.core.errors import InputError
+from mlx_sd.core.files import atomic_file
 
 from .scores import Features, Statistics, statistics
 

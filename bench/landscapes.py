@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from mlx_sd import StableDiffusion
-from mlx_sd.load import TINY
+from mlx_sd.checkpoint.model_folder import TINY
 
 from .scores import Features
 from .tiny.scenes import Scene, caption, render, sample_scene

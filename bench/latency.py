@@ -19,8 +19,8 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 from tqdm import tqdm
 
-from mlx_sd import command
-from mlx_sd.load import DTYPES
+from mlx_sd.checkpoint.model import DTYPES
+from mlx_sd.core import command
 
 from . import results
 from .loops import MODELS, Bench, Loop, Setting, check, setting

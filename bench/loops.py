@@ -8,16 +8,17 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from mlx_sd import reuse, samplers
+from mlx_sd.checkpoint.model_folder import TINY, build
 from mlx_sd.conditions import Conditions
-from mlx_sd.errors import InputError
-from mlx_sd.load import TINY, build
+from mlx_sd.core.errors import InputError
+from mlx_sd.networks.unet import UNet
+from mlx_sd.networks.unet_config import UNetConfig
 from mlx_sd.predictor import Predictor
-from mlx_sd.reuse import Policy, Reuse
-from mlx_sd.scheduler import Scheduler
-from mlx_sd.tgate import Gate, TGate
-from mlx_sd.unet import UNet
-from mlx_sd.unet_config import UNetConfig
+from mlx_sd.reuse import deepcache as reuse
+from mlx_sd.reuse.deepcache import Policy, Reuse
+from mlx_sd.reuse.tgate import Gate, TGate
+from mlx_sd.sampling import samplers
+from mlx_sd.sampling.scheduler import Scheduler
 
 from .cases import UNETS, Config
 from .operations import counting

@@ -27,10 +27,10 @@ from coreml.compress import plain
 from coreml.interpret import Package
 from coreml.networks import UNetPackages
 from coreml.tools import ct, mb, quiet
-from mlx_sd import command
-from mlx_sd.errors import InputError
-from mlx_sd.files import tensors
-from mlx_sd.load import build, shapes
+from mlx_sd.checkpoint.model_folder import build, shapes
+from mlx_sd.core import command
+from mlx_sd.core.errors import InputError
+from mlx_sd.core.files import tensors
 
 from . import results, stage
 from .cases import UNETS, Config

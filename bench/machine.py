@@ -8,8 +8,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_sd import blas
-from mlx_sd.errors import InputError
+from mlx_sd.core import blas
+from mlx_sd.core.errors import InputError
 
 
 def use(device: str | None) -> None:

@@ -14,7 +14,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from coreml.graph import macs
-from mlx_sd import ops
+from mlx_sd.networks import ops
 
 BETWEEN = "between"  # additions, concatenations and copies from one operation to the next
 

@@ -8,8 +8,8 @@ from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any
 
-from mlx_sd.errors import InputError
-from mlx_sd.reuse import DeepCache
+from mlx_sd.core.errors import InputError
+from mlx_sd.reuse.deepcache import DeepCache
 
 from .loops import GUIDANCE, SCHEDULER, TOKENS, Loop, Setting, config
 from .machine import threads

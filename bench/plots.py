@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from mlx_sd.errors import InputError
-from mlx_sd.files import atomic_file
+from mlx_sd.core.errors import InputError
+from mlx_sd.core.files import atomic_file
 
 # Okabe and Ito's, which the colour-blind tell apart; without their yellow, too pale on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from mlx_sd import Adaptive, DeepCache, NonUniform, StableDiffusion, command
+from mlx_sd import Adaptive, DeepCache, NonUniform, StableDiffusion
+from mlx_sd.core import command
 from mlx_sd.pipeline import Result
-from mlx_sd.reuse import Policy
+from mlx_sd.reuse.deepcache import Policy
 
 from . import drift, results
 from .machine import describe

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from mlx_sd import command
-from mlx_sd.errors import InputError
+from mlx_sd.core import command
+from mlx_sd.core.errors import InputError
 
 from . import results
 from .cases import UNETS

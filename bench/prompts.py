@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mlx_sd.errors import InputError
+from mlx_sd.core.errors import InputError
 
 
 def read(path: Path) -> list[str]:

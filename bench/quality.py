@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mlx_sd import StableDiffusion, command
-from mlx_sd.errors import InputError
-from mlx_sd.load import DTYPES
+from mlx_sd import StableDiffusion
+from mlx_sd.checkpoint.model import DTYPES
+from mlx_sd.core import command
+from mlx_sd.core.errors import InputError
 
 from . import drift, prompts, results, scores
 from .gallery import Gallery

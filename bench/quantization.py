@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from mlx.utils import tree_flatten
 
-from mlx_sd import StableDiffusion, command
+from mlx_sd import StableDiffusion
+from mlx_sd.core import command
 
 from . import drift, results
 from .machine import describe

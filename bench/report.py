@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlx_sd import command
-from mlx_sd.errors import Failure, InputError
-from mlx_sd.files import atomic_file
+from mlx_sd.core import command
+from mlx_sd.core.errors import Failure, InputError
+from mlx_sd.core.files import atomic_file
 
 from . import plots, sections, worth
 

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mlx_sd.errors import InputError
-from mlx_sd.files import atomic_file, read_json
+from mlx_sd.core.errors import InputError
+from mlx_sd.core.files import atomic_file, read_json
 
 VERSION = 1  # of what the files hold; one more where a reader of older files would go wrong
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mlx_sd.errors import InputError
+from mlx_sd.core.errors import InputError
 
 from . import plots, results
 from .latency import OURS

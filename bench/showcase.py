@@ -6,8 +6,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from mlx_sd import DeepCache, StableDiffusion, command
-from mlx_sd.files import atomic_file
+from mlx_sd import DeepCache, StableDiffusion
+from mlx_sd.core import command
+from mlx_sd.core.files import atomic_file
 
 PROMPTS = (
     "a red tent in the center on green grass, under a clear day sky",

@@ -14,8 +14,8 @@ from typing import Any
 from coreml import package
 from coreml.graph import Graph
 from coreml.plan import Item, Options, plan
-from mlx_sd import command
-from mlx_sd.load import TEXT, build
+from mlx_sd.checkpoint.model_folder import TEXT, build
+from mlx_sd.core import command
 
 from . import results
 from .cases import TEXTS, UNETS, VAE

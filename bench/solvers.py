@@ -23,9 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from mlx_sd import StableDiffusion, command, samplers
-from mlx_sd.files import atomic_file
-from mlx_sd.table import Table
+from mlx_sd import StableDiffusion
+from mlx_sd.core import command
+from mlx_sd.core.files import atomic_file
+from mlx_sd.sampling import samplers
+from mlx_sd.sampling.table import Table
 
 from . import drift, landscapes, results, scores
 from .machine import describe

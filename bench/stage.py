@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from mlx_sd.errors import Failure
+from mlx_sd.core.errors import Failure
 
 
 class Stage(NamedTuple):

@@ -4,8 +4,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from mlx_sd.reuse import parse
-from mlx_sd.speed import EMBEDDED, Preset
+from mlx_sd.reuse.deepcache import parse
+from mlx_sd.reuse.presets import EMBEDDED, Preset
 
 from . import plots, results
 from .loops import Loop

@@ -10,10 +10,12 @@ from pathlib import Path
 import mlx.core as mx
 from mlx.nn import Module
 
-from mlx_sd import command, quantization
-from mlx_sd.errors import InputError
-from mlx_sd.load import DTYPES, EMBEDDED, build, read_about
-from mlx_sd.lora import Lora
+from mlx_sd.checkpoint.lora import Lora
+from mlx_sd.checkpoint.model import DTYPES
+from mlx_sd.checkpoint.model_folder import EMBEDDED, build, read_about
+from mlx_sd.core import command
+from mlx_sd.core.errors import InputError
+from mlx_sd.networks import quantization
 
 from . import export, lora, source, verify, write
 from .checkpoint import Choices

@@ -10,8 +10,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_sd.errors import InputError
-from mlx_sd.files import TENSOR_DTYPES, Tensor, metadata, read_json, tensors
+from mlx_sd.core.errors import InputError
+from mlx_sd.core.files import TENSOR_DTYPES, Tensor, metadata, read_json, tensors
 
 from . import deltas
 from .stream import sha256

@@ -7,8 +7,8 @@ Stable Diffusion 1.x and 2.x, 20 for SDXL), or those with attention alone (17 an
 import re
 from collections.abc import Callable, Iterable
 
-from mlx_sd.errors import InputError
-from mlx_sd.lora import Lora
+from mlx_sd.checkpoint.lora import Lora
+from mlx_sd.core.errors import InputError
 
 _STAGE = re.compile(r"(inputs|outputs)\.(\d+)|middle")
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlx_sd.errors import InputError
-from mlx_sd.files import TENSOR_DTYPES, Tensor, own, read_json, tensors
+from mlx_sd.core.errors import InputError
+from mlx_sd.core.files import TENSOR_DTYPES, Tensor, own, read_json, tensors
 
 from . import names, tasks
 

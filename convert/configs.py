@@ -5,8 +5,8 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mlx_sd.errors import InputError
-from mlx_sd.files import Tensor
+from mlx_sd.core.errors import InputError
+from mlx_sd.core.files import Tensor
 
 Config = dict[str, Any]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from mlx.nn import Module as Network
 
-from mlx_sd.errors import InputError
-from mlx_sd.files import Tensor, metadata, tensors
-from mlx_sd.lora import Lora
+from mlx_sd.checkpoint.lora import Lora
+from mlx_sd.core.errors import InputError
+from mlx_sd.core.files import Tensor, metadata, tensors
 
 from . import adapter, lora
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_sd.errors import InputError
-from mlx_sd.files import TENSOR_DTYPES, Tensor, tensors
-from mlx_sd.load import build, read_about, shapes
+from mlx_sd.checkpoint.model_folder import build, read_about, shapes
+from mlx_sd.core.errors import InputError
+from mlx_sd.core.files import TENSOR_DTYPES, Tensor, tensors
 
 from . import names
 from .checkpoint import SCHEDULERS, VQ, Vocabulary

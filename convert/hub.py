@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-from mlx_sd.errors import InputError
+from mlx_sd.core.errors import InputError
 
 from . import adapter, checkpoint
 

@@ -8,8 +8,8 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 
-from mlx_sd.errors import InputError
-from mlx_sd.files import Tensor
+from mlx_sd.core.errors import InputError
+from mlx_sd.core.files import Tensor
 
 # LDM layer -> diffusers layer, where the place does not depend on the number of blocks
 UNET = {

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_sd.errors import InputError
-from mlx_sd.load import shapes
-from mlx_sd.lora import Lora
+from mlx_sd.checkpoint.lora import Lora
+from mlx_sd.checkpoint.model_folder import shapes
+from mlx_sd.core.errors import InputError
 
 from . import adapter, blocks, hub
 from .adapter import Adapter, Module

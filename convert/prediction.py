@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mlx_sd.files import TENSOR_DTYPES, Tensor
+from mlx_sd.core.files import TENSOR_DTYPES, Tensor
 
 from .kinds import KINDS
 

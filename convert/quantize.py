@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_sd import quantization
-from mlx_sd.quantization import Quantization
+from mlx_sd.networks import quantization
+from mlx_sd.networks.quantization import Quantization
 
 from .stream import Entry
 

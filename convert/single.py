@@ -8,9 +8,9 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_sd.errors import InputError
-from mlx_sd.files import Tensor, metadata, tensors
-from mlx_sd.tokenizer import Tokenizer
+from mlx_sd.core.errors import InputError
+from mlx_sd.core.files import Tensor, metadata, tensors
+from mlx_sd.prompts.tokenizer import Tokenizer
 
 from . import checkpoint, configs, hub, kinds, ldm, names, prediction
 from .checkpoint import Checkpoint, Choices, Component, Vocabulary

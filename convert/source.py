@@ -5,9 +5,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from mlx_sd.errors import InputError
-from mlx_sd.load import EMBEDDED
-from mlx_sd.version import VERSION
+from mlx_sd.checkpoint.model_folder import EMBEDDED
+from mlx_sd.core.errors import InputError
+from mlx_sd.core.version import VERSION
 
 from . import checkpoint, hub, kinds, single
 from .checkpoint import Checkpoint, Choices, Component

@@ -18,8 +18,8 @@ import mlx.core as mx
 import numpy as np
 from tqdm import tqdm
 
-from mlx_sd.errors import Failure, InputError
-from mlx_sd.files import TENSOR_DTYPES
+from mlx_sd.core.errors import Failure, InputError
+from mlx_sd.core.files import TENSOR_DTYPES
 
 _STORED = {dtype: name for name, (_, dtype) in TENSOR_DTYPES.items()} | {mx.uint32: "U32"}
 _BLOCK = 1 << 22

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import mlx.nn as nn
 
-from mlx_sd.load import shapes
+from mlx_sd.checkpoint.model_folder import shapes
 
 from . import names
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from mlx_sd.load import PIXELS
+from mlx_sd.checkpoint.model_folder import PIXELS
 
 # The class of a pipeline -> what it is for, the first that fits.
 _ELSEWHERE = {

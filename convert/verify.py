@@ -5,12 +5,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlx_sd import quantization
-from mlx_sd.errors import Failure, InputError
-from mlx_sd.files import TENSOR_DTYPES, tensors
-from mlx_sd.load import DTYPES, absent, build, read_about, shapes
-from mlx_sd.scheduler import Scheduler
-from mlx_sd.tokenizer import Tokenizer
+from mlx_sd.checkpoint.model import DTYPES
+from mlx_sd.checkpoint.model_folder import absent, build, read_about, shapes
+from mlx_sd.core.errors import Failure, InputError
+from mlx_sd.core.files import TENSOR_DTYPES, tensors
+from mlx_sd.networks import quantization
+from mlx_sd.prompts.tokenizer import Tokenizer
+from mlx_sd.sampling.scheduler import Scheduler
 
 from .stream import progress, sha256
 

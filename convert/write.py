@@ -12,12 +12,12 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_sd import quantization
-from mlx_sd.classes import Classes
-from mlx_sd.errors import InputError
-from mlx_sd.files import TENSOR_DTYPES, Tensor
-from mlx_sd.load import FORMAT, VERSION, build, shapes
-from mlx_sd.tokenizer import SPECIAL, Tokenizer
+from mlx_sd.checkpoint.model_folder import FORMAT, VERSION, build, shapes
+from mlx_sd.core.errors import InputError
+from mlx_sd.core.files import TENSOR_DTYPES, Tensor
+from mlx_sd.networks import quantization
+from mlx_sd.networks.classes import Classes
+from mlx_sd.prompts.tokenizer import SPECIAL, Tokenizer
 
 from . import lora, names
 from .checkpoint import Checkpoint, Component, Vocabulary

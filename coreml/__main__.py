@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlx_sd import command
-from mlx_sd.errors import InputError
+from mlx_sd.core import command
+from mlx_sd.core.errors import InputError
 
 from .compress import WAYS
 from .export import export

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_sd.errors import InputError
+from mlx_sd.core.errors import InputError
 
 from .lower import Weight
 from .tools import mb, types

@@ -14,16 +14,17 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_sd.blocks import Attend, apply
-from mlx_sd.clip import Encoded
-from mlx_sd.config import TextConfig, VAEConfig
-from mlx_sd.errors import InputError
-from mlx_sd.load import TEXT, Model
-from mlx_sd.scheduler import Scheduler
-from mlx_sd.tokenizer import Tokenizer
-from mlx_sd.unet import Deep, Join, concatenate
-from mlx_sd.unet_config import UNetConfig
-from mlx_sd.vae import Autoencoder
+from mlx_sd.checkpoint.model import Model
+from mlx_sd.checkpoint.model_folder import TEXT
+from mlx_sd.core.errors import InputError
+from mlx_sd.networks.blocks import Attend, apply
+from mlx_sd.networks.clip import Encoded
+from mlx_sd.networks.configs import TextConfig, VAEConfig
+from mlx_sd.networks.unet import Deep, Join, concatenate
+from mlx_sd.networks.unet_config import UNetConfig
+from mlx_sd.networks.vae import Autoencoder
+from mlx_sd.prompts.tokenizer import Tokenizer
+from mlx_sd.sampling.scheduler import Scheduler
 
 from . import info
 from .interpret import Package

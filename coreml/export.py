@@ -16,10 +16,11 @@ from typing import Any
 import mlx.nn as nn
 import numpy as np
 
-from mlx_sd import load
-from mlx_sd.errors import Failure, InputError
-from mlx_sd.files import tensors
-from mlx_sd.tokenizer import bpe
+from mlx_sd import resolve
+from mlx_sd.checkpoint import model_folder
+from mlx_sd.core.errors import Failure, InputError
+from mlx_sd.core.files import tensors
+from mlx_sd.prompts.tokenizer import bpe
 
 from . import compress, cut, info, package
 from .graph import Graph
@@ -38,12 +39,14 @@ def export(model: str, out: Path, options: Options, force: bool = False, report:
     Everything is checked before the first network is lowered. What is in `out` and has one of our names is replaced
     only with `force`, and only when all is done. report(line) is told of each package.
     """
-    folder = load.converted(model)
-    about = load.read_about(folder)
+    folder = resolve.converted(model)
+    about = model_folder.read_about(folder)
     if about.get("quantization"):
         raise InputError(f"{model} is quantized; convert it without --quantize, and use --compress here")
     networks = {
-        part: load.build(part, config, f"{folder}/model.json: {part}") for part, config in about["networks"].items()
+        part: model_folder.build(part, config, f"{folder}/model.json: {part}")
+        for part, config in about["networks"].items()
+        for part, config in about["networks"].items()
     }
     items = plan(networks, options, model)
     names = [name for item in items for name in (item.pieces or (item.name,))]

@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_sd import ops
+from mlx_sd.networks import ops
 
 Traced = Callable[..., tuple[mx.array, ...]]
 

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlx_sd import load
-from mlx_sd.errors import InputError
-from mlx_sd.files import read_json
-from mlx_sd.scheduler import Scheduler
-from mlx_sd.version import VERSION
+from mlx_sd.checkpoint import model_folder
+from mlx_sd.core.errors import InputError
+from mlx_sd.core.files import read_json
+from mlx_sd.core.version import VERSION
+from mlx_sd.sampling.scheduler import Scheduler
 
 FORMAT = "mlx-sd Core ML"
 
@@ -32,7 +32,7 @@ def describe(
 ) -> dict[str, Any]:
     """What info.json says of an export."""
     unet, vae = networks["unet"].config, networks["vae"].config
-    scheduler = load.scheduler_config(about)
+    scheduler = model_folder.scheduler_config(about)
     xl = unet.added_time_dims is not None
     schedule = Scheduler.from_hf(scheduler, "scheduler", xl=xl)
     roles: dict[str, dict[str, list[list[str]]]] = {}
@@ -51,7 +51,7 @@ def describe(
         "format": FORMAT,
         "version": 1,
         "made_by": f"mlx-sd {VERSION}",
-        "model": {"name": model, "hash": load.model_hash(about), "loras": about["loras"]},
+        "model": {"name": model, "hash": model_folder.model_hash(about), "loras": about["loras"]},
         "options": options,
         "how": _HOW,
         "roles": roles,
@@ -69,7 +69,7 @@ def describe(
         "alphas_cumprod": [] if schedule.edm else [round(float(a), 9) for a in schedule.alphas_cumprod()],
         "tokenizers": [
             {"start": t.start, "end": t.end, "pad": t.pad, "length": t.length}
-            for t in load.tokenizers(folder, networks)
+            for t in model_folder.tokenizers(folder, networks)
         ],
         "networks": about["networks"],
         "pipeline": about["pipeline"],

@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_sd.errors import InputError
+from mlx_sd.core.errors import InputError
 
 from .graph import Graph, Node
 from .layout import Order, Value, path, plain, reshaped

@@ -7,8 +7,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_sd.errors import InputError
-from mlx_sd.unet_config import UNetConfig
+from mlx_sd.core.errors import InputError
+from mlx_sd.networks.unet_config import UNetConfig
 
 from .layout import IMAGE, TOKENS, Order
 

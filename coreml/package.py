@@ -13,7 +13,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_unflatten
 
-from mlx_sd.load import shapes
+from mlx_sd.checkpoint.model_folder import shapes
 
 from . import operations, primitives
 from .graph import Graph, trace

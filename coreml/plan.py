@@ -6,8 +6,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_sd.errors import InputError
-from mlx_sd.load import DTYPES, TEXT
+from mlx_sd.checkpoint.model import DTYPES
+from mlx_sd.checkpoint.model_folder import TEXT
+from mlx_sd.core.errors import InputError
 
 from . import compress
 from .networks import Spec, UNetPackages, text_encoder, vae_decoder, vae_encoder

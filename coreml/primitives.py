@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mlx_sd.errors import InputError
+from mlx_sd.core.errors import InputError
 
 from .graph import Node
 from .layout import Value, plain, transposed

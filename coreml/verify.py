@@ -16,9 +16,10 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_sd import StableDiffusion, command
-from mlx_sd.errors import Failure, InputError
-from mlx_sd.load import TEXT
+from mlx_sd import StableDiffusion
+from mlx_sd.checkpoint.model_folder import TEXT
+from mlx_sd.core import command
+from mlx_sd.core.errors import Failure, InputError
 
 from . import info
 from .drive import Run, predictor

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from .errors import InputError
-from .load import Model
+from .checkpoint.model import Model
+from .core.errors import InputError
 from .settings import Settings
 
 _SCORE, _NEGATIVE_SCORE = 6.0, 2.5  # the SDXL refiner's aesthetic scores

@@ -8,8 +8,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from .errors import InputError
-from .load import Model
+from .checkpoint.model import Model
+from .core.errors import InputError
 
 # The UNet's peak over its outermost activations: 55 to 73 measured on the embedded checkpoint, at 16 to 64 latents a
 # side, and 50 to 56 on the x4 upscaler. It does not grow with their square: attention is fused on a GPU, and goes piece

@@ -12,23 +12,27 @@ import mlx.core as mx
 import numpy as np
 from PIL import Image
 
-from . import conditions, memory, paint, samplers, upscale
-from . import refiner as handover
-from .errors import Failure, InputError
-from .image import Source, opaque, read, to_pixels
-from .load import Model, load
-from .lora import Given
+from . import conditions, memory
+from .checkpoint.lora import Given
+from .checkpoint.model import Model
+from .core.errors import Failure, InputError
+from .load import load
+from .networks.unet import UNet, concatenate
+from .networks.vae import Autoencoder
 from .predictor import Predictor
-from .reuse import Reuse
+from .prompts.tokenizer import Tokenizer
+from .reuse.deepcache import Reuse
+from .reuse.presets import preset
+from .reuse.tgate import Gate
+from .sampling import samplers
+from .sampling.table import Table
 from .settings import Settings, complete, table
-from .speed import preset
-from .table import Table
-from .task import FromNoise, Start, Task
-from .tgate import Gate
-from .tiles import Tiled
-from .tokenizer import Tokenizer
-from .unet import UNet, concatenate
-from .vae import Autoencoder
+from .tasks import painting as paint
+from .tasks import refiner as handover
+from .tasks import upscaling as upscale
+from .tasks.images import Source, opaque, read, to_pixels
+from .tasks.task import FromNoise, Start, Task
+from .tasks.tiles import Tiled
 
 Callback = Callable[[int, int, mx.array], None]
 

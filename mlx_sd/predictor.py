@@ -2,12 +2,12 @@
 
 import mlx.core as mx
 
-from .blocks import Attend, apply
 from .conditions import Conditions
-from .denoise import guide
-from .reuse import Reuse
-from .tgate import Gate
-from .unet import Deep, Join, UNet, concatenate
+from .networks.blocks import Attend, apply
+from .networks.unet import Deep, Join, UNet, concatenate
+from .reuse.deepcache import Reuse
+from .reuse.tgate import Gate
+from .sampling.denoise import guide
 
 
 class Predictor:

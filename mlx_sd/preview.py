@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .errors import Failure, InputError
-from .files import atomic_file, read_json
-from .load import VERSION, Model
+from .checkpoint.model import Model
+from .checkpoint.model_folder import VERSION
+from .core.errors import Failure, InputError
+from .core.files import atomic_file, read_json
+from .networks.vae import Autoencoder
 from .pipeline import StableDiffusion, to_image
-from .vae import Autoencoder
 
 Colours = NDArray[np.float64]  # (C + 1, 3): red, green and blue of each channel, and last of no latent at all
 

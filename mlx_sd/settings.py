@@ -4,14 +4,14 @@ import math
 import warnings
 from dataclasses import dataclass
 
-from . import samplers
-from .errors import InputError
-from .freeu import FreeU
-from .load import Model
-from .reuse import Policy, Reuse
-from .schedule import steps_of
-from .table import Options, Table
-from .tgate import TGate
+from .checkpoint.model import Model
+from .core.errors import InputError
+from .reuse.deepcache import Policy, Reuse
+from .reuse.freeu import FreeU
+from .reuse.tgate import TGate
+from .sampling import samplers
+from .sampling.schedules import steps_of
+from .sampling.table import Options, Table
 
 # Where nobody says otherwise
 STEPS, STEPS_UPSCALER, STEPS_LDM = 25, 75, 100  # the last of latent diffusion's super-resolution

@@ -53,7 +53,7 @@ def shapes() -> dict[str, dict[str, dict[str, list[int]]]]:
 def family(shapes, tmp_path_factory: pytest.TempPathFactory) -> Callable:
     """family("sd1") is that family's tiny random checkpoint, loaded in float32; made once."""
     from mlx_sd import StableDiffusion
-    from tests import families
+    from tests.support import families
 
     made = {}
 
@@ -69,7 +69,7 @@ def family(shapes, tmp_path_factory: pytest.TempPathFactory) -> Callable:
 @pytest.fixture(scope="session")
 def original(shapes, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny sd1 checkpoint as a diffusers folder, to be read."""
-    from tests import families
+    from tests.support import families
 
     return families.write_folder("sd1", shapes["sd1"], tmp_path_factory.mktemp("original") / "sd1")
 
@@ -77,7 +77,7 @@ def original(shapes, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokenizer's folder, as single files need one."""
-    from tests import families
+    from tests.support import families
 
     folder = tmp_path_factory.mktemp("vocabulary") / "tokenizer"
     families.write_tokenizer(folder, "!")
@@ -87,7 +87,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable:
     """run(*arguments) -> (exit code, stdout, stderr), in an empty folder."""
-    from mlx_sd import generate
+    from mlx_sd.cli import generate
 
     monkeypatch.chdir(tmp_path)
 

@@ -7,7 +7,7 @@ import pytest
 from bench.tiny.scenes import LABELS
 from convert import source
 from mlx_sd import StableDiffusion
-from mlx_sd.load import EMBEDDED
+from mlx_sd.checkpoint.model_folder import EMBEDDED
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from mlx_sd import DeepCache, StableDiffusion
-from tests import families, upscalers
 from tests.conftest import GOLDENS
-from tests.families import FAMILIES, UNETS, distance
+from tests.support import families, upscalers
+from tests.support.families import FAMILIES, UNETS, distance
 
 NETWORK, LATENTS = 1e-5, 1e-3
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_sd import memory
-from mlx_sd.errors import InputError
+from mlx_sd.core.errors import InputError
 
 
 @pytest.fixture(scope="module")

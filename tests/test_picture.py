@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from PIL import Image
 
-from mlx_sd import picture
+from mlx_sd import metadata as picture
 
 ABOUT = {"prompt": "a tent", "negative": None, "steps": 3, "sampler": "ddim", "schedule": "leading", "guidance": 2.0}
 ABOUT |= {"seed": 0, "width": 8, "height": 8, "model": "tiny", "model_hash": "0"}

@@ -11,10 +11,13 @@ from PIL import Image
 
 from bench.landscapes import paintings
 from coreml import drive
-from mlx_sd import Preview, StableDiffusion, film, generate, picture, preview
-from mlx_sd.errors import Failure, InputError
-from mlx_sd.vae import Autoencoder
-from tests.exports import exported  # noqa: F401 - a fixture
+from mlx_sd import Preview, StableDiffusion, preview
+from mlx_sd import metadata as picture
+from mlx_sd.cli import animation as film
+from mlx_sd.cli import generate
+from mlx_sd.core.errors import Failure, InputError
+from mlx_sd.networks.vae import Autoencoder
+from tests.support.exports import exported  # noqa: F401 - a fixture
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +69,7 @@ class Linear(Autoencoder):
     """An autoencoder whose latents are a linear map of the colours of each cell, so that previews can be exact."""
 
     def __init__(self, **config):
-        from mlx_sd.config import VAEConfig
+        from mlx_sd.networks.configs import VAEConfig
 
         given = {"block_out_channels": [8, 8], "latent_channels": 4, "sample_size": 16, **config}
         super().__init__(VAEConfig.from_hf({"norm_num_groups": 4, "layers_per_block": 1, **given}, "vae"))

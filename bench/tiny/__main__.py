@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import NoReturn
 
-from bench.tiny.data import load_images
-from bench.tiny.stages import BY_NAME, STAGES, Plan, RecipeError, run, say
+from .data import load_images
+from .stages import BY_NAME, STAGES, Plan, RecipeError, run, say
 
 SCENES = 48_000
 FEWEST_SCENES = 16

@@ -13,15 +13,15 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel, UNet2DModel
 from torch import Tensor
 
-from bench.tiny.data import SIZE, training_scene
-from bench.tiny.export import forget_origin
-from bench.tiny.progress import Progress
-from bench.tiny.scenes import LABELS, Scene, label, render
-from bench.tiny.stages import Plan, say
-from bench.tiny.training import Randomness, Training, autocast, cosine, pixels, prepare
-from bench.tiny.training import train as run_training
-from bench.tiny.unet import SCHEDULE, averaging, velocity_loss
-from bench.tiny.vae import BATCH_TO_ENCODE, GRID
+from .data import SIZE, training_scene
+from .export import forget_origin
+from .progress import Progress
+from .scenes import LABELS, Scene, label, render
+from .stages import Plan, say
+from .training import Randomness, Training, autocast, cosine, pixels, prepare
+from .training import train as run_training
+from .unet import SCHEDULE, averaging, velocity_loss
+from .vae import BATCH_TO_ENCODE, GRID
 
 NULL = len(LABELS)  # the class of pictures whose class is not told
 SCENES_PER_PICTURE = 2  # of the whole recipe's for each of these

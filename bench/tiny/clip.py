@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from bench.tiny.data import load_images, training_scenes
-from bench.tiny.scenes import caption
-from bench.tiny.stages import Plan
-from bench.tiny.training import Randomness, Training, autocast, cosine, gather, pixels, prepare
-from bench.tiny.training import train as run_training
+from .data import load_images, training_scenes
+from .scenes import caption
+from .stages import Plan
+from .training import Randomness, Training, autocast, cosine, gather, pixels, prepare
+from .training import train as run_training
 
 WIDTH = 192
 TOKENS = 77

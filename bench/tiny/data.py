@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.tiny.progress import Progress
-from bench.tiny.scenes import Scene, render, sample_scene
-from bench.tiny.stages import Plan, RecipeError
+from .progress import Progress
+from .scenes import Scene, render, sample_scene
+from .stages import Plan, RecipeError
 
 SIZE = 128
 FIRST_SEED = 10_000_000  # scene i has seed FIRST_SEED + i; smaller seeds are never trained on

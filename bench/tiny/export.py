@@ -10,10 +10,10 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from bench.tiny.stages import Plan, say
-from bench.tiny.training import prepare
-from bench.tiny.unet import scheduler
-from bench.tiny.vae import load_latents
+from .stages import Plan, say
+from .training import prepare
+from .unet import scheduler
+from .vae import load_latents
 
 
 def write(plan: Plan, out: Path) -> None:

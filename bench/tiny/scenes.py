@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from bench.tiny.painting import (
+from .painting import (
     BALLOON_TINT,
     BODIES,
     BODY_RADII,
@@ -28,7 +28,7 @@ from bench.tiny.painting import (
     cloud,
     stars,
 )
-from bench.tiny.things import THINGS, rock
+from .things import THINGS, rock
 
 
 @dataclass(frozen=True)

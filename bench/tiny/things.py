@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bench.tiny.painting import BLACK, LAMPS_ON, WHITE, Brush, Color, mix
+from .painting import BLACK, LAMPS_ON, WHITE, Brush, Color, mix
 
 
 def house(brush: Brush, roof: Color) -> None:

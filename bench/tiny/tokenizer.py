@@ -9,9 +9,9 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
-from bench.tiny.data import training_scenes
-from bench.tiny.scenes import caption
-from bench.tiny.stages import Plan, say
+from .data import training_scenes
+from .scenes import caption
+from .stages import Plan, say
 
 CAPTIONS = 20_000  # whatever the number of pictures: the vocabulary must cover the domain
 SEED = 5

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers.utils.logging import disable_progress_bar
 
-from bench.tiny.progress import Progress
-from bench.tiny.stages import say
+from .progress import Progress
+from .stages import say
 
 SECONDS_BETWEEN_SAVES = 60.0
 

@@ -12,13 +12,13 @@ from diffusers import DPMSolverMultistepScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from bench.tiny.clip import WIDTH, token_ids
-from bench.tiny.data import training_scenes
-from bench.tiny.scenes import caption
-from bench.tiny.stages import Plan
-from bench.tiny.training import Randomness, Training, autocast, cosine, gather, prepare
-from bench.tiny.training import train as run_training
-from bench.tiny.vae import GRID, load_latents
+from .clip import WIDTH, token_ids
+from .data import training_scenes
+from .scenes import caption
+from .stages import Plan
+from .training import Randomness, Training, autocast, cosine, gather, prepare
+from .training import train as run_training
+from .vae import GRID, load_latents
 
 ARCHITECTURE = {
     "sample_size": GRID,

@@ -10,11 +10,11 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from bench.tiny.data import SIZE, load_images
-from bench.tiny.progress import Progress
-from bench.tiny.stages import Plan, say
-from bench.tiny.training import Randomness, Training, autocast, cosine, gather, pixels, prepare
-from bench.tiny.training import train as run_training
+from .data import SIZE, load_images
+from .progress import Progress
+from .stages import Plan, say
+from .training import Randomness, Training, autocast, cosine, gather, pixels, prepare
+from .training import train as run_training
 
 ARCHITECTURE = {
     "in_channels": 3,

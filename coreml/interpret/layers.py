@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 
-from mlx_sd import cpu
+from mlx_sd.networks import cpu
 
 Array = mx.array
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from mlx_sd import cpu
+from mlx_sd.networks import cpu
 
 from . import compressed, layers, moves
 from .layers import Array, ints

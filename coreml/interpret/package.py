@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from mlx_sd.errors import Failure, InputError
+from mlx_sd.core.errors import Failure, InputError
 
 from .operations import OPERATIONS
 from .program import Constant, Function, Operation, Program, Type, read

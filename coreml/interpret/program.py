@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from mlx_sd.errors import InputError
-from mlx_sd.files import read_json
+from mlx_sd.core.errors import InputError
+from mlx_sd.core.files import read_json
 
 from .. import tools
 

@@ -30,7 +30,7 @@ def measure() -> Callable[[str, float, float], None]:
 @pytest.fixture(scope="session")
 def modules() -> Callable:
     """modules("sd1") are that family's torch networks; made once."""
-    from tests import reference
+    from tests.support import reference
 
     return functools.cache(reference.modules)
 

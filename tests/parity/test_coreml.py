@@ -9,9 +9,9 @@ from coreml import package
 from coreml.compress import plain
 from coreml.interpret import Package
 from coreml.networks import UNetPackages
-from mlx_sd import load
-from tests import families, reference
-from tests.families import FAMILIES, distance
+from mlx_sd.checkpoint import model_folder
+from tests.support import families, reference
+from tests.support.families import FAMILIES, distance
 
 
 @pytest.mark.parametrize("attention", ["split-einsum", "original"])
@@ -22,7 +22,7 @@ def test_a_package_of_the_unet_predicts_what_diffusers_does(name, attention, fam
     inputs["context"] = families.numbers("a whole context", 2, 77, config["cross_attention_dim"])
     weights = dict(tree_flatten(family(name).unet.parameters()))
 
-    network = load.build("unet", config, name)  # recorded, it loses its weights
+    network = model_folder.build("unet", config, name)  # recorded, it loses its weights
     spec = UNetPackages(network.config, 77, 24, 8, 8, 2, mx.float32, 1).full()
     path = tmp_path / "Unet.mlpackage"
     read = {key: np.array(value) for key, value in weights.items()}.__getitem__

@@ -4,8 +4,8 @@ import mlx.core as mx
 import pytest
 
 from mlx_sd import FreeU
-from tests import families, reference
-from tests.families import FAMILIES, distance
+from tests.support import families, reference
+from tests.support.families import FAMILIES, distance
 
 FORMS = 1e-4
 

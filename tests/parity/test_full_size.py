@@ -10,7 +10,7 @@ from diffusers import UNet2DConditionModel
 
 from bench.cases import UNETS
 from mlx_sd import StableDiffusion
-from tests import families
+from tests.support import families
 
 SIDE = 32
 

@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from coreml.interpret import Package
 from coreml.tools import compress, ct
-from tests import families
-from tests.families import distance
-from tests.reference import first
+from tests.support import families
+from tests.support.families import distance
+from tests.support.reference import first
 
 EXACT, HALF = 1e-5, 3e-2  # of float32; of fp16, where torch is float32: 30 dB below the largest value
 # Left out: it turns a scale and an offset into a batch norm of variance 1 and epsilon 1e-5, which is 5e-6 too small.

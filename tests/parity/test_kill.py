@@ -1,8 +1,8 @@
 """The slow form of a test of tests/test_folders.py: a conversion killed at fifty random moments."""
 
 from convert import __main__ as command
-from tests import families
-from tests.test_folders import bytes_of, killed_at_random_moments
+from tests.convert.test_folders import bytes_of, killed_at_random_moments
+from tests.support import families
 
 
 def test_killed_at_fifty_moments_it_leaves_nothing_that_loads(shapes, tmp_path):

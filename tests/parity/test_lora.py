@@ -20,8 +20,8 @@ from torch.nn import Conv2d, GroupNorm, LayerNorm, Linear
 
 from convert import names
 from mlx_sd.load import load
-from tests import adapters, families, reference
-from tests.families import distance
+from tests.support import adapters, families, reference
+from tests.support.families import distance
 
 MERGED = 1e-6
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")  # PEFT's, of patterns

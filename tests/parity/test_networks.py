@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from convert import checkpoint, write
 from mlx_sd import StableDiffusion
-from tests import families, reference, upscalers
-from tests.families import FAMILIES, UNETS, distance
+from tests.support import families, reference, upscalers
+from tests.support.families import FAMILIES, UNETS, distance
 
 NETWORK = 1e-5
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mlx_sd import DeepCache
-from tests import families, reference
-from tests.families import FAMILIES, GUIDANCE, NEGATIVE, PROMPT, SEED, STEPS, distance
+from tests.support import families, reference
+from tests.support.families import FAMILIES, GUIDANCE, NEGATIVE, PROMPT, SEED, STEPS, distance
 
 TEXT, LATENTS = 1e-5, 1e-3
 TEXTS = ("sd1", "sd2v", "sdxl")

@@ -13,8 +13,8 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPM
 from bench import drift, judges, landscapes, scores
 from bench.tiny.clip import ImageTower
 from mlx_sd import StableDiffusion
-from mlx_sd.errors import InputError
-from tests.families import distance, write_tokenizer
+from mlx_sd.core.errors import InputError
+from tests.support.families import distance, write_tokenizer
 
 
 def _pictures(count, size=(48, 40)):

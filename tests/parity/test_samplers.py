@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from mlx_sd import samplers
-from mlx_sd.errors import InputError
-from mlx_sd.scheduler import Scheduler
-from mlx_sd.table import Options
-from tests import families, reference
-from tests.families import distance
+from mlx_sd.core.errors import InputError
+from mlx_sd.sampling import samplers
+from mlx_sd.sampling.scheduler import Scheduler
+from mlx_sd.sampling.table import Options
+from tests.support import families, reference
+from tests.support.families import distance
 
 SHAPE, SEED = (2, 8, 8, 4), 11
 STEPS = (1, 2, 5, 10, 20, 50)

@@ -14,7 +14,7 @@ from convert import names
 from convert.checkpoint import Choices
 from convert.source import read
 from mlx_sd import StableDiffusion
-from tests import families, reference, singles
+from tests.support import families, reference, singles
 
 
 @pytest.fixture

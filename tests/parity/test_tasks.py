@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from mlx_sd import StableDiffusion
-from tests import families, reference, singles
-from tests.families import FAMILIES, GUIDANCE, NEGATIVE, PROMPT, SEED, distance
+from tests.support import families, reference, singles
+from tests.support.families import FAMILIES, GUIDANCE, NEGATIVE, PROMPT, SEED, distance
 
 LATENTS, STEPS = 1e-3, 8
 STRENGTHS = (1.0, 0.6, 0.2)

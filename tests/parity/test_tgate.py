@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from mlx_sd import TGate
-from tests import families, reference
-from tests.families import FAMILIES, distance
+from tests.support import families, reference
+from tests.support.families import FAMILIES, distance
 
 LATENTS, STEPS = 1e-3, 9
 

@@ -5,8 +5,8 @@ import random
 import pytest
 from transformers import CLIPTokenizer
 
-from mlx_sd.tokenizer import Tokenizer
-from tests import families
+from mlx_sd.prompts.tokenizer import Tokenizer
+from tests.support import families
 
 COUNT = 10_000
 PIECES = (

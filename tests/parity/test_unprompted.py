@@ -7,15 +7,16 @@ import pytest
 import torch
 
 from convert import __main__ as command
-from mlx_sd import StableDiffusion, samplers
-from mlx_sd.scheduler import Scheduler
-from mlx_sd.table import Options
-from mlx_sd.unet import UNet
-from mlx_sd.unet_config import UNetConfig
-from tests import families, reference, reference_unprompted, unprompted
-from tests.families import distance
+from mlx_sd import StableDiffusion
+from mlx_sd.networks.unet import UNet
+from mlx_sd.networks.unet_config import UNetConfig
+from mlx_sd.sampling import samplers
+from mlx_sd.sampling.scheduler import Scheduler
+from mlx_sd.sampling.table import Options
 from tests.parity import test_samplers as stepping
-from tests.unprompted import FAMILIES, UNETS
+from tests.support import families, reference, reference_unprompted, unprompted
+from tests.support.families import distance
+from tests.support.unprompted import FAMILIES, UNETS
 
 NETWORK, LATENTS = 1e-5, 1e-3
 
@@ -79,7 +80,7 @@ def test_a_class_embedders_context_is_a_prompt_of_one_token(measure):
     inputs = families.unet_inputs(config) | {"context": families.numbers("row", 2, 1, 24)}
     state = network.state_dict()
     from convert import names
-    from mlx_sd.load import shapes
+    from mlx_sd.checkpoint.model_folder import shapes
 
     weights = []
     for ours, shape in shapes(unet).items():

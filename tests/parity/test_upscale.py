@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from mlx_sd import DeepCache, Options, StableDiffusion
-from tests import reference, unprompted, upscalers
 from tests.conftest import GOLDENS
-from tests.families import GUIDANCE, NEGATIVE, PROMPT, SEED, distance
+from tests.support import reference, unprompted, upscalers
+from tests.support.families import GUIDANCE, NEGATIVE, PROMPT, SEED, distance
 
 LIMIT = 1e-5  # of float32; pixels are of latents that random weights make saturate the decoder
 STEPS = 6

@@ -1,0 +1,1 @@
+"""The folder format that `convert` writes, and the record of a loaded model."""

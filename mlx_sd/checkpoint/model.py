@@ -1,0 +1,51 @@
+"""A loaded model: its networks, and what else its folder says."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from ..networks.classes import ClassEmbedder, Classes
+from ..networks.clip import TextEncoder
+from ..networks.unet import UNet
+from ..networks.vae import Autoencoder
+from ..prompts.tokenizer import Tokenizer
+from ..sampling.low_res import LowRes
+from ..sampling.scheduler import Scheduler
+
+_COLOURS = 3  # beside the latents
+DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
+
+
+def default_dtype() -> mx.Dtype:
+    """float16 on a GPU, float32 on the CPU, where half precision is slower."""
+    return mx.float32 if mx.default_device() == mx.cpu else mx.float16
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model folder."""
+
+    name: str
+    hash: str  # of the source's weights
+    dtype: mx.Dtype
+    text_encoders: tuple[TextEncoder, ...]  # none in models without a prompt
+    tokenizers: tuple[Tokenizer, ...]
+    unet: UNet
+    vae: Autoencoder
+    scheduler: Scheduler
+    zeros_for_empty: bool  # SDXL: no negative prompt means zeros, not an encoded empty text
+    aesthetics: bool  # SDXL refiner: conditioned on a score where the base has the target size
+    sizes: tuple[tuple[int, int], ...] = ()  # (width, height) of the pictures it makes; empty is any
+    loras: tuple[dict[str, Any], ...] = ()  # merged while loading: path, sha256 and scale of each
+    quantization: str | None = None  # done while loading, as `--quantize` takes it
+    folder: Path | None = None  # a model folder, where it comes from one
+    low_res: LowRes | None = None  # of upscalers: how the small picture is noised
+    classes: Classes | None = None  # those it makes pictures of
+    class_embedder: ClassEmbedder | None = None  # what makes a context of them, where the UNet does not look them up
+
+    @property
+    def upscales(self) -> bool:
+        """Whether the UNet takes a small picture beside the latents."""
+        return self.unet.config.in_channels - self.vae.config.latent_channels == _COLOURS

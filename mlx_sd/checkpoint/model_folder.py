@@ -1,0 +1,105 @@
+"""The folder format that `convert` writes: model.json, one safetensors file per network, and the tokenizers."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from ..core.errors import InputError
+from ..core.files import read_json
+from ..networks.classes import ClassEmbedder
+from ..networks.clip import TextEncoder
+from ..networks.configs import ClassConfig, TextConfig, VAEConfig
+from ..networks.unet import UNet
+from ..networks.unet_config import UNetConfig
+from ..networks.vae import Autoencoder
+from ..prompts.tokenizer import Tokenizer
+
+FORMAT, VERSION = "mlx-sd", 2
+TINY = Path(__file__).parent.parent / "tiny"
+EMBEDDED = {"tiny": TINY, "tiny-classes": TINY.with_name("tiny_classes")}  # what is in the package, by its name
+
+TEXT = ("text_encoder", "text_encoder_2")
+_SCALES = {"StableDiffusionUpscalePipeline": 0.08333, "LDMSuperResolutionPipeline": 1.0}
+PIXELS = ("DDPMPipeline", "DDIMPipeline")  # of diffusers: without an autoencoder
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """What a model folder says of itself in model.json; InputError where this version cannot read it."""
+    about = read_json(folder / "model.json")
+    if about.get("format") != FORMAT:
+        raise InputError(f"{folder}/model.json is not of the format {FORMAT}; convert the checkpoint again")
+    if about.get("version") == 1:  # knew no hashes of its own files
+        about |= {"version": 2, "files": {}}
+    if about.get("version") != VERSION:
+        raise InputError(
+            f"{folder}/model.json is of version {about.get('version')}, this mlx-sd reads 1 to {VERSION}; "
+            "convert the checkpoint again"
+        )
+    return about
+
+
+def network_configs(about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The networks' configs as the checkpoint's pipeline uses them: two scale latents as they do, whatever is said."""
+    scale = _SCALES.get(str(about["pipeline"].get("_class_name")))
+    configs = dict(about["networks"])
+    return configs if scale is None else configs | {"vae": configs["vae"] | {"scaling_factor": scale}}
+
+
+def scheduler_config(about: Mapping[str, Any]) -> dict[str, Any]:
+    """The scheduler's config as the checkpoint's pipeline uses it."""
+    name = str(about["pipeline"].get("_class_name", ""))
+    if name.startswith("StableDiffusion") and not name.startswith(("StableDiffusionXL", "StableDiffusionUpscale")):
+        # Old configs leave these out or have them wrong; diffusers' pipelines mend them in the same way.
+        return {**about["scheduler"], "steps_offset": 1, "clip_sample": False}
+    return dict(about["scheduler"])
+
+
+def model_hash(about: Mapping[str, Any]) -> str:
+    """A few digits that tell one model's weights from another's: the source's, what was merged, how it is stored."""
+    seen: list[Any] = sorted(about["source"].get("sha256", {}).items())
+    seen += [[lora["sha256"], lora["scale"], *lora.get("blocks", [])] for lora in about.get("loras", [])]
+    seen += [about["quantization"]] if about.get("quantization") else []
+    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:12]
+
+
+def tokenizers(folder: Path, networks: Mapping[str, Any]) -> tuple[Tokenizer, ...]:
+    """A model folder's tokenizers, one for each of its text encoders, which decide how many tokens a chunk has."""
+    return tuple(
+        Tokenizer.load(folder / part.replace("text_encoder", "tokenizer"), networks[part].config.tokens)
+        for part in TEXT
+        if part in networks
+    )
+
+
+def build(part: str, config: Mapping[str, Any], where: str) -> nn.Module:
+    """The network for a part's Hugging Face config, its weights not yet there."""
+    if part == "unet":
+        return UNet(UNetConfig.from_hf(config, where))
+    if part == "vae":
+        return Autoencoder(VAEConfig.from_hf(config, where))
+    if part in TEXT:
+        return TextEncoder(TextConfig.from_hf(config, where))
+    if part == "class_embedder":
+        return ClassEmbedder(ClassConfig.from_hf(config, where))
+    raise InputError(f"{where}: no network is called {part}")
+
+
+def absent(configs: Mapping[str, Mapping[str, Any]], pipeline: Mapping[str, Any]) -> str | None:
+    """The network that a model with these lacks, if any."""
+    if "unet" not in configs:
+        return "unet"
+    if "vae" not in configs and pipeline.get("_class_name") not in PIXELS:
+        return "vae"
+    prompted = configs["unet"].get("_class_name") != "UNet2DModel"
+    return "text_encoder" if prompted and not configs.keys() & {*TEXT, "class_embedder"} else None
+
+
+def shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    """A network's parameters by name."""
+    flat: Any = tree_flatten(network.parameters())
+    return {name: tuple(array.shape) for name, array in flat}

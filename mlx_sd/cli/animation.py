@@ -1,0 +1,87 @@
+"""What --preview and --animate write: a picture of each step while it is made, and all of them in motion."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import mlx.core as mx
+from PIL import Image
+
+from ..core.errors import InputError
+from ..core.files import atomic_file, writable
+from ..pipeline import StableDiffusion
+from ..preview import Preview, enlarged
+
+_FORMATS = {".png": "PNG", ".gif": "GIF"}
+_LONGEST, _SHORTEST, _ALL, _LAST = 200, 20, 3000, 1500  # milliseconds: of a step, of all steps, of the picture itself
+
+
+class Plan(NamedTuple):
+    """Where things go; nothing where it was not asked for."""
+
+    targets: Sequence[Path]  # of the pictures
+    folder: Path | None  # of a picture per step
+    animations: Sequence[Path]  # one for each target, or none
+
+
+def plan(targets: Sequence[Path], preview: str | None, animate: str | None) -> Plan:
+    """Checks what --preview and --animate were given; "" for `animate` is beside each picture."""
+    folder = None if preview is None else Path(preview)
+    if folder is not None:
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"--preview {folder}: is a file; give a folder")
+        writable(folder, "--preview")  # made when there is something to put into it
+    if animate is None:
+        return Plan(targets, folder, ())
+    if not animate:
+        return Plan(targets, folder, [target.with_name(f"{target.stem}-steps.png") for target in targets])
+    path = Path(animate)
+    if path.suffix.lower() not in _FORMATS:
+        raise InputError(f"--animate {animate}: give a name that ends in {' or '.join(_FORMATS)}")
+    if path.is_dir() or path in targets:
+        raise InputError(f"--animate {animate}: {'is a folder' if path.is_dir() else 'is the picture itself'}")
+    writable(path.parent, "--animate", there=True)
+    if len(targets) == 1:
+        return Plan(targets, folder, [path])
+    return Plan(targets, folder, [path.with_name(f"{path.stem}-{target.stem}{path.suffix}") for target in targets])
+
+
+class Film:
+    """Keeps the steps of the pictures being made, and writes what the plan wants of them."""
+
+    def __init__(self, sd: StableDiffusion, plan: Plan):
+        self._plan, self._factor = plan, sd.vae.config.factor
+        self._preview = Preview(sd) if plan.folder or plan.animations else None
+        self._frames: list[list[Image.Image]] = []  # of each picture of the batch, small
+
+    def see(self, first: int, evaluation: int, estimate: mx.array) -> None:
+        """Takes in the estimates (N, h, w, C) that an evaluation gave of the targets from `first` on."""
+        if self._preview is None:
+            return
+        if evaluation == 1:
+            self._frames = [[] for _ in range(estimate.shape[0])]
+        for i, (frames, image) in enumerate(zip(self._frames, self._preview(estimate), strict=True)):
+            frames.append(image)
+            if self._plan.folder:
+                self._plan.folder.mkdir(parents=True, exist_ok=True)
+                path = self._plan.folder / f"{self._plan.targets[first + i].stem}-{evaluation:03}.png"
+                with atomic_file(path) as f:
+                    enlarged(image, self._factor).save(f, format="PNG", compress_level=1)  # fast, hardly larger
+
+    def end(self, place: int, image: Image.Image) -> dict[str, str]:
+        """Writes the animation of the target at `place`, which came out as `image`; returns where, to be reported."""
+        if not self._plan.animations:
+            return {}
+        path = self._plan.animations[place]
+        steps = [enlarged(frame, self._factor) for frame in self._frames.pop(0)]
+        each = min(max(_ALL // len(steps), _SHORTEST), _LONGEST) // 10 * 10  # GIF counts in hundredths of a second
+        with atomic_file(path) as f:
+            steps[0].save(
+                f,
+                format=_FORMATS[path.suffix.lower()],
+                save_all=True,
+                append_images=[*steps[1:], image],
+                duration=[each] * len(steps) + [_LAST],
+                loop=0,
+            )
+        return {"animation": str(path)}

@@ -1,0 +1,155 @@
+"""Hugging Face configs of text encoders, autoencoders and class embedders -> frozen dataclasses."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..core.errors import InputError
+from ..core.fields import Fields
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """CLIPTextModel and CLIPTextModelWithProjection."""
+
+    vocabulary: int
+    width: int
+    hidden: int
+    layers: int
+    heads: int
+    tokens: int
+    activation: str
+    eps: float
+    eos: int
+    projection: int | None  # width of the projected pooled output, None without a projection
+
+    @classmethod
+    def from_hf(cls, values: Mapping[str, Any], where: str = "text_encoder/config.json") -> "TextConfig":
+        """Reads a CLIP text config; InputError names a field that is missing or not supported."""
+        f = Fields(values, where)
+        architectures = f.take("architectures") or ["CLIPTextModel"]
+        if architectures[0] not in ("CLIPTextModel", "CLIPTextModelWithProjection"):
+            raise f.unsupported("architectures", architectures[0], ("CLIPTextModel", "CLIPTextModelWithProjection"))
+        projection = f.take("projection_dim", 512)
+        config = cls(
+            vocabulary=f.take("vocab_size", 49408),
+            width=f.require("hidden_size"),
+            hidden=f.require("intermediate_size"),
+            layers=f.require("num_hidden_layers"),
+            heads=f.require("num_attention_heads"),
+            tokens=f.take("max_position_embeddings", 77),
+            activation=f.only("hidden_act", "quick_gelu", "gelu"),
+            eps=f.take("layer_norm_eps", 1e-5),
+            eos=f.take("eos_token_id", 49407),
+            projection=projection if architectures[0] == "CLIPTextModelWithProjection" else None,
+        )
+        f.only("model_type", "clip_text_model")
+        f.ignore(_TEXT_IGNORED)
+        f.done()
+        return config
+
+
+# Training, bookkeeping of transformers, and token ids that the tokenizer's own files decide.
+_TEXT_IGNORED = (
+    "attention_dropout",
+    "bos_token_id",
+    "dropout",
+    "dtype",
+    "gradient_checkpointing",
+    "initializer_factor",
+    "initializer_range",
+    "output_attentions",
+    "output_hidden_states",
+    "pad_token_id",
+    "return_dict",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+)
+
+
+@dataclass(frozen=True)
+class ClassConfig:
+    """ClassEmbedder of the original latent diffusion code: a table whose rows take the place of a prompt."""
+
+    classes: int  # rows, that of no class at all included
+    width: int
+
+    @classmethod
+    def from_hf(cls, values: Mapping[str, Any], where: str = "class_embedder/config.json") -> "ClassConfig":
+        """Reads what `convert` writes of a class embedder; InputError names a field that is missing or unknown."""
+        f = Fields(values, where)
+        config = cls(classes=f.require("n_classes"), width=f.require("embed_dim"))
+        f.done()
+        return config
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """AutoencoderKL or VQModel. `channels` goes from fine to coarse."""
+
+    in_channels: int
+    out_channels: int
+    latent_channels: int
+    inner_channels: int  # between encoder and decoder; of a VQModel the latents may have others
+    codes: int | None  # rows of a VQModel's codebook
+    channels: tuple[int, ...]
+    layers: int
+    groups: int
+    sample_size: int
+    scaling_factor: float
+    shift_factor: float
+    latents_mean: tuple[float, ...]  # per channel, or empty
+    latents_std: tuple[float, ...]
+    force_upcast: bool
+    quant_conv: bool
+    post_quant_conv: bool
+    mid_attention: bool
+
+    @property
+    def factor(self) -> int:
+        """Pixels along the side of one latent."""
+        return int(2 ** (len(self.channels) - 1))
+
+    @classmethod
+    def from_hf(cls, values: Mapping[str, Any], where: str = "vae/config.json") -> "VAEConfig":
+        """Reads an autoencoder's config; InputError names a class or field that is missing or not supported."""
+        f = Fields(values, where)
+        name = values.get("_class_name", "AutoencoderKL")
+        if name not in ("AutoencoderKL", "VQModel"):
+            raise f.unsupported("_class_name", name, ("AutoencoderKL", "VQModel"))
+        quantized = name == "VQModel"
+        channels = tuple(f.require("block_out_channels"))
+        for side, known in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
+            types = f.take(side, [known] * len(channels))
+            if any(t != known for t in types) or len(types) != len(channels):
+                raise f.unsupported(side, types, ([known] * len(channels),))
+        mean, std = f.take("latents_mean"), f.take("latents_std")
+        if (mean is None) != (std is None):
+            raise InputError(f"{where}: latents_mean and latents_std must be given together")
+        inner = f.take("latent_channels", 3 if quantized else 4)
+        if quantized:
+            f.only("norm_type", "group")
+            f.ignore(("lookup_from_codebook",))  # of indices, which nobody here decodes
+        config = cls(
+            in_channels=f.take("in_channels", 3),
+            out_channels=f.take("out_channels", 3),
+            latent_channels=(f.take("vq_embed_dim") if quantized else None) or inner,
+            inner_channels=inner,
+            codes=f.take("num_vq_embeddings", 256) if quantized else None,
+            channels=channels,
+            layers=f.take("layers_per_block", 1),
+            groups=f.take("norm_num_groups", 32),
+            sample_size=f.side("sample_size", 512),
+            scaling_factor=f.take("scaling_factor", 0.18215),
+            shift_factor=f.take("shift_factor") or 0.0,
+            latents_mean=tuple(mean or ()),
+            latents_std=tuple(std or ()),
+            force_upcast=f.take("force_upcast", not quantized),
+            quant_conv=f.take("use_quant_conv", True),
+            post_quant_conv=f.take("use_post_quant_conv", True),
+            mid_attention=f.take("mid_block_add_attention", True),
+        )
+        f.only("act_fn", "silu", "swish")
+        f.done()
+        return config

@@ -1,0 +1,242 @@
+"""Hugging Face configs of UNets -> one frozen dataclass. Irregular per-block lists end here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..core.errors import InputError
+from ..core.fields import Fields
+
+
+@dataclass(frozen=True)
+class Block:
+    """One resolution on one side of the UNet, or its middle."""
+
+    channels: int
+    resnets: int
+    transformers: tuple[int, ...]  # how many transformer blocks follow each resnet; () where there is no such attention
+    heads: int
+    context: int = 0  # width of the prompt
+    only_cross: bool = False
+    plain: bool = False  # each resnet is followed by attention over the image alone, without a transformer
+    resnet_resampling: bool = False  # the way to the next level is a resnet, not a convolution
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """UNet2DConditionModel, or UNet2DModel, which knows no prompt. `down` goes from fine to coarse, `up` back."""
+
+    in_channels: int
+    out_channels: int
+    sample_size: int
+    down: tuple[Block, ...]
+    mid: Block | None
+    up: tuple[Block, ...]
+    groups: int
+    eps: float
+    scale_shift: bool
+    embedding: int  # width of the time embedding
+    flip_sin_to_cos: bool
+    freq_shift: int
+    asymmetric: bool  # going down, convolutions are padded on the far sides only
+    class_embedding: str | None  # None, "table", "timestep", "projection", "simple_projection" or "identity"
+    class_inputs: int  # rows of the table, or width of what is projected
+    guidance_dims: int | None = None  # time_cond_proj_dim: the width of an embedded guidance scale (LCM)
+    added_time_dims: int | None = None  # SDXL: width of each embedded size, None without text_time
+    added_inputs: int = 0  # SDXL: width of pooled text and embedded sizes together
+    middle_groups: int | None = None  # attn_norm_num_groups: of the plain attention in the middle
+    centred: bool = False  # images come in [0, 1] and are brought to [-1, 1]
+
+    @property
+    def channels(self) -> int:
+        """Width of the finest level."""
+        return self.down[0].channels
+
+    @property
+    def prompted(self) -> bool:
+        """Whether it looks at a prompt, or whatever else its context is made from."""
+        return any(block.transformers for block in (*self.down, *([self.mid] if self.mid else []), *self.up))
+
+    @property
+    def attention_groups(self) -> int | None:
+        """Groups of the norm before plain attention in the middle; None where there is no norm."""
+        return self.middle_groups or (None if self.scale_shift else self.groups)
+
+    @property
+    def shrinks(self) -> int:
+        """Latents along the side of one feature of the coarsest level."""
+        return int(2 ** (len(self.down) - 1))
+
+    @property
+    def multiple(self) -> int:
+        """What height and width of its input must be multiples of: where halving rounds up, any size will do."""
+        rounds_down = self.asymmetric or any(block.resnet_resampling for block in self.down)
+        return int(2 ** (len(self.down) - 1)) if rounds_down else 1
+
+    @classmethod
+    def from_hf(cls, values: Mapping[str, Any], where: str = "unet/config.json") -> "UNetConfig":
+        """Reads a UNet's config; InputError names a class or field that is missing or not supported."""
+        f = Fields(values, where)
+        name = values.get("_class_name", "UNet2DConditionModel")
+        if name not in _READERS:
+            raise f.unsupported("_class_name", name, _READERS)
+        own = _READERS[name](f)
+        first = own["down"][0].channels
+        config = cls(
+            **own,
+            sample_size=f.side("sample_size", 64),
+            groups=f.take("norm_num_groups", 32),
+            scale_shift=f.only("resnet_time_scale_shift", "default", "scale_shift") == "scale_shift",
+            eps=f.take("norm_eps", 1e-5),
+            embedding=f.take("time_embedding_dim") or 4 * first,
+            flip_sin_to_cos=f.take("flip_sin_to_cos", True),
+            freq_shift=f.take("freq_shift", 0),
+            asymmetric=f.only("downsample_padding", 1, 0) == 0,
+        )
+        f.only("act_fn", "silu", "swish")
+        f.only("mid_block_scale_factor", 1)
+        f.only("time_embedding_type", "positional")
+        f.ignore(("dropout",))  # is for training
+        f.done()
+        return config
+
+
+def _prompted(f: Fields) -> dict[str, Any]:
+    """What is UNet2DConditionModel's own."""
+    channels, down_types, up_types = _levels(f, ("DownBlock2D", "CrossAttnDownBlock2D"))
+    levels = len(channels)
+
+    def per_block(name: str, default: Any) -> list[Any]:
+        return f.listed(name, default, levels)
+
+    layers = per_block("layers_per_block", 2)
+    # attention_head_dim means the number of heads in this class, see diffusers issue 2011.
+    f.only("num_attention_heads", None)
+    heads = per_block("attention_head_dim", 8)
+    context = per_block("cross_attention_dim", 1280)
+    only_cross = per_block("only_cross_attention", False)
+    depth = per_block("transformer_layers_per_block", 1)
+    up_depth = f.take("reverse_transformer_layers_per_block") or depth[::-1]
+
+    def block(i: int, resnets: int, attends: bool, depth: Any) -> Block:
+        depths = tuple(depth) if isinstance(depth, (list, tuple)) else (depth,) * resnets
+        if attends and len(depths) != resnets:
+            raise InputError(f"{f.where}: transformer_layers_per_block lists {len(depths)} depths for {resnets} layers")
+        if channels[i] % heads[i]:
+            raise InputError(f"{f.where}: {channels[i]} channels do not divide into {heads[i]} heads")
+        return Block(channels[i], resnets, depths if attends else (), heads[i], context[i], bool(only_cross[i]))
+
+    mid_type = f.only("mid_block_type", "UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None)
+    mid_depth = depth[-1] if isinstance(depth[-1], (list, tuple)) else [depth[-1]]
+    mid = {
+        "UNetMidBlock2DCrossAttn": Block(channels[-1], 2, (mid_depth[0],), heads[-1], context[-1]),
+        "UNetMidBlock2D": Block(channels[-1], 1, (), heads[-1], context[-1]),
+        None: None,
+    }[mid_type]
+    kind, classes = _classes(f, "timestep", "projection", "simple_projection", "identity")
+    projected = f.take("projection_class_embeddings_input_dim")
+    added = f.only("addition_embed_type", None, "text_time")
+    added_time = f.take("addition_time_embed_dim")
+    if (added or kind in ("projection", "simple_projection")) and projected is None:
+        raise InputError(f"{f.where}: the field projection_class_embeddings_input_dim is missing")
+    for name, value in _PROMPTED_FIXED.items():
+        f.only(name, value)
+    # Without effect here: attention always sums in float32, a linear and a 1x1 convolution are one computation, and
+    # the last is read only with addition_embed_type "text".
+    f.ignore(("upcast_attention", "use_linear_projection", "addition_embed_type_num_heads"))
+    return {
+        "in_channels": f.take("in_channels", 4),
+        "out_channels": f.take("out_channels", 4),
+        "down": tuple(block(i, layers[i], "Attn" in down_types[i], depth[i]) for i in range(levels)),
+        "mid": mid,
+        "up": tuple(
+            block(levels - 1 - i, layers[levels - 1 - i] + 1, "Attn" in up_types[i], up_depth[i]) for i in range(levels)
+        ),
+        "guidance_dims": f.take("time_cond_proj_dim"),
+        "class_embedding": kind,
+        "class_inputs": classes if kind == "table" else projected or 0,
+        "added_time_dims": added_time if added else None,
+        "added_inputs": projected if added else 0,
+    }
+
+
+def _plain(f: Fields) -> dict[str, Any]:
+    """What is UNet2DModel's own. Here `attention_head_dim` is the size of a head, and null means one head."""
+    channels, down_types, up_types = _levels(f, ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"))
+    levels = len(channels)
+    layers = f.take("layers_per_block", 2)
+    sizes = f.listed("attention_head_dim", 8, levels)  # a list is this package's, for early latent diffusion models
+    resampling = {
+        "down": f.only("downsample_type", "conv", "resnet"),
+        "up": f.only("upsample_type", "conv", "resnet"),
+    }
+
+    def block(i: int, resnets: int, kind: str, side: str) -> Block:
+        size = sizes[i] or channels[i]
+        if channels[i] % size:
+            raise InputError(f"{f.where}: {channels[i]} channels do not divide into heads of {size}")
+        attends = kind.startswith("Attn")
+        # Only blocks with attention ask how to resample; the others' names say it.
+        by_resnet = kind.startswith("Resnet") or (attends and resampling[side] == "resnet")
+        return Block(channels[i], resnets, (), channels[i] // size, plain=attends, resnet_resampling=by_resnet)
+
+    attends = f.take("add_attention", True)
+    mid = block(levels - 1, 2, "Attn" if attends else "", "down")
+    kind, classes = _classes(f, "timestep", "identity")
+    f.ignore(("num_train_timesteps",))  # is read only with a time_embedding_type that is refused
+    return {
+        "in_channels": f.take("in_channels", 3),
+        "out_channels": f.take("out_channels", 3),
+        "down": tuple(block(i, layers, down_types[i], "down") for i in range(levels)),
+        "mid": mid if f.only("mid_block_type", "UNetMidBlock2D", None) else None,
+        "up": tuple(block(levels - 1 - i, layers + 1, up_types[i], "up") for i in range(levels)),
+        "class_embedding": kind,
+        "class_inputs": classes,
+        "middle_groups": f.take("attn_norm_num_groups"),
+        "centred": bool(f.take("center_input_sample", False)),
+    }
+
+
+def _levels(f: Fields, down: tuple[str, ...]) -> tuple[tuple[int, ...], tuple[str, ...], tuple[str, ...]]:
+    """Widths, and the types of blocks on both sides; those known going `up` are called alike."""
+    channels = tuple(f.require("block_out_channels"))
+    found = []
+    for name, known in (
+        ("down_block_types", down),
+        ("up_block_types", tuple(t.replace("Downsample", "Upsample").replace("Down", "Up") for t in down)),
+    ):
+        types = tuple(f.require(name))
+        if len(types) != len(channels):
+            raise InputError(f"{f.where}: {name} has {len(types)} entries for {len(channels)} block_out_channels")
+        for t in types:
+            if t not in known:
+                raise f.unsupported(name, t, known)
+        found.append(types)
+    return channels, found[0], found[1]
+
+
+def _classes(f: Fields, *known: str) -> tuple[str | None, int]:
+    """How classes are embedded, and the rows of the table."""
+    kind, rows = f.take("class_embed_type"), f.take("num_class_embeds")
+    if kind not in (None, *known):
+        raise f.unsupported("class_embed_type", kind, known)
+    return "table" if kind is None and rows is not None else kind, rows or 0
+
+
+_READERS = {"UNet2DConditionModel": _prompted, "UNet2DModel": _plain}
+_PROMPTED_FIXED = {
+    "center_input_sample": False,
+    "encoder_hid_dim": None,
+    "encoder_hid_dim_type": None,
+    "dual_cross_attention": False,
+    "resnet_skip_time_act": False,
+    "resnet_out_scale_factor": 1.0,
+    "time_embedding_act_fn": None,
+    "timestep_post_act": None,
+    "conv_in_kernel": 3,
+    "conv_out_kernel": 3,
+    "attention_type": "default",
+    "class_embeddings_concat": False,
+    "mid_block_only_cross_attention": None,
+    "cross_attention_norm": None,
+}

@@ -1,0 +1,69 @@
+"""What `--model` and `--lora` take -> a model folder and adapters. The one module that calls `convert`, and lazily."""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.nn as nn
+import platformdirs
+
+from .checkpoint.lora import Given, Lora
+from .checkpoint.model_folder import EMBEDDED, VERSION
+from .core.errors import InputError
+
+
+def converted(model: str, variant: str | None = None) -> Path:
+    """The model folder of what `--model` takes, converted into the cache on first use.
+
+    The cache is the system's for users, or MLX_SD_CACHE. A source that has changed is converted anew.
+    """
+    folder = EMBEDDED.get(model) or Path(model)
+    if (folder / "model.json").is_file():
+        return folder
+    from convert import checkpoint, source, write  # convert builds on this package
+
+    found = source.read(model, checkpoint.Choices(variant=variant))
+    out = _cache() / f"{found.folder.resolve().name}-{_fingerprint(found.folder)}"
+    if not (out / "model.json").is_file():
+        if found.guess:
+            warnings.warn(found.guess, stacklevel=4)
+        try:
+            write.write(found, out, {"model": model})
+        except InputError:
+            if not (out / "model.json").is_file():  # else another process was first
+                raise
+    return out
+
+
+def adapters(loras: Sequence[Given]) -> list[Any]:
+    """Opened by convert, which builds on this package."""
+    if not loras:
+        return []
+    from convert import lora
+
+    return lora.read(Lora.of(given) for given in loras)
+
+
+def merge_plan(adapters: list[Any], networks: Mapping[str, nn.Module]) -> Any:
+    """convert's plan of what adapters do to parameters, or None without adapters."""
+    if not adapters:
+        return None
+    from convert import lora
+
+    return lora.plan(adapters, networks)
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("MLX_SD_CACHE") or platformdirs.user_cache_dir("mlx-sd"))
+
+
+def _fingerprint(folder: Path) -> str:
+    # Enough to notice a changed checkpoint without reading it.
+    files = sorted(folder.rglob("*")) if folder.is_dir() else [folder]
+    stats = [(str(p.relative_to(folder)), p.stat()) for p in files if p.is_file()]
+    seen = [VERSION, str(folder.resolve()), [(name, s.st_size, s.st_mtime_ns) for name, s in stats]]
+    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:12]

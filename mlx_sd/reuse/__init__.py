@@ -1,0 +1,1 @@
+"""What is computed once and used again: DeepCache, T-GATE, and FreeU beside them, with presets of all."""

@@ -1,0 +1,1 @@
+"""From noise to latents: schedules, solvers as tables, and the one loop that runs every table."""

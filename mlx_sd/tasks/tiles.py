@@ -1,0 +1,103 @@
+"""Pictures too large for the UNet: overlapping tiles whose predictions are blended at every evaluation.
+
+As in MultiDiffusion (Bar-Tal et al. 2023, eq. 5), but with weights that fall to the edge of a tile, so that no seam is
+left where one ends. Latents and noise are of the whole picture; only the network sees tiles.
+"""
+
+from collections.abc import Callable
+from itertools import product
+from math import ceil, pi
+from typing import NamedTuple, Protocol
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Predictor(Protocol):
+    """The network as the sampling loop sees it, over one tile."""
+
+    @property
+    def full(self) -> int:
+        """How many evaluations were not cached."""
+        ...
+
+    def __call__(self, x: mx.array, t: float) -> mx.array:
+        """Returns the prediction, float32, for latents x (N, h, w, C) at timestep t."""
+        ...
+
+
+_OVERLAP = 0.25  # of a tile's side, at least
+
+
+class Span(NamedTuple):
+    """From one latent to another, along one side of a picture, with the weight of each."""
+
+    begin: int
+    end: int
+    weights: NDArray[np.float64]
+
+
+def spans(length: int, tile: int, multiple: int) -> list[Span]:
+    """Spans of one size, at most `tile`, that cover `length` evenly and whose weights add up to 1 everywhere.
+
+    They begin at multiples of `multiple`, by which the network shrinks its input: shifted by as much, it computes the
+    same. Only the last may be shorter. A tile is at least two multiples.
+    """
+    overlap = _up(_OVERLAP * tile, multiple)
+    stride = (tile - overlap) // multiple * multiple
+    count = 1 + max(0, ceil((length - tile) / stride))
+    size = min(tile, _up((length + (count - 1) * overlap) / count, multiple))
+    begins = [_up(i * (length - size) / (count - 1), multiple) if i else 0 for i in range(count)]
+    ends = [min(begin + size, length) for begin in begins]
+    weights = np.zeros((count, length))
+    for i, (begin, end) in enumerate(zip(begins, ends, strict=True)):
+        place = np.arange(begin, end) + 0.5
+        rise = (place - begin) / (ends[i - 1] - begin) if i else np.ones(end - begin)
+        fall = (end - place) / (end - begins[i + 1]) if i + 1 < count else np.ones(end - begin)
+        weights[i, begin:end] = np.sin(pi / 2 * np.clip(np.minimum(rise, fall), 0, 1)) ** 2
+    weights /= weights.sum(axis=0)
+    return [Span(b, e, w[b:e]) for b, e, w in zip(begins, ends, weights, strict=True)]
+
+
+class Tiled:
+    """The network as the sampling loop sees it, over a large picture; each tile has a predictor of its own."""
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        tile: int,
+        multiple: int,
+        channels: mx.array | None,
+        predictor: Callable[[mx.array | None], Predictor],
+    ):
+        """size: height and width in latents. `predictor` makes that of a tile, given its part of the `channels`."""
+        rows, columns = (spans(side, tile, multiple) for side in size)
+        self._tiles = [
+            (row, column, predictor(None if channels is None else _part(channels, row, column)))
+            for row, column in product(rows, columns)
+        ]
+
+    def __call__(self, x: mx.array, t: float) -> mx.array:
+        """The prediction, float32, for latents x (N, h, w, C) at timestep t."""
+        blended = mx.zeros(x.shape)
+        for row, column, predict in self._tiles:
+            weights = mx.array(np.outer(row.weights, column.weights)[..., None].astype(np.float32))
+            part = weights * predict(_part(x, row, column), t)
+            around = [(0, 0), (row.begin, x.shape[1] - row.end), (column.begin, x.shape[2] - column.end), (0, 0)]
+            blended = blended + mx.pad(part, around)
+            mx.eval(blended)  # one tile's activations at a time
+        return blended
+
+    @property
+    def full(self) -> int:
+        """How many evaluations were not cached, in the tile where most were not."""
+        return max(predict.full for _, _, predict in self._tiles)
+
+
+def _part(x: mx.array, row: Span, column: Span) -> mx.array:
+    return x[:, row.begin : row.end, column.begin : column.end]
+
+
+def _up(value: float, multiple: int) -> int:
+    return ceil(value / multiple) * multiple

@@ -1,0 +1,175 @@
+"""Schedules are those that users know, and what cannot be is refused with what can."""
+
+import itertools
+import math
+import re
+
+import numpy as np
+import pytest
+
+from mlx_sd.core.errors import InputError
+from mlx_sd.sampling import samplers
+from mlx_sd.sampling import schedules as schedule
+from mlx_sd.sampling.scheduler import Scheduler
+from mlx_sd.sampling.table import Options
+
+SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+
+
+def _scheduler(**fields):
+    return Scheduler.from_hf({"_class_name": "DDIMScheduler", "clip_sample": False, **SD, **fields})
+
+
+def test_the_names_are_those_that_users_know():
+    assert " ".join(samplers.names()) == (
+        "euler euler_ancestral heun lms ddim ddpm plms dpmpp_2m dpmpp_2m_sde dpmpp_3m dpmpp_2s dpm_2m deis unipc edm "
+        "lcm tcd"
+    )
+    assert " ".join(schedule.names()) == (
+        "normal karras exponential beta sgm_uniform simple ays leading linspace trailing"
+    )
+
+
+# Sigmas that ComfyUI computes for Stable Diffusion 1.x, from its definitions of the two (comfy/samplers.py).
+COMFY = {
+    "simple": lambda sigmas, n: [sigmas[-(1 + int(i * (len(sigmas) / n)))] for i in range(n)],
+    "normal": lambda sigmas, n: np.exp(np.interp(np.linspace(999, 0, n), np.arange(1000), np.log(sigmas))),
+}
+
+
+@pytest.mark.parametrize("name", COMFY)
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
+def test_simple_and_normal_are_comfyui_s(name, sampler):
+    scheduler = _scheduler()
+    bar = scheduler.alphas_cumprod()
+    sigmas = np.sqrt((1 - bar) / bar)
+    for n in (1, 2, 7, 20, 38, 50, 76, 122):  # the stride of 38 falls a little short of a whole timestep
+        steps = samplers.SAMPLERS[sampler].grid(scheduler, n, name, 7.0).steps
+        assert [p.s / p.a for p in steps] == pytest.approx(list(COMFY[name](sigmas, n)), rel=1e-5), n
+        # The network is told the timestep whose level is the nearest in the logarithm, the last one is zero.
+        nearest = [int(np.abs(np.log(sigmas) - math.log(p.s / p.a)).argmin()) for p in steps]
+        assert [p.t for p in steps] == pytest.approx(nearest, abs=0 if n != 7 else 1) and steps[-1].s1 == 0
+
+
+def test_ays_between_its_ten_steps_is_log_linear():
+    for xl, timesteps in ((False, [999, 850, 736]), (True, [999, 845, 730])):
+        scheduler = Scheduler.from_hf({"_class_name": "EulerDiscreteScheduler", **SD}, xl=xl)
+        ten, twenty = (schedule.by_sigma(scheduler, n, "ays").steps for n in (10, 20))
+        assert [p.t for p in ten[:3]] == timesteps
+        k = [math.log(p.s / p.a) for p in twenty]
+        assert k[::2] == pytest.approx([math.log(p.s / p.a) for p in ten], abs=1e-5)
+        assert k[1] == pytest.approx((k[0] + k[2]) / 2, abs=1e-5)
+
+
+def _edm(**fields):
+    return Scheduler.from_hf({"_class_name": "EDMEulerScheduler", **fields})
+
+
+def test_ays_of_a_network_that_knows_sigmas_is_the_list_of_stable_video_diffusion():
+    scheduler = _edm(sigma_min=0.002, sigma_max=700.0, sigma_data=1.0)
+    published = [700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034]
+    ten, twenty = ([p.s / p.a for p in schedule.by_sigma(scheduler, n, "ays").steps] for n in (10, 20))
+    assert ten == pytest.approx(published)
+    assert twenty[::2] == pytest.approx(published)
+    assert twenty[1::2] == pytest.approx([math.sqrt(p * q) for p, q in itertools.pairwise([*published, 0.002])])
+    assert schedule.by_sigma(scheduler, 10, "ays").steps[-1].s1 == 0
+    low = _edm(sigma_min=0.002, sigma_max=700.0, sigma_data=1.0, final_sigmas_type="sigma_min")
+    assert schedule.by_sigma(low, 10, "ays").steps[-1].s1 == pytest.approx(0.002)
+
+
+@pytest.mark.parametrize("highest", [80.0, 54.5, 10.0])
+def test_ays_begins_no_higher_than_a_network_was_trained_on(highest):
+    scheduler = _edm(sigma_max=highest)
+    sigmas = [p.s / p.a * 0.5 for p in schedule.by_half_step(scheduler, 10, "ays").steps]
+    assert sigmas[0] == pytest.approx(highest)
+    assert all(p > q for p, q in itertools.pairwise(sigmas))
+    # On the published curve, the same part of a piece of it to the next.
+    curve = np.log([700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002])
+    places = np.interp(-np.log([*sigmas, 0.002]), -curve, np.arange(11))
+    assert np.diff(places) == pytest.approx([np.diff(places)[0]] * 10)
+
+
+def test_ays_goes_with_every_sampler_of_a_network_that_knows_sigmas():
+    assert samplers.choose(_edm(), "dpmpp_2m", "ays")[1] == "ays"
+    with pytest.raises(InputError, match="it takes karras, exponential, ays, sigmas"):
+        samplers.choose(_edm(), "euler", "beta")
+
+
+def test_rho_spaces_karras():
+    by_rho = [[p.s for p in schedule.by_sigma(_scheduler(), 8, "karras", rho).steps] for rho in (1.0, 7.0)]
+    k = np.array(by_rho[0]) / np.sqrt(1 - np.array(by_rho[0]) ** 2)
+    assert np.diff(k) == pytest.approx([k[1] - k[0]] * 7) and by_rho[1][3] < by_rho[0][3]
+
+
+def test_a_schedule_file_is_the_list_it_holds(tmp_path):
+    file = tmp_path / "steps.json"
+    file.write_text('{"timesteps": [999, 500, 20]}')
+    assert schedule.resolve(str(file), _scheduler()) == "timesteps=999,500,20"
+    assert samplers.choose(_scheduler(), "euler", str(file))[1] == "timesteps=999,500,20"
+    assert schedule.steps_of("sigmas=3,2,1,0") == 3
+
+
+WRONG = {
+    "pair": (("lcm", "karras", {}), "lcm does not go with karras; it takes sgm_uniform, trailing, timesteps"),
+    "pair of a list": (("ddim", "sigmas=2,1", {}), "ddim does not go with sigmas; it takes normal, sgm_uniform"),
+    "sampler": (("magic", None, {}), "unknown sampler 'magic'; there are euler, euler_ancestral"),
+    "schedule": (("euler", "magic", {}), "unknown schedule 'magic'; there are normal, karras"),
+    "file": (("euler", "none.json", {}), "none.json: No such file"),
+    "eta": (("ddim", None, {"eta": 1.5}), "eta must be 0 or more, to 1, not 1.5"),
+    "eta nan": (("ddim", None, {"eta": math.nan}), "eta must be 0 or more, to 1, not nan"),
+    "whose eta": (("euler", None, {"eta": 1.0}), "euler takes no eta; euler_ancestral, ddim do"),
+    "gamma": (("tcd", None, {"gamma": -0.1}), "gamma must be 0 or more, to 1, not -0.1"),
+    "churn": (("edm", None, {"s_churn": -1.0}), "s_churn must be 0 or more, not -1"),
+    "order": (("deis", None, {"order": 4}), "order of deis must be 1 or 2 or 3, not 4"),
+    "kind": (("unipc", None, {"kind": "heun"}), "kind of unipc must be bh2 or bh1, not heun"),
+    "corrector": (("heun", None, {"corrector": True}), "heun takes no corrector; euler, lms, ddim"),
+    "noise": (("ddim", None, {"eta": 0.5, "corrector": True}), "the corrector does a step again without its noise"),
+    "rho": (("euler", "karras", {"rho": 0.0}), "rho must be above 0, not 0"),
+    "whose rho": (("euler", "linspace", {"rho": 5.0}), "rho is of the karras schedule, not of linspace"),
+    "timesteps": (("euler", "timesteps=1,2", {}), "timesteps must be whole numbers from 999 down to 0"),
+    "timesteps high": (("euler", "timesteps=1000,2", {}), "timesteps must be whole numbers from 999 down to 0"),
+    "timesteps odd": (("euler", "timesteps=9.5,2", {}), "timesteps must be whole numbers from 999 down to 0"),
+    "sigmas up": (("euler", "sigmas=1,2,0", {}), "sigmas must be at least two numbers, each below the one before"),
+    "sigmas equal": (("euler", "sigmas=2,2,0", {}), "sigmas must be at least two numbers, each below the one before"),
+    "sigmas below": (("euler", "sigmas=2,-1", {}), "sigmas must be at least two numbers, each below the one before"),
+    "sigmas nan": (("euler", "sigmas=nan,0", {}), "sigmas must be at least two numbers, each below the one before"),
+    "sigmas one": (("euler", "sigmas=2", {}), "sigmas must be at least two numbers, each below the one before"),
+    "sigmas text": (("euler", "sigmas=2,much", {}), "sigmas must be numbers with commas between them, not '2,much'"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_cannot_be_is_refused_with_what_can(name):
+    (sampler, spacing, options), message = WRONG[name]
+    with pytest.raises(InputError, match=re.escape(message)):
+        samplers.choose(_scheduler(), sampler, spacing, Options(**options))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1, 2]", "must hold either"),
+        ('{"timesteps": [9], "sigmas": [1, 0]}', "must hold either"),
+        ("{", "is not JSON"),
+        ('{"sigmas": [1, "x"]}', "sigmas must be numbers"),
+    ],
+)
+def test_a_schedule_file_that_is_not_one_is_refused(tmp_path, content, message):
+    (tmp_path / "s.json").write_text(content)
+    with pytest.raises(InputError, match=message):
+        schedule.resolve(str(tmp_path / "s.json"), _scheduler())
+
+
+def test_more_steps_than_a_distilled_network_knows_are_refused():
+    with pytest.raises(InputError, match="takes 1 to 50 steps, not 51"):
+        samplers.table(_scheduler(), "lcm", "trailing", Options(), 51)
+
+
+def test_epsilon_from_zero_signal_is_refused():
+    scheduler = _scheduler(rescale_betas_zero_snr=True)
+    with pytest.raises(InputError, match="rescale_betas_zero_snr"):
+        samplers.table(scheduler, "ddim", "trailing", Options(), 10)
+    scheduler = _scheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction")
+    samplers.table(scheduler, "ddim", "trailing", Options(), 10)
+    with pytest.raises(InputError, match="corrector cannot start at zero signal"):
+        samplers.table(scheduler, "ddim", "trailing", Options(corrector=True), 10)
