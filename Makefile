@@ -1,42 +1,68 @@
-# make demo   sets up an environment and makes a picture with the embedded checkpoint
-# make test   sets up an environment and runs the tests
-# make check  lint and types;  make parity  compares with diffusers, live (large download)
+# make demo      sets up an environment and makes a picture with the embedded checkpoint
+# make test      sets up an environment and runs the tests, in minutes
+# make test-all  the same, then the slow tests and every property with all its examples
+# make proof     proofs that are run once (full size, soaks, hundreds of kills); results go to tests/proofs
+# make parity    compares with diffusers, live (large download)
+# make check     lint and types
+# make docs      builds the documentation into site/
+# make wheel     builds the wheel, installs it into a clean environment of each of PYTHONS and makes a picture
 
 PYTHON ?= python3
+PYTHONS ?= $(PYTHON)
+WORKERS ?= 2
+SHARE ?= 1
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 PROMPT ?= a red tent in the center on green grass, under a clear day sky
 
-.PHONY: demo test check parity clean
+.PHONY: demo test test-all proof parity check docs wheel clean
 
 demo: $(VENV)/.run
 	$(BIN)/python -m mlx_sd.generate "$(PROMPT)" --deepcache 3 --output demo.png
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
-check: $(VENV)/.dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+test-all: test
+	$(PYTEST) -m "slow or (hypothesis and not proof)" --hypothesis-profile full
+
+proof: $(VENV)/.dev
+	$(BIN)/python -m pytest -m proof --share $(SHARE)
 
 parity: $(VENV)/.reference
-	$(BIN)/python -m pytest tests/parity
+	$(PYTEST) tests/parity
+
+check: $(VENV)/.dev
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+docs: $(VENV)/.docs
+	$(BIN)/python -m mkdocs build --strict
+
+wheel: $(VENV)/.dev
+	$(BIN)/python -m tests.support.wheel $(PYTHONS)
 
 # Each stamp is an installed set of extras; cpu adds a fast BLAS on Linux and nothing elsewhere.
 $(VENV)/.run: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cpu]'
+	$(PIP) install --quiet -e '.[cpu]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cpu,dev]'
+	$(PIP) install --quiet -e '.[cpu,dev]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.dev
+	$(PIP) install --quiet -e '.[cpu,dev,docs]'
 	@touch $@
 
 $(VENV)/.reference: $(VENV)/.dev
-	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cpu,dev,reference]'
+	$(PIP) install --quiet torch==2.13.0
+	$(PIP) install --quiet -e '.[cpu,dev,reference]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build site *.egg-info

@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.support import proofs
 
 # The tests' matrices are so small that threads cost more than they give.
 for library in ("MKL", "OPENBLAS"):
@@ -15,6 +18,24 @@ for library in ("MKL", "OPENBLAS"):
 import mlx_sd  # noqa: E402, F401 - before any test imports mlx.core: it brings the BLAS
 
 GOLDENS = Path(__file__).parent / "goldens"
+
+# Examples of a property that does not state its own number. `make test-all` runs "full".
+_HYPOTHESIS = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
+settings.register_profile("quick", max_examples=20, **_HYPOTHESIS)
+settings.register_profile("full", max_examples=100, **_HYPOTHESIS)
+settings.load_profile("quick")  # before the command line's --hypothesis-profile is read, which replaces it
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds --share: how much of each proof runs. The results of whole proofs alone are written down."""
+    parser.addoption("--share", type=float, default=0.1, help="the share of each proof that runs, above 0, to 1")
+
+
+@pytest.fixture
+def proof(request: pytest.FixtureRequest) -> proofs.Proof:
+    """Scales the test's repetitions to --share, and writes its results to tests/proofs when all of it has run."""
+    name = request.node.name.removeprefix("test_")
+    return proofs.Proof(name, request.config.getoption("--share"))
 
 
 @pytest.fixture(scope="session", autouse=True)
