@@ -20,6 +20,7 @@ from mlx_sd.core.errors import InputError
 from mlx_sd.networks.blocks import Attend, apply
 from mlx_sd.networks.clip import Encoded
 from mlx_sd.networks.configs import TextConfig, VAEConfig
+from mlx_sd.networks.family import family_of, task_of
 from mlx_sd.networks.unet import Deep, Join, concatenate
 from mlx_sd.networks.unet_config import UNetConfig
 from mlx_sd.networks.vae import Autoencoder
@@ -46,6 +47,9 @@ def load(folder: Path) -> Model:
         tokenizers.append(tokenizer)
     text_encoders: Any = tuple(PackagedText(packages, part, configs[part]) for part in texts)
     unet: Any = PackagedUNet(packages, configs["unet"], told["deepcache"]["branch"])
+    vae = PackagedVAE(packages, configs["vae"])
+    task = task_of(unet.config, vae.config.latent_channels)
+    aesthetic_score = bool(told["pipeline"].get("requires_aesthetics_score", False))
     return Model(
         name=told["model"]["name"],
         hash=told["model"]["hash"],
@@ -53,10 +57,11 @@ def load(folder: Path) -> Model:
         text_encoders=text_encoders,
         tokenizers=tuple(tokenizers),
         unet=unet,
-        vae=PackagedVAE(packages, configs["vae"]),
+        vae=vae,
         scheduler=Scheduler.from_hf(told["scheduler"], f"{folder}/info.json: scheduler", xl=xl),
         zeros_for_empty=bool(told["pipeline"].get("force_zeros_for_empty_prompt", False)),
-        aesthetics=bool(told["pipeline"].get("requires_aesthetics_score", False)),
+        family=family_of(unet.config, task, text=bool(texts), classes=False, aesthetic_score=aesthetic_score),
+        task=task,
         sizes=packages.sizes,
     )
 

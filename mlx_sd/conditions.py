@@ -8,6 +8,7 @@ import mlx.core as mx
 
 from .checkpoint.model import Model
 from .core.errors import InputError
+from .networks.family import Family
 from .settings import Settings
 
 _SCORE, _NEGATIVE_SCORE = 6.0, 2.5  # the SDXL refiner's aesthetic scores
@@ -150,9 +151,9 @@ def batches(model: Model, subjects: Sequence[Subject], negative: str | None, siz
 
 def _time_ids(model: Model, chosen: Settings, count: int, guided: bool) -> mx.array:
     size = [chosen.height, chosen.width, 0, 0]
-    rows = [size + ([_SCORE] if model.aesthetics else size[:2])]
+    rows = [size + ([_SCORE] if model.family is Family.REFINER else size[:2])]
     if guided:
-        rows = [size + ([_NEGATIVE_SCORE] if model.aesthetics else size[:2]), *rows]
+        rows = [size + ([_NEGATIVE_SCORE] if model.family is Family.REFINER else size[:2]), *rows]
     return mx.array([row for row in rows for _ in range(count)], dtype=mx.float32)
 
 

@@ -29,6 +29,7 @@ from .core.errors import InputError
 from .core.files import tensors
 from .networks import quantization
 from .networks.classes import Classes
+from .networks.family import family_of, task_of
 from .networks.vae import Pixels
 from .sampling.low_res import LowRes
 from .sampling.scheduler import Scheduler
@@ -77,6 +78,10 @@ def load(
     texts = [part for part in TEXT if part in networks]
     unet, embedder = networks["unet"], networks.get("class_embedder")
     config = unet.config
+    vae = networks.get("vae") or Pixels(config.out_channels, config.sample_size)
+    classes = Classes.of(config, embedder and embedder.config, about["pipeline"], f"{folder}/model.json")
+    task = task_of(config, vae.config.latent_channels)
+    aesthetic_score = bool(about["pipeline"].get("requires_aesthetics_score", False))
     return Model(
         name=os.fspath(model),
         hash=model_hash(about),
@@ -84,19 +89,20 @@ def load(
         text_encoders=tuple(networks[part] for part in texts),
         tokenizers=tokenizers(folder, networks),
         unet=unet,
-        vae=networks.get("vae") or Pixels(config.out_channels, config.sample_size),
+        vae=vae,
         scheduler=Scheduler.from_hf(
             scheduler_config(about),
             f"{folder}/model.json: scheduler",
             xl=config.added_time_dims is not None,
         ),
         zeros_for_empty=bool(about["pipeline"].get("force_zeros_for_empty_prompt", False)),
-        aesthetics=bool(about["pipeline"].get("requires_aesthetics_score", False)),
+        family=family_of(config, task, text=bool(texts), classes=classes is not None, aesthetic_score=aesthetic_score),
+        task=task,
         loras=tuple(merge.records if merge else ()),
         quantization=quantize,
         folder=folder,
         low_res=LowRes.of(about, f"{folder}/model.json"),
-        classes=Classes.of(config, embedder and embedder.config, about["pipeline"], f"{folder}/model.json"),
+        classes=classes,
         class_embedder=embedder,
     )
 

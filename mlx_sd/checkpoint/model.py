@@ -8,13 +8,13 @@ import mlx.core as mx
 
 from ..networks.classes import ClassEmbedder, Classes
 from ..networks.clip import TextEncoder
+from ..networks.family import Family, Task
 from ..networks.unet import UNet
 from ..networks.vae import Autoencoder
 from ..prompts.tokenizer import Tokenizer
 from ..sampling.low_res import LowRes
 from ..sampling.scheduler import Scheduler
 
-_COLOURS = 3  # beside the latents
 DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
 
 
@@ -36,7 +36,8 @@ class Model:
     vae: Autoencoder
     scheduler: Scheduler
     zeros_for_empty: bool  # SDXL: no negative prompt means zeros, not an encoded empty text
-    aesthetics: bool  # SDXL refiner: conditioned on a score where the base has the target size
+    family: Family
+    task: Task
     sizes: tuple[tuple[int, int], ...] = ()  # (width, height) of the pictures it makes; empty is any
     loras: tuple[dict[str, Any], ...] = ()  # merged while loading: path, sha256 and scale of each
     quantization: str | None = None  # done while loading, as `--quantize` takes it
@@ -48,4 +49,4 @@ class Model:
     @property
     def upscales(self) -> bool:
         """Whether the UNet takes a small picture beside the latents."""
-        return self.unet.config.in_channels - self.vae.config.latent_channels == _COLOURS
+        return self.task is Task.UPSCALING
