@@ -3,26 +3,38 @@
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NamedTuple
 
-# What each module of this package measures, or makes of what was measured.
+
+class Command(NamedTuple):
+    """One measurement: the folder of its module, which has the command's name, and one line about it."""
+
+    folder: str
+    summary: str
+
+    def module(self, name: str) -> str:
+        """Returns the full name of the module that runs the command `name`."""
+        return f"bench.{self.folder}.{name}"
+
+
 COMMANDS = {
-    "latency": "seconds of steps and loops with DeepCache and T-GATE, beside counted ideals and diffusers",
-    "predict": "what a step and a loop should take on an Apple chip; a prediction",
-    "report": "tables and plots of the results, in the pages that hold them",
-    "footprint": "memory and time of converting, loading and stepping SD 1.5",
-    "conversion": "time and memory of converting SD 1.5 from a single file",
-    "lowering": "time and memory of lowering UNets to Core ML, beside PyTorch's route",
-    "sizes": "bytes and multiplications of every Core ML package",
-    "quantization": "what --quantize costs in quality",
-    "policies": "how far each DeepCache policy ends from the uncached run",
-    "quality": "drift, CLIP score, FID and Inception Score of DeepCache and T-GATE, on any model",
-    "solvers": "quality against evaluations of the network, for every solver",
-    "curves": "quality against cost of all that is reused",
-    "classes": "quality of the embedded classes, beside true pictures of them",
-    "figure": "draws what solvers measured",
-    "ays": "optimises a schedule of few steps (Align Your Steps)",
-    "showcase": "the README's picture",
-    "tiny": "trains the embedded checkpoints again",
+    "latency": Command("speed", "seconds of steps and loops with DeepCache and T-GATE, beside diffusers"),
+    "predict": Command("speed", "predicted seconds of a step and a loop on an Apple chip"),
+    "quality": Command("quality", "PSNR, SSIM, CLIP score and FID of DeepCache and T-GATE, on any model"),
+    "solvers": Command("quality", "quality against evaluations of the network, for every solver"),
+    "curves": Command("quality", "quality against cost of DeepCache, T-GATE and fewer steps"),
+    "policies": Command("quality", "how far each DeepCache policy ends from the uncached run"),
+    "quantization": Command("quality", "loss of quality with --quantize"),
+    "classes": Command("quality", "quality of the embedded class-conditional checkpoint, beside true pictures"),
+    "ays": Command("schedules", "optimises a schedule of few steps (Align Your Steps)"),
+    "footprint": Command("memory", "memory and time of converting, loading and stepping SD 1.5"),
+    "conversion": Command("memory", "time and memory of converting SD 1.5 from a single file"),
+    "lowering": Command("memory", "time and memory of lowering UNets to Core ML, beside PyTorch's route"),
+    "sizes": Command("memory", "bytes and multiplications of every Core ML package"),
+    "report": Command("report", "tables and plots of the results, in the pages that hold them"),
+    "figure": Command("report", "plot of what solvers measured"),
+    "showcase": Command("report", "the README's picture"),
+    "tiny": Command("tiny", "trains the embedded checkpoints again"),
 }
 _EXAMPLES = """examples:
   python -m bench latency --model tiny
@@ -32,21 +44,29 @@ _EXAMPLES = """examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit code, 2 where there is none of that name."""
-    name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    """Runs a command and returns its exit code; 2 for a name that is not a command."""
+    name, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):
-        width = max(map(len, COMMANDS))
-        listed = "\n".join(f"  {command:{width}}  {what}" for command, what in COMMANDS.items())
-        print(f"usage: python -m bench NAME ...\n\n{__doc__}\n\ncommands:\n{listed}\n\n{_EXAMPLES}")
+        print(f"usage: python -m bench NAME ...\n\n{__doc__}\n\n{_listing()}\n\n{_EXAMPLES}")
         return 0
     if name not in COMMANDS:
-        print(
-            f"bench: there is no {name!r}; there are {', '.join(COMMANDS)} (--help says what they do)", file=sys.stderr
-        )
+        names = ", ".join(COMMANDS)
+        print(f"bench: no command {name!r}; the commands are {names} (--help describes them)", file=sys.stderr)
         return 2
-    module = import_module(f"bench.{name}.__main__" if name == "tiny" else f"bench.{name}")
-    code: int = module.main(rest)
+    module = import_module(COMMANDS[name].module("__main__" if name == "tiny" else name))
+    code: int = module.main(arguments)
     return code
+
+
+def _listing() -> str:
+    """All commands with their summaries, under the folder of each."""
+    width = max(map(len, COMMANDS))
+    lines: list[str] = []
+    for name, command in COMMANDS.items():
+        head = f"{command.folder} (bench/{command.folder}):"
+        lines += [head] if head not in lines else []
+        lines.append(f"  {name:{width}}  {command.summary}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

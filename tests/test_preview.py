@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.landscapes import paintings
+from bench.quality.landscapes import paintings
 from coreml import drive
 from mlx_sd import Preview, StableDiffusion, preview
 from mlx_sd import metadata as picture

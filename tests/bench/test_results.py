@@ -10,7 +10,7 @@ from mlx_sd.core.errors import InputError
 from mlx_sd.reuse import deepcache as reuse
 from mlx_sd.sampling import samplers
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SOLVERS = (ROOT / "docs" / "solvers.md").read_text(encoding="utf-8")
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from mlx.utils import tree_flatten, tree_unflatten
 
-from bench.cases import UNETS
+from bench.models import UNETS
 from convert import __main__ as command
 from convert import adapter, blocks, deltas, lora, names, targets
 from mlx_sd.checkpoint.lora import Lora

@@ -7,7 +7,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from bench.cases import UNETS
+from bench.models import UNETS
 from coreml import cut, package
 from coreml.compress import plain
 from coreml.graph import trace

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from bench.cases import UNETS
+from bench.models import UNETS
 from mlx_sd.networks import cpu, ops
 from mlx_sd.networks.unet import UNet
 from mlx_sd.networks.unet_config import UNetConfig

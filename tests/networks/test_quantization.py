@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from mlx.utils import tree_flatten
 
-from bench.cases import UNETS
+from bench.models import UNETS
 from convert import __main__ as command
 from coreml import __main__ as coreml_command
 from mlx_sd import metadata as picture

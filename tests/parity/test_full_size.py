@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 
-from bench.cases import UNETS
+from bench.models import UNETS
 from mlx_sd import StableDiffusion
 from tests.support import families
 

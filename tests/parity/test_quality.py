@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
-from bench import drift, judges, landscapes, scores
+from bench.quality import extractors, fidelity, landscapes, scores
 from bench.tiny.clip import ImageTower
 from mlx_sd import StableDiffusion
 from mlx_sd.core.errors import InputError
@@ -40,9 +40,9 @@ def test_drift_is_scikit_images(measure):
     for strength in (1, 20, 200):
         other = np.clip(one + strength * noise, 0, 255)
         known = structural_similarity(one, other, **how)
-        measure("SSIM", distance(drift.ssim(one, other), known), 1e-5)
+        measure("SSIM", distance(fidelity.ssim(one, other), known), 1e-5)
         known = peak_signal_noise_ratio(one, other, data_range=255)
-        measure("PSNR", distance(drift.psnr(one, other), known), 1e-6)
+        measure("PSNR", distance(fidelity.psnr(one, other), known), 1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,8 @@ def clip(tmp_path_factory):
 
 
 def test_a_hub_clips_cosines_are_those_of_its_own_forward(clip, measure):
-    judge, prompts, pictures = judges.Clip(str(clip)), ["a red tent", "a snowman at night", "tent " * 200], _pictures(3)
+    judge, pictures = extractors.Clip(str(clip)), _pictures(3)
+    prompts = ["a red tent", "a snowman at night", "tent " * 200]
     seen, said = judge.pictures(pictures), judge.texts(prompts)
     cosines = seen @ said.T / np.outer(np.linalg.norm(seen, axis=1), np.linalg.norm(said, axis=1))
     model, tokenizer = CLIPModel.from_pretrained(clip).eval(), AutoTokenizer.from_pretrained(clip)
@@ -76,7 +77,7 @@ def test_a_hub_clips_cosines_are_those_of_its_own_forward(clip, measure):
 def test_a_clip_that_is_not_there_is_one_line(clip, tmp_path):
     for place in (tmp_path, tmp_path / "none"):
         with pytest.raises(InputError, match=f"--clip {place}: no CLIP in safetensors there") as refused:
-            judges.Clip(str(place))
+            extractors.Clip(str(place))
         assert "\n" not in str(refused.value)
 
 
@@ -116,14 +117,14 @@ def test_statistics_of_a_folder_are_pytorch_fids(fid, inception, tmp_path, measu
     paths = [tmp_path / f"{i}.png" for i in range(6)]
     for path, picture in zip(paths, _pictures(6), strict=True):
         picture.save(path)
-    ours = judges.Judged(tmp_path / "judged").statistics(judges.Inception(), paths)
+    ours = extractors.Judged(tmp_path / "judged").statistics(extractors.Inception(), paths)
     network = inception.InceptionV3()
     known = fid.calculate_activation_statistics(list(map(str, paths)), network, batch_size=3, num_workers=0)
     measure("Inception statistics", max(distance(a, b) for a, b in zip(ours, known, strict=True)), 1e-4)
 
 
 def test_probabilities_are_those_of_the_whole_network_without_its_last_bias(inception, measure):
-    judge, pictures = judges.Inception(), [*_pictures(2), *_pictures(1, (30, 30))]
+    judge, pictures = extractors.Inception(), [*_pictures(2), *_pictures(1, (30, 30))]
     said = judge.classes(judge.pictures(pictures))
     whole = inception.fid_inception_v3().eval()
     whole.fc.bias = None
@@ -143,5 +144,5 @@ def test_inception_without_its_weights_is_one_line(inception, monkeypatch):
 
     monkeypatch.setattr(inception, "load_state_dict_from_url", offline)
     with pytest.raises(InputError, match=r"weights cannot be had .*no route to host.*hub/checkpoints") as no:
-        judges.Inception()
+        extractors.Inception()
     assert "\n" not in str(no.value)

@@ -1,0 +1,1 @@
+"""Optimised schedules of few steps (Align Your Steps), and the files that hold them."""

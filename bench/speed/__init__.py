@@ -1,0 +1,1 @@
+"""Seconds and multiplications: sampling loops, single operations, and predictions for chips not at hand."""

@@ -1,0 +1,59 @@
+"""The documented bytes and multiplications of full-size packages are what writing a package gives."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.memory import sizes
+from coreml import compress, package
+from coreml.plan import Options, plan
+from mlx_sd.checkpoint.model_folder import TINY, build
+
+ROOT = Path(__file__).parents[3]
+RESULTS = json.loads((ROOT / "bench/results/coreml_sizes.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def shallow():
+    configs = {part: json.loads((TINY / part / "config.json").read_text()) for part in ("text_encoder", "unet", "vae")}
+    networks = {part: build(part, config, part) for part, config in configs.items()}
+    items = {item.name: item for item in plan(networks, Options(unets=("chunks",), branch=2), "tiny")}
+    spec = items["UnetChunk2"].functions["main"].spec
+    return spec, package.record(spec, networks["unet"])
+
+
+@pytest.mark.parametrize("target", ["iOS16", "iOS18"])
+@pytest.mark.parametrize("way", sizes.WAYS)
+def test_the_bytes_counted_are_those_written(shallow, way, target, tmp_path):
+    spec, graph = shallow
+    rng = np.random.default_rng(0)
+    shapes = {name: graph.shapes[value] for value, name in graph.parameters.items()}
+
+    def read(name):
+        return rng.standard_normal(shapes[name]).astype(np.float16)
+
+    weight = compress.choose(None if way == "uncompressed" else way, target)
+    path = tmp_path / "UnetChunk2.mlpackage"
+    package.write(spec, graph, read, weight, "split-einsum", target, path)
+    written = (path / "Data/com.apple.CoreML/weights/weight.bin").stat().st_size
+    used = {name for node in graph.nodes for name in node.inputs} & graph.parameters.keys()
+    assert 0 <= written - sizes.weight_bytes(graph, way) <= 160 * len(used)  # headers and alignment of 64 bytes
+
+
+def test_the_documented_tables_are_the_measured_ones():
+    page = (ROOT / "docs/coreml.md").read_text(encoding="utf-8")
+    assert sizes.packages_table(RESULTS) in page
+    assert sizes.branches_table(RESULTS) in page
+
+
+def test_the_deep_and_the_shallow_package_together_are_the_unet():
+    for told in RESULTS["models"].values():
+        unet = told["packages"]["Unet"]
+        for found in told["branches"]:
+            assert unet["macs"] <= found["deep"]["macs"] + found["shallow"]["macs"] <= 1.2 * unet["macs"]
+        outer = told["branches"][0]
+        assert (outer["deep"], outer["shallow"]) == (told["packages"]["UnetChunk1"], told["packages"]["UnetChunk2"])
+        for way, size in unet["bytes"].items():
+            assert size <= outer["deep"]["bytes"][way] + outer["shallow"]["bytes"][way] < 1.01 * size

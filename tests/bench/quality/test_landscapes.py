@@ -1,0 +1,60 @@
+"""The embedded checkpoint's world, and the CLIP that knows it."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from bench.quality import landscapes, scores
+from mlx_sd import StableDiffusion
+from mlx_sd.pipeline import to_image
+
+SEEDS = range(24)
+
+
+@pytest.fixture(scope="module")
+def scorer():
+    return landscapes.Scorer(StableDiffusion.load("tiny", "float32"))
+
+
+@pytest.fixture(scope="module")
+def features(scorer):
+    return scorer.images(landscapes.paintings(SEEDS))
+
+
+@pytest.fixture(scope="module")
+def texts(scorer):
+    return scorer.texts(landscapes.captions(SEEDS))
+
+
+def test_true_pictures_are_nearer_to_true_ones_than_spoilt_ones_are(scorer, features):
+    true = scores.statistics(features[:12])
+    pixels = landscapes.paintings(SEEDS[12:])
+    grey = mx.broadcast_to(pixels.mean(axis=-1, keepdims=True), pixels.shape)
+    noisy = pixels + 0.5 * mx.random.normal(pixels.shape, key=mx.random.key(0))
+    features = [scorer.images(x) for x in (pixels, grey, noisy)]
+    good, *spoilt = (scores.frechet(scores.statistics(f), true) for f in features)
+    assert all(good < 0.9 * distance for distance in spoilt), (good, spoilt)
+
+
+def test_each_picture_is_told_from_all_others_by_its_caption(features, texts):
+    cosines = (features @ texts.T) / np.outer(np.linalg.norm(features, axis=1), np.linalg.norm(texts, axis=1))
+    assert (cosines.argmax(1) == np.arange(len(cosines))).mean() > 0.9
+    assert scores.clip_score(features, texts) == pytest.approx(100 * np.diagonal(cosines).mean(), rel=1e-5)
+    assert scores.clip_score(features, texts) > 80
+    assert scores.clip_score(features, np.roll(texts, 1, 0)) < 40
+
+
+def test_features_do_not_depend_on_what_goes_through_together(scorer, features):
+    assert scorer.images(landscapes.paintings([3]))[0] == pytest.approx(features[3], abs=1e-4)
+
+
+def test_files_are_seen_as_the_pixels_they_hold(scorer, features):
+    pictures = [to_image(pixels) for pixels in landscapes.paintings(SEEDS[:2])]
+    assert scorer.pictures(pictures) == pytest.approx(features[:2], abs=1e-3)
+    larger = [picture.resize((256, 192)) for picture in pictures]
+    assert scores.clip_score(scorer.pictures(larger), features[:2]) > 90
+
+
+def test_paintings_fill_the_range_of_decoded_pictures():
+    pixels = np.array(landscapes.paintings(range(4)))
+    assert pixels.shape == (4, 128, 128, 3) and -1 <= pixels.min() < -0.5 and 0.5 < pixels.max() <= 1
