@@ -5,52 +5,18 @@ import json
 import mlx.core as mx
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from convert import __main__ as command
-from convert import names
 from convert.checkpoint import Choices
-from convert.kinds import KINDS
 from convert.source import read
 from mlx_sd import StableDiffusion
-from mlx_sd.checkpoint.model_folder import build, shapes
 from mlx_sd.core.errors import InputError
 from mlx_sd.networks.blocks import PlainAttention
 from mlx_sd.networks.configs import VAEConfig
 from mlx_sd.networks.unet_config import UNetConfig
-from tests.support import families, singles, unprompted
+from tests.support import families, unprompted
 from tests.support.unprompted import SINGLES
-
-
-def weights(kind):
-    """By diffusers' names, of each part."""
-    found = {}
-    for part, config in SINGLES[kind].items():
-        network, found[part] = build(part, config, "x"), {}
-        for ours, shape in shapes(network).items():
-            theirs = names.theirs(part, network.names, ours)
-            shape = [shape[0], shape[3], *shape[1:3]] if len(shape) == 4 else list(shape)
-            found[part][theirs] = families.tensor(part, theirs, shape)
-    return found
-
-
-def write(kind, file, **extra):
-    """Writes a file of that kind and returns the weights that must come out."""
-    found, configs = weights(kind), SINGLES[kind]
-    sizes = configs["unet"]["attention_head_dim"]
-    heads = KINDS[kind].heads(configs["unet"]["block_out_channels"][0]) if isinstance(sizes, list) else None
-    plain = configs["unet"]["_class_name"] == "UNet2DModel"
-    unet = singles.plain_unet(found["unet"], configs["unet"], heads) if plain else None
-    arrays = {
-        f"model.diffusion_model.{name}": array
-        for name, array in (unet or singles.unet(found["unet"], configs["unet"])).items()
-    }
-    arrays |= {f"first_stage_model.{n}": array for n, array in singles.vae(found["vae"], configs["vae"]).items()}
-    if KINDS[kind].classes:
-        found["class_embedder"] = {"embedding.weight": families.tensor("classes", "embedding.weight", [11, 24])}
-        arrays["cond_stage_model.embedding.weight"] = found["class_embedder"]["embedding.weight"]
-    save_file({name: np.ascontiguousarray(array) for name, array in (arrays | extra).items()}, file)
-    return found
+from tests.support.unprompted import write_single as write
 
 
 @pytest.mark.parametrize("kind", SINGLES)

@@ -11,9 +11,10 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from convert import names
+from convert.kinds import KINDS
 from mlx_sd.checkpoint.model_folder import build
 from mlx_sd.checkpoint.model_folder import shapes as own_shapes
-from tests.support import families
+from tests.support import families, singles
 from tests.support.families import Config, Shapes
 
 _DOWN, _ATTN_DOWN, _RES_DOWN = "DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"
@@ -255,3 +256,34 @@ SINGLES: dict[str, dict[str, Config]] = {
     },
     "ldm-classes": {"unet": _CROSS, "vae": VQ},
 }
+
+
+def _single_weights(kind: str) -> dict[str, dict[str, np.ndarray]]:
+    """Part -> diffusers' tensor name -> weight of one of SINGLES."""
+    weights: dict[str, dict[str, np.ndarray]] = {}
+    for part, config in SINGLES[kind].items():
+        network, weights[part] = build(part, config, "x"), {}
+        for ours, shape in own_shapes(network).items():
+            theirs = names.theirs(part, network.names, ours)
+            shape = [shape[0], shape[3], *shape[1:3]] if len(shape) == 4 else list(shape)
+            weights[part][theirs] = families.tensor(part, theirs, shape)
+    return weights
+
+
+def write_single(kind: str, file: Path, **extra: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+    """Writes a single file of one of SINGLES and returns the weights that must come out, by diffusers' names."""
+    weights, configs = _single_weights(kind), SINGLES[kind]
+    sizes = configs["unet"]["attention_head_dim"]
+    heads = KINDS[kind].heads(configs["unet"]["block_out_channels"][0]) if isinstance(sizes, list) else None
+    plain = configs["unet"]["_class_name"] == "UNet2DModel"
+    if plain:
+        unet = singles.plain_unet(weights["unet"], configs["unet"], heads)
+    else:
+        unet = singles.unet(weights["unet"], configs["unet"])
+    arrays = {f"model.diffusion_model.{name}": array for name, array in unet.items()}
+    arrays |= {f"first_stage_model.{n}": array for n, array in singles.vae(weights["vae"], configs["vae"]).items()}
+    if KINDS[kind].classes:
+        weights["class_embedder"] = {"embedding.weight": families.tensor("classes", "embedding.weight", [11, 24])}
+        arrays["cond_stage_model.embedding.weight"] = weights["class_embedder"]["embedding.weight"]
+    save_file({name: np.ascontiguousarray(array) for name, array in (arrays | extra).items()}, file)
+    return weights

@@ -1,0 +1,32 @@
+"""Pictures of every task, sampler and cache are what version 24f2947 made, whatever the code has become."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlx_sd.cli import generate
+from tests.support import pictures
+
+LEVEL = 1  # of 255: another processor may round otherwise
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the checkpoints and pictures that the commands name."""
+    return tmp_path_factory.mktemp("sources")
+
+
+def test_every_picture_has_its_fixture_and_every_fixture_its_picture():
+    assert {file.stem for file in pictures.FOLDER.glob("*.png")} == set(pictures.CASES)
+    assert sum(file.stat().st_size for file in pictures.FOLDER.glob("*.png")) < 1.5e6
+
+
+@pytest.mark.parametrize("name", pictures.CASES)
+def test_a_picture_is_what_it_was(name, sources, monkeypatch, capfd):
+    monkeypatch.chdir(sources)
+    pictures.write_sources(sources, pictures.CASES[name])
+    assert generate.main(pictures.CASES[name]) == 0, capfd.readouterr().err
+    now, before = pictures.pixels(sources / "pictures", name), pictures.pixels(pictures.FOLDER, name)
+    assert now.shape == before.shape
+    assert np.abs(now.astype(int) - before.astype(int)).max() <= LEVEL
