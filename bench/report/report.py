@@ -24,7 +24,6 @@ _EXAMPLES = """examples:
 """
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "bench" / "results"
-PAGES = ("README.md", "docs/benchmarks.md")
 SECTIONS: dict[str, Callable[[Path], str]] = {
     "summary": speed.summary,
     "latency": speed.latency,
@@ -51,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="default: those of this repository")
-    p.add_argument("--pages", type=Path, default=ROOT, metavar="DIR", help=f"where {' and '.join(PAGES)} are")
+    p.add_argument("--pages", type=Path, default=ROOT, metavar="DIR", help="where README.md and docs/ are")
     what = p.add_mutually_exclusive_group()
     what.add_argument("--write", action="store_true", help="put sections into the pages, and draw the plots")
     what.add_argument("--check", action="store_true", help="compare the pages with the results")
@@ -103,11 +102,10 @@ def updated(page: Path, folder: Path) -> str:
 
 
 def _pages(folder: Path) -> list[Path]:
-    pages = [folder / page for page in PAGES]
-    for page in pages:
-        if not page.is_file():
-            raise InputError(f"{page} is missing; give the repository's folder to --pages")
-    return pages
+    readme = folder / "README.md"
+    if not readme.is_file():
+        raise InputError(f"{readme} is missing; give the repository's folder to --pages")
+    return [readme, *sorted((folder / "docs").rglob("*.md"))]
 
 
 if __name__ == "__main__":

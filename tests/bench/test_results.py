@@ -11,8 +11,9 @@ from mlx_sd.reuse import deepcache as reuse
 from mlx_sd.sampling import samplers
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-SOLVERS = (ROOT / "docs" / "solvers.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+README = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+SOLVERS = (ROOT / "docs" / "results" / "solvers.md").read_text(encoding="utf-8")
 
 
 def _results(name):

@@ -43,7 +43,7 @@ def test_the_bytes_counted_are_those_written(shallow, way, target, tmp_path):
 
 
 def test_the_documented_tables_are_the_measured_ones():
-    page = (ROOT / "docs/coreml.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/guide/apps.md").read_text(encoding="utf-8")
     assert sizes.packages_table(RESULTS) in page
     assert sizes.branches_table(RESULTS) in page
 
