@@ -1,7 +1,7 @@
 """Solver, steps and reuse chosen together: what --speed takes.
 
-Chosen from curves of quality against cost: for the embedded checkpoint measured (bench.curves, docs/results/reuse.md), for
-the others those that DeepCache and T-GATE publish, in the settings that they publish them for.
+Chosen from curves of quality against cost: for the embedded checkpoint measured (docs/results/reuse.md), for the others
+those that DeepCache and T-GATE publish, in the settings that they publish them for.
 """
 
 from dataclasses import dataclass
