@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from mlx_sd.checkpoint.lora import Lora
 from mlx_sd.core.errors import InputError
 
-_STAGE = re.compile(r"(inputs|outputs)\.(\d+)|middle")
+_STAGE = re.compile(r"(down|up)\.stages\.(\d+)|middle")
 
 
 def factors(lora: Lora, unet: Iterable[str]) -> Callable[[str, str], float]:
@@ -43,13 +43,15 @@ def factors(lora: Lora, unet: Iterable[str]) -> Callable[[str, str], float]:
 
 
 def stage(layer: str) -> str:
-    """The stage of a UNet's layer: "inputs.4", "middle", "outputs.11", or "base"."""
-    found = _STAGE.match(layer)
-    return found[0] if found else "base"
+    """Returns the stage of a UNet's layer: "down.4", "middle", "up.11", or "base" for a layer of no stage."""
+    match = _STAGE.match(layer)
+    if match is None:
+        return "base"
+    return f"{match[1]}.{match[2]}" if match[1] else "middle"
 
 
 def _sorted(stages: Iterable[str]) -> list[str]:
-    sides = ("inputs", "middle", "outputs")
+    sides = ("down", "middle", "up")
 
     def place(name: str) -> tuple[int, int]:
         side, _, number = name.partition(".")

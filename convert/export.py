@@ -7,9 +7,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_sd.checkpoint.model_folder import build, read_about, shapes
+from mlx_sd.checkpoint.model_folder import build, network_tensors, read_about, shapes
 from mlx_sd.core.errors import InputError
-from mlx_sd.core.files import TENSOR_DTYPES, Tensor, tensors
+from mlx_sd.core.files import TENSOR_DTYPES, Tensor
 
 from . import names
 from .checkpoint import SCHEDULERS, VQ, Vocabulary
@@ -40,7 +40,9 @@ def write(folder: Path, out: Path, dtype: mx.Dtype | None = None) -> None:
         raise InputError(f"{folder} is quantized, which diffusers does not read; convert the checkpoint again without")
     if problem := _problem(about["networks"]):
         raise InputError(f"{folder}: {problem}")
-    networks = {part: _entries(folder, part, config, dtype) for part, config in about["networks"].items()}
+    networks = {
+        part: _entries(folder, part, about["version"], config, dtype) for part, config in about["networks"].items()
+    }
     total = sum(entry.size for entries in networks.values() for entry in entries)
     with atomic_folder(out, total) as made, progress(total, "diffusers") as moved:
         for part, entries in networks.items():
@@ -78,9 +80,9 @@ def _problem(configs: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _entries(folder: Path, part: str, config: dict[str, Any], dtype: mx.Dtype | None) -> list[Entry]:
+def _entries(folder: Path, part: str, version: int, config: dict[str, Any], dtype: mx.Dtype | None) -> list[Entry]:
     network = build(part, config, f"{folder}/model.json: {part}")
-    wanted, have = shapes(network), {tensor.name: tensor for tensor in tensors(folder / f"{part}.safetensors")}
+    wanted, have = shapes(network), network_tensors(folder, part, version)
     if {name: tensor.shape for name, tensor in have.items()} != wanted:
         raise InputError(f"{folder}/{part}.safetensors does not fit model.json; convert the checkpoint again")
     # The one layer that is a convolution in some checkpoints and a linear one in others, which compute the same

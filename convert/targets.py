@@ -24,15 +24,15 @@ class Target(NamedTuple):
 
 
 # Our layers -> the original code's (CompVis, Stability), whose stages are counted as ours are.
-_STAGES = {"inputs": "input_blocks", "middle": "middle_block", "outputs": "output_blocks"}
+_STAGES = {"down.stages": "input_blocks", "middle.layers": "middle_block", "up.stages": "output_blocks"}
 _LAYERS = {
-    "added.linear1": "label_emb.0.0",
-    "added.linear2": "label_emb.0.2",
     "conv": "out.2",
-    "inputs.0.0.conv": "input_blocks.0.0",
+    "down.stages.0.0": "input_blocks.0.0",
+    "embedding.added.linear1": "label_emb.0.0",
+    "embedding.added.linear2": "label_emb.0.2",
+    "embedding.timestep.linear1": "time_embed.0",
+    "embedding.timestep.linear2": "time_embed.2",
     "norm": "out.0",
-    "time.linear1": "time_embed.0",
-    "time.linear2": "time_embed.2",
 }
 _RESBLOCK = {
     "conv1": "in_layers.2",
@@ -101,13 +101,15 @@ def _names(part: str, layers: Mapping[str, str], layer: str) -> Iterator[tuple[s
 def _original(layer: str) -> str:
     if layer in _LAYERS:
         return _LAYERS[layer]
-    stage, *rest = layer.split(".")
+    path, *rest = layer.split(".", maxsplit=2)
+    stage = f"{path}.{rest[0]}" if rest else path
     if stage not in _STAGES:
         return layer
-    places = 1 if stage == "middle" else 2
-    place, inside = [_STAGES[stage], *rest[:places]], ".".join(rest[places:])
+    numbers = 1 if path == "middle" else 2  # of the layer, in the middle; of the stage and the layer, on a path
+    segments = rest[1].split(".")
+    place, inside = [_STAGES[stage], *segments[:numbers]], ".".join(segments[numbers:])
     if inside == "conv":
-        return ".".join([*place, "op" if stage == "inputs" else "conv"])
+        return ".".join([*place, "op" if path == "down" else "conv"])
     return ".".join([*place, _RESBLOCK.get(inside) or _replaced(inside, names.UNET)])
 
 

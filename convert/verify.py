@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mlx_sd.checkpoint.model import DTYPES
-from mlx_sd.checkpoint.model_folder import absent, build, read_about, shapes
+from mlx_sd.checkpoint.model_folder import absent, build, network_tensors, read_about, shapes
 from mlx_sd.core.errors import Failure, InputError
-from mlx_sd.core.files import TENSOR_DTYPES, tensors
+from mlx_sd.core.files import TENSOR_DTYPES
 from mlx_sd.networks import quantization
 from mlx_sd.prompts.tokenizer import Tokenizer
 from mlx_sd.sampling.scheduler import Scheduler
@@ -48,7 +48,7 @@ def _networks(folder: Path, about: dict[str, Any]) -> Iterator[str]:
             if part in quantized:
                 quantization.prepare(network, quantized[part])
             wanted = shapes(network)
-            found = {tensor.name: tensor for tensor in tensors(file)}
+            found = network_tensors(folder, part, about["version"])
         except InputError as error:
             yield str(error)
             continue

@@ -17,7 +17,7 @@ import numpy as np
 from mlx_sd.checkpoint.model import Model
 from mlx_sd.checkpoint.model_folder import TEXT
 from mlx_sd.core.errors import InputError
-from mlx_sd.networks.blocks import Attend, apply
+from mlx_sd.networks.blocks import Attend, apply_attention
 from mlx_sd.networks.clip import Encoded
 from mlx_sd.networks.configs import TextConfig, VAEConfig
 from mlx_sd.networks.family import family_of, task_of
@@ -176,14 +176,18 @@ class PackagedUNet:
         deep: Deep = None,
         depth: int = 1,
         join: Join = concatenate,
-        attend: Attend = apply,
+        attend: Attend = apply_attention,
+        skip_residuals: Sequence[mx.array] | None = None,
+        middle_residual: mx.array | None = None,
         **extra: Any,
     ) -> tuple[mx.array, mx.array]:
         """As `UNet.__call__`, but that `deep` is as the packages have it; without it they run in full."""
         if join is not concatenate:
             raise InputError("packages join their skips as they were exported; leave out --freeu")
-        if attend is not apply:
+        if attend is not apply_attention:
             raise InputError("packages attend as they were exported; leave out --tgate")
+        if skip_residuals is not None or middle_residual is not None:
+            raise InputError("packages take no residuals of a control network; generate with the model itself")
         if callable(deep):
             raise InputError("packages do not show their shallow features; choose another --deepcache than adaptive")
         size = self._packages.size(x)

@@ -19,7 +19,7 @@ import numpy as np
 from mlx_sd import resolve
 from mlx_sd.checkpoint import model_folder
 from mlx_sd.core.errors import Failure, InputError
-from mlx_sd.core.files import tensors
+from mlx_sd.core.files import Tensor
 from mlx_sd.prompts.tokenizer import bpe
 
 from . import compress, cut, info, package
@@ -48,14 +48,15 @@ def export(model: str, out: Path, options: Options, force: bool = False, report:
         for part, config in about["networks"].items()
         for part, config in about["networks"].items()
     }
+    stored = {part: model_folder.network_tensors(folder, part, about["version"]) for part in networks}
     items = plan(networks, options, model)
     names = [name for item in items for name in (item.pieces or (item.name,))]
     _refuse(out, names, force)
-    _check_space(out, sum(_bytes(folder, item.part, options) for item in items))
+    _check_space(out, sum(_bytes(stored[item.part], options) for item in items))
     packages: dict[str, Any] = {}
     with _beside(out) as home:
         for item in items:
-            for name, told in _write(item, networks[item.part], folder, home, options):
+            for name, told in _write(item, networks[item.part], stored[item.part], home, options):
                 packages[name] = told
                 report(info.line(name, told))
         _write_vocabulary(folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder / "tokenizer_2", home)
@@ -67,16 +68,15 @@ def export(model: str, out: Path, options: Options, force: bool = False, report:
 
 
 def _write(
-    item: Item, network: nn.Module, folder: Path, home: Path, options: Options
+    item: Item, network: nn.Module, stored: Mapping[str, Tensor], home: Path, options: Options
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Writes an item's package or pieces; yields the name and what info.json says of each."""
-    file = folder / f"{item.part}.safetensors"
     if len(item.functions) > 1:
         path = home / f"{item.name}.mlpackage"
         with tempfile.TemporaryDirectory(dir=home) as aside:
             parts = {name: Path(aside, f"{name}.mlpackage") for name in item.functions}
             told = {
-                name: _save(entry, entry.spec, package.record(entry.spec, network), file, parts[name], options)
+                name: _save(entry, entry.spec, package.record(entry.spec, network), stored, parts[name], options)
                 for name, entry in item.functions.items()
             }
             package.join(parts, path)
@@ -84,13 +84,13 @@ def _write(
         return
     (entry,) = item.functions.values()
     graph = package.record(entry.spec, network)
-    weight = _bytes(folder, item.part, options, set(graph.parameters.values()))
+    weight = _bytes(stored, options, set(graph.parameters.values()))
     pieces = item.pieces or (item.name,)
     if options.split and not item.pieces and weight > GIGABYTE:
         pieces = tuple(f"{item.name}Part{i + 1}" for i in range(2 ** math.ceil(math.log2(weight / GIGABYTE))))
     for i, (spec, part) in enumerate(_cut(entry.spec, graph, pieces)):
         path = home / f"{pieces[i]}.mlpackage"
-        told = {"main": _save(entry, spec, part, file, path, options)}
+        told = {"main": _save(entry, spec, part, stored, path, options)}
         yield pieces[i], _seal(path, told, options, (i + 1, len(pieces)))
 
 
@@ -112,9 +112,10 @@ def _cut(spec: Spec, graph: Graph, names: tuple[str, ...]) -> list[tuple[Spec, G
     return _cut(*first, names[:middle]) + _cut(*second, names[middle:])
 
 
-def _save(entry: Entry, spec: Spec, graph: Graph, file: Path, path: Path, options: Options) -> dict[str, Any]:
+def _save(
+    entry: Entry, spec: Spec, graph: Graph, stored: Mapping[str, Tensor], path: Path, options: Options
+) -> dict[str, Any]:
     """Lowers and writes one function; returns what info.json says of it."""
-    stored = {t.name: t for t in tensors(file)}
 
     def read(name: str) -> np.ndarray:
         return np.array(stored[name].read().astype(spec.weights))
@@ -136,9 +137,9 @@ def _describe(port: Port) -> dict[str, Any]:
     return {"shape": list(port.stored), "dtype": str(port.dtype).rpartition(".")[2]}
 
 
-def _bytes(folder: Path, part: str, options: Options, only: set[str] | None = None) -> int:
+def _bytes(stored: Mapping[str, Tensor], options: Options, only: set[str] | None = None) -> int:
     """Of a part's weights in a package, about."""
-    numbers = sum(math.prod(t.shape) for t in tensors(folder / f"{part}.safetensors") if only is None or t.name in only)
+    numbers = sum(math.prod(tensor.shape) for name, tensor in stored.items() if only is None or name in only)
     return numbers * BITS.get(options.compress or options.dtype, 16) // 8
 
 

@@ -61,7 +61,7 @@ def describe(
         },
         "latents": {
             "channels": vae.latent_channels,
-            "factor": vae.factor,  # pixels along the side of one
+            "factor": vae.downsampling,  # pixels along the side of one
             "scaling_factor": vae.scaling_factor,
         },
         "scheduler": {name: _finite(value) for name, value in scheduler.items()},

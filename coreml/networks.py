@@ -77,7 +77,7 @@ def text_encoder(part: str, config: Any, dtype: mx.Dtype, xl: bool) -> Spec:
 def vae_decoder(config: Any, height: int, width: int, dtype: mx.Dtype) -> Spec:
     """Latents divided by the scaling factor -> a picture in [-1, 1]; height and width are the latents'."""
     z = _port("z", (1, height, width, config.latent_channels), dtype, IMAGE)
-    size = (1, height * config.factor, width * config.factor, config.out_channels)
+    size = (1, height * config.downsampling, width * config.downsampling, config.out_channels)
     image = replace(_port("image", size, mx.float32, IMAGE), inside=dtype)
     return Spec(
         "VAEDecoder", "vae", lambda network, z: (network.decode(z),), (z,), (image,), "Latents to a picture", dtype
@@ -86,7 +86,7 @@ def vae_decoder(config: Any, height: int, width: int, dtype: mx.Dtype) -> Spec:
 
 def vae_encoder(config: Any, height: int, width: int, dtype: mx.Dtype) -> Spec:
     """A picture in [-1, 1] -> mean and log variance of its latents."""
-    x = _port("x", (1, height * config.factor, width * config.factor, config.in_channels), dtype, IMAGE)
+    x = _port("x", (1, height * config.downsampling, width * config.downsampling, config.in_channels), dtype, IMAGE)
     latent = _port("latent", (1, height, width, 2 * config.latent_channels), mx.float32, IMAGE, inside=dtype)
     return Spec(
         "VAEEncoder", "vae", lambda network, x: (network.moments(x),), (x,), (latent,), "A picture to latents", dtype

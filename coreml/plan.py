@@ -106,7 +106,7 @@ def plan(networks: Mapping[str, Any], options: Options, where: str) -> list[Item
     decoders: dict[str, Entry] = {}
     encoders: dict[str, Entry] = {}
     for size in sizes:
-        width, height = (side // vae.factor for side in size)
+        width, height = (side // vae.downsampling for side in size)
         tag = f"_{size[0]}x{size[1]}" if len(sizes) > 1 else ""
         made = UNetPackages(
             unet.config, last.tokens, last.projection or 0, height, width, options.batch, dtype, options.branch + 1
@@ -135,8 +135,8 @@ def _one(role: str, size: Size | None, spec: Spec) -> Item:
 
 
 def _sizes(unet: Any, vae: Any, options: Options, where: str) -> tuple[Size, ...]:
-    native = unet.sample_size * vae.factor
-    multiple = vae.factor * 2 ** (len(unet.down) - 1)
+    native = unet.sample_size * vae.downsampling
+    multiple = vae.downsampling * unet.downsampling
     sizes = tuple((width or native, height or native) for width, height in options.sizes)
     for side in (side for size in sizes for side in size):
         if side < multiple or side % multiple:

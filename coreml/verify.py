@@ -167,7 +167,7 @@ def _inputs(sd: StableDiffusion, specs: Mapping[str, Spec], spec: Spec) -> list[
         noise = mx.array(rng.standard_normal(port.shape, dtype=np.float32))
         value = known.get(port.name)
         if port.name == "time_ids":
-            height, width = (side * sd.vae.config.factor for side in spec.inputs[0].shape[1:3])
+            height, width = (side * sd.vae.config.downsampling for side in spec.inputs[0].shape[1:3])
             value = mx.array([height, width, 0, 0, height, width][: port.shape[1]])
         elif port.name == "z":
             value = sd.vae.unscale(noise)

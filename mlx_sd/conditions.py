@@ -1,6 +1,5 @@
 """What pictures are asked for -> what the UNet looks at beside latents and time."""
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -8,6 +7,7 @@ import mlx.core as mx
 
 from .checkpoint.model import Model
 from .core.errors import InputError
+from .networks.embeddings import sinusoids
 from .networks.family import Family
 from .settings import Settings
 
@@ -159,7 +159,4 @@ def _time_ids(model: Model, chosen: Settings, count: int, guided: bool) -> mx.ar
 
 def guidance_embedding(scale: float, dims: int) -> mx.array:
     """(1, dims) sinusoids of 1000 (scale - 1), as latent consistency models take it (Luo et al. 2023)."""
-    half = dims // 2
-    rates = mx.exp(-math.log(10000) * mx.arange(half, dtype=mx.float32) / (half - 1))
-    angles = 1000 * (scale - 1) * rates[None]
-    return mx.concatenate([mx.sin(angles), mx.cos(angles)], axis=-1)
+    return sinusoids(mx.array([1000 * (scale - 1)]), dims, frequency_shift=1)

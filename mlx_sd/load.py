@@ -19,6 +19,8 @@ from .checkpoint.model_folder import (
     build,
     model_hash,
     network_configs,
+    network_tensors,
+    parameter_name,
     read_about,
     scheduler_config,
     shapes,
@@ -26,7 +28,6 @@ from .checkpoint.model_folder import (
 )
 from .core import blas
 from .core.errors import InputError
-from .core.files import tensors
 from .networks import quantization
 from .networks.classes import Classes
 from .networks.family import family_of, task_of
@@ -72,7 +73,7 @@ def load(
     for part, network in built.items():
         if part in stored:
             quantization.prepare(network, stored[part])
-        _fill(network, folder, part, dtype, merge and partial(merge, part))
+        _fill(network, folder, part, about["version"], dtype, merge and partial(merge, part))
         if part in wanted:
             quantization.convert(network, wanted[part])
     texts = [part for part in TEXT if part in networks]
@@ -108,17 +109,24 @@ def load(
 
 
 def _fill(
-    network: nn.Module, folder: Path, part: str, dtype: mx.Dtype, change: Callable[[str, mx.array], mx.array] | None
+    network: nn.Module,
+    folder: Path,
+    part: str,
+    version: int,
+    dtype: mx.Dtype,
+    change: Callable[[str, mx.array], mx.array] | None,
 ) -> None:
     file = folder / f"{part}.safetensors"
-    have = {t.name: t.shape for t in tensors(file)}
+    have = {name: tensor.shape for name, tensor in network_tensors(folder, part, version).items()}
     wanted = shapes(network)
     if have != wanted:
         wrong = sorted(name for name in have.keys() | wanted.keys() if have.get(name) != wanted.get(name))
         raise InputError(f"{file} does not fit model.json ({', '.join(wrong[:8])}); remove {folder} and convert again")
     if part == "vae" and network.config.force_upcast and dtype == mx.float16:
         dtype = mx.float32  # this VAE's activations overflow float16
-    weights: Any = mx.load(str(file))
+    stored: Any = mx.load(str(file))
+    weights: Any = {parameter_name(part, name, version): array for name, array in stored.items()}
+    del stored
     if change:
         for name, array in weights.items():
             weights[name] = change(name, array).astype(dtype)

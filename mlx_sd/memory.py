@@ -25,7 +25,7 @@ def needed(model: Model, width: int, height: int, batch: int = 1, denoise_tile: 
 
     denoise_tile: latents a side that the UNet is given at once; 0 is any number.
     """
-    config, factor = model.unet.config, model.vae.config.factor
+    config, factor = model.unet.config, model.vae.config.downsampling
     wide, high = (min(side // factor, denoise_tile or inf) for side in (width, height))
     outermost = int(2 * batch * wide * high * config.channels * model.dtype.size)
     return _weights(model) + _ACTIVATIONS * outermost
@@ -60,7 +60,7 @@ def check(
         wanted = max(wanted, decoding(model, width, height, tile))
     if wanted <= have:
         return
-    weights, factor = _weights(model), model.vae.config.factor
+    weights, factor = _weights(model), model.vae.config.downsampling
     scale = sqrt(max(have - weights, 0) / (wanted - weights))
     fits = [floor(side * scale / factor) * factor for side in (width, height)]
     way = f"{fits[0]} x {fits[1]} would fit (--width, --height)" if all(fits) else "none of any size would fit"

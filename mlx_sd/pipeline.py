@@ -207,7 +207,7 @@ class StableDiffusion:
 
         tile: decode in tiles of so many pixels a side; 0 never; None where the image is larger than 192 latents.
         """
-        tile = self.vae.tile(max(latents.shape[1:3]) * self.vae.config.factor, tile)
+        tile = self.vae.tile(max(latents.shape[1:3]) * self.vae.config.downsampling, tile)
         x = self.vae.unscale(latents.astype(mx.float32)).astype(self.vae.dtype)
         image = mx.clip(self.vae.decode(x, tile).astype(mx.float32), -1, 1)
         if not mx.isfinite(image).all().item():
@@ -217,13 +217,15 @@ class StableDiffusion:
     def encode(self, image: Source, tile: int | None = None) -> mx.array:
         """Latents (1, h, w, C) of a picture: the posterior's mean, scaled as the UNet takes them. tile: as `decode`."""
         picture = opaque(read(image))
-        if any(side % self.vae.config.factor for side in picture.size):
-            raise InputError(f"width and height must be multiples of {self.vae.config.factor}, not {picture.size}")
+        if any(side % self.vae.config.downsampling for side in picture.size):
+            raise InputError(
+                f"width and height must be multiples of {self.vae.config.downsampling}, not {picture.size}"
+            )
         mean, _ = paint.posterior(self.vae, to_pixels(picture), tile)
         return self.vae.scale(mean)
 
     def _latent_shape(self, chosen: Settings) -> tuple[int, int, int]:
-        factor = self.vae.config.factor
+        factor = self.vae.config.downsampling
         return chosen.height // factor, chosen.width // factor, self.vae.config.latent_channels
 
     def _task(self, image: Source | None, channels: mx.array | None, level: int | None, **painting: Any) -> Task:
@@ -276,7 +278,7 @@ class StableDiffusion:
         size, tile = self._latent_shape(chosen)[:2], chosen.denoise_tile
         if not tile or max(size) <= tile:
             return over(channels)
-        return Tiled(size, tile, self.unet.config.shrinks, channels, over)
+        return Tiled(size, tile, self.unet.config.downsampling, channels, over)
 
 
 def _timed(

@@ -3,7 +3,7 @@
 import mlx.core as mx
 
 from .conditions import Conditions
-from .networks.blocks import Attend, apply
+from .networks.blocks import Attend, apply_attention
 from .networks.unet import Deep, Join, UNet, concatenate
 from .reuse.deepcache import Reuse
 from .reuse.tgate import Gate
@@ -38,7 +38,7 @@ class Predictor:
     def __call__(self, x: mx.array, t: float) -> mx.array:
         """The (guided) prediction, float32, for latents x (N, h, w, C) at timestep t."""
         evaluation, conditions = self.reuse.evaluations, self._conditions
-        attends: Attend = apply
+        attends: Attend = apply_attention
         if self._gate:
             attends = self._gate.attend(evaluation)
             if self._gate.passed(evaluation):

@@ -40,7 +40,7 @@ class Preview:
         """
         if enlarge not in (None, *_RESAMPLING):
             raise InputError(f"a preview is enlarged by {' or '.join(_RESAMPLING)}, or None, not by {enlarge!r}")
-        self._enlarge, self._factor = enlarge, sd.vae.config.factor
+        self._enlarge, self._factor = enlarge, sd.vae.config.downsampling
         self._colours = mx.array(colours(sd.model).astype(np.float32))
 
     def __call__(self, estimate: mx.array) -> list[Image.Image]:
@@ -78,7 +78,7 @@ def fit(vae: Autoencoder, size: tuple[int, int] | None = None) -> Colours:
     size: (width, height) of those pictures, for a VAE that takes no other. Always the same for the same weights.
     Raises Failure where the encoder gives no finite numbers.
     """
-    factor, rng = vae.config.factor, np.random.default_rng(0)
+    factor, rng = vae.config.downsampling, np.random.default_rng(0)
     width, height = size or (_LATENTS * factor,) * 2
     latents, targets = [], []
     for _ in range(_PICTURES):  # one at a time: memory is that of one encoding

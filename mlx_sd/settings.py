@@ -78,7 +78,7 @@ def complete(
     if deepcache and deepcache.branch not in branches:
         has = f"it has {branches[0]} to {branches[-1]}" if len(branches) > 1 else f"it has {[*branches] or 'none'}"
         raise InputError(f"there is no DeepCache branch {deepcache.branch} in this UNet; {has}")
-    if tgate and not config.prompted:
+    if tgate and not config.takes_context:
         raise InputError("this UNet looks at no prompt, so T-GATE has nothing to keep; leave --tgate out")
     freeu = freeu.of(config) if freeu else None
     sampler, schedule, options = samplers.choose(model.scheduler, sampler, schedule, options)
@@ -94,9 +94,9 @@ def complete(
         raise InputError(f"the noise level is of x4 upscalers; {model.name} is none, so leave out --noise-level")
     if denoise_tile is None:
         denoise_tile = max(TILE, config.sample_size) if model.upscales else 0
-    if denoise_tile and denoise_tile < 2 * config.shrinks:
+    if denoise_tile and denoise_tile < 2 * config.downsampling:
         raise InputError(
-            f"tiles must be at least {2 * config.shrinks} latents a side for this UNet, not {denoise_tile}"
+            f"tiles must be at least {2 * config.downsampling} latents a side for this UNet, not {denoise_tile}"
         )
     chosen = Settings(
         steps,
@@ -161,10 +161,10 @@ def _guidance(model: Model) -> float:
 
 
 def _size(model: Model, width: int | None, height: int | None) -> tuple[int, int]:
-    factor, sizes = model.vae.config.factor, model.sizes
+    factor, sizes = model.vae.config.downsampling, model.sizes
     native = sizes[0] if sizes else (model.unet.config.sample_size * factor,) * 2
     width, height = native[0] if width is None else width, native[1] if height is None else height
-    multiple = factor * model.unet.config.multiple
+    multiple = factor * model.unet.config.size_multiple
     for name, value in (("width", width), ("height", height)):
         if value < multiple or value % multiple:
             raise InputError(f"{name} must be a positive multiple of {multiple}, not {value}")

@@ -76,7 +76,7 @@ class Linear(Autoencoder):
         self.mixed = np.random.default_rng(3).standard_normal((3, self.config.latent_channels)).astype(np.float32)
 
     def moments(self, image):
-        factor = self.config.factor
+        factor = self.config.downsampling
         n, height, width, _ = image.shape
         cells = image.reshape(n, height // factor, factor, width // factor, factor, 3).mean((2, 4))
         mean = cells @ mx.array(self.mixed) + 0.3

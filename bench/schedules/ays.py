@@ -132,7 +132,7 @@ class Prompted:
         self._scheduler = sd.model.scheduler
         parts = [range(i, min(i + _BATCH, len(texts))) for i in range(0, len(texts), _BATCH)]
         self._predictors = [(part, sd.predictor([texts[i] for i in part], None, chosen)) for part in parts]
-        shape = (len(texts), chosen.height // sd.vae.config.factor, chosen.width // sd.vae.config.factor)
+        shape = (len(texts), chosen.height // sd.vae.config.downsampling, chosen.width // sd.vae.config.downsampling)
         normal = np.random.RandomState(seed).standard_normal((*shape, sd.vae.config.latent_channels))
         self._noise = mx.array(normal.astype(np.float32))
         self._fine = self._sample(FINE, None, FINE_STEPS)

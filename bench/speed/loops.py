@@ -142,7 +142,7 @@ def setting(
 ) -> Setting:
     """A setting of a model, by default at its own size; InputError for numbers that make no sense."""
     own = UNetConfig.from_hf(config(model))
-    multiple = 2 ** (len(own.down) - 1)
+    multiple = own.downsampling
     chosen = Setting(model, steps, own.sample_size if side is None else side, batch, guided, dtype)
     if chosen.side < multiple or chosen.side % multiple:
         raise InputError(f"latents of {model} have a side that is a multiple of {multiple}, not {chosen.side}")

@@ -30,9 +30,9 @@ class Operation(NamedTuple):
 
     @property
     def level(self) -> str:
-        """The part of the UNet's figure: inputs.0, middle, outputs.11 ..."""
-        side, _, rest = self.layer.partition(".")
-        return f"{side}.{rest.split('.')[0]}" if side in ("inputs", "outputs") else side
+        """Returns the part of the UNet's figure: down.0, middle, up.11, or the layer outside of the paths."""
+        path, *segments = self.layer.split(".")
+        return f"{path}.{segments[1]}" if path in ("down", "up") else path
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ..core.errors import InputError
-from ..core.files import read_json
+from ..core.files import Tensor, read_json, tensors
 from ..networks.classes import ClassEmbedder
 from ..networks.clip import TextEncoder
 from ..networks.configs import ClassConfig, TextConfig, VAEConfig
@@ -19,13 +19,23 @@ from ..networks.unet_config import UNetConfig
 from ..networks.vae import Autoencoder
 from ..prompts.tokenizer import Tokenizer
 
-FORMAT, VERSION = "mlx-sd", 2
+FORMAT, VERSION = "mlx-sd", 3
 TINY = Path(__file__).parent.parent / "tiny"
 EMBEDDED = {"tiny": TINY, "tiny-classes": TINY.with_name("tiny_classes")}  # what is in the package, by its name
 
 TEXT = ("text_encoder", "text_encoder_2")
 _SCALES = {"StableDiffusionUpscalePipeline": 0.08333, "LDMSuperResolutionPipeline": 1.0}
 PIXELS = ("DDPMPipeline", "DDIMPipeline")  # of diffusers: without an autoencoder
+# How parameters of the UNet began in versions 1 and 2 -> how they begin since; the first rule that fits decides.
+_RENAMED = (
+    ("inputs.0.0.conv.", "down.stages.0.0."),
+    ("inputs.", "down.stages."),
+    ("middle.", "middle.layers."),
+    ("outputs.", "up.stages."),
+    ("time.", "embedding.timestep."),
+    ("classes.", "embedding.classes."),
+    ("added.", "embedding.added."),
+)
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -33,14 +43,28 @@ def read_about(folder: Path) -> dict[str, Any]:
     about = read_json(folder / "model.json")
     if about.get("format") != FORMAT:
         raise InputError(f"{folder}/model.json is not of the format {FORMAT}; convert the checkpoint again")
-    if about.get("version") == 1:  # knew no hashes of its own files
-        about |= {"version": 2, "files": {}}
-    if about.get("version") != VERSION:
+    if about.get("version") == 1:  # it had no hashes of its own files
+        about |= {"files": {}}
+    if about.get("version") not in range(1, VERSION + 1):
         raise InputError(
             f"{folder}/model.json is of version {about.get('version')}, this mlx-sd reads 1 to {VERSION}; "
             "convert the checkpoint again"
         )
     return about
+
+
+def parameter_name(part: str, name: str, version: int) -> str:
+    """Returns the name that a parameter of network `part` has today, by its name in a folder of that version."""
+    if part == "unet" and version < 3:
+        for before, after in _RENAMED:
+            if name.startswith(before):
+                return after + name.removeprefix(before)
+    return name
+
+
+def network_tensors(folder: Path, part: str, version: int) -> dict[str, Tensor]:
+    """Returns the tensors of a network's file, unread, by the names that its parameters have today."""
+    return {parameter_name(part, tensor.name, version): tensor for tensor in tensors(folder / f"{part}.safetensors")}
 
 
 def network_configs(about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -50,7 +50,7 @@ class Film:
     """Keeps the steps of the pictures being made, and writes what the plan wants of them."""
 
     def __init__(self, sd: StableDiffusion, plan: Plan):
-        self._plan, self._factor = plan, sd.vae.config.factor
+        self._plan, self._factor = plan, sd.vae.config.downsampling
         self._preview = Preview(sd) if plan.folder or plan.animations else None
         self._frames: list[list[Image.Image]] = []  # of each picture of the batch, small
 

@@ -1,56 +1,47 @@
-"""What the UNet is built of, channel-last: every layer is called with the image and with what is `Given` beside it."""
+"""The layers of the UNet, channel-last: every layer is called with an image and its `Conditioning`."""
 
-import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import ClassVar, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from . import ops
-from .layers import Attention, Conv, FarConv, GroupNorm, ImageAttention, LayerNorm, Linear
+from .layers import Attention, Conv, FarPaddedConv, GroupNorm, ImageAttention, LayerNorm, Linear
 from .unet_config import Block, UNetConfig
 
-# How a transformer's attention, over the image or over the prompt, is applied to x (B, N, C) and what it looks at.
+# How a transformer applies an attention layer to x (B, N, C) and to the sequence that x attends to (B, M, D).
 Attend = Callable[[Attention, mx.array, mx.array], mx.array]
-
-
-def apply(layer: Attention, x: mx.array, context: mx.array) -> mx.array:
-    """Attention as the UNet was trained with it."""
-    return layer(x, context)
-
-
-class Given(NamedTuple):
-    """What every layer may look at beside the image."""
-
-    embedding: mx.array  # (B, E): time and what the model adds to it, activated
-    context: mx.array | None  # (B, tokens, C): the prompt, or whatever stands for it
-    attend: Attend = apply
-    size: tuple[int, ...] | None = None  # (height, width) of the skip that comes next
-
-
-class TimeEmbedding(nn.Module):
-    """Two linears around a silu, on sinusoids of the time and, where a model takes it, an embedded guidance scale."""
-
-    def __init__(self, inputs: int, outputs: int, guidance: int | None = None):
-        super().__init__()
-        self.linear1, self.linear2 = Linear(inputs, outputs), Linear(outputs, outputs)
-        if guidance:
-            self.guidance = Linear(guidance, inputs, bias=False)
-
-    def __call__(self, x: mx.array, guidance: mx.array | None = None) -> mx.array:
-        if guidance is not None:
-            x = x + self.guidance(guidance.astype(x.dtype))
-        return self.linear2(ops.silu(self.linear1(x)))
-
-
 Resample = Callable[[mx.array], mx.array]
 
 
-class ResBlock(nn.Module):
-    """Two convolutions with the embedding added, or applied as scale and shift, between them.
+def apply_attention(layer: Attention, x: mx.array, context: mx.array) -> mx.array:
+    """Applies an attention layer as the UNet was trained with it; (B, N, C) -> (B, N, C)."""
+    return layer(x, context)
 
-    `resample` halves or doubles the size of the image on both ways through the block.
+
+class Conditioning(NamedTuple):
+    """What a layer may read beside the image."""
+
+    embedding: mx.array  # (B, E): `UNetEmbedding`'s
+    context: mx.array | None  # (B, tokens, C): the encoded prompt, or what stands for it; None where none is read
+    attend: Attend = apply_attention
+    skip_size: tuple[int, ...] | None = None  # (height, width) of the skip that the next stage joins
+
+
+class InputConv(Conv):
+    """The first convolution of the UNet: (B, h, w, inputs) -> (B, h, w, outputs)."""
+
+    def __call__(self, x: mx.array, conditioning: Conditioning | None = None) -> mx.array:
+        """Returns the convolved image; the conditioning is not read."""
+        return super().__call__(x)
+
+
+class ResBlock(nn.Module):
+    """Two convolutions with the embedding between them, and a residual connection around (He et al. 2016).
+
+    (B, h, w, inputs) -> (B, h, w, outputs). The embedding is added, or, where the config says scale_shift, scales and
+    shifts the normalised features (Dhariwal and Nichol 2021). `resample` halves or doubles the size on both paths.
     """
 
     def __init__(self, inputs: int, outputs: int, config: UNetConfig, resample: Resample | None = None):
@@ -62,22 +53,23 @@ class ResBlock(nn.Module):
         if inputs != outputs:
             self.skip = Conv(inputs, outputs, kernel=1)
 
-    def __call__(self, x: mx.array, given: Given) -> mx.array:
+    def __call__(self, x: mx.array, conditioning: Conditioning) -> mx.array:
+        """Returns the features (B, h, w, outputs), of half or double the size with `resample`."""
         h = ops.silu(self.norm1(x))
         if self.resample:
             x, h = self.resample(x), self.resample(h)
         h = self.conv1(h)
-        e = self.embed(given.embedding)[:, None, None]
+        embedding = self.embed(conditioning.embedding)[:, None, None]
         if self.scale_shift:
-            scale, shift = mx.split(e, 2, axis=-1)
+            scale, shift = mx.split(embedding, 2, axis=-1)
             h = self.norm2(h) * (1 + scale) + shift
         else:
-            h = self.norm2(h + e)
+            h = self.norm2(h + embedding)
         return (self.skip(x) if "skip" in self else x) + self.conv2(ops.silu(h))
 
 
 class Transformer(nn.Module):
-    """Transformer blocks over the pixels of the image, around them a residual connection."""
+    """Transformer blocks over the pixels of an image (B, h, w, C), with a residual connection around them."""
 
     def __init__(self, block: Block, depth: int, groups: int):
         super().__init__()
@@ -85,16 +77,17 @@ class Transformer(nn.Module):
         self.proj_in, self.proj_out = Linear(block.channels, block.channels), Linear(block.channels, block.channels)
         self.blocks = [TransformerBlock(block) for _ in range(depth)]
 
-    def __call__(self, x: mx.array, given: Given) -> mx.array:
+    def __call__(self, x: mx.array, conditioning: Conditioning) -> mx.array:
+        """Returns the features (B, h, w, C)."""
         batch, height, width, channels = x.shape
         y = self.proj_in(self.norm(x).reshape(batch, height * width, channels))
         for block in self.blocks:
-            y = block(y, given)
+            y = block(y, conditioning)
         return x + self.proj_out(y).reshape(x.shape)
 
 
 class TransformerBlock(nn.Module):
-    """Attention to the image, attention to the prompt, and a gated feed-forward."""
+    """Self-attention, cross-attention to the context, and a gated feed-forward (GEGLU, Shazeer 2020), each residual."""
 
     def __init__(self, block: Block):
         super().__init__()
@@ -105,81 +98,55 @@ class TransformerBlock(nn.Module):
         self.norm2, self.attn2 = LayerNorm(dims), Attention(dims, block.context, block.heads)
         self.norm3, self.up, self.down = LayerNorm(dims), Linear(dims, 8 * dims), Linear(4 * dims, dims)
 
-    def __call__(self, x: mx.array, given: Given) -> mx.array:
-        assert given.context is not None  # the UNet has asked for it
+    def __call__(self, x: mx.array, conditioning: Conditioning) -> mx.array:
+        """Returns the sequence (B, N, C) of a sequence (B, N, C)."""
+        context, attend = conditioning.context, conditioning.attend
+        assert context is not None  # UNet.__call__ refuses to run without one
         y = self.norm1(x)
-        x = x + given.attend(self.attn1, y, given.context if self.only_cross else y)
-        x = x + given.attend(self.attn2, self.norm2(x), given.context)
+        x = x + attend(self.attn1, y, context if self.only_cross else y)
+        x = x + attend(self.attn2, self.norm2(x), context)
         y, gate = mx.split(self.up(self.norm3(x)), 2, axis=-1)
         return x + self.down(y * ops.gelu(gate))
 
 
-class PlainAttention(ImageAttention):
-    """Attention over the image alone."""
+class AttentionBlock(ImageAttention):
+    """Self-attention over the pixels of an image (B, h, w, C), without a transformer around it (UNet2DModel's)."""
 
-    def __call__(self, x: mx.array, given: Given | None = None) -> mx.array:
+    names: ClassVar[Mapping[str, str]] = {"norm": "group_norm"}  # in a diffusers checkpoint
+
+    def __call__(self, x: mx.array, conditioning: Conditioning | None = None) -> mx.array:
+        """Returns the features (B, h, w, C); the conditioning is not read."""
         return super().__call__(x)
 
 
-class In(nn.Module):
-    """The first convolution."""
+class Downsample(nn.Module):
+    """A convolution that halves height and width, rounding up; with far padding, rounding down."""
 
-    def __init__(self, inputs: int, outputs: int):
+    def __init__(self, channels: int, far_padded: bool = False):
         super().__init__()
-        self.conv = Conv(inputs, outputs)
+        self.conv = FarPaddedConv(channels) if far_padded else Conv(channels, channels, stride=2)
 
-    def __call__(self, x: mx.array, given: Given) -> mx.array:
+    def __call__(self, x: mx.array, conditioning: Conditioning) -> mx.array:
+        """Returns (B, h / 2, w / 2, C) of (B, h, w, C)."""
         return self.conv(x)
 
 
-class Down(nn.Module):
-    """Halves the size, rounding up; where it is asymmetric, rounding down."""
-
-    def __init__(self, channels: int, asymmetric: bool = False):
-        super().__init__()
-        self.conv = FarConv(channels) if asymmetric else Conv(channels, channels, stride=2)
-
-    def __call__(self, x: mx.array, given: Given) -> mx.array:
-        return self.conv(x)
-
-
-class Up(nn.Module):
-    """Doubles the size, to that of the skip that comes next."""
+class Upsample(nn.Module):
+    """Doubles height and width by repetition, cuts them to those of the skip that comes next, and convolves."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.conv = Conv(channels, channels)
 
-    def __call__(self, x: mx.array, given: Given) -> mx.array:
-        x = ops.upsample(x)
-        if given.size and given.size != x.shape[1:3]:  # an odd size was rounded up on the way down
-            x = x[:, : given.size[0], : given.size[1]]
+    def __call__(self, x: mx.array, conditioning: Conditioning) -> mx.array:
+        """Returns (B, 2 h, 2 w, C) of (B, h, w, C), or one less where an odd size was rounded up on the way down."""
+        x, size = ops.upsample(x), conditioning.skip_size
+        if size and size != x.shape[1:3]:
+            x = x[:, : size[0], : size[1]]
         return self.conv(x)
 
 
-def halve(x: mx.array) -> mx.array:
-    """Means of 2 x 2 pixels; height and width are even."""
+def average_pool(x: mx.array) -> mx.array:
+    """Returns the means (B, h / 2, w / 2, C) of 2 x 2 pixels of (B, h, w, C); height and width are even."""
     batch, height, width, channels = x.shape
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
-
-
-def waves(t: mx.array, dims: int, config: UNetConfig) -> mx.array:
-    """Sinusoids (N, dims) of times (N,), in float32 (Ho et al. 2020, after Vaswani et al. 2017)."""
-    half = dims // 2
-    rates = mx.exp(-math.log(10000) * mx.arange(half, dtype=mx.float32) / (half - config.freq_shift))
-    angles = t.astype(mx.float32)[:, None] * rates
-    parts = [mx.cos(angles), mx.sin(angles)] if config.flip_sin_to_cos else [mx.sin(angles), mx.cos(angles)]
-    return mx.concatenate(parts, axis=-1)
-
-
-def class_embedding(config: UNetConfig) -> nn.Module:
-    """What turns class labels into what is added to the time embedding; an identity where they are that already."""
-    if config.class_embedding == "table":
-        return nn.Embedding(config.class_inputs, config.embedding)
-    if config.class_embedding == "timestep":
-        return TimeEmbedding(config.channels, config.embedding)
-    if config.class_embedding == "projection":
-        return TimeEmbedding(config.class_inputs, config.embedding)
-    if config.class_embedding == "simple_projection":
-        return Linear(config.class_inputs, config.embedding)
-    return nn.Identity()

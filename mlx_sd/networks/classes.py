@@ -50,7 +50,7 @@ class Classes:
         """
         if embedder:
             rows = embedder.classes
-        elif unet.class_embedding == "table" and not unet.prompted:
+        elif unet.class_embedding == "table" and not unet.takes_context:
             rows = unet.class_inputs
         else:
             return None

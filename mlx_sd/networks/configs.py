@@ -4,8 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..core.config_fields import ConfigFields
 from ..core.errors import InputError
-from ..core.fields import Fields
+
+
+def downsampling(levels: int) -> int:
+    """Returns by how much a network of so many levels shrinks height and width: all but the last halve them."""
+    return int(2 ** (levels - 1))
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class TextConfig:
     @classmethod
     def from_hf(cls, values: Mapping[str, Any], where: str = "text_encoder/config.json") -> "TextConfig":
         """Reads a CLIP text config; InputError names a field that is missing or not supported."""
-        f = Fields(values, where)
+        f = ConfigFields(values, where)
         architectures = f.take("architectures") or ["CLIPTextModel"]
         if architectures[0] not in ("CLIPTextModel", "CLIPTextModelWithProjection"):
             raise f.unsupported("architectures", architectures[0], ("CLIPTextModel", "CLIPTextModelWithProjection"))
@@ -78,7 +83,7 @@ class ClassConfig:
     @classmethod
     def from_hf(cls, values: Mapping[str, Any], where: str = "class_embedder/config.json") -> "ClassConfig":
         """Reads what `convert` writes of a class embedder; InputError names a field that is missing or unknown."""
-        f = Fields(values, where)
+        f = ConfigFields(values, where)
         config = cls(classes=f.require("n_classes"), width=f.require("embed_dim"))
         f.done()
         return config
@@ -107,14 +112,14 @@ class VAEConfig:
     mid_attention: bool
 
     @property
-    def factor(self) -> int:
-        """Pixels along the side of one latent."""
-        return int(2 ** (len(self.channels) - 1))
+    def downsampling(self) -> int:
+        """Returns how many pixels a side one latent covers."""
+        return downsampling(len(self.channels))
 
     @classmethod
     def from_hf(cls, values: Mapping[str, Any], where: str = "vae/config.json") -> "VAEConfig":
         """Reads an autoencoder's config; InputError names a class or field that is missing or not supported."""
-        f = Fields(values, where)
+        f = ConfigFields(values, where)
         name = values.get("_class_name", "AutoencoderKL")
         if name not in ("AutoencoderKL", "VQModel"):
             raise f.unsupported("_class_name", name, ("AutoencoderKL", "VQModel"))

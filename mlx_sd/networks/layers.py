@@ -16,7 +16,7 @@ class Conv(nn.Conv2d):
         return ops.conv2d(x, self.weight, self.get("bias"), stride=self.stride[0], padding=self.padding[0])
 
 
-class FarConv(Conv):
+class FarPaddedConv(Conv):
     """Halves the size, rounding down; padded on the far sides only, as in the original code."""
 
     def __init__(self, channels: int):

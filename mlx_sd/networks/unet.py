@@ -1,13 +1,20 @@
-"""The denoising UNet (UNet2DConditionModel and UNet2DModel), channel-last, with DeepCache in its call.
+"""The denoising UNet (diffusers' UNet2DConditionModel and UNet2DModel), channel-last, with DeepCache in its call.
 
-inputs[0] ──────────── skip ────────────▶ outputs[-1] ─▶ prediction
-  inputs[1] ────────── skip ──────────▶ outputs[-2]
-    ...                                 ...             the outer `depth` levels always run;
-      inputs[-1] ───── skip ──▶ outputs[0]              what lies under them, `deep`, is computed
-                middle                                  unless the caller hands it in
+    x ─▶ down.stages[0] ──────────── skip 0 ───────────▶ up.stages[-1] ─▶ prediction
+           │ down.stages[1] ──────── skip 1 ─────────▶ up.stages[-2] ▲     the outer `depth` levels run in every call
+    - - - -│- - - - - - - - - - - - - - - - - - - - - - - - - - - -  │ - - - the cut: `deep` goes up here
+           ▼   down.stages[2] ────── skip 2 ───────▶ up.stages[-3]   │     the levels below it run only where `deep`
+                 ...                                  ...            │     is not handed in
+                   down.stages[-1] ─ skip n ─▶ up.stages[0]
+                                   middle
+
+A stage is a list of layers: a residual block, the attention after it, and the way to the next resolution. Stages are
+counted as the blocks of the original code (CompVis input_blocks, output_blocks), skips as DeepCache's branches. The
+paths and the middle exist on their own: a control network is a `DownPath` and a `Middle` whose outputs become the
+UNet's `skip_residuals` and `middle_residual`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -16,123 +23,168 @@ from ..core.errors import InputError
 from . import ops
 from .blocks import (
     Attend,
-    Down,
-    Given,
-    In,
-    PlainAttention,
+    AttentionBlock,
+    Conditioning,
+    Downsample,
+    InputConv,
     ResBlock,
-    TimeEmbedding,
     Transformer,
-    Up,
-    apply,
-    class_embedding,
-    halve,
-    waves,
+    Upsample,
+    apply_attention,
+    average_pool,
 )
+from .embeddings import UNetEmbedding
 from .layers import Conv, GroupNorm
 from .unet_config import Block, UNetConfig
 
-# Features of the levels under the cut, or none; or what gives either for the last output above the cut.
+# The features below the cut (B, h', w', C), or None; or a function that returns either for the last output above it.
 Deep = mx.array | Callable[[mx.array], mx.array | None] | None
-# How the image and a skip, with its number as DeepCache's branches count, become what the next stage is given.
+# (x, skip, number of the skip) -> the input of the next stage up. Skips are numbered from 0, the first convolution's.
 Join = Callable[[mx.array, mx.array, int], mx.array]
+Stage = list[nn.Module]
+NamedLayer = tuple[str, nn.Module]  # a layer after its name in a diffusers checkpoint
 
 
 def concatenate(x: mx.array, skip: mx.array, number: int) -> mx.array:
-    """The join of the UNet as it was trained."""
+    """Joins an image and a skip as the UNet was trained with them: (B, h, w, C + S)."""
     return mx.concatenate([x, skip], axis=-1)
 
 
+class DownPath(nn.Module):
+    """The way down: the first convolution, then for each level its residual blocks and a downsampling.
+
+    The output of every stage is a skip; `UNetConfig.skip_channels` lists their widths.
+    """
+
+    def __init__(self, config: UNetConfig):
+        super().__init__()
+        stages: list[list[NamedLayer]] = [[("conv_in", InputConv(config.in_channels, config.channels))]]
+        width = config.channels
+        for level, block in enumerate(config.down):
+            name = f"down_blocks.{level}"
+            for i in range(block.resnets):
+                stages.append(_resnet_stage(name, i, width, block, config))
+                width = block.channels
+            if level + 1 < len(config.down):
+                stages.append([(f"{name}.downsamplers.0", _downsampling(block, config))])
+        self.stages: list[Stage] = [_layers(stage) for stage in stages]
+        self._names = _names({f"stages.{i}": stage for i, stage in enumerate(stages)})
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Returns this path's layers -> their names in a diffusers checkpoint."""
+        return self._names
+
+    def __call__(
+        self, x: mx.array, conditioning: Conditioning, start: int = 0, stop: int | None = None
+    ) -> list[mx.array]:
+        """Runs the stages from `start` to before `stop` (None: to the end) on x; returns their outputs, the skips.
+
+        x: (B, h, w, C) with the channels that stage `start` takes. Skips: (B, h', w', C'), fine to coarse.
+        """
+        skips = []
+        for stage in self.stages[start:stop]:
+            x = _run(stage, x, conditioning)
+            skips.append(x)
+        return skips
+
+
+class Middle(nn.Module):
+    """The coarsest level: a residual block, and as the config says an attention and a second one; or no layers."""
+
+    def __init__(self, config: UNetConfig):
+        super().__init__()
+        layers: list[NamedLayer] = []
+        if block := config.mid:
+            width, groups = config.down[-1].channels, config.attention_groups
+            layers.append(("mid_block.resnets.0", ResBlock(width, width, config)))
+            layers += _attention("mid_block.attentions.0", block, 0, groups, config)
+            if block.resnets > 1:
+                layers.append(("mid_block.resnets.1", ResBlock(width, width, config)))
+        self.layers: Stage = _layers(layers)
+        self._names = _names({"layers": layers})
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Returns the middle's layers -> their names in a diffusers checkpoint."""
+        return self._names
+
+    def __call__(self, x: mx.array, conditioning: Conditioning) -> mx.array:
+        """Returns the features (B, h, w, C) of the last skip (B, h, w, C)."""
+        return _run(self.layers, x, conditioning)
+
+
+class UpPath(nn.Module):
+    """The way up: for each level its residual blocks, each on a skip joined to the features, and an upsampling."""
+
+    def __init__(self, config: UNetConfig):
+        super().__init__()
+        stages: list[list[NamedLayer]] = []
+        width, skip_channels = config.down[-1].channels, list(config.skip_channels)
+        for level, block in enumerate(config.up):
+            name = f"up_blocks.{level}"
+            for i in range(block.resnets):
+                stages.append(_resnet_stage(name, i, width + skip_channels.pop(), block, config))
+                width = block.channels
+            if level + 1 < len(config.up):
+                stages[-1].append((f"{name}.upsamplers.0", _upsampling(block, config)))
+        self.stages: list[Stage] = [_layers(stage) for stage in stages]
+        self._names = _names({f"stages.{i}": stage for i, stage in enumerate(stages)})
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Returns this path's layers -> their names in a diffusers checkpoint."""
+        return self._names
+
+    def __call__(
+        self,
+        x: mx.array,
+        skips: Sequence[mx.array],
+        conditioning: Conditioning,
+        join: Join = concatenate,
+        stop: int = 0,
+    ) -> mx.array:
+        """Runs the stages that join the last of `skips` down to skip number `stop`; returns the last one's output.
+
+        x: (B, h, w, C), of the last skip's height and width. skips: fine to coarse, from skip 0 on.
+        """
+        for number in reversed(range(stop, len(skips))):
+            size = skips[number - 1].shape[1:3] if number else None
+            x = join(x, skips[number], number)
+            x = _run(self.stages[-1 - number], x, conditioning._replace(skip_size=size))
+        return x
+
+
 class UNet(nn.Module):
-    """Predicts noise (or v) in latents; `names` gives each layer's name in a diffusers checkpoint."""
+    """Predicts the noise (or v, or the image) in latents."""
 
     def __init__(self, config: UNetConfig):
         super().__init__()
         self.config = config
-        first, embedding = config.channels, config.embedding
-        self.time = TimeEmbedding(first, embedding, config.guidance_dims)
-        if config.class_embedding:
-            self.classes = class_embedding(config)
-        if config.added_time_dims:
-            self.added = TimeEmbedding(config.added_inputs, embedding)
-        self._build()
-        self.norm = GroupNorm(first, config.groups, config.eps)
-        self.conv = Conv(first, config.out_channels)
-
-    def _build(self) -> None:
-        config = self.config
-        names = {"time": "time_embedding", "classes": "class_embedding", "added": "add_embedding"}
-        names |= {"norm": "conv_norm_out", "conv": "conv_out", "inputs.0.0.conv": "conv_in"}
-        self.inputs: list[list[nn.Module]] = [[In(config.in_channels, config.channels)]]
-        self.middle: list[nn.Module] = []
-        self.outputs: list[list[nn.Module]] = []
-        width, skips = config.channels, [config.channels]
-
-        def attention(block: Block, i: int, groups: int | None, place: str, name: str) -> list[nn.Module]:
-            if not (block.transformers or block.plain):
-                return []
-            names[place] = name
-            if block.transformers:
-                return [Transformer(block, block.transformers[i], config.groups)]
-            names[f"{place}.norm"] = f"{name}.group_norm"
-            return [PlainAttention(block.channels, groups, config.eps, block.heads)]
-
-        def stage(side: str, place: int, block: Block, name: str, i: int, inputs: int) -> list[nn.Module]:
-            names[f"{side}.{place}.0"] = f"{name}.resnets.{i}"
-            after = attention(block, i, config.groups, f"{side}.{place}.1", f"{name}.attentions.{i}")
-            return [ResBlock(inputs, block.channels, config), *after]
-
-        def down(block: Block) -> nn.Module:
-            resnet = block.resnet_resampling
-            return ResBlock(width, width, config, halve) if resnet else Down(width, config.asymmetric)
-
-        def up(block: Block) -> nn.Module:
-            return ResBlock(width, width, config, ops.upsample) if block.resnet_resampling else Up(width)
-
-        for level, block in enumerate(config.down):
-            name = f"down_blocks.{level}"
-            for i in range(block.resnets):
-                self.inputs.append(stage("inputs", len(self.inputs), block, name, i, width))
-                skips.append(width := block.channels)
-            if level + 1 < len(config.down):
-                names[f"inputs.{len(self.inputs)}.0"] = f"{name}.downsamplers.0"
-                self.inputs.append([down(block)])
-                skips.append(width)
-
-        if mid := config.mid:
-            names["middle.0"] = "mid_block.resnets.0"
-            after = attention(mid, 0, config.attention_groups, "middle.1", "mid_block.attentions.0")
-            self.middle = [ResBlock(width, width, config), *after]
-            if mid.resnets > 1:
-                names[f"middle.{len(self.middle)}"] = "mid_block.resnets.1"
-                self.middle.append(ResBlock(width, width, config))
-
-        for level, block in enumerate(config.up):
-            name = f"up_blocks.{level}"
-            for i in range(block.resnets):
-                place = len(self.outputs)
-                self.outputs.append(stage("outputs", place, block, name, i, width + skips.pop()))
-                width = block.channels
-            if level + 1 < len(config.up):
-                names[f"outputs.{place}.{len(self.outputs[-1])}"] = f"{name}.upsamplers.0"
-                self.outputs[-1].append(up(block))
-        self._names = names
+        self.embedding = UNetEmbedding(config)
+        self.down = DownPath(config)
+        self.middle = Middle(config)
+        self.up = UpPath(config)
+        self.norm = GroupNorm(config.channels, config.groups, config.eps)
+        self.conv = Conv(config.channels, config.out_channels)
 
     @property
     def names(self) -> dict[str, str]:
-        """This network's layers -> their names in a diffusers checkpoint."""
-        return self._names
+        """Returns this network's layers -> their names in a diffusers checkpoint."""
+        parts = {"embedding": self.embedding, "down": self.down, "middle": self.middle, "up": self.up}
+        inside = {f"{part}.{layer}": name for part, module in parts.items() for layer, name in module.names.items()}
+        return inside | {"norm": "conv_norm_out", "conv": "conv_out"}
 
     @property
     def dtype(self) -> mx.Dtype:
-        """Of its weights."""
+        """Returns the dtype of the weights."""
         dtype: mx.Dtype = self.conv.weight.dtype
         return dtype
 
     @property
     def branches(self) -> Sequence[int]:
-        """The DeepCache branches there are: 0 keeps all but one level, the last only the middle."""
-        return range(len(self.inputs))
+        """Returns the DeepCache branches of this UNet: 0 keeps all but one level, the last only the middle."""
+        return range(len(self.down.stages))
 
     def __call__(
         self,
@@ -147,83 +199,111 @@ class UNet(nn.Module):
         deep: Deep = None,
         depth: int = 1,
         join: Join = concatenate,
-        attend: Attend = apply,
+        attend: Attend = apply_attention,
+        skip_residuals: Sequence[mx.array] | None = None,
+        middle_residual: mx.array | None = None,
     ) -> tuple[mx.array, mx.array]:
-        """One denoising pass: (prediction, deep).
+        """Runs one evaluation of the network and returns (prediction, deep).
 
-        x: (B, h, w, in_channels); t: a number, () or (B,) training timesteps; context: (B, tokens, C), which a
-        UNet2DModel does not take. SDXL takes text_embeds (B, P) and time_ids (B, 5 or 6); class-conditional networks
-        class_labels (B,); LCM timestep_cond (B, guidance_dims). The outer `depth` levels always run; `deep`, the
-        features that the levels under them gave, is computed unless it is handed in, so that a cached and a full pass
-        on the same inputs agree bit for bit. A function is asked for it with the last output above the cut, and may
-        give None, too.
-        depth = DeepCache branch + 1 (Ma et al. 2023, sec. 3). `join` is called for every skip (FreeU changes it),
-        `attend` for every attention of a transformer (T-GATE changes it).
+        x: latents (B, h, w, in_channels) in the weights' dtype. t: training timesteps, (B,) or one number for all.
+        context: (B, tokens, C), for a UNet with transformers only. text_embeds (B, P) and time_ids (B, 5 or 6): SDXL's.
+        class_labels (B,): of class-conditional networks. timestep_cond (B, guidance_dims): a latent consistency
+        model's embedded guidance scale.
+
+        deep: the features (B, h', w', C) that an earlier call returned; the levels below the outer `depth` ones are
+        then not run, and a cached and a full call on the same inputs agree bit for bit. None runs all levels. A
+        function is called with the last output above the cut and returns features or None. depth is the DeepCache
+        branch + 1 (Ma et al. 2023, sec. 3).
+
+        join: called for every skip (FreeU). attend: called for every attention of a transformer (T-GATE).
+
+        skip_residuals: one array for each skip, of its shape, added where the skip is joined, on the way up only; a
+        call with `deep` reads the first `depth` of them, so they act anew in every call. middle_residual: of the shape
+        of the middle's output, added to it, and so a part of `deep`. Both are a control network's (Zhang et al. 2023).
+
+        Returns the prediction (B, h, w, out_channels). InputError names an input that is missing or unexpected.
         """
-        embedding = self._embed(x, t, text_embeds, time_ids, class_labels, timestep_cond)
-        if self.config.prompted != (context is not None):
-            raise InputError(f"this UNet takes {'a' if self.config.prompted else 'no'} context")
-        given = Given(embedding, None if context is None else context.astype(x.dtype), attend)
-        skips: list[mx.array] = []
-        if self.config.centred:
+        timesteps = mx.broadcast_to(mx.array(t), (x.shape[0],))
+        embedding = self.embedding(timesteps, x.dtype, text_embeds, time_ids, class_labels, timestep_cond)
+        if self.config.takes_context != (context is not None):
+            raise InputError(f"this UNet takes {'a' if self.config.takes_context else 'no'} context")
+        conditioning = Conditioning(embedding, None if context is None else context.astype(x.dtype), attend)
+        if self.config.centers_input:
             x = 2 * x - 1
-        x = _descend(x, self.inputs[:depth], given, skips)
+
+        skips = self.down(x, conditioning, stop=depth)
         if callable(deep):
-            deep = deep(x)
+            deep = deep(skips[-1])
         if deep is None:
-            y = _descend(x, self.inputs[depth:], given, skips)
-            deep = _ascend(_run(y, self.middle, given), self.outputs[:-depth], given, skips, join)
-        x = _ascend(deep, self.outputs[-depth:], given, skips, join)
-        return self.conv(ops.silu(self.norm(x))), deep
-
-    def _embed(
-        self,
-        x: mx.array,
-        t: mx.array,
-        text_embeds: mx.array | None,
-        time_ids: mx.array | None,
-        class_labels: mx.array | None,
-        timestep_cond: mx.array | None,
-    ) -> mx.array:
-        batch, config = x.shape[0], self.config
-        embedding = self.time(self._waves(mx.broadcast_to(mx.array(t), (batch,)), x.dtype), timestep_cond)
-        if config.class_embedding:
-            if class_labels is None:
-                raise InputError("this UNet is class-conditional: it needs class_labels")
-            timestep = config.class_embedding == "timestep"
-            labels = self._waves(class_labels, x.dtype) if timestep else class_labels
-            embedding = embedding + self.classes(labels).astype(x.dtype)
-        if config.added_time_dims:
-            if text_embeds is None or time_ids is None:
-                raise InputError("this UNet is of the SDXL kind: it needs text_embeds and time_ids")
-            sizes = waves(time_ids.reshape(-1), config.added_time_dims, config).reshape(batch, -1)
-            added = mx.concatenate([text_embeds.astype(x.dtype), sizes.astype(x.dtype)], axis=-1)
-            if added.shape[1] != config.added_inputs:
-                raise InputError(
-                    f"text_embeds {text_embeds.shape} and time_ids {time_ids.shape} make {added.shape[1]} features, "
-                    f"this UNet takes {config.added_inputs}"
-                )
-            embedding = embedding + self.added(added)
-        return ops.silu(embedding)  # once, for every ResBlock begins with it
-
-    def _waves(self, t: mx.array, dtype: mx.Dtype) -> mx.array:
-        return waves(t, self.config.channels, self.config).astype(dtype)
+            skips += self.down(skips[-1], conditioning, start=depth)
+            y = _add(self.middle(skips[-1], conditioning), middle_residual)
+            skips = add_residuals(skips, skip_residuals)
+            deep = self.up(y, skips, conditioning, join, stop=depth)
+        else:
+            skips = add_residuals(skips, skip_residuals)
+        y = self.up(deep, skips[:depth], conditioning, join)
+        return self.conv(ops.silu(self.norm(y))), deep
 
 
-def _descend(x: mx.array, stages: list[list[nn.Module]], given: Given, skips: list[mx.array]) -> mx.array:
-    for stage in stages:
-        skips.append(x := _run(x, stage, given))
-    return x
+def add_residuals(skips: list[mx.array], residuals: Sequence[mx.array] | None) -> list[mx.array]:
+    """Adds to each skip its residual, in the skip's dtype; without residuals, returns the skips themselves.
+
+    Residuals of stages that did not run are not read. InputError where there are fewer residuals than skips.
+    """
+    if residuals is None:
+        return skips
+    if len(residuals) < len(skips):
+        raise InputError(f"skip_residuals has {len(residuals)} arrays for {len(skips)} skips; pass one for each skip")
+    return [_add(skip, residual) for skip, residual in zip(skips, residuals, strict=False)]
 
 
-def _ascend(x: mx.array, stages: list[list[nn.Module]], given: Given, skips: list[mx.array], join: Join) -> mx.array:
-    for stage in stages:
-        x = join(x, skips.pop(), len(skips))
-        x = _run(x, stage, given._replace(size=skips[-1].shape[1:3] if skips else None))
-    return x
+def _add(x: mx.array, residual: mx.array | None) -> mx.array:
+    return x if residual is None else x + residual.astype(x.dtype)
 
 
-def _run(x: mx.array, stage: list[nn.Module], given: Given) -> mx.array:
+def _run(stage: Stage, x: mx.array, conditioning: Conditioning) -> mx.array:
     for layer in stage:
-        x = layer(x, given)
+        x = layer(x, conditioning)
     return x
+
+
+def _resnet_stage(name: str, i: int, inputs: int, block: Block, config: UNetConfig) -> list[NamedLayer]:
+    resnet = ResBlock(inputs, block.channels, config)
+    attention = _attention(f"{name}.attentions.{i}", block, i, config.groups, config)
+    return [(f"{name}.resnets.{i}", resnet), *attention]
+
+
+def _attention(name: str, block: Block, i: int, groups: int | None, config: UNetConfig) -> list[NamedLayer]:
+    """The attention after a level's residual block `i`, if any; `groups` are those of the norm before it."""
+    if block.transformers:
+        return [(name, Transformer(block, block.transformers[i], config.groups))]
+    if block.self_attention:
+        return [(name, AttentionBlock(block.channels, groups, config.eps, block.heads))]
+    return []
+
+
+def _downsampling(block: Block, config: UNetConfig) -> nn.Module:
+    if block.resnet_resampling:
+        return ResBlock(block.channels, block.channels, config, average_pool)
+    return Downsample(block.channels, config.far_padded)
+
+
+def _upsampling(block: Block, config: UNetConfig) -> nn.Module:
+    if block.resnet_resampling:
+        return ResBlock(block.channels, block.channels, config, ops.upsample)
+    return Upsample(block.channels)
+
+
+def _layers(named: Sequence[NamedLayer]) -> Stage:
+    return [layer for _, layer in named]
+
+
+def _names(stages: Mapping[str, Sequence[NamedLayer]]) -> dict[str, str]:
+    """Parameter paths of layers -> checkpoint names; a layer's own `names` say where what is inside differs."""
+    names = {}
+    for path, stage in stages.items():
+        for i, (name, layer) in enumerate(stage):
+            names[f"{path}.{i}"] = name
+            inside = layer.names if isinstance(layer, AttentionBlock) else {}
+            names |= {f"{path}.{i}.{ours}": f"{name}.{theirs}" for ours, theirs in inside.items()}
+    return names

@@ -1,97 +1,105 @@
-"""Hugging Face configs of UNets -> one frozen dataclass. Irregular per-block lists end here."""
+"""UNet configs of Hugging Face -> one frozen dataclass, in which every level's block is spelled out."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..core.config_fields import ConfigFields
 from ..core.errors import InputError
-from ..core.fields import Fields
+from .configs import downsampling
 
 
 @dataclass(frozen=True)
 class Block:
-    """One resolution on one side of the UNet, or its middle."""
+    """One level of the down or the up path, or the middle."""
 
     channels: int
-    resnets: int
-    transformers: tuple[int, ...]  # how many transformer blocks follow each resnet; () where there is no such attention
-    heads: int
-    context: int = 0  # width of the prompt
-    only_cross: bool = False
-    plain: bool = False  # each resnet is followed by attention over the image alone, without a transformer
-    resnet_resampling: bool = False  # the way to the next level is a resnet, not a convolution
+    resnets: int  # residual blocks
+    transformers: tuple[int, ...]  # transformer blocks after each residual block; () in a level without transformers
+    heads: int  # of every attention
+    context: int = 0  # width of the context that transformers attend to
+    only_cross: bool = False  # both attentions of a transformer block attend to the context
+    self_attention: bool = False  # attention over the image, without a transformer, follows each residual block
+    resnet_resampling: bool = False  # a residual block, not a convolution, leads to the next level
 
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """UNet2DConditionModel, or UNet2DModel, which knows no prompt. `down` goes from fine to coarse, `up` back."""
+    """A UNet2DConditionModel, or a UNet2DModel, which takes no context. `down` goes from fine to coarse, `up` back."""
 
     in_channels: int
     out_channels: int
-    sample_size: int
+    sample_size: int  # latents a side of the images that the checkpoint was trained on
     down: tuple[Block, ...]
     mid: Block | None
     up: tuple[Block, ...]
-    groups: int
-    eps: float
-    scale_shift: bool
-    embedding: int  # width of the time embedding
-    flip_sin_to_cos: bool
-    freq_shift: int
-    asymmetric: bool  # going down, convolutions are padded on the far sides only
+    groups: int  # of every group norm
+    eps: float  # of every group norm outside transformers
+    scale_shift: bool  # the embedding scales and shifts the features, instead of being added
+    embedding: int  # width of the embedding of timestep, class and sizes
+    flip_sin_to_cos: bool  # cosines come first in sinusoids
+    freq_shift: int  # lowers the number of frequencies that sinusoids are spread over
+    far_padded: bool  # downsampling convolutions are padded at the bottom and right only
     class_embedding: str | None  # None, "table", "timestep", "projection", "simple_projection" or "identity"
-    class_inputs: int  # rows of the table, or width of what is projected
-    guidance_dims: int | None = None  # time_cond_proj_dim: the width of an embedded guidance scale (LCM)
+    class_inputs: int  # rows of the table, or width of the labels that are projected
+    guidance_dims: int | None = None  # time_cond_proj_dim: width of the embedded guidance scale (LCM)
     added_time_dims: int | None = None  # SDXL: width of each embedded size, None without text_time
     added_inputs: int = 0  # SDXL: width of pooled text and embedded sizes together
-    middle_groups: int | None = None  # attn_norm_num_groups: of the plain attention in the middle
-    centred: bool = False  # images come in [0, 1] and are brought to [-1, 1]
+    middle_groups: int | None = None  # attn_norm_num_groups: of the norm before self-attention in the middle
+    centers_input: bool = False  # images come in [0, 1] and are brought to [-1, 1]
 
     @property
     def channels(self) -> int:
-        """Width of the finest level."""
+        """Returns the width of the finest level."""
         return self.down[0].channels
 
     @property
-    def prompted(self) -> bool:
-        """Whether it looks at a prompt, or whatever else its context is made from."""
+    def skip_channels(self) -> tuple[int, ...]:
+        """Returns the width of every skip: the first convolution's, then each residual block's and downsampling's."""
+        widths = [self.channels]
+        for block in self.down[:-1]:
+            widths += [block.channels] * (block.resnets + 1)
+        return (*widths, *[self.down[-1].channels] * self.down[-1].resnets)
+
+    @property
+    def takes_context(self) -> bool:
+        """Returns whether any level attends to a context: a prompt, or an embedding that takes its place."""
         return any(block.transformers for block in (*self.down, *([self.mid] if self.mid else []), *self.up))
 
     @property
     def attention_groups(self) -> int | None:
-        """Groups of the norm before plain attention in the middle; None where there is no norm."""
+        """Returns the groups of the norm before self-attention in the middle; None where there is no norm."""
         return self.middle_groups or (None if self.scale_shift else self.groups)
 
     @property
-    def shrinks(self) -> int:
-        """Latents along the side of one feature of the coarsest level."""
-        return int(2 ** (len(self.down) - 1))
+    def downsampling(self) -> int:
+        """Returns how many latents a side one feature of the coarsest level covers."""
+        return downsampling(len(self.down))
 
     @property
-    def multiple(self) -> int:
-        """What height and width of its input must be multiples of: where halving rounds up, any size will do."""
-        rounds_down = self.asymmetric or any(block.resnet_resampling for block in self.down)
-        return int(2 ** (len(self.down) - 1)) if rounds_down else 1
+    def size_multiple(self) -> int:
+        """Returns what height and width of x must be multiples of: 1 where downsampling rounds up."""
+        rounds_down = self.far_padded or any(block.resnet_resampling for block in self.down)
+        return self.downsampling if rounds_down else 1
 
     @classmethod
     def from_hf(cls, values: Mapping[str, Any], where: str = "unet/config.json") -> "UNetConfig":
         """Reads a UNet's config; InputError names a class or field that is missing or not supported."""
-        f = Fields(values, where)
+        f = ConfigFields(values, where)
         name = values.get("_class_name", "UNet2DConditionModel")
         if name not in _READERS:
             raise f.unsupported("_class_name", name, _READERS)
-        own = _READERS[name](f)
-        first = own["down"][0].channels
+        specific = _READERS[name](f)
         config = cls(
-            **own,
+            **specific,
             sample_size=f.side("sample_size", 64),
             groups=f.take("norm_num_groups", 32),
             scale_shift=f.only("resnet_time_scale_shift", "default", "scale_shift") == "scale_shift",
             eps=f.take("norm_eps", 1e-5),
-            embedding=f.take("time_embedding_dim") or 4 * first,
+            embedding=f.take("time_embedding_dim") or 4 * specific["down"][0].channels,
             flip_sin_to_cos=f.take("flip_sin_to_cos", True),
             freq_shift=f.take("freq_shift", 0),
-            asymmetric=f.only("downsample_padding", 1, 0) == 0,
+            far_padded=f.only("downsample_padding", 1, 0) == 0,
         )
         f.only("act_fn", "silu", "swish")
         f.only("mid_block_scale_factor", 1)
@@ -101,8 +109,8 @@ class UNetConfig:
         return config
 
 
-def _prompted(f: Fields) -> dict[str, Any]:
-    """What is UNet2DConditionModel's own."""
+def _conditional(f: ConfigFields) -> dict[str, Any]:
+    """The fields that only UNet2DConditionModel has, or that it has in a form of its own."""
     channels, down_types, up_types = _levels(f, ("DownBlock2D", "CrossAttnDownBlock2D"))
     levels = len(channels)
 
@@ -139,7 +147,7 @@ def _prompted(f: Fields) -> dict[str, Any]:
     added_time = f.take("addition_time_embed_dim")
     if (added or kind in ("projection", "simple_projection")) and projected is None:
         raise InputError(f"{f.where}: the field projection_class_embeddings_input_dim is missing")
-    for name, value in _PROMPTED_FIXED.items():
+    for name, value in _CONDITIONAL_FIXED.items():
         f.only(name, value)
     # Without effect here: attention always sums in float32, a linear and a 1x1 convolution are one computation, and
     # the last is read only with addition_embed_type "text".
@@ -160,8 +168,8 @@ def _prompted(f: Fields) -> dict[str, Any]:
     }
 
 
-def _plain(f: Fields) -> dict[str, Any]:
-    """What is UNet2DModel's own. Here `attention_head_dim` is the size of a head, and null means one head."""
+def _unconditional(f: ConfigFields) -> dict[str, Any]:
+    """The same of UNet2DModel, in which `attention_head_dim` is the size of a head, and null means one head."""
     channels, down_types, up_types = _levels(f, ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"))
     levels = len(channels)
     layers = f.take("layers_per_block", 2)
@@ -178,7 +186,7 @@ def _plain(f: Fields) -> dict[str, Any]:
         attends = kind.startswith("Attn")
         # Only blocks with attention ask how to resample; the others' names say it.
         by_resnet = kind.startswith("Resnet") or (attends and resampling[side] == "resnet")
-        return Block(channels[i], resnets, (), channels[i] // size, plain=attends, resnet_resampling=by_resnet)
+        return Block(channels[i], resnets, (), channels[i] // size, self_attention=attends, resnet_resampling=by_resnet)
 
     attends = f.take("add_attention", True)
     mid = block(levels - 1, 2, "Attn" if attends else "", "down")
@@ -193,38 +201,37 @@ def _plain(f: Fields) -> dict[str, Any]:
         "class_embedding": kind,
         "class_inputs": classes,
         "middle_groups": f.take("attn_norm_num_groups"),
-        "centred": bool(f.take("center_input_sample", False)),
+        "centers_input": bool(f.take("center_input_sample", False)),
     }
 
 
-def _levels(f: Fields, down: tuple[str, ...]) -> tuple[tuple[int, ...], tuple[str, ...], tuple[str, ...]]:
-    """Widths, and the types of blocks on both sides; those known going `up` are called alike."""
+def _levels(f: ConfigFields, down: tuple[str, ...]) -> tuple[tuple[int, ...], tuple[str, ...], tuple[str, ...]]:
+    """The width of every level, and the types of its blocks on both paths; `down` lists the supported ones down."""
     channels = tuple(f.require("block_out_channels"))
-    found = []
-    for name, known in (
-        ("down_block_types", down),
-        ("up_block_types", tuple(t.replace("Downsample", "Upsample").replace("Down", "Up") for t in down)),
-    ):
-        types = tuple(f.require(name))
-        if len(types) != len(channels):
-            raise InputError(f"{f.where}: {name} has {len(types)} entries for {len(channels)} block_out_channels")
-        for t in types:
-            if t not in known:
-                raise f.unsupported(name, t, known)
-        found.append(types)
-    return channels, found[0], found[1]
+    up = tuple(name.replace("Downsample", "Upsample").replace("Down", "Up") for name in down)
+    return channels, _types(f, "down_block_types", down, len(channels)), _types(f, "up_block_types", up, len(channels))
 
 
-def _classes(f: Fields, *known: str) -> tuple[str | None, int]:
-    """How classes are embedded, and the rows of the table."""
+def _types(f: ConfigFields, field: str, supported: tuple[str, ...], levels: int) -> tuple[str, ...]:
+    types = tuple(f.require(field))
+    if len(types) != levels:
+        raise InputError(f"{f.where}: {field} has {len(types)} entries for {levels} block_out_channels")
+    for name in types:
+        if name not in supported:
+            raise f.unsupported(field, name, supported)
+    return types
+
+
+def _classes(f: ConfigFields, *supported: str) -> tuple[str | None, int]:
+    """The kind of class embedding, and the rows of the table."""
     kind, rows = f.take("class_embed_type"), f.take("num_class_embeds")
-    if kind not in (None, *known):
-        raise f.unsupported("class_embed_type", kind, known)
+    if kind not in (None, *supported):
+        raise f.unsupported("class_embed_type", kind, supported)
     return "table" if kind is None and rows is not None else kind, rows or 0
 
 
-_READERS = {"UNet2DConditionModel": _prompted, "UNet2DModel": _plain}
-_PROMPTED_FIXED = {
+_READERS = {"UNet2DConditionModel": _conditional, "UNet2DModel": _unconditional}
+_CONDITIONAL_FIXED = {
     "center_input_sample": False,
     "encoder_hid_dim": None,
     "encoder_hid_dim_type": None,

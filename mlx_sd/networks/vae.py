@@ -9,7 +9,7 @@ import mlx.nn as nn
 from ..core.errors import InputError
 from . import ops
 from .configs import VAEConfig
-from .layers import Conv, FarConv, GroupNorm, ImageAttention
+from .layers import Conv, FarPaddedConv, GroupNorm, ImageAttention
 
 _EPS = 1e-6
 _OVERLAP = 0.25  # of a tile, as diffusers' enable_tiling
@@ -51,7 +51,7 @@ class Autoencoder(nn.Module):
     def tile(self, side: int, wanted: int | None) -> int:
         """Pixels a side of the tiles that a picture whose longer side is so long goes through in; 0 is whole."""
         if wanted is None:
-            return max(_TILE, self.config.sample_size) if side > _TILE_ABOVE * self.config.factor else 0
+            return max(_TILE, self.config.sample_size) if side > _TILE_ABOVE * self.config.downsampling else 0
         return wanted
 
     def encode(self, image: mx.array, tile: int | None = None) -> tuple[mx.array, mx.array]:
@@ -60,7 +60,7 @@ class Autoencoder(nn.Module):
         Images larger than `tile` pixels a side are encoded in overlapping tiles of that size. Of a VQ autoencoder the
         mean is the latent before it is quantized, and the log variance -inf.
         """
-        factor = self.config.factor
+        factor = self.config.downsampling
         moments = _tiled(self.moments, image, tile, 1 / factor) if tile else self.moments(image)
         if self.config.codes:
             return moments, mx.full(moments.shape, -mx.inf)
@@ -72,7 +72,7 @@ class Autoencoder(nn.Module):
 
         Latents larger than `tile` pixels a side are decoded in overlapping tiles of that size.
         """
-        factor = self.config.factor
+        factor = self.config.downsampling
         return _tiled(self._decode, latents, tile // factor, factor) if tile else self._decode(latents)
 
     def scale(self, latents: mx.array) -> mx.array:
@@ -172,7 +172,7 @@ def _encoder(config: VAEConfig) -> tuple[list[nn.Module], list[str]]:
             layers += [(f"down_blocks.{level}.resnets.{i}", ResBlock(width, channels, config.groups))]
             width = channels
         if level + 1 < len(config.channels):
-            layers += [(f"down_blocks.{level}.downsamplers.0.conv", FarConv(width))]
+            layers += [(f"down_blocks.{level}.downsamplers.0.conv", FarPaddedConv(width))]
     layers += _middle(width, config) + _head(width, (1 if config.codes else 2) * config.inner_channels, config)
     return [layer for _, layer in layers], [name for name, _ in layers]
 

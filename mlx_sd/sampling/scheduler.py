@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.config_fields import ConfigFields
 from ..core.errors import InputError
-from ..core.fields import Fields
 from .table import Clip, Options
 
 SPACINGS = ("leading", "linspace", "trailing")
@@ -61,7 +61,7 @@ class Scheduler:
         InputError names a field that no sampler could honour; one that only the config's own class reads becomes the
         `problem`, for the user may choose another sampler.
         """
-        f = Fields(values, where)
+        f = ConfigFields(values, where)
         class_name = str(values.get("_class_name", "PNDMScheduler"))
         edm = None
         if class_name.startswith("EDM"):
@@ -154,12 +154,12 @@ _AYS_XL = (999, 845, 730, 587, 443, 310, 193, 116, 53, 13, 0)
 _AYS_VIDEO = (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002)
 
 
-def _clip(f: Fields, class_name: str) -> Clip | None:
+def _clip(f: ConfigFields, class_name: str) -> Clip | None:
     """DDIM and DDPM clip unless they are told not to, other classes leave it to those that a user puts in their place.
 
     Read for those two; the fields stay, for another class has its own say about them.
     """
-    values = f.rest
+    values = f.unread
     if values.get("thresholding"):
         return Clip(values.get("sample_max_value", 1.0), values.get("dynamic_thresholding_ratio", 0.995))
     if values.get("clip_sample", class_name in _CLIPPING):
@@ -172,7 +172,7 @@ def _cumprod(alphas: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.cumprod(alphas, dtype=np.float64).astype(np.float32)
 
 
-def _sigmas(f: Fields, edm: Edm | None) -> str | None:
+def _sigmas(f: ConfigFields, edm: Edm | None) -> str | None:
     if edm:
         return str(f.only("sigma_schedule", "karras", "exponential"))
     asked = [name for name in ("karras", "exponential", "beta") if f.take(f"use_{name}_sigmas", False)]
@@ -181,7 +181,7 @@ def _sigmas(f: Fields, edm: Edm | None) -> str | None:
     return asked[0] if asked else None
 
 
-def _own(f: Fields, class_name: str) -> tuple[str, Options]:
+def _own(f: ConfigFields, class_name: str) -> tuple[str, Options]:
     """The sampler, with its options, that a config's class and fields mean; InputError names what has no equal here."""
     if class_name not in _CLASSES:
         raise InputError(f"{f.where}: {class_name} is not among the samplers here")

@@ -50,7 +50,7 @@ class Canvas:
         if self.padding is None and (width is None or height is None):
             w, h = self.picture.size
             scale = width / w if width is not None else height / h if height is not None else 1
-            near = pictures.nearest((w * scale, h * scale), model.vae.config.factor)
+            near = pictures.nearest((w * scale, h * scale), model.vae.config.downsampling)
             width, height = near[0] if width is None else width, near[1] if height is None else height
         return {**given, "width": width, "height": height, "strength": strength}
 
@@ -137,7 +137,7 @@ class Painter:
         if canvas.mask is not None:
             mask = mx.array(np.asarray(pictures.fitted(canvas.mask.crop(box), size)) > 127)[None, :, :, None]
             # Of each latent the first pixel decides, as in diffusers and in the training of nine channels.
-            factor = model.vae.config.factor
+            factor = model.vae.config.downsampling
             self._mask = mask[:, ::factor, ::factor].astype(mx.float32)
             if not self._mask.any().item():
                 raise InputError("the mask is too thin to be seen in latents; make it wider, or use --only-masked")

@@ -20,8 +20,8 @@ def check(model: Model, refiner: Model) -> None:
             f"the refiner's UNet takes {refiner.unet.config.in_channels} channels, not the {latents} of latents alone"
         )
     ours, theirs = model.vae.config, refiner.vae.config
-    if (ours.factor, ours.scaling_factor, ours.shift_factor) != (
-        theirs.factor,
+    if (ours.downsampling, ours.scaling_factor, ours.shift_factor) != (
+        theirs.downsampling,
         theirs.scaling_factor,
         theirs.shift_factor,
     ):

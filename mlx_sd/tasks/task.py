@@ -69,7 +69,7 @@ class FromNoise:
 
     def starter(self, model: Model, chosen: Settings, pictures: int, tile: int | None) -> "FromNoise":
         """This; InputError for channels that the UNet does not take."""
-        latent, factor = model.vae.config.latent_channels, model.vae.config.factor
+        latent, factor = model.vae.config.latent_channels, model.vae.config.downsampling
         extra, size = model.unet.config.in_channels - latent, (chosen.height // factor, chosen.width // factor)
         given = self.channels.shape[-1] if self.channels is not None else 0
         if given != extra:

@@ -82,7 +82,7 @@ def small(
     if image is None:
         return None
     level = model.low_res.level(level) if model.low_res else 0
-    return Small(pictures.opaque(pictures.read(image)), model.vae.config.factor, model.low_res, level)
+    return Small(pictures.opaque(pictures.read(image)), model.vae.config.downsampling, model.low_res, level)
 
 
 def _refuse(model: Model, name: str) -> NoReturn:

@@ -152,7 +152,7 @@ def test_any_size_divisible_by_8(run, size):
 def test_guidance_at_most_1_is_one_batch(run):
     widths = []
     sd = StableDiffusion.load("tiny", dtype="float32")
-    inner = sd.unet.inputs[0][0].conv
+    inner = sd.unet.down.stages[0][0]
     call = type(inner).__call__
     try:
         type(inner).__call__ = lambda self, x: (widths.append(x.shape[0]) if self is inner else None, call(self, x))[1]

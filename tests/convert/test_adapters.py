@@ -191,7 +191,7 @@ def test_no_shapes_crash_the_reader(unet, tmp_path_factory, roles):
     except InputError as error:
         assert "\n" not in str(error)
     else:
-        merge("unet", "inputs.1.1.blocks.0.attn1.q.weight", mx.zeros((32, 32)))
+        merge("unet", "down.stages.1.1.blocks.0.attn1.q.weight", mx.zeros((32, 32)))
 
 
 @given(st.text())

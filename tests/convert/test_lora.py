@@ -220,13 +220,15 @@ def test_block_weights_are_as_many_as_the_field_has(name, folders):
     unet = networks(load(folders[name], "float32"))["unet"]
     for count in COUNTS[name]:
         factor = blocks.factors(Lora("x", 1.0, tuple(range(count))), shapes_of(unet))
-        attending = next(i for i, stage in enumerate(unet.inputs) if len(stage) > 1)
-        assert factor("text_encoder", "layers.0.attention.q") == factor("unet", "time.linear1") == 0
-        assert factor("unet", f"inputs.{attending}.1.blocks.0.attn1.q") == (1 + attending if count > 17 else 1)
-        last = max(i for i in range(len(unet.outputs)) if f"outputs.{i}.1.norm.weight" in shapes_of(unet))
-        before = 2 + len(unet.inputs)  # BASE, the way down, the middle
-        assert factor("unet", f"outputs.{last}.1.norm") == (before + last if count > 17 else count - 1)
-        assert factor("unet", "middle.1.blocks.0.attn1.q") > factor("unet", f"inputs.{attending}.1.blocks.0.attn1.q")
+        attending = next(i for i, stage in enumerate(unet.down.stages) if len(stage) > 1)
+        assert factor("text_encoder", "layers.0.attention.q") == factor("unet", "embedding.timestep.linear1") == 0
+        assert factor("unet", f"down.stages.{attending}.1.blocks.0.attn1.q") == (1 + attending if count > 17 else 1)
+        last = max(i for i in range(len(unet.up.stages)) if f"up.stages.{i}.1.norm.weight" in shapes_of(unet))
+        before = 2 + len(unet.down.stages)  # BASE, the way down, the middle
+        assert factor("unet", f"up.stages.{last}.1.norm") == (before + last if count > 17 else count - 1)
+        assert factor("unet", "middle.layers.1.blocks.0.attn1.q") > factor(
+            "unet", f"down.stages.{attending}.1.blocks.0.attn1.q"
+        )
 
 
 def test_block_weights_of_one_are_none_at_all(folders, two):
@@ -242,7 +244,7 @@ def test_a_block_weight_reaches_its_block_and_no_other(folders, two):
     chosen[1 + 4] = 0.5
     found = weights(load(folders["sd1"], "float32", [(two[1], 1.0, tuple(chosen))]))
     for (part, name), array in found.items():
-        inside = part == "unet" and name.startswith("inputs.4.")
+        inside = part == "unet" and name.startswith("down.stages.4.")
         assert (array == (half if inside else base)[part, name]).all(), name
 
 

@@ -11,7 +11,7 @@ from convert.checkpoint import Choices
 from convert.source import read
 from mlx_sd import StableDiffusion
 from mlx_sd.core.errors import InputError
-from mlx_sd.networks.blocks import PlainAttention
+from mlx_sd.networks.blocks import AttentionBlock
 from mlx_sd.networks.configs import VAEConfig
 from mlx_sd.networks.unet_config import UNetConfig
 from tests.support import families, unprompted
@@ -51,7 +51,7 @@ def test_fused_attention_is_taken_apart_head_by_head():
     scores = q @ k.transpose(0, 2, 1) / np.sqrt(channels // heads)
     shares = np.exp(scores - scores.max(-1, keepdims=True))
     mixed = (shares / shares.sum(-1, keepdims=True) @ v).transpose(1, 0, 2).reshape(pixels, channels)
-    layer = PlainAttention(channels, None, 1e-5, heads)
+    layer = AttentionBlock(channels, None, 1e-5, heads)
     parts = [np.concatenate(np.split(a, 3 * heads)[i::3]) for i in range(3) for a in (qkv, bias)]
     named = zip(("q.weight", "q.bias", "k.weight", "k.bias", "v.weight", "v.bias"), parts, strict=True)
     given = [(f"attention.{name}", mx.array(array)) for name, array in named]

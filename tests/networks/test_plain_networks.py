@@ -115,7 +115,7 @@ def test_full_size_networks_cost_what_deepcache_counts(name):
     """Of a full evaluation and of branches 0, 1 and 2; nothing is computed."""
     config, side, known = FULL_SIZE[name]
     unet = build("unet", config, name)
-    given = {"context": mx.zeros((1, 1, 512))} if unet.config.prompted else {}
+    given = {"context": mx.zeros((1, 1, 512))} if unet.config.takes_context else {}
     call = partial(unet, mx.zeros((1, side, side, 3)), mx.array(1.0), **given)
     found = []
     with counting(unet) as full:

@@ -120,7 +120,7 @@ def test_every_variation_of_the_unet(name, modules, tmp_path, measure):
 @pytest.mark.parametrize(("name", "tile"), [("sd1", 32), ("sd1", 64), ("sdxl", 16), ("sdxl", 32)])
 def test_vae_tiles_are_blended_as_diffusers_blends_them(name, tile, modules, tmp_path, measure):
     vae = StableDiffusion.load(save(name, modules(name), tmp_path / name), dtype="float32").vae
-    factor, network = vae.config.factor, modules(name)["vae"]
+    factor, network = vae.config.downsampling, modules(name)["vae"]
     for height, width in ((64, 64), (72, 40), (40, 104), (16, 32), (24, 16), (136, 24), (200, 72)):
         z = families.numbers("tiled", 2, height // factor, width // factor, 4)
         ours = vae.decode(mx.array(z), tile=tile)

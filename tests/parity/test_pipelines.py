@@ -41,7 +41,7 @@ def pipe(saved):
 
 
 def ours(sd: Any, noise: np.ndarray, negative: str | None = NEGATIVE, prompt: str = PROMPT, **settings: Any) -> Any:
-    factor, (_, height, width, _) = sd.vae.config.factor, noise.shape
+    factor, (_, height, width, _) = sd.vae.config.downsampling, noise.shape
     given = {"seed": SEED, "steps": STEPS, "guidance": GUIDANCE, "width": width * factor, "height": height * factor}
     given |= {"latents": mx.array(noise), "output": "latent"}
     return sd.generate(prompt, negative, **(given | settings))

@@ -101,7 +101,7 @@ def test_from_single_file_and_we_compute_the_same(name, shapes, tmp_path, tokeni
         predicted = sd.unet(**{key: mx.array(value) for key, value in inputs.items()})[0]
         measure("single file, network", families.distance(predicted, reference.unet(unet, inputs)), 1e-5)
         return
-    noise, side = families.numbers("noise", 1, 8, 8, 4), 8 * sd.vae.config.factor
+    noise, side = families.numbers("noise", 1, 8, 8, 4), 8 * sd.vae.config.downsampling
     settings = {"steps": 5, "guidance": families.GUIDANCE, "seed": families.SEED, "width": side, "height": side}
     made = sd.generate(families.PROMPT, families.NEGATIVE, latents=mx.array(noise), output="latent", **settings)
     theirs = reference.generate(pipe, noise, num_inference_steps=5)

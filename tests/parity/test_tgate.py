@@ -72,8 +72,8 @@ def test_the_authors_rule(name, numbers, modules, family, shapes, tmp_path, meas
         guidance=families.GUIDANCE,
         sampler="ddim",
         schedule="trailing",
-        width=noise.shape[2] * family(name).vae.config.factor,
-        height=noise.shape[1] * family(name).vae.config.factor,
+        width=noise.shape[2] * family(name).vae.config.downsampling,
+        height=noise.shape[1] * family(name).vae.config.downsampling,
         tgate=TGate(*numbers),
         output="latent",
     )

@@ -77,7 +77,7 @@ def test_timed_operations_are_the_counted_ones(bench):
     assert [o._replace(seconds=0) for o in real] == counted
     assert all(o.seconds > 0 for o in real)
     levels = operations.totals(timed, lambda o: o.level)
-    assert {"inputs.0", "inputs.8", "middle", "outputs.8", "conv"} <= set(levels)
+    assert {"down.0", "down.8", "middle", "up.8", "conv"} <= set(levels)
     assert sum(o.macs for o in levels.values()) == bench.macs(Loop())[0]
 
 
