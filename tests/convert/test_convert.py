@@ -67,7 +67,7 @@ def test_a_conversion_keeps_every_number_and_makes_images_channel_last(convert, 
             source = source.transpose(0, 2, 3, 1)
         assert (np.array(array) == source.reshape(array.shape)).all(), name
     about = json.loads((out / "model.json").read_text())
-    assert (about["format"], about["version"], about["loras"]) == ("mlx-sd", 2, [])
+    assert (about["format"], about["version"], about["loras"]) == ("mlx-sd", 3, [])
     assert set(about["source"]["sha256"]) == {
         UNET,
         "vae/diffusion_pytorch_model.safetensors",
