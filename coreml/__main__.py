@@ -8,10 +8,10 @@ from pathlib import Path
 from mlx_sd.core import command
 from mlx_sd.core.errors import InputError
 
-from .compress import WAYS
 from .export import export
-from .operations import ATTENTIONS
-from .package import TARGETS
+from .lowering.attention import ATTENTIONS
+from .mil.emitter import COMPRESSIONS
+from .mil.package import TARGETS
 from .plan import Options
 
 _EXAMPLES = """examples:
@@ -23,7 +23,7 @@ _EXAMPLES = """examples:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options of an export."""
+    """Returns the parser of the options of an export."""
     p = command.Parser(
         prog="python -m coreml",
         description="Write the Core ML packages that an app needs, on any system, without PyTorch.",
@@ -31,14 +31,21 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     d = Options()
-    p.add_argument("--model", default="tiny", help="what python -m mlx_sd.generate takes (default: the embedded model)")
-    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="the app's resources")
-    p.add_argument("--force", action="store_true", help="replace an export that is there")
-    p.add_argument("--dtype", choices=("float16", "float32"), default=d.dtype, help=f"default {d.dtype}")
+    p.add_argument(
+        "--model", default="tiny", help="as python -m mlx_sd.generate takes it (default: the embedded model)"
+    )
+    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the app's resources")
+    p.add_argument("--force", action="store_true", help="replace an earlier export in DIR")
+    p.add_argument(
+        "--dtype",
+        choices=("float16", "float32"),
+        default=d.dtype,
+        help=f"of weights and activations, default {d.dtype}",
+    )
     p.add_argument("--branch", type=int, default=d.branch, help="where DeepCache cuts the UNet in two, default 0")
     p.add_argument("--width", type=int, help="of the pictures, in pixels (default: the model's)")
     p.add_argument("--height", type=int, help="of the pictures, in pixels (default: the model's)")
-    p.add_argument("--size", action="append", metavar="WxH", help="the same, as often as there are sizes")
+    p.add_argument("--size", action="append", metavar="WxH", help="the same, once for each size")
     p.add_argument("--batch", type=int, choices=(1, 2), default=d.batch, help="of the UNet, 2 for guidance (default)")
     p.add_argument("--target", choices=tuple(TARGETS), default=d.target, help=f"the oldest system, default {d.target}")
     p.add_argument(
@@ -47,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
         default=d.attention,
         help="split-einsum for the Neural Engine (default), original for the GPU, fused from iOS 18",
     )
-    p.add_argument("--compress", choices=tuple(WAYS), help="of weights (default: none)")
+    p.add_argument("--compress", choices=tuple(COMPRESSIONS), help="of weights (default: none)")
     p.add_argument(
         "--unet",
         default=",".join(d.unets),
@@ -55,29 +62,28 @@ def parser() -> argparse.ArgumentParser:
         help="full: Unet; chunks: UnetChunk1 (deep) and UnetChunk2 (shallow); halves: the same names for two halves of "
         f"equal weight, without DeepCache; functions: all in one package, iOS 18 (default {','.join(d.unets)})",
     )
-    p.add_argument("--split", action="store_true", help="cut packages above 1 GB, which iOS does not take")
+    p.add_argument("--split", action="store_true", help="cut packages above 1 GB, which iOS does not load")
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
-    given = list(sys.argv[1:] if argv is None else argv)
-    if given[:1] == ["verify"]:
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["verify"]:
         from .verify import main as verify
 
-        return verify(given[1:])
-    arguments = parser().parse_args(given)
+        return verify(words[1:])
+    arguments = parser().parse_args(words)
     return command.run("coreml", lambda: _export(arguments))
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    unets = tuple(arguments.unet.split(","))
     options = Options(
         dtype=arguments.dtype,
         attention=arguments.attention,
         target=arguments.target,
         compress=arguments.compress,
-        unets=unets,
+        unets=tuple(arguments.unet.split(",")),
         branch=arguments.branch,
         sizes=_sizes(arguments),
         batch=arguments.batch,

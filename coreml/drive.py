@@ -1,4 +1,4 @@
-"""A folder of packages as the networks of a model, so that the one pipeline drives what an app would drive.
+"""A folder of packages as the networks of a model, so that the pipeline runs what an app would run.
 
 On a Mac Core ML runs them; elsewhere the interpreter does, rounding to float16 where the packages store float16.
 """
@@ -28,143 +28,147 @@ from mlx_sd.prompts.tokenizer import Tokenizer
 from mlx_sd.sampling.scheduler import Scheduler
 
 from . import info
-from .interpret import Package
-from .tools import ct, quiet
+from .interpret.package import Package
+from .lowering.interfaces import context_port, is_xl
+from .mil.coremltools import ct, quiet
 
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 def load(folder: Path) -> Model:
-    """The model that a folder written by `python -m coreml` makes up; InputError where a package is missing."""
-    told = info.read(folder)
-    packages = Packages(folder, told)
-    configs, xl = told["networks"], packages.xl
+    """Loads a folder that `python -m coreml` wrote as a model; InputError where a package of it is missing."""
+    content = info.read(folder)
+    packages = PackageSet(folder, content)
+    configs, pipeline = content["networks"], content["pipeline"]
     texts = [part for part in TEXT if part in configs]
-    tokenizers = []
-    for ids in told["tokenizers"]:
-        tokenizer = Tokenizer.load(folder, ids["length"])
-        tokenizer.pad = ids["pad"]
-        tokenizers.append(tokenizer)
-    text_encoders: Any = tuple(PackagedText(packages, part, configs[part]) for part in texts)
-    unet: Any = PackagedUNet(packages, configs["unet"], told["deepcache"]["branch"])
+    unet: Any = PackagedUNet(packages, configs["unet"], content["deepcache"]["branch"])
     vae = PackagedVAE(packages, configs["vae"])
     task = task_of(unet.config, vae.config.latent_channels)
-    aesthetic_score = bool(told["pipeline"].get("requires_aesthetics_score", False))
+    aesthetic_score = bool(pipeline.get("requires_aesthetics_score", False))
+    family = family_of(unet.config, task, text=bool(texts), classes=False, aesthetic_score=aesthetic_score)
+    text_encoders: Any = tuple(
+        PackagedTextEncoder(packages, part, configs[part], context_port(family)) for part in texts
+    )
     return Model(
-        name=told["model"]["name"],
-        hash=told["model"]["hash"],
+        name=content["model"]["name"],
+        hash=content["model"]["hash"],
         dtype=mx.float32,
         text_encoders=text_encoders,
-        tokenizers=tuple(tokenizers),
+        tokenizers=tuple(_tokenizer(folder, ids) for ids in content["tokenizers"]),
         unet=unet,
         vae=vae,
-        scheduler=Scheduler.from_hf(told["scheduler"], f"{folder}/info.json: scheduler", xl=xl),
-        zeros_for_empty=bool(told["pipeline"].get("force_zeros_for_empty_prompt", False)),
-        family=family_of(unet.config, task, text=bool(texts), classes=False, aesthetic_score=aesthetic_score),
+        scheduler=Scheduler.from_hf(content["scheduler"], f"{folder}/info.json: scheduler", xl=is_xl(family)),
+        zeros_for_empty=bool(pipeline.get("force_zeros_for_empty_prompt", False)),
+        family=family,
         task=task,
         sizes=packages.sizes,
     )
 
 
+def _tokenizer(folder: Path, ids: Mapping[str, int]) -> Tokenizer:
+    tokenizer = Tokenizer.load(folder, ids["length"])
+    tokenizer.pad = ids["pad"]
+    return tokenizer
+
+
 def runner(path: Path, function: str) -> Run:
-    """What runs a package's function: Core ML on a Mac, else the interpreter."""
+    """Returns what runs a package's function: Core ML on a Mac, else the interpreter, which rounds to float16."""
     if sys.platform == "darwin":
         return predictor(path, function)
     return partial(Package.load(path).run, function=function, rounding=True)
 
 
 def predictor(path: Path, function: str) -> Run:
-    """Core ML itself, on a Mac."""
+    """Returns Core ML's own prediction of a package's function, which only a Mac has."""
     with quiet():
         model = ct.models.MLModel(str(path), function_name=None if function == "main" else function)
     predict: Run = model.predict
     return predict
 
 
-class Packages:
-    """The packages of a folder by what they are for; each is loaded when it is first run."""
+class PackageSet:
+    """The packages of a folder by the role they have in a generation; each is loaded when it is first run."""
 
-    def __init__(self, folder: Path, told: Mapping[str, Any]):
-        self._folder, self._told = folder, told
+    def __init__(self, folder: Path, content: Mapping[str, Any]):
+        """Checks that the packages of info.json (`content`) are in the folder; InputError names those that are not."""
+        self._folder, self._content = folder, content
         self._runners: dict[tuple[str, str], Run] = {}
-        missing = [name for name in told["packages"] if not (folder / f"{name}.mlpackage").is_dir()]
+        missing = [name for name in content["packages"] if not (folder / f"{name}.mlpackage").is_dir()]
         if missing:
             raise InputError(f"{folder}: {', '.join(missing)}.mlpackage of its info.json is missing; export again")
 
     @property
-    def xl(self) -> bool:
-        """Whether the UNet is of the SDXL kind."""
-        return bool(self._told["networks"]["unet"].get("addition_embed_type") == "text_time")
-
-    @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
-        """(width, height) of the pictures they make."""
-        sizes = [tuple(map(int, size.split("x"))) for size in self._told["roles"] if size != "any"]
+        """Returns (width, height) in pixels of the pictures that the packages make."""
+        sizes = [tuple(map(int, size.split("x"))) for size in self._content["roles"] if size != "any"]
         return tuple((width, height) for width, height in sizes)
 
     def size(self, latents: mx.array) -> str:
-        """Of the picture that latents (B, h, w, C) stand for, as roles are listed."""
-        factor = self._told["latents"]["factor"]
+        """Returns the size of the picture of latents (B, h, w, C) as info.json lists it: WIDTHxHEIGHT in pixels."""
+        factor = self._content["latents"]["factor"]
         return f"{latents.shape[2] * factor}x{latents.shape[1] * factor}"
 
     def has(self, role: str) -> bool:
-        """Whether any package is for this."""
-        return any(role in roles for roles in self._told["roles"].values())
+        """Returns whether any package has this role."""
+        return any(role in roles for roles in self._content["roles"].values())
 
     def inputs(self, role: str, size: str) -> dict[str, list[int]]:
-        """Shapes of what the first package of a role takes."""
+        """Returns the name and shape of each input of the first package of a role."""
         name, function = self._steps(role, size)[0]
-        inputs = self._told["packages"][name]["functions"][function]["inputs"]
-        return {name: about["shape"] for name, about in inputs.items()}
+        inputs = self._content["packages"][name]["functions"][function]["inputs"]
+        return {name: port["shape"] for name, port in inputs.items()}
 
-    def run(self, role: str, size: str, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Runs the packages of a role one after the other, each with what was given and what those before gave."""
-        known = dict(feeds)
-        made: dict[str, np.ndarray] = {}
+    def run(self, role: str, size: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs the packages of a role one after the other and returns the outputs of the last.
+
+        Each package takes, by name, from `inputs` and from the outputs of those before it.
+        """
+        arrays = dict(inputs)
+        outputs: dict[str, np.ndarray] = {}
         for name, function in self._steps(role, size):
             if (name, function) not in self._runners:
                 self._runners[name, function] = runner(self._folder / f"{name}.mlpackage", function)
-            about = self._told["packages"][name]["functions"][function]["inputs"]
-            given = {port: known[port].astype(told["dtype"]) for port, told in about.items()}
-            made = self._runners[name, function](given)
-            known |= made
-        return made
+            ports = self._content["packages"][name]["functions"][function]["inputs"]
+            feeds = {key: arrays[key].astype(port["dtype"]) for key, port in ports.items()}
+            outputs = self._runners[name, function](feeds)
+            arrays |= outputs
+        return outputs
 
     def _steps(self, role: str, size: str) -> list[list[str]]:
-        steps = self._told["roles"].get(size, {}).get(role)
+        steps: list[list[str]] = self._content["roles"].get(size, {}).get(role)
         if not steps:
             raise InputError(f"{self._folder} has no package for {role} at {size}; export it")
-        found: list[list[str]] = steps
-        return found
+        return steps
 
 
-class PackagedText(nn.Module):
-    """A text encoder's package in the place of `mlx_sd.clip.TextEncoder`."""
+class PackagedTextEncoder(nn.Module):
+    """A text encoder's package in the place of `mlx_sd.networks.clip.TextEncoder`."""
 
-    def __init__(self, packages: Packages, part: str, config: Mapping[str, Any]):
+    def __init__(self, packages: PackageSet, part: str, config: Mapping[str, Any], context_port: str):
         super().__init__()
-        self._packages, self._part = packages, part
-        self.config = replace(TextConfig.from_hf(config), layers=1)  # the package gives the one layer asked for
-        self.norm = nn.Identity()  # done in the package
+        self._packages, self._part, self._context_port = packages, part, context_port
+        self.config = replace(TextConfig.from_hf(config), layers=1)  # the package has the output of one layer
+        self.norm = nn.Identity()  # the package has applied it
 
     def __call__(self, ids: mx.array) -> Encoded:
+        """Encodes token ids (B, tokens), one row at a time, as `TextEncoder` does."""
         rows = [self._packages.run(self._part, "any", {"input_ids": row[None]}) for row in np.array(ids)]
-        hidden = _joined([row["hidden_embeds" if self._packages.xl else "last_hidden_state"] for row in rows])
+        hidden = _joined([row[self._context_port] for row in rows])
         return Encoded([hidden, hidden], hidden, _joined([row["pooled_outputs"] for row in rows]))
 
 
 class PackagedUNet:
-    """The UNet's packages in the place of `mlx_sd.unet.UNet`."""
+    """The UNet's packages in the place of `mlx_sd.networks.unet.UNet`."""
 
-    dtype = mx.float32  # what it is given; each package takes its own
+    dtype = mx.float32  # of its inputs; each package converts to its own
 
-    def __init__(self, packages: Packages, config: Mapping[str, Any], branch: int):
+    def __init__(self, packages: PackageSet, config: Mapping[str, Any], branch: int):
         self.config = UNetConfig.from_hf(config)
         self._packages, self._branch = packages, branch
 
     @property
     def branches(self) -> Sequence[int]:
-        """The one branch at which the packages were cut, or none."""
+        """Returns the DeepCache branch at which the UNet was cut into packages, or nothing where it was not."""
         return (self._branch,) if self._packages.has("unet_shallow") else ()
 
     def __call__(
@@ -181,7 +185,11 @@ class PackagedUNet:
         middle_residual: mx.array | None = None,
         **extra: Any,
     ) -> tuple[mx.array, mx.array]:
-        """As `UNet.__call__`, but that `deep` is as the packages have it; without it they run in full."""
+        """Returns (prediction (B, h, w, C), deep feature), as `UNet.__call__` does.
+
+        The deep feature is as the packages store it, channel-first; without one the UNet runs in full. InputError for
+        what was decided at the export: FreeU, T-GATE, and policies that look at the shallow features.
+        """
         if join is not concatenate:
             raise InputError("packages join their skips as they were exported; leave out --freeu")
         if attend is not apply_attention:
@@ -191,65 +199,64 @@ class PackagedUNet:
         if callable(deep):
             raise InputError("packages do not show their shallow features; choose another --deepcache than adaptive")
         size = self._packages.size(x)
-        feeds = {
-            "sample": _stored(x),
+        inputs = {
+            "sample": _channel_first(x),
             "timestep": np.broadcast_to(np.array(t, np.float32), x.shape[:1]),
             "encoder_hidden_states": np.array(context).transpose(0, 2, 1)[:, :, None],
             **{name: np.array(array) for name, array in extra.items()},
         }
         if deep is None:
-            made = self._run("unet_deep" if self._packages.has("unet_deep") else "unet", size, feeds)
-            deep = mx.array(made.get("deep_feature", np.zeros(1)))
-            if "noise_pred" in made:
-                return _channel_last(made["noise_pred"]), deep
-        made = self._run("unet_shallow", size, feeds | {"deep_feature": np.array(deep)})
-        return _channel_last(made["noise_pred"]), deep
+            outputs = self._run("unet_deep" if self._packages.has("unet_deep") else "unet", size, inputs)
+            deep = mx.array(outputs.get("deep_feature", np.zeros(1)))
+            if "noise_pred" in outputs:
+                return _channel_last(outputs["noise_pred"]), deep
+        outputs = self._run("unet_shallow", size, inputs | {"deep_feature": np.array(deep)})
+        return _channel_last(outputs["noise_pred"]), deep
 
-    def _run(self, role: str, size: str, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """In batches of the packages' size; the last is filled up with copies of its last row."""
+    def _run(self, role: str, size: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs a role in batches of the packages' size; the last batch is filled up with copies of its last row."""
         shapes = self._packages.inputs(role, size)
-        wrong = [name for name in shapes if name not in feeds or list(feeds[name].shape[1:]) != shapes[name][1:]]
+        wrong = [name for name in shapes if name not in inputs or list(inputs[name].shape[1:]) != shapes[name][1:]]
         if wrong:
             name = wrong[0]
-            given = feeds[name].shape[1:] if name in feeds else "none"
-            raise InputError(f"the packages take {name} of {shapes[name][1:]}, not {given} (is the prompt too long?)")
-        total, batch = len(feeds["sample"]), shapes["sample"][0]
-        made = []
+            shape = inputs[name].shape[1:] if name in inputs else "none"
+            raise InputError(f"the packages take {name} of {shapes[name][1:]}, not {shape} (is the prompt too long?)")
+        total, batch = len(inputs["sample"]), shapes["sample"][0]
+        outputs = []
         for start in range(0, total, batch):
             rows = np.minimum(np.arange(start, start + batch), total - 1)
-            made.append(self._packages.run(role, size, {name: array[rows] for name, array in feeds.items()}))
-        return {name: np.concatenate([m[name] for m in made])[:total] for name in made[0]}
+            outputs.append(self._packages.run(role, size, {name: array[rows] for name, array in inputs.items()}))
+        return {name: np.concatenate([batch[name] for batch in outputs])[:total] for name in outputs[0]}
 
 
 class PackagedVAE(Autoencoder):
-    """The VAE's packages in the place of `mlx_sd.vae.Autoencoder`; pictures of their sizes, never in tiles."""
+    """The VAE's packages in the place of `mlx_sd.networks.vae.Autoencoder`; for their own sizes, never in tiles."""
 
-    def __init__(self, packages: Packages, config: Mapping[str, Any]):
+    def __init__(self, packages: PackageSet, config: Mapping[str, Any]):
         nn.Module.__init__(self)
         self.config, self._packages = VAEConfig.from_hf(config), packages
 
     @property
     def dtype(self) -> mx.Dtype:
-        """Of what goes in."""
+        """Returns the dtype of its inputs."""
         return mx.float32
 
     def decode(self, latents: mx.array, tile: int | None = None) -> mx.array:
-        """Images (B, H, W, 3) of unscaled latents."""
+        """Decodes unscaled latents (B, h, w, C) into images (B, H, W, 3) in [-1, 1]."""
         size = self._packages.size(latents)
-        rows = [self._packages.run("vae_decoder", size, {"z": row[None]}) for row in _stored(latents)]
+        rows = [self._packages.run("vae_decoder", size, {"z": row[None]}) for row in _channel_first(latents)]
         return _joined([row["image"] for row in rows]).transpose(0, 2, 3, 1)
 
     def moments(self, image: mx.array) -> mx.array:
-        """Mean and log variance side by side of images (B, H, W, 3)."""
+        """Encodes images (B, H, W, 3) into mean and log variance of their latents (B, h, w, 2 C)."""
         size = f"{image.shape[2]}x{image.shape[1]}"
-        rows = [self._packages.run("vae_encoder", size, {"x": row[None]}) for row in _stored(image)]
+        rows = [self._packages.run("vae_encoder", size, {"x": row[None]}) for row in _channel_first(image)]
         return _joined([row["latent"] for row in rows]).transpose(0, 2, 3, 1)
 
 
-def _stored(x: mx.array) -> np.ndarray:
-    """Channel-first."""
-    stored: np.ndarray = np.array(x).transpose(0, 3, 1, 2)
-    return stored
+def _channel_first(x: mx.array) -> np.ndarray:
+    first: np.ndarray = np.array(x).transpose(0, 3, 1, 2)
+    return first
 
 
 def _channel_last(x: np.ndarray) -> mx.array:

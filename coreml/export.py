@@ -1,4 +1,4 @@
-"""A model folder -> the packages an app needs, its vocabulary, and info.json that tells how to drive them."""
+"""Exporting a model folder: the packages an app needs, its vocabulary, and info.json, which says how to run them."""
 
 import json
 import math
@@ -22,22 +22,26 @@ from mlx_sd.core.errors import Failure, InputError
 from mlx_sd.core.files import Tensor
 from mlx_sd.prompts.tokenizer import bpe
 
-from . import compress, cut, info, package
-from .graph import Graph
-from .networks import Port, Spec
+from . import info
+from .lowering import split
+from .lowering.graph import Graph, record
+from .lowering.interfaces import FunctionSpec, Port
+from .mil import emitter, package
 from .plan import Entry, Item, Options, plan
 
 SUFFIXES = (".mlpackage", ".mlmodelc")
-GIGABYTE = 10**9  # what iOS takes of one package's weights
+GIGABYTE = 10**9  # bytes of weights that iOS takes in one package
+_BITS = {"float32": 32, "float16": 16, "int8": 8, "palettize4": 4, "palettize6": 6, "palettize8": 8}  # of a weight
 
 Report = Callable[[str], None]
 
 
 def export(model: str, out: Path, options: Options, force: bool = False, report: Report = print) -> dict[str, Any]:
-    """Writes the packages of what `--model` takes into the folder `out`; returns what its info.json says.
+    """Writes the packages of a model into the folder `out` and returns the content of its info.json.
 
-    Everything is checked before the first network is lowered. What is in `out` and has one of our names is replaced
-    only with `force`, and only when all is done. report(line) is told of each package.
+    model: as `--model` takes it. Everything is checked before the first network is lowered. Files in `out` with names
+    of an export are replaced only with `force`, and only after everything is written. report(line) is called for each
+    package. Raises InputError for a model or a folder that does not fit, Failure where the disk is full.
     """
     folder = resolve.converted(model)
     about = model_folder.read_about(folder)
@@ -46,86 +50,86 @@ def export(model: str, out: Path, options: Options, force: bool = False, report:
     networks = {
         part: model_folder.build(part, config, f"{folder}/model.json: {part}")
         for part, config in about["networks"].items()
-        for part, config in about["networks"].items()
     }
     stored = {part: model_folder.network_tensors(folder, part, about["version"]) for part in networks}
     items = plan(networks, options, model)
-    names = [name for item in items for name in (item.pieces or (item.name,))]
-    _refuse(out, names, force)
-    _check_space(out, sum(_bytes(stored[item.part], options) for item in items))
+    _refuse_existing(out, [name for item in items for name in (item.pieces or (item.name,))], force)
+    _check_space(out, sum(_weight_bytes(folder, item.part, options) for item in items))
     packages: dict[str, Any] = {}
     with _beside(out) as home:
         for item in items:
-            for name, told in _write(item, networks[item.part], stored[item.part], home, options):
-                packages[name] = told
-                report(info.line(name, told))
+            for name, description in _write(item, networks[item.part], folder, home, options):
+                packages[name] = description
+                report(info.summary(name, description))
         _write_vocabulary(folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder / "tokenizer_2", home)
-        told = info.describe(model, about, networks, folder, asdict(options), packages)
-        (home / "info.json").write_text(json.dumps(told, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        content = info.describe(model, about, networks, folder, asdict(options), packages)
+        (home / "info.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         if sys.platform == "darwin":
             _compile(home, packages)
-    return told
+    return content
 
 
 def _write(
     item: Item, network: nn.Module, stored: Mapping[str, Tensor], home: Path, options: Options
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Writes an item's package or pieces; yields the name and what info.json says of each."""
+    """Writes an item's package, or its pieces; yields the name and the description of each for info.json."""
+    weights = folder / f"{item.part}.safetensors"
     if len(item.functions) > 1:
         path = home / f"{item.name}.mlpackage"
-        with tempfile.TemporaryDirectory(dir=home) as aside:
-            parts = {name: Path(aside, f"{name}.mlpackage") for name in item.functions}
-            told = {
-                name: _save(entry, entry.spec, package.record(entry.spec, network), stored, parts[name], options)
+        with tempfile.TemporaryDirectory(dir=home) as temporary:
+            packages = {name: Path(temporary, f"{name}.mlpackage") for name in item.functions}
+            functions = {
+                name: _save(entry, entry.spec, record(entry.spec, network), weights, packages[name], options)
                 for name, entry in item.functions.items()
             }
-            package.join(parts, path)
-        yield item.name, _seal(path, told, options)
+            package.join(packages, path)
+        yield item.name, _finish(path, functions, options)
         return
     (entry,) = item.functions.values()
-    graph = package.record(entry.spec, network)
-    weight = _bytes(stored, options, set(graph.parameters.values()))
-    pieces = item.pieces or (item.name,)
-    if options.split and not item.pieces and weight > GIGABYTE:
-        pieces = tuple(f"{item.name}Part{i + 1}" for i in range(2 ** math.ceil(math.log2(weight / GIGABYTE))))
-    for i, (spec, part) in enumerate(_cut(entry.spec, graph, pieces)):
-        path = home / f"{pieces[i]}.mlpackage"
-        told = {"main": _save(entry, spec, part, stored, path, options)}
-        yield pieces[i], _seal(path, told, options, (i + 1, len(pieces)))
+    graph = record(entry.spec, network)
+    size = _weight_bytes(folder, item.part, options, set(graph.parameters.values()))
+    names = item.pieces or (item.name,)
+    if options.split and not item.pieces and size > GIGABYTE:
+        names = tuple(f"{item.name}Part{i + 1}" for i in range(2 ** math.ceil(math.log2(size / GIGABYTE))))
+    for i, (spec, piece) in enumerate(_cut(entry.spec, graph, len(names))):
+        path = home / f"{names[i]}.mlpackage"
+        functions = {"main": _save(entry, spec, piece, weights, path, options)}
+        yield names[i], _finish(path, functions, options, (i + 1, len(names)))
 
 
-def _seal(path: Path, told: dict[str, Any], options: Options, piece: tuple[int, int] = (1, 1)) -> dict[str, Any]:
-    """Writes into the package what it is, for `verify`; returns what info.json says of it."""
-    for function in told.values():
+def _finish(path: Path, functions: dict[str, Any], options: Options, piece: tuple[int, int] = (1, 1)) -> dict[str, Any]:
+    """Writes into a package what `verify` needs to know of it; returns its description for info.json."""
+    for function in functions.values():
         function["piece"] = list(piece)
-    functions = {name: {"role": f["role"], "size": f["size"]} for name, f in told.items()}
-    package.tell(path, {"functions": functions, "branch": options.branch, "piece": piece, "compress": options.compress})
-    return {"bytes": package.size(path), "functions": told}
+    short = {name: {"role": f["role"], "size": f["size"]} for name, f in functions.items()}
+    metadata = {"functions": short, "branch": options.branch, "piece": piece, "compress": options.compress}
+    package.write_metadata(path, metadata)
+    return {"bytes": package.size(path), "functions": functions}
 
 
-def _cut(spec: Spec, graph: Graph, names: tuple[str, ...]) -> list[tuple[Spec, Graph]]:
-    """The function in as many pieces as there are names, a power of two."""
-    if len(names) < 2:
+def _cut(spec: FunctionSpec, graph: Graph, count: int) -> list[tuple[FunctionSpec, Graph]]:
+    """Returns a function in `count` pieces, a power of two."""
+    if count < 2:
         return [(spec, graph)]
-    middle = len(names) // 2
-    first, second = cut.halves(spec, graph)
-    return _cut(*first, names[:middle]) + _cut(*second, names[middle:])
+    return [piece for half in split.halves(spec, graph) for piece in _cut(*half, count // 2)]
 
 
 def _save(
-    entry: Entry, spec: Spec, graph: Graph, stored: Mapping[str, Tensor], path: Path, options: Options
+    entry: Entry, spec: FunctionSpec, graph: Graph, weights: Path, path: Path, options: Options
 ) -> dict[str, Any]:
-    """Lowers and writes one function; returns what info.json says of it."""
+    """Lowers one function and saves it as a package; returns its description for info.json."""
+    stored = {t.name: t for t in tensors(weights)}
 
     def read(name: str) -> np.ndarray:
+        """Reads a parameter in the dtype that was recorded."""
         return np.array(stored[name].read().astype(spec.weights))
 
-    weight = compress.choose(options.compress, options.target)
+    weight = emitter.weights(options.compress, options.target)
     operations = package.write(spec, graph, read, weight, options.attention, options.target, path)
     return {
         "role": entry.role,
         "size": entry.size,
-        "about": spec.about,
+        "about": spec.description,
         "inputs": {port.name: _describe(port) for port in spec.inputs},
         "outputs": {port.name: _describe(port) for port in spec.outputs},
         "macs": graph.macs(),
@@ -137,13 +141,10 @@ def _describe(port: Port) -> dict[str, Any]:
     return {"shape": list(port.stored), "dtype": str(port.dtype).rpartition(".")[2]}
 
 
-def _bytes(stored: Mapping[str, Tensor], options: Options, only: set[str] | None = None) -> int:
-    """Of a part's weights in a package, about."""
-    numbers = sum(math.prod(tensor.shape) for name, tensor in stored.items() if only is None or name in only)
-    return numbers * BITS.get(options.compress or options.dtype, 16) // 8
-
-
-BITS = {"float32": 32, "float16": 16, "int8": 8, "palettize4": 4, "palettize6": 6, "palettize8": 8}
+def _weight_bytes(folder: Path, part: str, options: Options, only: set[str] | None = None) -> int:
+    """Estimates the bytes that a network's weights, or those of the names in `only`, take in a package."""
+    numbers = sum(math.prod(t.shape) for t in tensors(folder / f"{part}.safetensors") if only is None or t.name in only)
+    return numbers * _BITS.get(options.compress or options.dtype, 16) // 8
 
 
 def _write_vocabulary(tokenizer: Path, home: Path) -> None:
@@ -154,32 +155,34 @@ def _write_vocabulary(tokenizer: Path, home: Path) -> None:
 
 
 def _compile(home: Path, packages: Mapping[str, Any]) -> None:
-    """On a Mac: what an app loads, beside each package."""
+    """Writes on a Mac, beside each package, the compiled model that an app loads."""
     for name in packages:
         command = ["xcrun", "coremlcompiler", "compile", str(home / f"{name}.mlpackage"), str(home)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise Failure(f"{' '.join(command[:3])} of {name} failed: {done.stderr.strip().splitlines()[-1:]}")
+        process = subprocess.run(command, capture_output=True, text=True, check=False)
+        if process.returncode:
+            raise Failure(f"{' '.join(command[:3])} of {name} failed: {process.stderr.strip().splitlines()[-1:]}")
 
 
-def _refuse(out: Path, packages: list[str], force: bool) -> None:
+def _refuse_existing(out: Path, packages: list[str], force: bool) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is not a folder")
     names = [f"{name}{piece}{suffix}" for name in packages for piece in ("", "Part1") for suffix in SUFFIXES]
-    there = [name for name in (*names, "vocab.json", "merges.txt", "info.json") if (out / name).exists()]
-    if there and not force:
-        raise InputError(f"{out} has {', '.join(there[:3])} already; --force replaces what has the names of an export")
+    existing = [name for name in (*names, "vocab.json", "merges.txt", "info.json") if (out / name).exists()]
+    if existing and not force:
+        raise InputError(
+            f"{out} has {', '.join(existing[:3])} already; --force replaces the files and packages of an export"
+        )
 
 
-def _check_space(out: Path, wanted: int) -> None:
+def _check_space(out: Path, size: int) -> None:
     home = next(p for p in (out, *out.absolute().parents) if p.exists())
     free = shutil.disk_usage(home).free
-    if 2 * wanted > free:  # coremltools writes each package once more on its way
-        raise InputError(f"{home} has {free / 1e9:.1f} GB free; this takes about {2 * wanted / 1e9:.1f} GB on the way")
+    if 2 * size > free:  # coremltools writes a second copy of each package while it saves
+        raise InputError(f"{home} has {free / 1e9:.1f} GB free; the export needs about {2 * size / 1e9:.1f} GB")
 
 
 def _packages_before(out: Path) -> list[str]:
-    """What an export before this one has written: beside a new one it would mislead an app."""
+    """Returns the packages of an earlier export in `out`: beside the new ones they would mislead an app."""
     if not (out / "info.json").is_file():
         return []
     return [f"{name}{suffix}" for name in info.read(out)["packages"] for suffix in SUFFIXES]
@@ -187,7 +190,7 @@ def _packages_before(out: Path) -> list[str]:
 
 @contextmanager
 def _beside(out: Path) -> Iterator[Path]:
-    """A folder beside `out`, whose entries move into `out` when the block ends well, and vanish when it does not."""
+    """Yields a folder beside `out` whose entries move into `out` when the block succeeds; removes it in any case."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         home = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))

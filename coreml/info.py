@@ -1,9 +1,11 @@
-"""info.json: what a folder of packages holds and how an app drives it."""
+"""info.json: what a folder of packages holds, and how an app runs them."""
 
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import mlx.nn as nn
 
 from mlx_sd.checkpoint import model_folder
 from mlx_sd.core.errors import InputError
@@ -13,7 +15,7 @@ from mlx_sd.sampling.scheduler import Scheduler
 
 FORMAT = "mlx-sd Core ML"
 
-_HOW = [
+_INSTRUCTIONS = [
     "Tokenize with vocab.json and merges.txt: start token, at most 75 tokens, end token, padded to 77 with 'pad'.",
     "Encode the prompt and the negative prompt; the UNet's batch is [negative, prompt]. encoder_hidden_states is the"
     " hidden state with its axes moved to (batch, channels, 1, tokens); SDXL joins both encoders along the channels.",
@@ -28,24 +30,26 @@ _HOW = [
 
 
 def describe(
-    model: str, about: Mapping[str, Any], networks: Mapping[str, Any], folder: Path, options: Any, packages: Any
+    model: str,
+    about: Mapping[str, Any],
+    networks: Mapping[str, nn.Module],
+    folder: Path,
+    options: Mapping[str, Any],
+    packages: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What info.json says of an export."""
-    unet, vae = networks["unet"].config, networks["vae"].config
+    """Returns the content of info.json for an export.
+
+    model: as given to --model. about: the model folder's model.json. networks: part -> network. folder: the model
+    folder, for its tokenizers. options: the fields of `plan.Options`. packages: name -> description of each.
+    """
+    vae: Any = networks["vae"].config
     scheduler = model_folder.scheduler_config(about)
-    xl = unet.added_time_dims is not None
-    schedule = Scheduler.from_hf(scheduler, "scheduler", xl=xl)
-    roles: dict[str, dict[str, list[list[str]]]] = {}
-    for name, package in packages.items():
-        for function, told in package["functions"].items():
-            size = "x".join(map(str, told["size"])) if told["size"] else "any"
-            steps = roles.setdefault(size, {}).setdefault(told["role"], [])
-            if len(steps) == told["piece"][0] - 1:  # of several packages for one role the first is named
-                steps.append([name, function])
+    schedule = Scheduler.from_hf(scheduler, "scheduler")
+    roles = _roles(packages)
     macs = {
         role: sum(packages[name]["functions"][function]["macs"] for name, function in steps)
-        for found in roles.values()
-        for role, steps in found.items()
+        for steps_by_role in roles.values()
+        for role, steps in steps_by_role.items()
     }
     return {
         "format": FORMAT,
@@ -53,7 +57,7 @@ def describe(
         "made_by": f"mlx-sd {VERSION}",
         "model": {"name": model, "hash": model_folder.model_hash(about), "loras": about["loras"]},
         "options": options,
-        "how": _HOW,
+        "how": _INSTRUCTIONS,
         "roles": roles,
         "deepcache": {
             "branch": options["branch"],
@@ -61,7 +65,7 @@ def describe(
         },
         "latents": {
             "channels": vae.latent_channels,
-            "factor": vae.downsampling,  # pixels along the side of one
+            "factor": vae.factor,  # pixels along each side of one latent
             "scaling_factor": vae.scaling_factor,
         },
         "scheduler": {name: _finite(value) for name, value in scheduler.items()},
@@ -77,31 +81,43 @@ def describe(
     }
 
 
+def _roles(packages: Mapping[str, Any]) -> dict[str, dict[str, list[list[str]]]]:
+    """Returns size -> role -> [package, function] of each piece in turn; of several packages for a role, the first."""
+    roles: dict[str, dict[str, list[list[str]]]] = {}
+    for name, package in packages.items():
+        for function, description in package["functions"].items():
+            size = "x".join(map(str, description["size"])) if description["size"] else "any"
+            steps = roles.setdefault(size, {}).setdefault(description["role"], [])
+            if len(steps) == description["piece"][0] - 1:
+                steps.append([name, function])
+    return roles
+
+
 def read(folder: Path) -> dict[str, Any]:
-    """What info.json of a folder of packages says; InputError where it is none."""
+    """Reads the info.json of a folder of packages; InputError where there is none of this format."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; give one that python -m coreml has written")
-    told = read_json(folder / "info.json")
-    if told.get("format") != FORMAT or told.get("version") != 1:
+    info = read_json(folder / "info.json")
+    if info.get("format") != FORMAT or info.get("version") != 1:
         raise InputError(f"{folder}/info.json is not of the format {FORMAT} 1; export the model again")
-    return told
+    return info
 
 
-def line(name: str, package: Mapping[str, Any]) -> str:
-    """One package for the reader of a terminal."""
+def summary(name: str, package: Mapping[str, Any]) -> str:
+    """Returns one line about a package for a terminal: megabytes, GMACs and counts of operations."""
     functions = package["functions"].values()
     macs = " + ".join(f"{f['macs'] / 1e9:.3g}" for f in functions)
     kinds: dict[str, int] = {}
     for function in functions:
         for kind, count in function["operations"].items():
             kinds[kind] = kinds.get(kind, 0) + count
-    most = sorted(kinds.items(), key=lambda item: -item[1])[:5]
+    frequent = sorted(kinds.items(), key=lambda item: -item[1])[:5]
     return (
         f"{name}.mlpackage: {package['bytes'] / 1e6:.1f} MB, {macs} GMACs, {sum(kinds.values())} operations "
-        f"({', '.join(f'{count} {kind}' for kind, count in most)}, ...), {kinds.get('transpose', 0)} transposes"
+        f"({', '.join(f'{count} {kind}' for kind, count in frequent)}, ...), {kinds.get('transpose', 0)} transposes"
     )
 
 
 def _finite(value: Any) -> Any:
-    # JSON has no infinity, and Swift refuses a file that has; to a scheduler none and null are the same.
+    # JSON has no infinity, and Swift refuses a file that has; a scheduler reads null in the same way.
     return None if isinstance(value, float) and not math.isfinite(value) else value

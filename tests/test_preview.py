@@ -302,6 +302,6 @@ def test_packages_are_previewed_through_their_own_encoder(exported, family):  # 
     assert np.abs(found - wanted).max() < 1e-3 * np.abs(wanted).max()
     z = mx.zeros((1, 8, 8, 4))
     assert len(Preview(packaged)(z)) == 1
-    packaged.vae._packages._told["roles"]["64x64"].pop("vae_encoder")
+    packaged.vae._packages._content["roles"]["64x64"].pop("vae_encoder")
     with pytest.raises(InputError, match="no package for vae_encoder at 64x64; export it"):
         Preview(packaged)

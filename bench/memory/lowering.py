@@ -22,11 +22,12 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from coreml import package
-from coreml.compress import plain
-from coreml.interpret import Package
-from coreml.networks import UNetPackages
-from coreml.tools import ct, mb, quiet
+from coreml.interpret.package import Package
+from coreml.lowering.graph import record
+from coreml.lowering.interfaces import UNetFunctions
+from coreml.mil import package
+from coreml.mil.coremltools import ct, mb, quiet
+from coreml.mil.emitter import uncompressed
 from mlx_sd.checkpoint.model_folder import build, shapes
 from mlx_sd.core import command
 from mlx_sd.core.errors import InputError
@@ -184,16 +185,18 @@ def lower(config: Config, weights: str, attention: str, kinds: Sequence[str], fo
     stored = {t.name: t for t in tensors(Path(weights))}
     clock = _Clock()
     for kind in kinds:
-        graph = package.record(specs[kind], unet)
+        graph = record(specs[kind], unet)
         path = Path(folder, f"{kind}.mlpackage")
-        package.write(specs[kind], graph, lambda name: np.array(stored[name].read()), plain, attention, TARGET, path)
+        package.write(
+            specs[kind], graph, lambda name: np.array(stored[name].read()), uncompressed, attention, TARGET, path
+        )
         clock.lap(kind)
     return clock.laps
 
 
-def _packages(config: Any) -> UNetPackages:
+def _packages(config: Any) -> UNetFunctions:
     side, pooled = config.sample_size, (config.added_inputs or 0) - 6 * (config.added_time_dims or 0)
-    return UNetPackages(config, 77, pooled, side, side, 2, mx.float16, 1)
+    return UNetFunctions(config, 77, pooled, side, side, 2, mx.float16, 1)
 
 
 # ------------------------------------------------------------------------------------------------ PyTorch's

@@ -11,8 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from coreml import package
-from coreml.graph import Graph
+from coreml.lowering.graph import Graph, record
 from coreml.plan import Item, Options, plan
 from mlx_sd.checkpoint.model_folder import TEXT, build
 from mlx_sd.core import command
@@ -71,7 +70,7 @@ def measure(model: str) -> results.Results:
 
 
 def _graph(item: Item, networks: dict[str, Any]) -> Graph:
-    return package.record(item.functions["main"].spec, networks[item.part])
+    return record(item.functions["main"].spec, networks[item.part])
 
 
 def _told(graph: Graph) -> results.Results:

@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from coreml.graph import macs
+from coreml.lowering.graph import macs
 from mlx_sd.networks import ops
 
 BETWEEN = "between"  # additions, concatenations and copies from one operation to the next

@@ -1,5 +1,4 @@
-"""Runs saved Core ML packages where Core ML cannot: every operation, from the file, on any system."""
+"""An interpreter of saved Core ML packages, where Core ML cannot run: every operation, from the file, on any system.
 
-from .package import Package
-
-__all__ = ["Package"]
+`program` reads a package, `package` runs it, and `operations` has what each kind of operation computes.
+"""

@@ -1,6 +1,6 @@
 """MIL's convolutions, products, normalisations, activations and resizings, in float32 on the CPU.
 
-Images are channel-first, as MIL has them. Defaults are MIL's. Used by `operations`, which is the table.
+Images are channel-first (B, C, H, W). Parameters have MIL's names and defaults. `operations` has the table.
 """
 
 import math
@@ -15,7 +15,7 @@ Array = mx.array
 
 
 def ints(values: Array) -> list[int]:
-    """The numbers of a vector, as Python's."""
+    """Returns the numbers of a vector as a list of Python integers."""
     return [int(v) for v in np.array(values)]
 
 
@@ -29,7 +29,7 @@ def conv(
     dilations: Array | None = None,
     groups: Array | int = 1,
 ) -> Array:
-    """Convolution of (B, C, *spatial) with weight (out, C / groups, *kernel); "same" pads more at the end."""
+    """Convolves (B, C, *spatial) with weight (out, C / groups, *kernel); "same" pads more at the end."""
     dims = x.ndim - 2
     steps = [1] * dims if strides is None else ints(strides)
     spread = [1] * dims if dilations is None else ints(dilations)
@@ -65,18 +65,18 @@ def _pads(
 
 
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
-    """x W^T + b over the last axis, weight (out, in)."""
+    """Computes x W^T + b over the last axis, weight (out, in)."""
     y = x @ weight.T
     return y if bias is None else y + bias
 
 
 def matmul(x: Array, y: Array, transpose_x: bool = False, transpose_y: bool = False) -> Array:
-    """Matrix product over the last two axes, the others broadcast."""
+    """Computes a matrix product over the last two axes; the others broadcast."""
     return (x.swapaxes(-1, -2) if transpose_x else x) @ (y.swapaxes(-1, -2) if transpose_y else y)
 
 
 def einsum(values: tuple[Array, ...], equation: str) -> Array:
-    """Any Einstein sum; axes of size one are broadcast."""
+    """Computes an Einstein sum of any equation; axes of size one are broadcast."""
     letters = [term.strip() for term in equation.split("->")[0].split(",")]
     size: dict[str, int] = {}
     for term, value in zip(letters, values, strict=True):
@@ -87,7 +87,7 @@ def einsum(values: tuple[Array, ...], equation: str) -> Array:
 
 
 def scaled_dot_product_attention(query: Array, key: Array, value: Array, attn_mask: Array | None = None) -> Array:
-    """softmax(q k^T / sqrt(dim) + mask) v over (*batch, tokens, dim); where a boolean mask is false, nothing passes."""
+    """Computes softmax(q k^T / sqrt(dim) + mask) v over (*batch, tokens, dim); a boolean mask keeps true entries."""
     scale = query.shape[-1] ** -0.5
     mask = attn_mask
     if mask is not None and mask.dtype == mx.bool_:
@@ -102,7 +102,7 @@ def scaled_dot_product_attention(query: Array, key: Array, value: Array, attn_ma
 
 
 def softmax(x: Array, axis: Array | int = -1) -> Array:
-    """Exponentials over their sum; NaN where the largest is infinite, as arithmetic has it."""
+    """Divides exponentials by their sum along an axis; the result is NaN where the largest input is infinite."""
     powers = cpu.exp(x - x.max(axis=int(axis), keepdims=True))
     return powers / powers.sum(axis=int(axis), keepdims=True)
 
@@ -114,7 +114,7 @@ def layer_norm(
     beta: Array | None = None,
     epsilon: Array | float = 1e-5,
 ) -> Array:
-    """Mean 0 and variance 1 over any axes, then gamma and beta of those axes' shape."""
+    """Normalises to mean 0 and variance 1 over any axes, then applies gamma and beta, which have those axes' shape."""
     over = [a % x.ndim for a in (range(x.ndim) if axes is None else ints(axes))]
     return _normalised(x, over, gamma, beta, [n if i in over else 1 for i, n in enumerate(x.shape)], epsilon)
 
@@ -122,7 +122,7 @@ def layer_norm(
 def instance_norm(
     x: Array, gamma: Array | None = None, beta: Array | None = None, epsilon: Array | float = 1e-5
 ) -> Array:
-    """Mean 0 and variance 1 over space, then gamma and beta per channel."""
+    """Normalises (B, C, *spatial) to mean 0 and variance 1 over space, then applies gamma and beta per channel."""
     return _normalised(x, list(range(2, x.ndim)), gamma, beta, [-1] + [1] * (x.ndim - 2), epsilon)
 
 
@@ -143,7 +143,7 @@ def batch_norm(
     beta: Array | None = None,
     epsilon: Array | float = 1e-5,
 ) -> Array:
-    """(x - mean) / sqrt(variance + epsilon), then gamma and beta, all per channel."""
+    """Computes (x - mean) / sqrt(variance + epsilon), then applies gamma and beta; all four have shape (C,)."""
     shape = [-1] + [1] * (x.ndim - 2)
     scale = mx.rsqrt(variance + epsilon) * (1 if gamma is None else gamma)
     y = (x - mean.reshape(shape)) * scale.reshape(shape)
@@ -151,12 +151,12 @@ def batch_norm(
 
 
 def l2_norm(x: Array, epsilon: Array | float = 1e-6) -> Array:
-    """x over the root of its sum of squares, summed over the last three axes."""
+    """Divides x by the root of its sum of squares over the last three axes."""
     return x * mx.rsqrt((x * x).sum(axis=(-3, -2, -1), keepdims=True) + epsilon)
 
 
 def gelu(x: Array, mode: str = "EXACT") -> Array:
-    """x Phi(x), or its approximation by tanh or by a sigmoid."""
+    """Computes x Phi(x), or its approximation by tanh or by a sigmoid."""
     if mode == "EXACT":
         return cpu.gelu(x)
     if mode == "SIGMOID_APPROXIMATION":
@@ -167,14 +167,14 @@ def gelu(x: Array, mode: str = "EXACT") -> Array:
 def upsample_nearest_neighbor(
     x: Array, scale_factor_height: Array | float = 1, scale_factor_width: Array | float = 1
 ) -> Array:
-    """Rows and columns repeated; position i comes from floor(i in / out), the factors recomputed from the sizes."""
+    """Repeats rows and columns: position i comes from floor(i in / out), with the factors recomputed from the sizes."""
     for axis, factor in ((-2, float(scale_factor_height)), (-1, float(scale_factor_width))):
         x = _nearest(x, axis, math.floor(x.shape[axis] * factor))
     return x
 
 
 def resize_nearest_neighbor(x: Array, target_size_height: Array | int, target_size_width: Array | int) -> Array:
-    """To a given size; position i comes from floor(i in / out)."""
+    """Resizes to a given size: position i comes from floor(i in / out)."""
     return _nearest(_nearest(x, -2, int(target_size_height)), -1, int(target_size_width))
 
 
@@ -185,7 +185,7 @@ def upsample_bilinear(
     align_corners: Array | bool = True,
     half_pixel_centers: Array | bool | None = None,
 ) -> Array:
-    """Linear between rows and between columns; the factors are recomputed from the sizes."""
+    """Interpolates between rows and between columns; the factors are recomputed from the sizes."""
     half = not align_corners if half_pixel_centers is None else half_pixel_centers
     mode = "ALIGN_CORNERS" if align_corners else "UNALIGN_CORNERS" if half else "DEFAULT"
     for axis, factor in ((-2, scale_factor_height), (-1, scale_factor_width)):
@@ -196,7 +196,7 @@ def upsample_bilinear(
 def resize_bilinear(
     x: Array, target_size_height: Array | int = 1, target_size_width: Array | int = 1, sampling_mode: str = "DEFAULT"
 ) -> Array:
-    """Linear between rows and between columns, to a given size."""
+    """Interpolates between rows and between columns, to a given size."""
     for axis, size in ((-2, target_size_height), (-1, target_size_width)):
         x = _linear(x, axis, _grid(sampling_mode, x.shape[axis], int(size)))
     return x
@@ -209,7 +209,7 @@ def resize(
     interpolation_mode: str = "LINEAR",
     sampling_mode: str = "DEFAULT",
 ) -> Array:
-    """The last `resized_dims` axes to the last sizes in `shape`; 0 keeps an axis."""
+    """Resizes the last `resized_dims` axes to the last sizes in `shape`; 0 keeps an axis."""
     nearest = interpolation_mode == "NEAREST_NEIGHBOR"
     if nearest and sampling_mode != "DEFAULT":
         raise ValueError(f"nearest neighbours of {sampling_mode} are not interpreted here")
@@ -220,7 +220,7 @@ def resize(
 
 
 def _grid(mode: str, n: int, out: int) -> list[float]:
-    # Where each of `out` samples lies among n, before clamping; from MIL's definition of resize_bilinear.
+    """Returns where each of `out` samples lies among n, before clamping (MIL's definition of resize_bilinear)."""
     if mode == "UNALIGN_CORNERS":
         return [(i + 0.5) * n / out - 0.5 for i in range(out)]
     if mode == "DEFAULT":

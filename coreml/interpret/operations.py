@@ -11,7 +11,7 @@ import mlx.core as mx
 
 from mlx_sd.networks import cpu
 
-from . import compressed, layers, moves
+from . import compressed_constants, layers, tensor_operations
 from .layers import Array, ints
 
 Implementation = Callable[..., Array | tuple[Array, ...]]
@@ -27,16 +27,18 @@ def _binary(function: Callable[[Array, Array], Array]) -> Implementation:
 
 def _reduction(function: Callable[..., Array]) -> Implementation:
     def reduce(x: Array, axes: Array | None = None, keep_dims: bool = False) -> Array:
+        """Reduces the given axes, or all."""
         return function(x, axis=None if axes is None else ints(axes), keepdims=bool(keep_dims))
 
     return reduce
 
 
 def _extreme(function: Callable[..., Array]) -> Implementation:
-    def place(x: Array, axis: Array | int = -1, keep_dims: bool = False, output_dtype: str = "int32") -> Array:
+    def index(x: Array, axis: Array | int = -1, keep_dims: bool = False, output_dtype: str = "int32") -> Array:
+        """Returns the index of the extreme along an axis."""
         return function(x, axis=int(axis), keepdims=bool(keep_dims))
 
-    return place
+    return index
 
 
 def _identity(x: Array) -> Array:
@@ -103,13 +105,13 @@ def _cast(x: Array, dtype: str) -> Array:
 OPERATIONS: dict[str, Implementation] = {
     # constants
     "const": _const,
-    "constexpr_affine_dequantize": compressed.constexpr_affine_dequantize,
-    "constexpr_blockwise_shift_scale": compressed.constexpr_blockwise_shift_scale,
-    "constexpr_cast": compressed.constexpr_cast,
-    "constexpr_lut_to_dense": compressed.constexpr_lut_to_dense,
-    "constexpr_lut_to_sparse": compressed.constexpr_lut_to_sparse,
-    "constexpr_sparse_blockwise_shift_scale": compressed.constexpr_sparse_blockwise_shift_scale,
-    "constexpr_sparse_to_dense": compressed.constexpr_sparse_to_dense,
+    "constexpr_affine_dequantize": compressed_constants.constexpr_affine_dequantize,
+    "constexpr_blockwise_shift_scale": compressed_constants.constexpr_blockwise_shift_scale,
+    "constexpr_cast": compressed_constants.constexpr_cast,
+    "constexpr_lut_to_dense": compressed_constants.constexpr_lut_to_dense,
+    "constexpr_lut_to_sparse": compressed_constants.constexpr_lut_to_sparse,
+    "constexpr_sparse_blockwise_shift_scale": compressed_constants.constexpr_sparse_blockwise_shift_scale,
+    "constexpr_sparse_to_dense": compressed_constants.constexpr_sparse_to_dense,
     # layers
     "batch_norm": layers.batch_norm,
     "conv": layers.conv,
@@ -182,7 +184,7 @@ OPERATIONS: dict[str, Implementation] = {
     "select": _select,
     "sub": _binary(mx.subtract),
     # reductions
-    "cumsum": moves.cumsum,
+    "cumsum": tensor_operations.cumsum,
     "reduce_argmax": _extreme(mx.argmax),
     "reduce_argmin": _extreme(mx.argmin),
     "reduce_l1_norm": _reduction(lambda x, **over: mx.sum(mx.abs(x), **over)),
@@ -195,32 +197,32 @@ OPERATIONS: dict[str, Implementation] = {
     "reduce_prod": _reduction(mx.prod),
     "reduce_sum": _reduction(mx.sum),
     "reduce_sum_square": _reduction(lambda x, **over: mx.sum(mx.square(x), **over)),
-    # moving numbers
-    "band_part": moves.band_part,
-    "concat": moves.concat,
-    "expand_dims": moves.expand_dims,
-    "fill": moves.fill,
-    "fill_like": moves.fill_like,
-    "flatten2d": moves.flatten2d,
-    "gather": moves.gather,
-    "gather_along_axis": moves.gather_along_axis,
-    "gather_nd": moves.gather_nd,
-    "one_hot": moves.one_hot,
-    "pad": moves.pad,
-    "pixel_shuffle": moves.pixel_shuffle,
-    "pixel_unshuffle": moves.pixel_unshuffle,
-    "range_1d": moves.range_1d,
-    "reshape": moves.reshape,
-    "reverse": moves.reverse,
-    "shape": moves.shape,
-    "slice_by_index": moves.slice_by_index,
-    "slice_by_size": moves.slice_by_size,
-    "slice_update": moves.slice_update,
-    "split": moves.split,
-    "squeeze": moves.squeeze,
-    "stack": moves.stack,
-    "tile": moves.tile,
-    "transpose": moves.transpose,
+    # shapes, slices, gathers
+    "band_part": tensor_operations.band_part,
+    "concat": tensor_operations.concat,
+    "expand_dims": tensor_operations.expand_dims,
+    "fill": tensor_operations.fill,
+    "fill_like": tensor_operations.fill_like,
+    "flatten2d": tensor_operations.flatten2d,
+    "gather": tensor_operations.gather,
+    "gather_along_axis": tensor_operations.gather_along_axis,
+    "gather_nd": tensor_operations.gather_nd,
+    "one_hot": tensor_operations.one_hot,
+    "pad": tensor_operations.pad,
+    "pixel_shuffle": tensor_operations.pixel_shuffle,
+    "pixel_unshuffle": tensor_operations.pixel_unshuffle,
+    "range_1d": tensor_operations.range_1d,
+    "reshape": tensor_operations.reshape,
+    "reverse": tensor_operations.reverse,
+    "shape": tensor_operations.shape,
+    "slice_by_index": tensor_operations.slice_by_index,
+    "slice_by_size": tensor_operations.slice_by_size,
+    "slice_update": tensor_operations.slice_update,
+    "split": tensor_operations.split,
+    "squeeze": tensor_operations.squeeze,
+    "stack": tensor_operations.stack,
+    "tile": tensor_operations.tile,
+    "transpose": tensor_operations.transpose,
     # states
     "read_state": _read_state,
     "write_state": _write_state,

@@ -1,4 +1,4 @@
-"""Runs a saved Core ML package where Core ML cannot run, to check what was exported.
+"""Running a saved Core ML package where Core ML cannot run, to check what was exported.
 
     package = Package.load("Unet.mlpackage")
     outputs = package.run({"sample": sample, "timestep": t, "encoder_hidden_states": context})
@@ -30,15 +30,15 @@ _FLOATS = ("fp16", "fp32", "fp64")
 
 
 class _Step(NamedTuple):
-    """An operation, the names its results go by, and the values that nothing needs after it."""
+    """An operation, the names of its results, and the values that no later operation needs."""
 
     operation: Operation
     results: tuple[str, ...]
-    done: tuple[str, ...] = ()
+    last_uses: tuple[str, ...] = ()
 
 
 class _Plan(NamedTuple):
-    """How a function is run: its steps, and what makes the constants, by the name of each of their results."""
+    """The order in which a function runs: its steps, and by its name the step that computes each constant."""
 
     function: Function
     steps: tuple[_Step, ...]
@@ -46,56 +46,57 @@ class _Plan(NamedTuple):
 
 
 class Package:
-    """A saved ML program and the means to run it. Constants are read when needed; `keep` bytes of them are kept."""
+    """A saved ML program that can be run. Constants are read when needed, and stay in memory up to a limit."""
 
     def __init__(self, path: Path, program: Program, keep: int) -> None:
+        """Holds a program that was read from `path`; see `load`."""
         self.path = path
         self._program = program
-        self._room = keep
-        self._kept: dict[tuple[str, str, bool], _Value] = {}
+        self._free_bytes = keep
+        self._constants: dict[tuple[str, str, bool], _Value] = {}
         self._plans: dict[str, _Plan] = {}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], keep: int = 1 << 30) -> "Package":
         """Opens a .mlpackage without Core ML; up to `keep` bytes of decoded constants stay in memory between runs.
 
-        Raises InputError where it is missing, damaged, cut short, compiled, or not an ML program.
+        Raises InputError where it is missing, damaged, incomplete, compiled, or not an ML program.
         """
         return cls(Path(path), read(Path(path)), keep)
 
     @property
     def functions(self) -> tuple[str, ...]:
-        """The names of its functions; several in a multifunction package."""
+        """Returns the names of its functions; a multifunction package has several."""
         return tuple(self._program.functions)
 
     @property
     def default(self) -> str:
-        """The function that runs when none is named."""
+        """Returns the name of the function that runs when none is given."""
         return self._program.default
 
     @property
     def metadata(self) -> dict[str, str]:
-        """The user-defined metadata."""
+        """Returns the user-defined metadata: key -> text."""
         return dict(self._program.metadata)
 
     def inputs(self, function: str | None = None) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-        """Name -> shape (-1 where any size goes) and type of each input."""
+        """Returns the shape (-1 where any size is allowed) and type of each input by its name."""
         return {name: (t.shape, t.numpy) for name, t in self._function(function).inputs.items()}
 
     def outputs(self, function: str | None = None) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-        """Name -> shape and declared type of each output."""
+        """Returns the shape and declared type of each output by its name."""
         return {name: (t.shape, t.numpy) for name, t in self._function(function).outputs.items()}
 
     def states(self, function: str | None = None) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-        """Name -> shape and type of each state."""
+        """Returns the shape and type of each state by its name."""
         return {name: (t.shape, t.numpy) for name, t in self._function(function).states.items()}
 
     def operations(self, function: str | None = None) -> Iterator[Operation]:
-        """Every operation in order, constants too: kind, name, names of the inputs, declared types of the outputs."""
+        """Iterates over every operation in order, constants too."""
         return iter(self._function(function).operations)
 
     def kinds(self, function: str | None = None) -> Counter[str]:
-        """How many operations there are of each kind, constants left out."""
+        """Counts the operations of each kind, without constants."""
         return Counter(o.kind for o in self.operations(function) if o.kind != "const")
 
     def run(
@@ -105,23 +106,23 @@ class Package:
         rounding: bool = False,
         state: MutableMapping[str, Numbers] | None = None,
     ) -> dict[str, Numbers]:
-        """The outputs of a function for these inputs, computed on the CPU in float32.
+        """Returns the outputs of a function for the inputs `feeds`, computed on the CPU in float32.
 
-        With `rounding`, the result of every operation declared fp16 is rounded to it (what is too large becomes
-        infinite) and outputs have their declared types; without, fp16 is ignored. `state` is read, zeros standing for
-        what it lacks, and updated. Raises InputError for inputs that do not fit, and Failure for operations that are
-        not known or that compute something else than they declare.
+        With `rounding`, the result of every operation declared fp16 is rounded to it (too large values become
+        infinite) and outputs have their declared types; without, fp16 is ignored. `state` is read and updated; states
+        that it lacks are zeros. Raises InputError for inputs that do not fit, and Failure for operations that are
+        not interpreted here or whose result differs from its declared type or shape.
         """
         name, f = function or self.default, self._function(function)
         plan = self._plan(name)
         values: dict[str, _Value] = {}
         with mx.stream(mx.cpu):
-            for kind, types, given in (("input", f.inputs, feeds), ("state", f.states, state or {})):
-                for key, fed in self._checked(kind, types, given).items():
-                    values[key] = _declared(mx.array(fed), types[key], rounding)
+            for kind, types, arrays in (("input", f.inputs, feeds), ("state", f.states, state or {})):
+                for key, array in self._checked(kind, types, arrays).items():
+                    values[key] = _declared(mx.array(array), types[key], rounding)
             for step in plan.steps:
                 values.update(self._apply(name, step, values, rounding))
-                for key in step.done:
+                for key in step.last_uses:
                     del values[key]
             if state is not None:
                 state.update({key: _numpy(values[key], t, rounding) for key, t in f.states.items()})
@@ -132,28 +133,27 @@ class Package:
             raise InputError(f"{self.path} has no function {name}; there is {', '.join(self.functions)}")
         return self._program.functions[name or self.default]
 
-    def _checked(self, kind: str, types: Mapping[str, Type], given: Mapping[str, Numbers]) -> dict[str, Numbers]:
-        # What was given, by every name that is expected and by no other, in the right types and shapes.
-        missing = [key for key in types if key not in given and kind != "state"]
-        extra = [key for key in given if key not in types]
-        if missing or extra:
-            wrong = [
-                f"{word} {', '.join(keys)}" for word, keys in (("missing", missing), ("unexpected", extra)) if keys
-            ]
+    def _checked(self, kind: str, types: Mapping[str, Type], arrays: Mapping[str, Numbers]) -> dict[str, Numbers]:
+        """Returns the arrays in their types; InputError for a missing or unexpected name, a shape or a type."""
+        missing = [key for key in types if key not in arrays and kind != "state"]
+        unexpected = [key for key in arrays if key not in types]
+        if missing or unexpected:
+            pairs = (("missing", missing), ("unexpected", unexpected))
+            wrong = [f"{word} {', '.join(keys)}" for word, keys in pairs if keys]
             raise InputError(f"{self.path}: {kind}s {' and '.join(wrong)}; it takes {', '.join(types) or 'none'}")
         checked = {}
         for key, declared in types.items():
-            value = np.asarray(given[key] if key in given else np.zeros(declared.shape, declared.numpy))
+            value = np.asarray(arrays[key] if key in arrays else np.zeros(declared.shape, declared.numpy))
             if not _fits(value.shape, declared.shape):
                 raise InputError(f"{self.path}: {kind} {key} has shape {value.shape}; it takes {declared.shape}")
-            wanted = np.dtype(np.float32) if declared.dtype in _FLOATS else declared.numpy
-            if not np.can_cast(value.dtype, wanted, "same_kind"):
+            dtype = np.dtype(np.float32) if declared.dtype in _FLOATS else declared.numpy
+            if not np.can_cast(value.dtype, dtype, "same_kind"):
                 raise InputError(f"{self.path}: {kind} {key} is {value.dtype}; it takes {declared.dtype}")
-            checked[key] = value.astype(wanted)
+            checked[key] = value.astype(dtype)
         return checked
 
     def _plan(self, name: str) -> _Plan:
-        # Made once, every operation checked to be known before anything is computed.
+        """Returns the plan of a function; Failure names an operation that is not interpreted, before anything runs."""
         if name in self._plans:
             return self._plans[name]
         f = self._program.functions[name]
@@ -164,47 +164,54 @@ class Package:
                 inspect.signature(OPERATIONS[o.kind]).bind(**o.inputs)
             except TypeError as error:
                 raise Failure(f"{self.path}: function {name}: {o.kind} ({o.name}): {error}") from None
-        made = [o for o in f.operations if o.kind.startswith("const")]
-        constants = {output: _Step(o, tuple(o.outputs)) for o in made for output in o.outputs}
+        constants = {
+            output: _Step(o, tuple(o.outputs))
+            for o in f.operations
+            if o.kind.startswith("const")
+            for output in o.outputs
+        }
         steps: list[_Step] = []
         needed = {*f.outputs, *f.states, *constants}
         for o in reversed([o for o in f.operations if not o.kind.startswith("const")]):
-            results = tuple(o.outputs) or _names(o, "input")  # what has no output writes a state
-            done = {*results, *(name for key in o.inputs for name in _names(o, key))} - needed
-            needed |= done
-            steps.append(_Step(o, results, tuple(done)))
+            results = tuple(o.outputs) or _names(o, "input")  # an operation without outputs writes a state
+            last_uses = {*results, *(name for key in o.inputs for name in _names(o, key))} - needed
+            needed |= last_uses
+            steps.append(_Step(o, results, tuple(last_uses)))
         self._plans[name] = _Plan(f, tuple(reversed(steps)), constants)
         return self._plans[name]
 
     def _value(self, function: str, name: str, values: Mapping[str, _Value], rounding: bool) -> _Value:
+        """Returns a computed value, or a constant, which is computed and kept where there is room."""
         if name in values:
             return values[name]
         step = self._plan(function).constants[name]
-        exact = step.operation.kind == "const"  # as stored, rounding or not
-        if (function, name, rounding and not exact) not in self._kept:
-            made = self._apply(function, step, {}, rounding)
-            size = sum(v.nbytes if isinstance(v, mx.array) else len(v) for v in made.values())
-            if size > self._room:
-                return made[name]
-            self._room -= size
-            self._kept.update({(function, n, rounding and not exact): v for n, v in made.items()})
-        return self._kept[function, name, rounding and not exact]
+        rounds = rounding and step.operation.kind != "const"  # plain constants are in their types as stored
+        if (function, name, rounds) not in self._constants:
+            results = self._apply(function, step, {}, rounding)
+            size = sum(v.nbytes if isinstance(v, mx.array) else len(v) for v in results.values())
+            if size > self._free_bytes:
+                return results[name]
+            self._free_bytes -= size
+            self._constants.update({(function, n, rounds): v for n, v in results.items()})
+        return self._constants[function, name, rounds]
 
     def _apply(self, function: str, step: _Step, values: Mapping[str, _Value], rounding: bool) -> dict[str, _Value]:
+        """Computes one operation; returns its results by name."""
         o = step.operation
 
         def argument(a: str | Constant) -> _Value:
+            """Returns a value by its name, or reads a constant."""
             if isinstance(a, str):
                 return self._value(function, a, values, rounding)
             stored = a.read()
             return stored if isinstance(stored, str) else _declared(mx.array(stored), a.type, rounding)
 
-        arguments: dict[str, Any] = {key: tuple(map(argument, given)) for key, given in o.inputs.items()}
-        for key in arguments.keys() - {"values"}:  # the one that MIL takes several of
+        arguments: dict[str, Any] = {key: tuple(map(argument, inputs)) for key, inputs in o.inputs.items()}
+        for key in arguments.keys() - {"values"}:  # the only parameter that is a tuple in MIL
             (arguments[key],) = arguments[key]
         try:
-            made = OPERATIONS[o.kind](**arguments)
-            results = made if isinstance(made, tuple) else (made,)
+            computed = OPERATIONS[o.kind](**arguments)
+            results = computed if isinstance(computed, tuple) else (computed,)
             types = tuple(o.outputs.values()) or (self._program.functions[function].states[step.results[0]],)
             if len(results) != len(types):
                 raise ValueError(f"it has {len(types)} outputs, and computes {len(results)}")
@@ -219,7 +226,7 @@ class Package:
 
 
 def _declared(value: Any, declared: Type, rounding: bool) -> Any:
-    # In the declared type, floating ones held in float32 and rounded on request.
+    """Returns a value in its declared type; floating types are kept in float32, rounded to fp16 on request."""
     if isinstance(value, str):
         return value
     if declared.dtype not in _FLOATS:

@@ -1,4 +1,4 @@
-"""A saved ML program, read with suspicion: its functions, their operations, and constants that stay in the file."""
+"""A saved ML program, checked as it is read: its functions, their operations, and constants that stay in the file."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import read_json
 
-from .. import tools
+from ..mil.coremltools import mil_messages, model_messages
 
 # MIL's name of a type -> how numpy holds one element, bits in a file, and the type's number in a weight file
 _DTYPES: dict[str, tuple[type, int, int | None]] = {
@@ -35,7 +35,7 @@ _DTYPES: dict[str, tuple[type, int, int | None]] = {
     "uint64": (np.uint64, 64, None),
     "string": (np.str_, 8, None),
 }
-_SHORT = {"float": "fp"}  # the specification says FLOAT16 where everybody says fp16
+_SHORT = {"float": "fp"}  # the specification's FLOAT16 is fp16 everywhere else
 
 # A weight file: a header, then blobs, each behind 64 bytes that begin with these.
 _HEADER = np.dtype([("count", "<u4"), ("version", "<u4")])
@@ -45,27 +45,27 @@ _SENTINEL = 0xDEADBEEF
 
 
 class Type(NamedTuple):
-    """What a value is declared to be; -1 in the shape stands for a size known only at run time."""
+    """The declared type of a value; -1 in the shape stands for a size that is known only at run time."""
 
     dtype: str
     shape: tuple[int, ...]
 
     @property
     def numpy(self) -> np.dtype[Any]:
-        """The numpy type of its elements; types of less than a byte take one."""
+        """Returns the numpy type of its elements; types of less than a byte take one byte."""
         return np.dtype(_DTYPES[self.dtype][0])
 
 
 @dataclass(frozen=True)
 class Constant:
-    """A value written in the program, or where it lies in a weight file."""
+    """A value written in the program, or mapped from a weight file."""
 
     type: Type
     stored: "np.ndarray[Any, Any] | str"  # the bytes of a file, mapped, or the value itself
     packed: bool
 
     def read(self) -> "np.ndarray[Any, Any] | str":
-        """The numbers, one array element each (or the string), read from the file now."""
+        """Reads the numbers now, one array element each, or returns the string."""
         if isinstance(self.stored, str) or not self.packed:
             return self.stored
         return unpack(self.stored, self.type.dtype, self.type.shape)
@@ -73,7 +73,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation: inputs are names of values or constants, several where MIL takes a tuple."""
+    """One operation; each input is names of values or constants, several where MIL takes a tuple."""
 
     kind: str
     name: str
@@ -83,7 +83,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class Function:
-    """One function of a program."""
+    """One function of a program: its ports by name, and its operations in order."""
 
     inputs: dict[str, Type]
     states: dict[str, Type]
@@ -101,9 +101,9 @@ class Program:
 
 
 def read(package: Path) -> Program:
-    """Opens a .mlpackage; InputError where it is missing, damaged, cut short, or not an ML program."""
+    """Reads a .mlpackage; InputError where it is missing, damaged, incomplete, or not an ML program."""
     file = _model(package)
-    spec = tools.model.Model()
+    spec = model_messages.Model()
     try:
         spec.ParseFromString(file.read_bytes())
     except DecodeError:
@@ -120,13 +120,13 @@ def read(package: Path) -> Program:
 
 
 def unpack(stored: "np.ndarray[Any, Any]", dtype: str, shape: tuple[int, ...]) -> "np.ndarray[Any, Any]":
-    """Bytes -> elements; those of less than a byte lie one after the other, lowest bits first."""
+    """Converts bytes into elements; those of less than a byte lie one after the other, lowest bits first."""
     element, bits, _ = _DTYPES[dtype]
     if bits >= 8:
         return stored.view(element).reshape(shape)
     count = int(np.prod(shape))
-    each = np.unpackbits(stored, count=count * bits, bitorder="little").reshape(count, bits)
-    values = np.packbits(each, axis=1, bitorder="little").reshape(shape)
+    digits = np.unpackbits(stored, count=count * bits, bitorder="little").reshape(count, bits)
+    values = np.packbits(digits, axis=1, bitorder="little").reshape(shape)
     if np.dtype(element).kind == "i":  # the sign bit is the highest of the few
         sign = 1 << (bits - 1)
         return ((values ^ sign).astype(np.int16) - sign).astype(element)
@@ -134,7 +134,7 @@ def unpack(stored: "np.ndarray[Any, Any]", dtype: str, shape: tuple[int, ...]) -
 
 
 def _model(package: Path) -> Path:
-    # The specification, which the manifest names.
+    """Returns the path of the specification, which the manifest names."""
     if not package.exists():
         raise InputError(f"{package} does not exist")
     if not package.is_dir():
@@ -153,53 +153,57 @@ def _model(package: Path) -> Path:
     return _inside(package / "Data", path, manifest)
 
 
-def _inside(folder: Path, path: str, told: Path) -> Path:
-    # A file that another one names, which must not lead out of the package.
+def _inside(folder: Path, path: str, source: Path) -> Path:
+    """Returns the path of a file that `source` names; InputError where it leads out of the package or is missing."""
     parts = PurePosixPath(path)
     if parts.is_absolute() or ".." in parts.parts:
-        raise InputError(f"{told} names {path!r}, which is not in the package")
+        raise InputError(f"{source} names {path!r}, which is not in the package")
     if not (folder / parts).is_file():
-        raise InputError(f"{folder / parts} is missing, though {told.name} names it")
+        raise InputError(f"{folder / parts} is missing, though {source.name} names it")
     return folder / parts
 
 
 class _Reader:
-    """Turns the specification's messages into the classes above, with the weight files they point into."""
+    """Converts the specification's messages into the classes above, and maps the weight files that they point into."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.files: dict[str, np.memmap[Any, np.dtype[np.uint8]]] = {}
 
     def function(self, name: str, spec: Any) -> Function:
+        """Converts a function; InputError where a value is used before it is computed."""
         block = spec.block_specializations.get(spec.opset)
         if block is None:
             raise InputError(f"{self.folder}: function {name} has no program for its opset {spec.opset!r}")
-        given = {value.name: value.type for value in spec.inputs}
-        tensors = {n: self.type(t) for n, t in given.items() if t.WhichOneof("type") != "stateType"}
+        types = {value.name: value.type for value in spec.inputs}
+        tensors = {n: self.type(t) for n, t in types.items() if t.WhichOneof("type") != "stateType"}
         states = {
-            n: self.type(t.stateType.wrappedType) for n, t in given.items() if t.WhichOneof("type") == "stateType"
+            n: self.type(t.stateType.wrappedType) for n, t in types.items() if t.WhichOneof("type") == "stateType"
         }
-        known, operations = {**tensors, **states}, []
+        values, operations = {**tensors, **states}, []
         for operation in map(self.operation, block.operations):
-            missing = [a for a in _names(operation) if a not in known]
+            missing = [a for a in _names(operation) if a not in values]
             if missing:
-                raise InputError(f"{self.folder}: {operation.kind} {operation.name} takes {missing[0]}, made nowhere")
-            known.update(operation.outputs)
+                raise InputError(
+                    f"{self.folder}: {operation.kind} {operation.name} takes {missing[0]}, which nothing computes"
+                )
+            values.update(operation.outputs)
             operations.append(operation)
-        missing = [output for output in block.outputs if output not in known]
+        missing = [output for output in block.outputs if output not in values]
         if missing:
-            raise InputError(f"{self.folder}: function {name} returns {missing[0]}, which is made nowhere")
-        return Function(tensors, states, {output: known[output] for output in block.outputs}, tuple(operations))
+            raise InputError(f"{self.folder}: function {name} returns {missing[0]}, which nothing computes")
+        return Function(tensors, states, {output: values[output] for output in block.outputs}, tuple(operations))
 
     def operation(self, spec: Any) -> Operation:
+        """Converts an operation with its constants."""
         inputs: dict[str, tuple[str | Constant, ...]] = {
             key: tuple(
                 argument.name if argument.WhichOneof("binding") == "name" else self.constant(argument.value)
-                for argument in given.arguments
+                for argument in arguments.arguments
             )
-            for key, given in spec.inputs.items()
+            for key, arguments in spec.inputs.items()
         }
-        for key, value in spec.attributes.items():  # a constant's value; before iOS 18, all that compressed ones take
+        for key, value in spec.attributes.items():  # of constants, and before iOS 18 of compressed ones
             if key != "name":
                 inputs[key] = (self.constant(value),)
         outputs = {output.name: self.type(output.type) for output in spec.outputs}
@@ -207,16 +211,18 @@ class _Reader:
         return Operation(spec.type, name[0] if name else next(iter(outputs), ""), inputs, outputs)
 
     def type(self, spec: Any) -> Type:
+        """Converts the declared type of a value."""
         if spec.WhichOneof("type") != "tensorType":
-            return Type(spec.WhichOneof("type") or "nothing", ())  # of no operation that is interpreted
+            return Type(spec.WhichOneof("type") or "nothing", ())  # no operation here takes it
         tensor = spec.tensorType
-        name = tools.mil.DataType.Name(tensor.dataType).lower()
+        name = mil_messages.DataType.Name(tensor.dataType).lower()
         for long, short in _SHORT.items():
             name = name.replace(long, short)
         sizes = (d.constant.size if d.WhichOneof("dimension") == "constant" else -1 for d in tensor.dimensions)
         return Type(name, tuple(int(size) for size in sizes))
 
     def constant(self, spec: Any) -> Constant:
+        """Converts a value in the program, or maps it from its weight file."""
         declared = self.type(spec.type)
         if spec.WhichOneof("value") == "blobFileValue":
             return Constant(declared, self.blob(declared, spec.blobFileValue), packed=True)
@@ -235,7 +241,7 @@ class _Reader:
         return Constant(declared, numbers.astype(declared.numpy).reshape(declared.shape), packed=False)
 
     def blob(self, declared: Type, spec: Any) -> "np.ndarray[Any, Any]":
-        # Bytes of a weight file, checked against the header in front of them before anything is read.
+        """Returns the bytes of a constant in a weight file, checked against the header in front of them."""
         name = spec.fileName.removeprefix("@model_path/")
         if name not in self.files:
             self.files[name] = self.weights(_inside(self.folder, name, self.folder / "model.mlmodel"))
@@ -254,6 +260,7 @@ class _Reader:
 
     @staticmethod
     def weights(path: Path) -> "np.memmap[Any, np.dtype[np.uint8]]":
+        """Maps a weight file; InputError where it is too short or of another version."""
         if path.stat().st_size < _RECORD:
             raise InputError(f"{path} is incomplete: {path.stat().st_size} bytes; copy it again")
         data = np.memmap(path, np.uint8, "r")

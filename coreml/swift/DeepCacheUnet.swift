@@ -7,13 +7,13 @@
 //     let unet = try DeepCacheUnet(folder: resources, interval: 3)
 //     for t in timesteps {
 //         let noise = try unet.predictNoise(latents: pair, timestep: t, hiddenStates: states)
-//         // guidance and the sampler's step, as ever
+//         // guidance, then the step of the sampler
 //     }
 
 import CoreML
 import Foundation
 
-/// What info.json says of a folder of packages, as far as an app needs it to run them.
+/// The fields of info.json that an app needs to run a folder of packages.
 public struct ExportInfo: Decodable {
     /// An input or output of a function.
     public struct Port: Decodable {
@@ -87,7 +87,7 @@ public struct DeepCacheProblem: LocalizedError {
     }
 }
 
-/// A UNet that keeps its deep features: every `interval`-th evaluation is full, the others run its outer levels.
+/// A UNet that stores its deep features: every `interval`-th evaluation is full, the others run its outer levels.
 ///
 /// Counts evaluations, not timesteps, so that it suits samplers that evaluate twice a step. Use it from one task at a
 /// time, and `reset()` it before each picture.
@@ -104,7 +104,7 @@ public final class DeepCacheUnet {
 
     private let deep: [Stage]  // gives deep_feature, and noise_pred too where it is the whole UNet
     private let shallow: [Stage]
-    private var kept: [Int: MLFeatureValue] = [:]
+    private var deepFeatures: [Int: MLFeatureValue] = [:]
     private var evaluations: [Int: Int] = [:]
 
     /// Loads compiled packages (.mlmodelc) and info.json from a folder; `size` chooses where there are several.
@@ -116,7 +116,7 @@ public final class DeepCacheUnet {
         }
         let info = try ExportInfo(contentsOf: folder)
         let sizes = info.roles.keys.filter { $0 != "any" }.sorted()
-        guard let chosen = size ?? sizes.first, let roles = info.roles[chosen], size != nil || sizes.count == 1 else {
+        guard let label = size ?? sizes.first, let roles = info.roles[label], size != nil || sizes.count == 1 else {
             throw DeepCacheProblem("the packages are for \(sizes.joined(separator: ", ")): give one of these as size")
         }
         guard let full = roles["unet_deep"] ?? roles["unet"], let outer = roles["unet_shallow"] else {
@@ -128,9 +128,9 @@ public final class DeepCacheUnet {
         shallow = try DeepCacheUnet.load(outer, of: info, from: folder, on: computeUnits)
     }
 
-    /// Forgets what was kept: call it before each picture.
+    /// Forgets the deep features: call it before each picture.
     public func reset() {
-        kept.removeAll()
+        deepFeatures.removeAll()
         evaluations.removeAll()
     }
 
@@ -140,40 +140,40 @@ public final class DeepCacheUnet {
     ///   - latents: (batch, channels, height, width), scaled for the timestep where the sampler scales.
     ///   - timestep: of this evaluation; the same for the whole batch.
     ///   - hiddenStates: (batch, channels, 1, tokens); for a batch of two, the negative prompt's first.
-    ///   - extra: what SDXL takes besides, `time_ids` and `text_embeds`.
+    ///   - extra: the other inputs of SDXL, `time_ids` and `text_embeds`.
     ///   - stream: which of several evolving inputs this is, each with a cache of its own. With packages of batch 1,
     ///     0 for the negative prompt and 1 for the prompt; for several pictures at once, more.
     public func predictNoise(
         latents: MLMultiArray, timestep: Double, hiddenStates: MLMultiArray, extra: [String: MLMultiArray] = [:],
         stream: Int = 0
     ) throws -> MLMultiArray {
-        var known = extra.mapValues { MLFeatureValue(multiArray: $0) }
-        known["sample"] = MLFeatureValue(multiArray: latents)
-        known["encoder_hidden_states"] = MLFeatureValue(multiArray: hiddenStates)
+        var features = extra.mapValues { MLFeatureValue(multiArray: $0) }
+        features["sample"] = MLFeatureValue(multiArray: latents)
+        features["encoder_hidden_states"] = MLFeatureValue(multiArray: hiddenStates)
         let times = try MLMultiArray(shape: [latents.shape.first ?? 1], dataType: .float32)
         for i in 0..<times.count {
             times[i] = NSNumber(value: timestep)
         }
-        known["timestep"] = MLFeatureValue(multiArray: times)
+        features["timestep"] = MLFeatureValue(multiArray: times)
 
         let evaluation = evaluations[stream, default: 0]
-        if evaluation % interval != 0, let feature = kept[stream] {
-            known["deep_feature"] = feature
+        if evaluation % interval != 0, let feature = deepFeatures[stream] {
+            features["deep_feature"] = feature
         } else {
-            try DeepCacheUnet.run(deep, &known)
-            kept[stream] = known["deep_feature"]
+            try DeepCacheUnet.run(deep, &features)
+            deepFeatures[stream] = features["deep_feature"]
         }
-        if known["noise_pred"] == nil {
-            try DeepCacheUnet.run(shallow, &known)
+        if features["noise_pred"] == nil {
+            try DeepCacheUnet.run(shallow, &features)
         }
         evaluations[stream] = evaluation + 1
-        guard let noise = known["noise_pred"]?.multiArrayValue else {
+        guard let noise = features["noise_pred"]?.multiArrayValue else {
             throw DeepCacheProblem("the packages gave no noise_pred")
         }
         return noise
     }
 
-    /// Compiles the packages of a folder, after a download say, into another, with its other files. Do it once.
+    /// Compiles the packages of a folder into another and copies its other files: once, for example after a download.
     public static func compile(_ folder: URL, into target: URL) async throws {
         guard folder.standardizedFileURL != target.standardizedFileURL else {
             throw DeepCacheProblem("compile the packages into a folder of their own")
@@ -181,19 +181,19 @@ public final class DeepCacheUnet {
         try FileManager.default.createDirectory(at: target, withIntermediateDirectories: true)
         let items = try FileManager.default.contentsOfDirectory(at: folder, includingPropertiesForKeys: nil)
         for item in items where item.pathExtension != "mlmodelc" {
-            var made = item
+            var compiled = item
             var name = item.lastPathComponent
             if item.pathExtension == "mlpackage" {
-                made = try await MLModel.compileModel(at: item)
+                compiled = try await MLModel.compileModel(at: item)
                 name = item.deletingPathExtension().lastPathComponent + ".mlmodelc"
             }
             let place = target.appendingPathComponent(name)
             if FileManager.default.fileExists(atPath: place.path) {
                 try FileManager.default.removeItem(at: place)
             }
-            try FileManager.default.copyItem(at: made, to: place)
-            if made != item {
-                try FileManager.default.removeItem(at: made)
+            try FileManager.default.copyItem(at: compiled, to: place)
+            if compiled != item {
+                try FileManager.default.removeItem(at: compiled)
             }
         }
     }
@@ -219,24 +219,24 @@ public final class DeepCacheUnet {
         }
     }
 
-    /// Runs stages one after the other, each on what was given and what those before it made.
-    private static func run(_ stages: [Stage], _ known: inout [String: MLFeatureValue]) throws {
+    /// Runs stages one after the other, each on the features so far, to which its outputs are added.
+    private static func run(_ stages: [Stage], _ features: inout [String: MLFeatureValue]) throws {
         for stage in stages {
-            var given: [String: MLFeatureValue] = [:]
+            var inputs: [String: MLFeatureValue] = [:]
             for (name, port) in stage.inputs {
-                guard let value = known[name], let array = value.multiArrayValue else {
-                    throw DeepCacheProblem("the UNet takes \(name), which was not given")
+                guard let value = features[name], let array = value.multiArrayValue else {
+                    throw DeepCacheProblem("the UNet takes \(name), which is missing")
                 }
                 let shape = array.shape.map { $0.intValue }
                 guard shape == port.shape else {
                     throw DeepCacheProblem("the UNet takes \(name) of \(port.shape), not \(shape)")
                 }
-                given[name] = value
+                inputs[name] = value
             }
-            let provider = try MLDictionaryFeatureProvider(dictionary: given)
-            let made = try autoreleasepool { try stage.model.prediction(from: provider) }
-            for name in made.featureNames {
-                known[name] = made.featureValue(for: name)
+            let provider = try MLDictionaryFeatureProvider(dictionary: inputs)
+            let output = try autoreleasepool { try stage.model.prediction(from: provider) }
+            for name in output.featureNames {
+                features[name] = output.featureValue(for: name)
             }
         }
     }

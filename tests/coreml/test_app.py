@@ -8,8 +8,9 @@ import pytest
 import tree_sitter
 import tree_sitter_swift
 
-from coreml import export, package
+from coreml import export
 from coreml.__main__ import parser
+from coreml.mil import package
 from coreml.plan import Options, plan
 from mlx_sd.checkpoint.model_folder import TINY, build
 
@@ -19,16 +20,16 @@ PAGE = (ROOT / "docs/guide/apps.md").read_text(encoding="utf-8")
 
 
 def faults(swift):
-    """(line, text) of what is not Swift."""
+    """(line, text) of each place that is not Swift."""
     swift_language = tree_sitter.Language(tree_sitter_swift.language())
-    todo = [tree_sitter.Parser(swift_language).parse(swift.encode()).root_node]
-    found = []
-    while todo:
-        node = todo.pop()
-        todo += node.children
+    nodes = [tree_sitter.Parser(swift_language).parse(swift.encode()).root_node]
+    errors = []
+    while nodes:
+        node = nodes.pop()
+        nodes += node.children
         if node.is_error or node.is_missing:
-            found.append((node.start_point[0] + 1, node.text.decode()))
-    return found
+            errors.append((node.start_point[0] + 1, node.text.decode()))
+    return errors
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def items():
 def written(tmp_path, monkeypatch):
     """The info.json of an export whose packages are only described."""
     monkeypatch.setattr(package, "write", lambda *_: {})
-    monkeypatch.setattr(package, "tell", lambda *_: None)
+    monkeypatch.setattr(package, "write_metadata", lambda *_: None)
     monkeypatch.setattr(package, "size", lambda *_: 0)
     export.export("tiny", tmp_path / "out", Options(unets=("chunks",)), report=lambda _: None)
     return (tmp_path / "out/info.json").read_text(encoding="utf-8")
@@ -67,8 +68,8 @@ def test_the_swift_file_reads_what_info_json_says(written):
     assert {"roles", "deepcache", "latents", "scaling_factor", "alphas_cumprod"} <= keys
     assert keys <= info.keys() | info["latents"].keys()
     assert {"branch"} <= info["deepcache"].keys()
-    for told in info["packages"].values():
-        for function in told["functions"].values():
+    for description in info["packages"].values():
+        for function in description["functions"].values():
             for ports in (function["inputs"], function["outputs"]):
                 assert all(port.keys() == {"shape", "dtype"} for port in ports.values())
     assert f'format == "{info["format"]}", version == {info["version"]}' in SWIFT
@@ -86,7 +87,7 @@ def test_the_swift_file_knows_the_roles_and_the_ports(items):
     roles = set(re.findall(r'(?:roles)\["(\w+)"\]', SWIFT))
     assert roles == {"unet", "unet_deep", "unet_shallow"} <= {entry.role for entry in entries}
     ports = {p.name for e in entries if e.role in roles for p in (*e.spec.inputs, *e.spec.outputs)}
-    assert set(re.findall(r'known\["(\w+)"\]', SWIFT)) == ports
+    assert set(re.findall(r'features\["(\w+)"\]', SWIFT)) == ports
 
 
 def test_the_page_names_every_package_and_its_ports(items):

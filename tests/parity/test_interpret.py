@@ -1,4 +1,4 @@
-"""What coremltools makes of torch modules, saved and interpreted, is what torch computes."""
+"""torch modules that coremltools has converted, saved and interpreted, compute what torch computes."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from coreml.interpret import Package
-from coreml.tools import compress, ct
+from coreml.interpret.package import Package
+from coreml.mil.coremltools import compress, ct
 from tests.support import families
 from tests.support.families import distance
 from tests.support.reference import first
@@ -37,20 +37,20 @@ class Call(nn.Module):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def old_ways() -> Iterator[None]:
-    """coremltools' converter uses what torch has deprecated."""
+def deprecated_torch() -> Iterator[None]:
+    """coremltools' converter calls functions that torch has deprecated."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def converted(module: nn.Module, tensors: dict[str, torch.Tensor], traced: bool, **options: Any) -> ct.models.MLModel:
-    given = tuple(tensors.values())
+    arguments = tuple(tensors.values())
     if traced:
-        program = torch.jit.trace(module.eval(), given, check_trace=False)
+        program = torch.jit.trace(module.eval(), arguments, check_trace=False)
     else:
-        program = torch.export.export(module.eval(), given).run_decompositions({})
-    kinds = [np.float32 if t.is_floating_point() else np.int32 for t in given]
+        program = torch.export.export(module.eval(), arguments).run_decompositions({})
+    kinds = [np.float32 if t.is_floating_point() else np.int32 for t in arguments]
     inputs = [ct.TensorType(n, tuple(t.shape), dtype=k) for (n, t), k in zip(tensors.items(), kinds, strict=True)]
     return ct.convert(program, inputs=inputs, pass_pipeline=PASSES, skip_model_load=True, **options)
 
@@ -74,16 +74,16 @@ def check(
     target: Any,
     traced: bool = False,
 ) -> None:
-    want = module(*tensors.values()).numpy()
+    expected = module(*tensors.values()).numpy()
     feeds = {n: t.numpy() for n, t in tensors.items()}
     for precision, kind in PRECISIONS.items():
         options = {"minimum_deployment_target": target, "compute_precision": kind}
         (folder / precision).mkdir()
         package = saved(converted(module, tensors, traced, **options), folder / precision)
         for rounding in (False, True):
-            got = only(package.run(feeds, rounding=rounding))
+            result = only(package.run(feeds, rounding=rounding))
             limit = EXACT if precision == "float32" else HALF
-            measure(f"Core ML {name}, {precision}{', rounded' * rounding}", distance(got, want), limit)
+            measure(f"Core ML {name}, {precision}{', rounded' * rounding}", distance(result, expected), limit)
 
 
 def normal(*shape: int) -> torch.Tensor:
@@ -127,7 +127,7 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
 @pytest.mark.parametrize("name", MODULES)
-def test_modules(name, target, tmp_path, measure):
+def test_a_converted_module_computes_what_torch_computes(name, target, tmp_path, measure):
     build, shape = MODULES[name]
     torch.manual_seed(0)
     check("modules", build().eval(), {"x": normal(*shape)}, tmp_path, measure, target)
@@ -139,8 +139,8 @@ def networks(name: str, modules: Callable) -> dict[str, tuple[nn.Module, dict[st
     inputs = {n: first(v) for n, v in families.unet_inputs(config["unet"]).items()}
     added = [n for n in inputs if n not in ("x", "t", "context")]
 
-    def unet(x, t, context, *more):
-        with_added = dict(zip(added, more, strict=True)) or None
+    def unet(x, t, context, *extra):
+        with_added = dict(zip(added, extra, strict=True)) or None
         return parts["unet"](x, t, context, added_cond_kwargs=with_added, return_dict=False)[0]
 
     def text(ids):
@@ -156,7 +156,7 @@ def networks(name: str, modules: Callable) -> dict[str, tuple[nn.Module, dict[st
     }
 
 
-def test_approximate_gelu(tmp_path, measure):
+def test_the_approximate_gelu_computes_what_torch_computes(tmp_path, measure):
     """Traced: coremltools does not see the approximation in an exported program."""
     check("modules", nn.GELU("tanh"), {"x": normal(*TOKENS)}, tmp_path, measure, ct.target.iOS17, traced=True)
 
@@ -165,7 +165,7 @@ def test_approximate_gelu(tmp_path, measure):
     "name, target", [("sd1", TARGETS[0]), ("sdxl", TARGETS[1])], ids=lambda v: getattr(v, "name", v)
 )
 @pytest.mark.parametrize("part", ["unet", "text encoder", "vae decoder", "vae encoder"])
-def test_networks(name, part, target, modules, tmp_path, measure):
+def test_a_converted_network_computes_what_diffusers_computes(name, part, target, modules, tmp_path, measure):
     module, tensors, traced = networks(name, modules)[part]
     check(part, module, tensors, tmp_path, measure, target, traced)
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from bench.memory import sizes
-from coreml import compress, package
+from coreml.lowering.graph import record
+from coreml.mil import emitter, package
 from coreml.plan import Options, plan
 from mlx_sd.checkpoint.model_folder import TINY, build
 
@@ -21,7 +22,7 @@ def shallow():
     networks = {part: build(part, config, part) for part, config in configs.items()}
     items = {item.name: item for item in plan(networks, Options(unets=("chunks",), branch=2), "tiny")}
     spec = items["UnetChunk2"].functions["main"].spec
-    return spec, package.record(spec, networks["unet"])
+    return spec, record(spec, networks["unet"])
 
 
 @pytest.mark.parametrize("target", ["iOS16", "iOS18"])
@@ -34,7 +35,7 @@ def test_the_bytes_counted_are_those_written(shallow, way, target, tmp_path):
     def read(name):
         return rng.standard_normal(shapes[name]).astype(np.float16)
 
-    weight = compress.choose(None if way == "uncompressed" else way, target)
+    weight = emitter.weights(None if way == "uncompressed" else way, target)
     path = tmp_path / "UnetChunk2.mlpackage"
     package.write(spec, graph, read, weight, "split-einsum", target, path)
     written = (path / "Data/com.apple.CoreML/weights/weight.bin").stat().st_size

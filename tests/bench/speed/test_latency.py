@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from bench.speed import latency, loops, operations
 from bench.speed.loops import Bench, Loop
-from coreml import package
-from coreml.networks import UNetPackages
+from coreml.lowering.graph import record
+from coreml.lowering.interfaces import UNetFunctions
 from mlx_sd import Adaptive, DeepCache, TGate
 from mlx_sd.checkpoint.model_folder import build
 from mlx_sd.core.errors import InputError
@@ -29,8 +29,8 @@ def test_a_step_counts_as_many_multiplications_as_its_package(model):
     c, side = bench.unet.config, bench.setting.side
     pooled = c.added_inputs - 6 * c.added_time_dims if c.added_time_dims else 0
     unet = build("unet", loops.config(model), model)
-    made = UNetPackages(c, loops.TOKENS, pooled, side, side, 1, mx.float32, 1)
-    assert bench.macs(Loop()) == [package.record(made.full(), unet).macs()]
+    made = UNetFunctions(c, loops.TOKENS, pooled, side, side, 1, mx.float32, 1)
+    assert bench.macs(Loop()) == [record(made.full(), unet).macs()]
 
 
 def test_full_size_counts_are_those_of_the_papers_rule():

@@ -9,9 +9,10 @@ import pytest
 from coremltools.optimize._utils import lut_to_dense, pack_elements_into_bits
 from hypothesis import given
 
-from coreml.interpret import Package, compressed
+from coreml.interpret import compressed_constants
+from coreml.interpret.package import Package
 from coreml.interpret.program import unpack
-from coreml.tools import compress, ct, mb
+from coreml.mil.coremltools import compress, ct, mb
 from tests.support.programs import IOS16, IOS18, RANDOM, agree, convert, normal, numbers
 
 
@@ -79,10 +80,10 @@ def test_elements_of_less_than_a_byte_are_unpacked(name, shape):
 @pytest.mark.parametrize("vector", [None, 0, 1])
 def test_palettes_of_groups_and_of_vectors(groups, vector):
     lut, indices = normal(*groups, 4, 1 if vector is None else 2), RANDOM.randint(0, 4, (4, 6)).astype(np.uint8)
-    got = compressed.constexpr_lut_to_dense(
+    result = compressed_constants.constexpr_lut_to_dense(
         mx.array(indices), mx.array(lut), None, None if vector is None else mx.array(vector)
     )
-    np.testing.assert_array_equal(np.array(got), lut_to_dense(indices, lut, vector))
+    np.testing.assert_array_equal(np.array(result), lut_to_dense(indices, lut, vector))
 
 
 def test_sparse_constants():
@@ -91,22 +92,24 @@ def test_sparse_constants():
     indices = np.array([0, 1, 1, 0, 1, 1, 0, 0, 1], np.uint8)
     for lut, axis in ((normal(1, 1, 2, 1), None), (normal(1, 1, 2, 2), 0)):
         arrays = [mx.array(a) for a in (mask, indices, lut)]
-        got = compressed.constexpr_sparse_to_dense(
-            *reversed(compressed.constexpr_lut_to_sparse(*arrays, None if axis is None else mx.array(axis)))
+        result = compressed_constants.constexpr_sparse_to_dense(
+            *reversed(compressed_constants.constexpr_lut_to_sparse(*arrays, None if axis is None else mx.array(axis)))
         )
         dense = np.zeros(mask.shape, np.uint8)
         dense[mask == 1] = indices
-        whole = np.repeat(mask, lut.shape[-1], 0)
-        np.testing.assert_array_equal(np.array(got), lut_to_dense(dense, lut, axis) * whole)
+        repeated_mask = np.repeat(mask, lut.shape[-1], 0)
+        np.testing.assert_array_equal(np.array(result), lut_to_dense(dense, lut, axis) * repeated_mask)
     data, scale, offset = np.arange(9, dtype=np.int8), normal(2, 3), normal(2, 3)
-    out, kept = compressed.constexpr_sparse_blockwise_shift_scale(*map(mx.array, (mask, data, scale, offset)))
+    out, values = compressed_constants.constexpr_sparse_blockwise_shift_scale(
+        *map(mx.array, (mask, data, scale, offset))
+    )
     dense = np.zeros(mask.shape)
     dense[mask == 1] = data
-    want = (dense - offset.repeat(2, 0).repeat(2, 1)) * scale.repeat(2, 0).repeat(2, 1)
-    agree(np.array(kept), want[mask == 1])
+    expected = (dense - offset.repeat(2, 0).repeat(2, 1)) * scale.repeat(2, 0).repeat(2, 1)
+    agree(np.array(values), expected[mask == 1])
     # iOS 16: the mask as packed bits.
     bits = np.packbits(mask.ravel(), bitorder="little")
-    got = compressed.constexpr_sparse_to_dense(mx.array(data), mx.array(bits), mx.array(numbers(4, 6)))
-    np.testing.assert_array_equal(np.array(got)[mask == 1], data)
-    assert not np.array(got)[mask == 0].any()
+    result = compressed_constants.constexpr_sparse_to_dense(mx.array(data), mx.array(bits), mx.array(numbers(4, 6)))
+    np.testing.assert_array_equal(np.array(result)[mask == 1], data)
+    assert not np.array(result)[mask == 0].any()
     assert (np.array(out) == mask).all()

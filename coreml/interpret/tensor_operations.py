@@ -1,4 +1,7 @@
-"""MIL's operations that move numbers: shapes, slices, gathers, padding, sequences. Used by `operations`."""
+"""MIL's operations that move numbers: shapes, slices, gathers, padding and sequences.
+
+Parameters have MIL's names and defaults. `operations` has the table.
+"""
 
 import math
 from collections.abc import Callable
@@ -10,35 +13,35 @@ from .layers import Array, ints
 
 
 def reshape(x: Array, shape: Array) -> Array:
-    """The same numbers in another shape; 0 keeps an axis, -1 takes what is left."""
+    """Returns the same numbers in another shape; 0 keeps an axis, -1 stands for the size that is left."""
     return x.reshape([x.shape[i] if n == 0 else n for i, n in enumerate(ints(shape))])
 
 
 def transpose(x: Array, perm: Array) -> Array:
-    """Axes in another order."""
+    """Returns x with its axes in another order."""
     return x.transpose(ints(perm))
 
 
 def expand_dims(x: Array, axes: Array) -> Array:
-    """Axes of size one put in."""
+    """Inserts axes of size one."""
     return mx.expand_dims(x, ints(axes))
 
 
 def squeeze(x: Array, axes: Array | None = None) -> Array:
-    """Axes of size one taken out, all or those named; others that are named stay."""
+    """Removes all axes of size one, or those of them that `axes` lists."""
     over = range(x.ndim) if axes is None else ints(axes)
     return mx.squeeze(x, [a for a in over if x.shape[a] == 1])
 
 
 def flatten2d(x: Array, axis: Array | int = 1) -> Array:
-    """The axes before one merged, and those from it on."""
+    """Merges the axes before `axis` into one, and those from it on into another."""
     return x.reshape(math.prod(x.shape[: int(axis)]), -1)
 
 
 def split(
     x: Array, axis: Array, num_splits: Array | None = None, split_sizes: Array | None = None
 ) -> tuple[Array, ...]:
-    """Pieces along an axis, of given sizes or of equal ones."""
+    """Cuts x along an axis into pieces of the given sizes, or of equal sizes."""
     if split_sizes is None:
         assert num_splits is not None
         return tuple(mx.split(x, int(num_splits), axis=int(axis)))
@@ -46,7 +49,7 @@ def split(
 
 
 def concat(values: tuple[Array, ...], axis: Array, interleave: bool = False) -> Array:
-    """One after the other along an axis, or taking turns."""
+    """Joins arrays along an axis, one after the other or interleaved."""
     if not interleave:
         return mx.concatenate([v.reshape(-1) if v.ndim == 0 else v for v in values], axis=int(axis))
     at = int(axis) % values[0].ndim
@@ -54,7 +57,7 @@ def concat(values: tuple[Array, ...], axis: Array, interleave: bool = False) -> 
 
 
 def stack(values: tuple[Array, ...], axis: Array) -> Array:
-    """Side by side along a new axis."""
+    """Joins arrays of one shape along a new axis."""
     return mx.stack(list(values), axis=int(axis))
 
 
@@ -68,6 +71,7 @@ def _slices(
     squeeze_mask: Array | None,
 ) -> tuple[slice | int, ...]:
     def flags(mask: Array | None) -> list[bool]:
+        """Returns a mask as booleans, all false without one."""
         return [False] * x.ndim if mask is None else [bool(m) for m in ints(mask)]
 
     steps = [1] * x.ndim if stride is None else ints(stride)
@@ -89,7 +93,7 @@ def slice_by_index(
     end_mask: Array | None = None,
     squeeze_mask: Array | None = None,
 ) -> Array:
-    """x[begin:end:stride] on every axis; masks stand for the ends, or for a single index."""
+    """Returns x[begin:end:stride] on every axis; masks stand for the ends, or for a single index."""
     return x[_slices(x, begin, end, stride, begin_mask, end_mask, squeeze_mask)]
 
 
@@ -103,20 +107,20 @@ def slice_update(
     end_mask: Array | None = None,
     squeeze_mask: Array | None = None,
 ) -> Array:
-    """x with the slice that slice_by_index would take replaced."""
+    """Returns x with `update` in the place of what slice_by_index would return."""
     y = mx.array(x)
     y[_slices(x, begin, end, stride, begin_mask, end_mask, squeeze_mask)] = update
     return y
 
 
 def slice_by_size(x: Array, begin: Array, size: Array) -> Array:
-    """`size` entries from `begin` on every axis, -1 for all that follow."""
+    """Returns `size` entries from `begin` on every axis; -1 stands for all that follow."""
     starts = [b % n for b, n in zip(ints(begin), x.shape, strict=True)]
     return x[tuple(slice(b, None if s == -1 else b + s) for b, s in zip(starts, ints(size), strict=True))]
 
 
 def _within(indices: Array, size: int) -> Array:
-    # Negative indices count from the end; beyond the ends a device may do anything, so nothing is made up here.
+    """Returns non-negative indices; ValueError beyond the ends, where a device may return anything."""
     at = indices.astype(mx.int32)
     if at.size and not bool(((at >= -size) & (at < size)).all()):
         raise ValueError(f"indices from {at.min().item()} to {at.max().item()} into {size} entries")
@@ -132,18 +136,18 @@ def _batched(function: Callable[[Array, Array], Array], batch_dims: int) -> Call
 def gather(
     x: Array, indices: Array, axis: Array | int = 0, batch_dims: Array | int = 0, validate_indices: bool = False
 ) -> Array:
-    """Entries of an axis, for each index; the first `batch_dims` axes of both go together."""
+    """Returns the entry of an axis for each index; the first `batch_dims` axes of both are matched."""
     batch, at = int(batch_dims), int(axis) % x.ndim
     return _batched(lambda a, i: mx.take(a, i, axis=at - batch), batch)(x, _within(indices, x.shape[at]))
 
 
 def gather_along_axis(x: Array, indices: Array, axis: Array | int = 0, validate_indices: bool = False) -> Array:
-    """Like numpy's take_along_axis."""
+    """Returns entries along an axis as numpy.take_along_axis does."""
     return mx.take_along_axis(x, _within(indices, x.shape[int(axis)]), axis=int(axis))
 
 
 def gather_nd(x: Array, indices: Array, batch_dims: Array | int = 0, validate_indices: bool = False) -> Array:
-    """Entries at points, whose coordinates lie along the last axis of `indices`."""
+    """Returns the entries at points, whose coordinates lie along the last axis of `indices`."""
     batch, depth = int(batch_dims), indices.shape[-1]
     shape = x.shape[batch : batch + depth]
     flat = mx.zeros(indices.shape[:-1], mx.int32)
@@ -154,47 +158,47 @@ def gather_nd(x: Array, indices: Array, batch_dims: Array | int = 0, validate_in
 
 
 def tile(x: Array, reps: Array) -> Array:
-    """x repeated along every axis."""
+    """Repeats x along every axis, `reps` times each."""
     return mx.tile(x, ints(reps))
 
 
 def reverse(x: Array, axes: Array | None = None) -> Array:
-    """x backwards along the axes named, or along all."""
+    """Reverses x along the given axes, or along all."""
     over = [a % x.ndim for a in (range(x.ndim) if axes is None else ints(axes))]
     return x[tuple(slice(None, None, -1 if i in over else 1) for i in range(x.ndim))]
 
 
 def fill(shape: Array, value: Array | float = 0.0) -> Array:
-    """One value in a given shape."""
+    """Returns one value in a given shape."""
     return mx.full(ints(shape), value)
 
 
 def fill_like(ref_tensor: Array, value: Array | float = 0.0) -> Array:
-    """One value in the shape of another tensor."""
+    """Returns one value in the shape of another tensor."""
     return mx.full(ref_tensor.shape, value)
 
 
 def range_1d(start: Array, end: Array, step: Array) -> Array:
-    """Numbers from start to before end."""
+    """Returns the numbers from start to before end."""
     first, last, by = (np.array(a).item() for a in (start, end, step))
     return mx.array(np.arange(first, last, by)).astype(start.dtype)
 
 
 def shape(x: Array) -> Array:
-    """The shape as a vector."""
+    """Returns the shape as an int32 vector."""
     return mx.array(x.shape, mx.int32)
 
 
 def band_part(x: Array, lower: Array | int = -1, upper: Array | int = -1) -> Array:
-    """Matrices with zeros beyond so many diagonals below and above; -1 is all of them."""
+    """Sets matrices to zero beyond so many diagonals below and above; -1 keeps all of them."""
     rows, columns = mx.arange(x.shape[-2])[:, None], mx.arange(x.shape[-1])
     low, high = int(lower), int(upper)
-    kept = mx.logical_and((rows - columns <= low) | (low < 0), (columns - rows <= high) | (high < 0))
-    return mx.where(kept, x, mx.zeros((), x.dtype))
+    inside = mx.logical_and((rows - columns <= low) | (low < 0), (columns - rows <= high) | (high < 0))
+    return mx.where(inside, x, mx.zeros((), x.dtype))
 
 
 def cumsum(x: Array, axis: Array | int = 0, exclusive: bool = False, reverse: bool = False) -> Array:
-    """Running sums along an axis."""
+    """Returns running sums along an axis."""
     return mx.cumsum(x, axis=int(axis), reverse=bool(reverse), inclusive=not exclusive)
 
 
@@ -205,13 +209,13 @@ def one_hot(
     on_value: Array | int = 1,
     off_value: Array | int = 0,
 ) -> Array:
-    """A new axis with one value at each index and another elsewhere."""
+    """Returns a new axis with `on_value` at each index and `off_value` elsewhere."""
     hot = mx.expand_dims(indices, -1) == mx.arange(int(one_hot_vector_size))
     return mx.moveaxis(mx.where(hot, on_value, off_value), -1, int(axis))
 
 
 def pad(x: Array, pad: Array, mode: str = "constant", constant_val: Array | float = 0.0) -> Array:
-    """The last axes padded with a value, mirrored, or with the values at their ends."""
+    """Pads the last axes with a value, mirrored, or with the values at their ends."""
     sizes = ints(pad)
     pairs = [(0, 0)] * (x.ndim - len(sizes) // 2) + list(zip(sizes[::2], sizes[1::2], strict=True))
     if mode == "constant":
@@ -225,14 +229,14 @@ def pad(x: Array, pad: Array, mode: str = "constant", constant_val: Array | floa
 
 
 def pixel_shuffle(x: Array, upscale_factor: Array) -> Array:
-    """Channels to space, in the order of PyTorch."""
+    """Moves channels (B, C f^2, H, W) to space (B, C, f H, f W), in PyTorch's order."""
     (batch, channels, height, width), f = x.shape, int(upscale_factor)
     y = x.reshape(batch, channels // f**2, f, f, height, width).transpose(0, 1, 4, 2, 5, 3)
     return y.reshape(batch, channels // f**2, height * f, width * f)
 
 
 def pixel_unshuffle(x: Array, downscale_factor: Array) -> Array:
-    """Space to channels, in the order of PyTorch."""
+    """Moves space (B, C, f H, f W) to channels (B, C f^2, H, W), in PyTorch's order."""
     (batch, channels, height, width), f = x.shape, int(downscale_factor)
     y = x.reshape(batch, channels, height // f, f, width // f, f).transpose(0, 1, 3, 5, 2, 4)
     return y.reshape(batch, channels * f**2, height // f, width // f)

@@ -2,13 +2,12 @@
 
 import hypothesis.strategies as st
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 
-from coreml.tools import mb
+from coreml.mil.coremltools import mb
 from tests.support.programs import IOS18, RANDOM, agree, normal, numbers, run
 
 
-@settings(deadline=None, max_examples=40)
 @given(data=st.data(), shape=st.lists(st.integers(1, 6), min_size=1, max_size=3))
 def test_slices(folder, data, shape):
     """Any that numpy takes, negative and masked, on every axis; and the same slice replaced."""
@@ -25,21 +24,21 @@ def test_slices(folder, data, shape):
         (0 if m else b) if q else slice(None if m else b, None if e_masked else e, s)
         for b, e, s, m, e_masked, q in zip(begin, end, stride, *masks.values(), strict=True)
     )
-    (got,) = run(folder, lambda a: mb.slice_by_index(x=a, begin=begin, end=end, stride=stride, **masks), x)
-    agree(got, x[index])
-    (got,) = run(folder, lambda a: mb.slice_by_size(x=a, begin=begin, size=length), x)
-    agree(got, x[tuple(slice(b % n, b % n + k) for n, b, k in zip(shape, begin, length, strict=True))])
+    (result,) = run(folder, lambda a: mb.slice_by_index(x=a, begin=begin, end=end, stride=stride, **masks), x)
+    agree(result, x[index])
+    (result,) = run(folder, lambda a: mb.slice_by_size(x=a, begin=begin, size=length), x)
+    agree(result, x[tuple(slice(b % n, b % n + k) for n, b, k in zip(shape, begin, length, strict=True))])
     if not any(masks["squeeze_mask"]):
-        update, want = normal(*x[index].shape), x.copy()
-        want[index] = update
-        (got,) = run(
+        update, expected = normal(*x[index].shape), x.copy()
+        expected[index] = update
+        (result,) = run(
             folder,
             lambda a, u: mb.slice_update(x=a, update=u, begin=begin, end=end, stride=stride, **masks),
             x,
             update,
             opset=IOS18,
         )
-        agree(got, want)
+        agree(result, expected)
 
 
 def test_backward_slices_and_reversal(folder):
@@ -76,7 +75,7 @@ def test_shapes(folder):
         mb.fill_like(ref_tensor=a, value=2.5),
     ]
     shuffled = x.reshape(1, 2, 2, 2, 2, 3).transpose(0, 1, 4, 2, 5, 3).reshape(1, 2, 4, 6)
-    want = [
+    expected = [
         x.reshape(4, -1),
         x.reshape(2, 3, 2, 4),
         x.transpose(2, 0, 3, 1),
@@ -97,7 +96,7 @@ def test_shapes(folder):
         np.tril(x, 2),
         np.full(x.shape, 2.5),
     ]
-    for g, w in zip(run(folder, build, x), want, strict=True):
+    for g, w in zip(run(folder, build, x), expected, strict=True):
         agree(g, w)
 
 
@@ -115,7 +114,6 @@ def test_shapes_known_only_at_run_time(folder):
         agree(g, w)
 
 
-@settings(deadline=None, max_examples=25)
 @given(
     x=st.lists(st.integers(1, 4), min_size=2, max_size=4),
     inner=st.lists(st.integers(1, 3), min_size=1, max_size=2),
@@ -126,23 +124,25 @@ def test_gathers(folder, x, inner, data):
     axis = data.draw(st.integers(batch, len(x) - 1))
     values = normal(*x)
     indices = RANDOM.randint(0, x[axis], (*x[:batch], *inner)).astype(np.int32)
-    (got,) = run(folder, lambda a, i: mb.gather(x=a, indices=i, axis=axis, batch_dims=batch), values, indices)
-    want = np.empty((*x[:batch], *x[batch:axis], *inner, *x[axis + 1 :]), np.float32)
+    (result,) = run(folder, lambda a, i: mb.gather(x=a, indices=i, axis=axis, batch_dims=batch), values, indices)
+    expected = np.empty((*x[:batch], *x[batch:axis], *inner, *x[axis + 1 :]), np.float32)
     for at in np.ndindex(*x[:batch]):
-        want[at] = np.take(values[at], indices[at], axis - batch)
-    agree(got, want)
+        expected[at] = np.take(values[at], indices[at], axis - batch)
+    agree(result, expected)
 
     along = RANDOM.randint(0, x[axis], [3 if i == axis else n for i, n in enumerate(x)]).astype(np.int32)
-    (got,) = run(folder, lambda a, i: mb.gather_along_axis(x=a, indices=i, axis=axis), values, along)
-    agree(got, np.take_along_axis(values, along, axis))
+    (result,) = run(folder, lambda a, i: mb.gather_along_axis(x=a, indices=i, axis=axis), values, along)
+    agree(result, np.take_along_axis(values, along, axis))
 
     depth = data.draw(st.integers(1, len(x) - batch))
     points = np.stack([RANDOM.randint(0, n, (*x[:batch], *inner)) for n in x[batch : batch + depth]], -1)
-    (got,) = run(folder, lambda a, i: mb.gather_nd(x=a, indices=i, batch_dims=batch), values, points.astype(np.int32))
-    want = np.empty((*x[:batch], *inner, *x[batch + depth :]), np.float32)
+    (result,) = run(
+        folder, lambda a, i: mb.gather_nd(x=a, indices=i, batch_dims=batch), values, points.astype(np.int32)
+    )
+    expected = np.empty((*x[:batch], *inner, *x[batch + depth :]), np.float32)
     for at in np.ndindex(*x[:batch]):
-        want[at] = values[at][tuple(np.moveaxis(points[at], -1, 0))]
-    agree(got, want)
+        expected[at] = values[at][tuple(np.moveaxis(points[at], -1, 0))]
+    agree(result, expected)
 
 
 def test_one_hot_and_padding(folder):
@@ -155,12 +155,12 @@ def test_one_hot_and_padding(folder):
         mb.pad(x=a, pad=[2, 1, 1, 3], mode="replicate"),
     ]
     hot = np.eye(4)[i]
-    want = [
+    expected = [
         hot.astype(np.int32),
         (3 * hot - 1).T.astype(np.float32),
         np.pad(x, [(0, 0), (0, 0), (1, 2)], constant_values=3),
         np.pad(x, [(0, 0), (2, 1), (1, 3)], "reflect"),
         np.pad(x, [(0, 0), (2, 1), (1, 3)], "edge"),
     ]
-    for g, w in zip(run(folder, build, x, i), want, strict=True):
+    for g, w in zip(run(folder, build, x, i), expected, strict=True):
         agree(g, w)

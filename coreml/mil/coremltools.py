@@ -1,4 +1,4 @@
-"""coremltools, imported quietly, and the parts of it used here."""
+"""coremltools, imported without its warnings: every other module takes it from here."""
 
 import logging
 from collections.abc import Iterator
@@ -7,14 +7,14 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """While open, coremltools does not warn."""
+    """Silences coremltools' log below errors while open."""
     logger = logging.getLogger("coremltools")
-    before = logger.level
+    level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        logger.setLevel(level)
 
 
 # Off a Mac it warns of each framework that it cannot reach, and everywhere of versions of torch that it does not know.
@@ -23,7 +23,7 @@ with quiet():
     from coremltools.converters.mil import Builder as mb
     from coremltools.converters.mil.mil import Function, Program, types
     from coremltools.optimize import coreml as compress
-    from coremltools.proto import MIL_pb2 as mil
-    from coremltools.proto import Model_pb2 as model
+    from coremltools.proto import MIL_pb2 as mil_messages
+    from coremltools.proto import Model_pb2 as model_messages
 
-__all__ = ["Function", "Program", "compress", "ct", "mb", "mil", "model", "quiet", "types"]
+__all__ = ["Function", "Program", "compress", "ct", "mb", "mil_messages", "model_messages", "quiet", "types"]

@@ -1,0 +1,76 @@
+"""A saved package multiplies by the compressed numbers, in the form of each system."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from coreml.interpret.package import Package
+from coreml.lowering.compression import palette
+from coreml.mil.coremltools import Function, Program, ct, mb, quiet, types
+from coreml.mil.emitter import COMPRESSIONS, weights
+from coreml.mil.package import TARGETS
+from mlx_sd.core.errors import InputError
+
+HALVES = st.floats(-1000, 1000, width=16)
+
+
+def package_of(weight: np.ndarray, compression: str, target: str, path) -> Package:
+    """A package that multiplies by a compressed weight."""
+    program = Program()
+    place = {"x": mb.placeholder(shape=(1, weight.shape[1], 1, 1), dtype=types.fp16)}
+    with Function(place, opset_version=TARGETS[target]) as function:
+        argument = weights(compression, target)("w", weight)
+        function.set_outputs([mb.conv(x=function.inputs["x"], weight=argument, name="y")])
+        program.add_function("main", function)
+    with quiet():
+        ct.convert(
+            program,
+            convert_to="mlprogram",
+            minimum_deployment_target=TARGETS[target],
+            package_dir=str(path),
+            pass_pipeline=ct.PassPipeline.EMPTY,
+            skip_model_load=True,
+        )
+    return Package.load(path)
+
+
+def weights_of(package: Package, inputs: int) -> np.ndarray:
+    """Column by column, what the package multiplies by."""
+    unit = np.eye(inputs, dtype=np.float16).reshape(inputs, 1, inputs, 1, 1)
+    return np.stack([package.run({"x": x})["y"].ravel() for x in unit], axis=1)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_a_package_multiplies_by_the_compressed_numbers(compression, target, tmp_path):
+    weight = np.random.default_rng(1).standard_normal((64, 48, 1, 1)).astype(np.float16)
+    result = weights_of(package_of(weight, compression, target, tmp_path / "x.mlpackage"), 48)
+    if compression == "int8":
+        scale = np.abs(weight.astype(np.float32)).max(axis=(1, 2, 3), keepdims=True)[:, :, 0, 0] / 127
+        assert np.abs(result - weight[:, :, 0, 0].astype(np.float32)).max() <= scale.max() * 0.51
+    else:
+        lut, indices = palette(weight, int(compression[-1]))
+        assert (result == lut[indices][:, :, 0, 0]).all()
+
+
+@given(hnp.arrays(np.float16, (8, 300), elements=HALVES))
+def test_int8_is_off_by_half_a_step_of_its_channel(array):
+    with Function({}, opset_version=TARGETS["iOS17"]):
+        result = weights("int8", "iOS17")("w", array).op.materialized_val_inference().astype(np.float32)
+    array = array.astype(np.float32)
+    largest = np.abs(array).max(axis=1, keepdims=True)
+    # The scale itself is rounded to float16, 127 times over, and so is the product.
+    assert (np.abs(result - array) <= largest / 127 * 0.57 + largest * 2**-11 + 1e-4).all()
+
+
+def test_small_weights_are_left_alone():
+    weight = np.ones((4, 4), np.float16)
+    assert weights("palettize4", "iOS16")("w", weight) is weight
+    assert weights(None, "iOS16")("w", weight) is weight
+
+
+def test_an_unknown_compression_is_refused():
+    with pytest.raises(InputError, match="palettize6"):
+        weights("zip", "iOS16")
