@@ -54,11 +54,11 @@ def export(model: str, out: Path, options: Options, force: bool = False, report:
     stored = {part: model_folder.network_tensors(folder, part, about["version"]) for part in networks}
     items = plan(networks, options, model)
     _refuse_existing(out, [name for item in items for name in (item.pieces or (item.name,))], force)
-    _check_space(out, sum(_weight_bytes(folder, item.part, options) for item in items))
+    _check_space(out, sum(_weight_bytes(stored[item.part], options) for item in items))
     packages: dict[str, Any] = {}
     with _beside(out) as home:
         for item in items:
-            for name, description in _write(item, networks[item.part], folder, home, options):
+            for name, description in _write(item, networks[item.part], stored[item.part], home, options):
                 packages[name] = description
                 report(info.summary(name, description))
         _write_vocabulary(folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder / "tokenizer_2", home)
@@ -73,13 +73,12 @@ def _write(
     item: Item, network: nn.Module, stored: Mapping[str, Tensor], home: Path, options: Options
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Writes an item's package, or its pieces; yields the name and the description of each for info.json."""
-    weights = folder / f"{item.part}.safetensors"
     if len(item.functions) > 1:
         path = home / f"{item.name}.mlpackage"
         with tempfile.TemporaryDirectory(dir=home) as temporary:
             packages = {name: Path(temporary, f"{name}.mlpackage") for name in item.functions}
             functions = {
-                name: _save(entry, entry.spec, record(entry.spec, network), weights, packages[name], options)
+                name: _save(entry, entry.spec, record(entry.spec, network), stored, packages[name], options)
                 for name, entry in item.functions.items()
             }
             package.join(packages, path)
@@ -87,13 +86,13 @@ def _write(
         return
     (entry,) = item.functions.values()
     graph = record(entry.spec, network)
-    size = _weight_bytes(folder, item.part, options, set(graph.parameters.values()))
+    size = _weight_bytes(stored, options, set(graph.parameters.values()))
     names = item.pieces or (item.name,)
     if options.split and not item.pieces and size > GIGABYTE:
         names = tuple(f"{item.name}Part{i + 1}" for i in range(2 ** math.ceil(math.log2(size / GIGABYTE))))
     for i, (spec, piece) in enumerate(_cut(entry.spec, graph, len(names))):
         path = home / f"{names[i]}.mlpackage"
-        functions = {"main": _save(entry, spec, piece, weights, path, options)}
+        functions = {"main": _save(entry, spec, piece, stored, path, options)}
         yield names[i], _finish(path, functions, options, (i + 1, len(names)))
 
 
@@ -115,10 +114,9 @@ def _cut(spec: FunctionSpec, graph: Graph, count: int) -> list[tuple[FunctionSpe
 
 
 def _save(
-    entry: Entry, spec: FunctionSpec, graph: Graph, weights: Path, path: Path, options: Options
+    entry: Entry, spec: FunctionSpec, graph: Graph, stored: Mapping[str, Tensor], path: Path, options: Options
 ) -> dict[str, Any]:
     """Lowers one function and saves it as a package; returns its description for info.json."""
-    stored = {t.name: t for t in tensors(weights)}
 
     def read(name: str) -> np.ndarray:
         """Reads a parameter in the dtype that was recorded."""
@@ -141,9 +139,9 @@ def _describe(port: Port) -> dict[str, Any]:
     return {"shape": list(port.stored), "dtype": str(port.dtype).rpartition(".")[2]}
 
 
-def _weight_bytes(folder: Path, part: str, options: Options, only: set[str] | None = None) -> int:
+def _weight_bytes(stored: Mapping[str, Tensor], options: Options, only: set[str] | None = None) -> int:
     """Estimates the bytes that a network's weights, or those of the names in `only`, take in a package."""
-    numbers = sum(math.prod(t.shape) for t in tensors(folder / f"{part}.safetensors") if only is None or t.name in only)
+    numbers = sum(math.prod(tensor.shape) for name, tensor in stored.items() if only is None or name in only)
     return numbers * _BITS.get(options.compress or options.dtype, 16) // 8
 
 

@@ -65,7 +65,7 @@ def describe(
         },
         "latents": {
             "channels": vae.latent_channels,
-            "factor": vae.factor,  # pixels along each side of one latent
+            "factor": vae.downsampling,  # pixels along each side of one latent
             "scaling_factor": vae.scaling_factor,
         },
         "scheduler": {name: _finite(value) for name, value in scheduler.items()},

@@ -156,8 +156,8 @@ def _package(role: str, size: Size | None, spec: FunctionSpec) -> Item:
 
 def _sizes(unet: UNetConfig, vae: VAEConfig, options: Options, where: str) -> tuple[Size, ...]:
     """Returns the sizes of the pictures in pixels, the model's own where none is given."""
-    native = unet.sample_size * vae.factor
-    multiple = vae.factor * unet.shrinks
+    native = unet.sample_size * vae.downsampling
+    multiple = vae.downsampling * unet.downsampling
     sizes = tuple((width or native, height or native) for width, height in options.sizes)
     for side in (side for size in sizes for side in size):
         if side < multiple or side % multiple:

@@ -105,10 +105,10 @@ def text_encoder(part: str, config: TextConfig, dtype: mx.Dtype, family: Family)
 def vae_decoder(config: VAEConfig, height: int, width: int, dtype: mx.Dtype) -> FunctionSpec:
     """Describes the decoder: latents (1, height, width, C) over the scaling factor in, an image in [-1, 1] out.
 
-    height, width: of the latents; the image has `config.factor` times as many pixels along each side.
+    height, width: of the latents; the image has `config.downsampling` times as many pixels along each side.
     """
     z = _port("z", (1, height, width, config.latent_channels), dtype, IMAGE)
-    size = (1, height * config.factor, width * config.factor, config.out_channels)
+    size = (1, height * config.downsampling, width * config.downsampling, config.out_channels)
     image = _port("image", size, mx.float32, IMAGE, dtype)
     return FunctionSpec(
         "VAEDecoder", "vae", lambda network, z: (network.decode(z),), (z,), (image,), "Latents to a picture", dtype
@@ -118,9 +118,9 @@ def vae_decoder(config: VAEConfig, height: int, width: int, dtype: mx.Dtype) -> 
 def vae_encoder(config: VAEConfig, height: int, width: int, dtype: mx.Dtype) -> FunctionSpec:
     """Describes the encoder: an image in [-1, 1] in, mean and log variance of its latents (1, height, width, 2 C) out.
 
-    height, width: of the latents; the image has `config.factor` times as many pixels along each side.
+    height, width: of the latents; the image has `config.downsampling` times as many pixels along each side.
     """
-    x = _port("x", (1, height * config.factor, width * config.factor, config.in_channels), dtype, IMAGE)
+    x = _port("x", (1, height * config.downsampling, width * config.downsampling, config.in_channels), dtype, IMAGE)
     latent = _port("latent", (1, height, width, 2 * config.latent_channels), mx.float32, IMAGE, dtype)
     return FunctionSpec(
         "VAEEncoder", "vae", lambda network, x: (network.moments(x),), (x,), (latent,), "A picture to latents", dtype

@@ -29,7 +29,7 @@ def test_another_models_numbers_and_an_incomplete_file_are_noticed(exported, fam
     weights = path / "Data/com.apple.CoreML/weights/weight.bin"
     model = family("sd1").model.name
     numbers = weights.read_bytes()
-    stored = np.array(family("sd1").unet.outputs[-1][0].conv1.weight, np.float16).transpose(0, 3, 1, 2).tobytes()
+    stored = np.array(family("sd1").unet.up.stages[-1][0].conv1.weight, np.float16).transpose(0, 3, 1, 2).tobytes()
     assert numbers.count(stored) == 1
     weights.write_bytes(numbers.replace(stored, bytes(len(stored))))
     assert main(["verify", str(path), "--model", model]) == 1
