@@ -292,7 +292,7 @@ def test_nan_from_the_vae_is_a_failure_too(monkeypatch):
         sd.decode(mx.full((1, 4, 4, 4), float("nan")))
 
 
-def test_ctrl_c_is_clean(tmp_path):
+def test_ctrl_c_is_clean(tmp_path, interruptible):
     """The pictures that were done stay, the one in work leaves nothing, and the exit code is 130."""
     command = [sys.executable, "-m", "mlx_sd.generate", "a tent", "--steps", "40", "--count", "50", "--output", "out/"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
