@@ -26,12 +26,11 @@ EXCEPTIONS = {"mlx_sd.resolve": "convert", "mlx_sd.cli": "coreml"}
 CONVERT_MAY_IMPORT = ("core", "networks", "sampling", "prompts", "checkpoint")
 RE_EXPORTS = {"mlx_sd", "mlx_sd.generate", "mlx_sd.generate.__main__", "mlx_sd.samplers", "mlx_sd.schedule"}
 
-PRONOUNS = set(
-    """
+_PRONOUNS = """
     what found given made wanted chosen told whole rest ways said kept known
     asked one ones seen held put how there have own theirs ours both such way some
-    """.split()
-)
+"""
+PRONOUNS = frozenset(_PRONOUNS.split())
 WORDS = 4
 
 unfinished = pytest.mark.xfail(strict=False, reason="being moved")
