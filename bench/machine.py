@@ -1,4 +1,4 @@
-"""What a measurement was made on."""
+"""The machine of a measurement: device, processor, versions and threads."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ from mlx_sd.core.errors import InputError
 
 
 def use(device: str | None) -> None:
-    """Makes "cpu" or "gpu" MLX's device, None leaves it; InputError where there is none."""
+    """Makes "cpu" or "gpu" MLX's device, None leaves it; InputError where MLX does not have it."""
     if device is None:
         return
     if not mx.is_available(getattr(mx, device)):
@@ -22,7 +22,7 @@ def use(device: str | None) -> None:
 
 
 def describe() -> dict[str, Any]:
-    """Machine, versions and BLAS, as every results file records them."""
+    """Returns machine, versions and BLAS, as every results file records them."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -37,9 +37,9 @@ def describe() -> dict[str, Any]:
 
 
 def threads() -> int:
-    """How many threads the BLAS under MLX takes, as its variables or else the cores say."""
-    asked = (os.environ.get(f"{library}_NUM_THREADS") for library in ("MKL", "OPENBLAS", "OMP"))
-    return int(next(filter(None, asked), os.cpu_count() or 1))
+    """Returns the number of threads of the BLAS under MLX: its environment variable, or else the cores."""
+    variables = (os.environ.get(f"{library}_NUM_THREADS") for library in ("MKL", "OPENBLAS", "OMP"))
+    return int(next(filter(None, variables), os.cpu_count() or 1))
 
 
 def _processor() -> str:

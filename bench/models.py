@@ -1,4 +1,4 @@
-"""Full-size models as their configs, with random weights: what speed and memory are measured on."""
+"""Full-size models as configs, and their random weights, on which speed and memory are measured."""
 
 import json
 import shutil
@@ -17,6 +17,7 @@ Config = dict[str, Any]
 _CROSS, _PLAIN = "CrossAttnDownBlock2D", "DownBlock2D"
 _UP_CROSS, _UP_PLAIN = "CrossAttnUpBlock2D", "UpBlock2D"
 
+NAMES = {"sd15": "SD 1.5", "sd21": "SD 2.1", "sdxl": "SDXL"}  # as tables show the models
 UNETS: dict[str, Config] = {
     "sd15": {
         "sample_size": 64,
@@ -116,11 +117,11 @@ def write_sd15(folder: Path, seed: int = 0) -> None:
 
 
 def random_weights(part: str, config: Config, rng: np.random.Generator) -> dict[str, NDArray[np.float32]]:
-    """A network's weights under diffusers' names, as it would save them."""
+    """Draws a network's weights, of diffusers' shapes and under its names; each is scaled by 1/sqrt(fan-in)."""
     network = build(part, config, part)
     arrays = {}
-    for ours, shape in shapes(network).items():
-        name = names.theirs(part, network.names, ours)
+    for own_name, shape in shapes(network).items():
+        name = names.theirs(part, network.names, own_name)
         if len(shape) == 4:
             shape = (shape[0], shape[3], shape[1], shape[2])
         elif part == "unet" and name.endswith(_PROJECTIONS) and not config.get("use_linear_projection"):

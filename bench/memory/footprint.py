@@ -3,17 +3,14 @@
 The weights are random. Each stage runs in a process of its own, whose peak resident memory is then read.
 """
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlx_sd.core import command
 from mlx_sd.core.files import tensors
 
-from .. import process, results
-from ..machine import describe
+from .. import arguments, process, results
 
 _STAGES = {
     "write": "from pathlib import Path; from bench.models import write_sd15; write_sd15(Path(checkpoint))",
@@ -28,30 +25,24 @@ _STAGES = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
-    p = command.Parser(
-        prog="python -m bench footprint", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    p.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
-    arguments = p.parse_args(argv)
-    return command.run("bench footprint", lambda: _footprint(arguments.json))
+    return arguments.run_measurement("footprint", __doc__, _measure, argv)
 
 
-def _footprint(output: Path | None) -> None:
+def _measure() -> results.Results:
     with tempfile.TemporaryDirectory() as home:
         checkpoint, folder = Path(home, "checkpoint"), Path(home, "folder")
         head = f"checkpoint, folder = {str(checkpoint)!r}, {str(folder)!r}; "
-        done = {name: process.run(head + code) for name, code in _STAGES.items()}
+        usages = {name: process.run(head + code) for name, code in _STAGES.items()}
         weights = sum(t.end - t.start for file in folder.glob("*.safetensors") for t in tensors(file))
     stages = {
         name: {
-            "seconds": found.seconds,
-            "peak_bytes": found.peak_bytes,
-            "peak_over_weights": round(found.peak_bytes / weights, 3),
+            "seconds": usage.seconds,
+            "peak_bytes": usage.peak_bytes,
+            "peak_over_weights": round(usage.peak_bytes / weights, 3),
         }
-        for name, found in done.items()
+        for name, usage in usages.items()
     }
-    found = {"model": "sd15, float32, 512 x 512, guided", "weights_bytes": weights, "stages": stages}
-    results.report(found | {"machine": describe()}, output)
+    return {"model": "sd15, float32, 512 x 512, guided", "weights_bytes": weights, "stages": stages}
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Time, memory and operations of lowering full-size UNets to Core ML: python -m bench lowering.
 
-Ours beside PyTorch's, which most exporters take: diffusers' network, traced, and coremltools' conversion of the trace.
-Weights are random, float16 in the packages. Each lowering runs in a process of its own, whose peak memory is then
-read; the routes take turns, so that whatever else the machine does falls on all.
+This project's route, from MLX's recorded graph, beside PyTorch's, which most exporters take: diffusers' network is
+traced, and coremltools converts the trace. Weights are random, float16 in the packages. Each lowering runs in a process
+of its own, whose peak memory is then read; the routes take turns, so that both meet the same load of the machine.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from mlx_sd.core import command
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import tensors
 
-from .. import process, results
+from .. import arguments, process, results
 from ..machine import describe
 from ..models import UNETS, Config
 
@@ -41,7 +41,7 @@ TARGET = "iOS16"
 
 
 class Case(NamedTuple):
-    """One lowering: of which UNet, by which route, with attention in which form, into which packages."""
+    """One lowering: the UNet, the route, the form of the attention, and the packages written."""
 
     model: str
     route: str
@@ -52,7 +52,7 @@ class Case(NamedTuple):
         return f"{self.model} {self.route} {self.attention}"
 
 
-# The shallow half is DeepCache's and ours alone. PyTorch's route takes SDXL more memory than most machines have.
+# Only this project's route has DeepCache's shallow half. PyTorch's needs more memory for SDXL than most machines have.
 CASES = (
     Case("sd15", "ours", "split-einsum", ("full", "shallow")),
     Case("sd15", "torch", "diffusers", ("full",)),
@@ -68,81 +68,78 @@ _EXAMPLES = """examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
-    p = command.Parser(
-        prog="python -m bench lowering",
-        description=__doc__,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    for option, name in (("--models", "model"), ("--route", "route")):
-        known = ",".join(_known(name))
-        p.add_argument(option, default=known, metavar="NAME,...", help=f"default {known}")
+    p = arguments.parser("lowering", __doc__, _EXAMPLES)
+    for option, field in (("--models", "model"), ("--route", "route")):
+        names = ",".join(_names(field))
+        p.add_argument(option, default=names, metavar="NAME,...", help=f"default {names}")
     p.add_argument("--repeat", type=int, default=2, metavar="N", help="how often each is measured (default 2)")
-    p.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
-    arguments = p.parse_args(argv)
-    return command.run("bench lowering", lambda: _lowering(arguments))
+    arguments.add_json(p)
+    options = p.parse_args(argv)
+    return command.run("bench lowering", lambda: _lowering(options))
 
 
-def _known(name: str) -> list[str]:
-    return list(dict.fromkeys(getattr(case, name) for case in CASES))
+def _names(field: str) -> list[str]:
+    """The values of a field of Case, such as "model", in all cases."""
+    return list(dict.fromkeys(getattr(case, field) for case in CASES))
 
 
-def _chosen(name: str, text: str) -> list[str]:
-    chosen = text.split(",")
-    for given in chosen:
-        if given not in _known(name):
-            raise InputError(f"there is no {name} {given!r} to measure; there are {', '.join(_known(name))}")
-    return chosen
+def _split(field: str, text: str) -> list[str]:
+    """The names in "a,b"; InputError for a name that no case has in that field."""
+    names = text.split(",")
+    for name in names:
+        if name not in _names(field):
+            raise InputError(f"there is no {field} {name!r} to measure; there are {', '.join(_names(field))}")
+    return names
 
 
-def _lowering(arguments: argparse.Namespace) -> None:
-    models, routes = _chosen("model", arguments.models), _chosen("route", arguments.route)
+def _lowering(options: argparse.Namespace) -> None:
+    models, routes = _split("model", options.models), _split("route", options.route)
     cases = [case for case in CASES if case.model in models and case.route in routes]
     if not cases:
-        raise InputError(f"{arguments.models} is not lowered by the route {arguments.route}; see --help")
+        raise InputError(f"{options.models} is not lowered by the route {options.route}; see --help")
     libraries = ["coremltools", "numpy", *(("torch", "diffusers") if "torch" in routes else ())]
-    found: results.Results = {
+    values: results.Results = {
         "settings": {"dtype": "float16", "batch": 2, "target": TARGET},
         "models": {model: {"parameters": _parameters(UNETS[model])} for model in models},
         "cases": {str(case): {"runs": []} for case in cases},
         "machine": describe() | {name: version(name) for name in libraries},
     }
     with tempfile.TemporaryDirectory() as home:
-        for _ in range(arguments.repeat):
+        for _ in range(options.repeat):
             for case in cases:
                 run, packages = measure(UNETS[case.model], case, Path(home))
-                found["cases"][str(case)]["runs"].append(run)
-                found["cases"][str(case)]["packages"] = packages
+                values["cases"][str(case)]["runs"].append(run)
+                values["cases"][str(case)]["packages"] = packages
                 print(f"{case}: {json.dumps(run)}", file=sys.stderr, flush=True)
-                if arguments.json:  # now, for the next may take long
-                    results.write(arguments.json, found)
-    results.report(found, None)
+                if options.json:  # at once, for the next case may take long
+                    results.write(options.json, values)
+    results.report(values, None)
 
 
 def measure(config: Config, case: Case, home: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a lowering takes, in a process of its own, and what each package of it holds.
+    """Lowers in a process of its own; returns seconds and peak bytes, and a description of each package.
 
-    home: a folder where weights lie and stay.
+    home: a folder where weights are written once and stay.
     """
     weights = home / f"{case.model}.safetensors"
     if case.route == "ours" and not weights.is_file():
         _call("write", config, str(weights))
     with tempfile.TemporaryDirectory(dir=home) as out:
         if case.route == "ours":
-            done = _call("lower", config, str(weights), case.attention, case.packages, out)
+            usage = _call("lower", config, str(weights), case.attention, case.packages, out)
         else:
-            done = _call("convert", config, out)
+            usage = _call("convert", config, out)
         packages = {name: describe_package(Path(out, f"{name}.mlpackage")) for name in case.packages}
-    return json.loads(done.said) | {"peak_bytes": done.peak_bytes}, packages
+    return json.loads(usage.output) | {"peak_bytes": usage.peak_bytes}, packages
 
 
-def _call(function: str, *arguments: Any) -> process.Stage:
+def _call(function: str, *arguments: Any) -> process.Usage:
     call = f"lowering.{function}(*json.loads({json.dumps(arguments)!r}))"
     return process.run(f"import json; from bench.memory import lowering; print(json.dumps({call}))")
 
 
 def describe_package(path: Path) -> dict[str, Any]:
-    """What a saved package holds: bytes, operations without constants, and the most axes that a value has."""
+    """Counts what a saved package holds: bytes, operations without constants, and the most axes of a value."""
     saved = Package.load(path)
     kinds = saved.kinds()
     ranks = [len(t.shape) for o in saved.operations() if o.kind != "const" for t in o.outputs.values()]
@@ -156,32 +153,32 @@ def describe_package(path: Path) -> dict[str, Any]:
     }
 
 
-# ------------------------------------------------------------------------------------------------ ours
+# ------------------------------------------------------------------------------------- this project's route
 
 
 def write(config: Config, file: str) -> None:
-    """Writes random float16 weights of a UNet, named and shaped as `mlx_sd` has them, one at a time."""
+    """Writes random float16 weights of a UNet, named and shaped as in `mlx_sd`, one tensor at a time."""
     rng = np.random.default_rng(0)
-    wanted = shapes(build("unet", config, "unet"))
-    ends = list(itertools.accumulate(2 * math.prod(shape) for shape in wanted.values()))
+    parameters = shapes(build("unet", config, "unet"))
+    ends = list(itertools.accumulate(2 * math.prod(shape) for shape in parameters.values()))
     header = {
         name: {"dtype": "F16", "shape": shape, "data_offsets": [end - 2 * math.prod(shape), end]}
-        for (name, shape), end in zip(wanted.items(), ends, strict=True)
+        for (name, shape), end in zip(parameters.items(), ends, strict=True)
     }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with Path(file).open("wb") as f:
         f.write(len(text).to_bytes(8, "little") + text)
-        for shape in wanted.values():
+        for shape in parameters.values():
             numbers = rng.standard_normal(shape, dtype=np.float32) / np.sqrt(np.prod(shape[1:]) or 1)
             f.write(numbers.astype(np.float16).tobytes())
 
 
 def lower(config: Config, weights: str, attention: str, kinds: Sequence[str], folder: str) -> dict[str, Any]:
-    """Lowers a UNet's `kinds`, full or shallow, into packages of these names; returns what each took."""
+    """Lowers a UNet's `kinds`, full or shallow, into packages of these names; returns the seconds of each."""
     unet: Any = build("unet", config, "unet")
-    made = _packages(unet.config)
-    specs = {"full": made.full(), "shallow": made.shallow(made.deep_shape(unet))}
+    packages = _packages(unet.config)
+    specs = {"full": packages.full(), "shallow": packages.shallow(packages.deep_shape(unet))}
     stored = {t.name: t for t in tensors(Path(weights))}
     clock = _Clock()
     for kind in kinds:
@@ -199,38 +196,42 @@ def _packages(config: Any) -> UNetFunctions:
     return UNetFunctions(config, 77, pooled, side, side, 2, mx.float16, 1)
 
 
-# ------------------------------------------------------------------------------------------------ PyTorch's
+# ------------------------------------------------------------------------------------- PyTorch's route
 
 
 def convert(config: Config, folder: str) -> dict[str, Any]:
-    """Traces diffusers' UNet and lets coremltools convert it into the package `full`; returns what that took.
+    """Traces diffusers' UNet and lets coremltools convert it into the package `full`; returns the seconds.
 
-    The network is there when the clock starts, and its attention is the one that diffusers has by default.
+    The network is built before the clock starts, and its attention is the one that diffusers has by default.
     """
     import torch
     from diffusers import UNet2DConditionModel
 
-    class Call(torch.nn.Module):  # type: ignore[misc]
+    class _Call(torch.nn.Module):  # type: ignore[misc]
+        """The UNet with positional arguments and one output, as tracing needs it."""
+
         def __init__(self, unet: Any) -> None:
             super().__init__()
             self.unet = unet
 
         def forward(self, x: Any, t: Any, context: Any) -> Any:
+            """Returns the UNet's prediction alone."""
             return self.unet(x, t, context, return_dict=False)[0]
 
-    _mend()
+    _accept_arrays_of_one_element()
     torch.manual_seed(0)
-    network = Call(UNet2DConditionModel(**config)).eval()
+    network = _Call(UNet2DConditionModel(**config)).eval()
     ports = _packages(build("unet", config, "unet").config).inputs()
-    given = [torch.ones(port.stored if port.name == "sample" else port.shape) for port in ports]
+    inputs = [torch.ones(port.stored if port.name == "sample" else port.shape) for port in ports]
     clock = _Clock()
     with torch.no_grad():
-        traced = torch.jit.trace(network, given, check_trace=False)
+        traced = torch.jit.trace(network, inputs, check_trace=False)
     with quiet(), redirect_stderr(StringIO()):
         ct.convert(
             traced,
             inputs=[
-                ct.TensorType(port.name, tuple(x.shape), dtype=np.float16) for port, x in zip(ports, given, strict=True)
+                ct.TensorType(port.name, tuple(x.shape), dtype=np.float16)
+                for port, x in zip(ports, inputs, strict=True)
             ],
             outputs=[ct.TensorType("noise_pred", dtype=np.float32)],
             convert_to="mlprogram",
@@ -243,8 +244,8 @@ def convert(config: Config, folder: str) -> dict[str, Any]:
     return clock.laps
 
 
-def _mend() -> None:
-    # coremltools 9 makes integers of arrays of one element, which numpy has refused since 2.4.
+def _accept_arrays_of_one_element() -> None:
+    # coremltools 9 calls int() on arrays of one element, which numpy has refused since 2.4.
     from coremltools.converters.mil.frontend.torch import ops
     from coremltools.converters.mil.frontend.torch.torch_op_registry import register_torch_op
 
@@ -268,6 +269,7 @@ class _Clock:
         self._last = self._now()
 
     def lap(self, name: str) -> None:
+        """Notes the seconds since the lap before, or since the start, under a name."""
         now = self._now()
         for kind, before, after in zip(self.laps, self._last, now, strict=True):
             self.laps[kind][name] = round(after - before, 2)

@@ -1,9 +1,8 @@
 """Bytes and multiplications of every Core ML package at full size, from its graph alone: python -m bench sizes.
 
-No weights are needed and nothing is computed: a package's graph names the parameters that it reads.
+No weights are needed and nothing is computed: the graph of a package names the parameters that it reads.
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Sequence
@@ -16,37 +15,34 @@ from coreml.plan import Item, Options, plan
 from mlx_sd.checkpoint.model_folder import TEXT, build
 from mlx_sd.core import command
 
-from .. import results
+from .. import arguments, markdown, results
 from ..machine import describe
-from ..models import TEXTS, UNETS, VAE
+from ..models import NAMES, TEXTS, UNETS, VAE
 
-NAMES = {"sd15": "SD 1.5", "sd21": "SD 2.1", "sdxl": "SDXL"}
-WAYS = {"uncompressed": 16, "int8": 8, "palettize8": 8, "palettize6": 6, "palettize4": 4}  # bits of a large weight
-SHOWN = ("uncompressed", "int8", "palettize6", "palettize4")
-BRANCHES = 4  # of each UNet, from the outermost
+COMPRESSIONS = {"uncompressed": 16, "int8": 8, "palettize8": 8, "palettize6": 6, "palettize4": 4}  # bits a weight
+COLUMNS = ("uncompressed", "int8", "palettize6", "palettize4")
+BRANCHES = 4  # DeepCache branches of each UNet, from the outermost
 INTERVALS = (3, 5)
 SMALLEST = 2048  # numbers in a weight that is compressed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
-    p = command.Parser(
-        prog="python -m bench sizes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    p.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
+    p = arguments.parser("sizes", __doc__)
+    arguments.add_json(p)
     output = p.parse_args(argv).json
     return command.run("bench sizes", lambda: _sizes(output))
 
 
 def _sizes(output: Path | None) -> None:
-    found = {"models": {model: measure(model) for model in NAMES}, "machine": describe()}
+    values = {"models": {model: measure(model) for model in NAMES}, "machine": describe()}
     if output:
-        results.write(output, found)
-    print(f"{packages_table(found)}\n\n{branches_table(found)}")
+        results.write(output, values)
+    print(f"{packages_table(values)}\n\n{branches_table(values)}")
 
 
 def measure(model: str) -> results.Results:
-    """Of one of NAMES at its own picture size, for guidance in one batch of two."""
+    """Counts bytes and multiplications of a model's packages at its own picture size, guided (a batch of two)."""
     texts = dict(zip(TEXT, TEXTS[model], strict=False))
     networks = {part: build(part, config, part) for part, config in {**texts, "unet": UNETS[model], "vae": VAE}.items()}
     options = Options(unets=("full", "chunks"))
@@ -60,25 +56,26 @@ def measure(model: str) -> results.Results:
         branches.append(
             {
                 "branch": branch,
-                "deep": _told(_graph(deep, networks)),
-                "shallow": _told(_graph(shallow, networks)),
+                "deep": _counts(_graph(deep, networks)),
+                "shallow": _counts(_graph(shallow, networks)),
                 "feature_bytes": math.prod(feature.shape) * feature.dtype.size,
             }
         )
     (size,) = {entry.size for item in items for entry in item.functions.values() if entry.size}
-    return {"size": size, "packages": {name: _told(graph) for name, graph in graphs.items()}, "branches": branches}
+    return {"size": size, "packages": {name: _counts(graph) for name, graph in graphs.items()}, "branches": branches}
 
 
 def _graph(item: Item, networks: dict[str, Any]) -> Graph:
     return record(item.functions["main"].spec, networks[item.part])
 
 
-def _told(graph: Graph) -> results.Results:
-    return {"bytes": {way: weight_bytes(graph, way) for way in WAYS}, "macs": graph.macs()}
+def _counts(graph: Graph) -> results.Results:
+    sizes = {compression: weight_bytes(graph, compression) for compression in COMPRESSIONS}
+    return {"bytes": sizes, "macs": graph.macs()}
 
 
-def weight_bytes(graph: Graph, way: str) -> int:
-    """Bytes of the weights that a graph reads, stored in one of WAYS.
+def weight_bytes(graph: Graph, compression: str) -> int:
+    """Returns the bytes of the weights that a graph reads, stored in one of COMPRESSIONS.
 
     Only large weights of convolutions and linears are compressed; each brings its palette, or a scale for each output.
     """
@@ -90,55 +87,55 @@ def weight_bytes(graph: Graph, way: str) -> int:
     total = 0
     for value in {name for node in graph.nodes for name in node.inputs} & graph.parameters.keys():
         shape, size = graph.shapes[value], graph.dtypes[value].size
-        if way == "uncompressed" or value not in large:
+        if compression == "uncompressed" or value not in large:
             total += math.prod(shape) * size
         else:
-            more = shape[0] if way == "int8" else 1 << WAYS[way]
-            total += math.ceil(math.prod(shape) * WAYS[way] / 8) + more * size
+            bits = COMPRESSIONS[compression]
+            extra = shape[0] if compression == "int8" else 1 << bits  # scales, or entries of the palette
+            total += math.ceil(math.prod(shape) * bits / 8) + extra * size
     return total
 
 
-def packages_table(measured: results.Results) -> str:
-    """Markdown: a row for each package."""
+def packages_table(values: results.Results) -> str:
+    """Returns a Markdown table with a row for each package."""
     rows = [
         [
-            f"{NAMES[model]}, {'x'.join(map(str, told['size']))}" if name == "TextEncoder" else "",
+            f"{NAMES[model]}, {'x'.join(map(str, measurement['size']))}" if name == "TextEncoder" else "",
             f"`{name}`",
-            *(f"{found['bytes'][way] / 1e6:,.{0 if found['bytes'][way] > 1e7 else 1}f}" for way in SHOWN),
-            f"{found['macs'] / 1e9:,.{0 if found['macs'] > 1e10 else 1}f}",
+            *(_megabytes(package["bytes"][column]) for column in COLUMNS),
+            f"{package['macs'] / 1e9:,.{0 if package['macs'] > 1e10 else 1}f}",
         ]
-        for model, told in measured["models"].items()
-        for name, found in told["packages"].items()
+        for model, measurement in values["models"].items()
+        for name, package in measurement["packages"].items()
     ]
-    return _markdown(["model", "package", *(f"{way}, MB" for way in SHOWN), "GMACs"], rows)
+    return markdown.table(["model", "package", *(f"{column}, MB" for column in COLUMNS), "GMACs"], rows, left=2)
 
 
-def branches_table(measured: results.Results) -> str:
-    """Markdown: a row for each DeepCache branch of each model."""
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.{0 if size > 1e7 else 1}f}"
+
+
+def branches_table(values: results.Results) -> str:
+    """Returns a Markdown table with a row for each DeepCache branch of each model."""
     rows = []
-    for model, told in measured["models"].items():
-        full = told["packages"]["Unet"]["macs"]
-        for found in told["branches"]:
-            deep, shallow = found["deep"]["macs"], found["shallow"]["macs"]
+    for model, measurement in values["models"].items():
+        full = measurement["packages"]["Unet"]["macs"]
+        for branch in measurement["branches"]:
+            deep, shallow = branch["deep"]["macs"], branch["shallow"]["macs"]
             rows.append(
                 [
-                    NAMES[model] if found["branch"] == 0 else "",
-                    str(found["branch"]),
-                    f"{found['deep']['bytes']['uncompressed'] / 1e6:,.0f}",
-                    f"{found['shallow']['bytes']['uncompressed'] / 1e6:,.1f}",
-                    f"{found['feature_bytes'] / 1e6:.1f}",
+                    NAMES[model] if branch["branch"] == 0 else "",
+                    str(branch["branch"]),
+                    f"{branch['deep']['bytes']['uncompressed'] / 1e6:,.0f}",
+                    f"{branch['shallow']['bytes']['uncompressed'] / 1e6:,.1f}",
+                    f"{branch['feature_bytes'] / 1e6:.1f}",
                     f"{shallow / full:.1%}",
                     f"{(deep + shallow) / full:.1%}",
                     *(f"{n * full / (deep + n * shallow):.2f}" for n in INTERVALS),
                 ]
             )
     head = ["model", "branch", "`UnetChunk1`, MB", "`UnetChunk2`, MB", "`deep_feature`, MB", "cached step", "refresh"]
-    return _markdown([*head, *(f"interval {n}" for n in INTERVALS)], rows)
-
-
-def _markdown(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---" if i < 2 else "---:" for i in range(len(head))], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown.table([*head, *(f"interval {n}" for n in INTERVALS)], rows, left=2)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from mlx_sd.core.errors import InputError
 
 from .. import results
 from ..memory.sizes import NAMES
-from ..speed.latency import OURS
+from ..speed.latency import OWN
 from ..speed.loops import MODELS, Loop
 from ..speed.operations import BETWEEN
 from . import plots
@@ -39,7 +39,7 @@ def latency(folder: Path) -> str:
     head = ["", "loop", "full step", "least step", "speed-up", "by medians", "counted ideal", "of ideal"]
     rows = []
     for told in latencies(folder):
-        for i, loop in enumerate(_of(told, OURS)):
+        for i, loop in enumerate(_of(told, OWN)):
             full, least = _kinds(told, loop)
             speeds = [f"{loop[key]:.2f}" for key in ("speedup", "speedup_by_medians", "ideal")]
             of = f"{loop['of_ideal']:.0%}" if loop["loop"] != "full" else DASH
@@ -51,7 +51,7 @@ def latency(folder: Path) -> str:
 
 def summary(folder: Path) -> str:
     """A row for each measurement, a column for each of a few loops: speed-ups by medians, and of what ideal."""
-    found = [(told, {loop["loop"]: loop for loop in _of(told, OURS)}) for told in latencies(folder)]
+    found = [(told, {loop["loop"]: loop for loop in _of(told, OWN)}) for told in latencies(folder)]
     shown = [name for name in SUMMARY if any(name in loops for _, loops in found)]
 
     def cell(loop: results.Results | None) -> str:
@@ -70,8 +70,8 @@ def peer(folder: Path) -> str:
     for told in latencies(folder):
         if "peer" not in told:
             continue
-        theirs = {loop["loop"]: loop for loop in told["loops"] if loop["by"] != OURS}
-        for i, loop in enumerate(loop for loop in _of(told, OURS) if loop["loop"] in theirs):
+        theirs = {loop["loop"]: loop for loop in told["loops"] if loop["by"] != OWN}
+        for i, loop in enumerate(loop for loop in _of(told, OWN) if loop["loop"] in theirs):
             other = theirs[loop["loop"]]
             mine, its = (_kinds(told, one) for one in (loop, other))
             rows.append(
@@ -166,7 +166,7 @@ def levels(folder: Path) -> Any:
         for k, (key, label) in enumerate((("seconds", "time"), ("macs", "multiplications"))):
             total = sum(part[key] for part in parts.values())
             places = [i + 0.4 * k for i in range(len(parts))]
-            axis.bar(places, [100 * p[key] / total for p in parts.values()], 0.4, label=label, color=plots.COLOURS[k])
+            axis.bar(places, [100 * p[key] / total for p in parts.values()], 0.4, label=label, color=plots.COLOWN[k])
         axis.set_xticks([i + 0.2 for i in range(len(parts))], list(parts), rotation=60, fontsize=7)
         axis.set_ylabel("% of a full step")
         axis.set_title(_setting(told), fontweight="bold")

@@ -1,6 +1,6 @@
-"""diffusers, with the DeepCache package of its authors, as the loops that ours are compared with.
+"""The baseline of latency: diffusers' UNet, with the DeepCache package of its authors.
 
-The shapes, number type, noise schedule and number of threads are ours; the weights are as random.
+Shapes, number type, noise schedule and number of threads are those of this project's loops; the weights are random too.
 """
 
 from collections.abc import Iterator
@@ -14,13 +14,14 @@ from mlx_sd.reuse.deepcache import DeepCache
 from ..machine import threads
 from .loops import GUIDANCE, SCHEDULER, TOKENS, Loop, Setting, config
 
-PEERS = ("diffusers",)
+BASELINES = ("diffusers",)  # values of --peer
 
 
 class Diffusers:
-    """A UNet of diffusers for loops of one setting."""
+    """A UNet of diffusers with random weights, to run loops of one setting."""
 
     def __init__(self, setting: Setting):
+        """Builds the UNet; InputError where a package is missing."""
         try:
             import diffusers
             import torch
@@ -34,32 +35,32 @@ class Diffusers:
         self.setting, self._config = setting, config(setting.model)
         self._dtype = getattr(torch, str(setting.dtype).rpartition(".")[2])
         self._unet = diffusers.UNet2DConditionModel.from_config(self._config).to(self._dtype).eval()
-        own, rows = self._unet.config, setting.rows
-        self._noise = torch.randn(setting.batch, own.in_channels, setting.side, setting.side)
-        self._context = torch.randn(rows, TOKENS, own.cross_attention_dim).to(self._dtype)
+        c, rows = self._unet.config, setting.rows
+        self._noise = torch.randn(setting.batch, c.in_channels, setting.side, setting.side)
+        self._context = torch.randn(rows, TOKENS, c.cross_attention_dim).to(self._dtype)
         self._added = None
-        if own.addition_time_embed_dim:
-            pooled = own.projection_class_embeddings_input_dim - 6 * own.addition_time_embed_dim
+        if c.addition_time_embed_dim:
+            pooled = c.projection_class_embeddings_input_dim - 6 * c.addition_time_embed_dim
             self._added = {"time_ids": torch.full((rows, 6), 1024.0), "text_embeds": torch.randn(rows, pooled)}
             self._added = {name: array.to(self._dtype) for name, array in self._added.items()}
 
     @staticmethod
-    def runs(loop: Loop) -> bool:
-        """Whether there is such a loop over there: every step full, or DeepCache at every N-th."""
-        return loop == Loop() or (loop == Loop(loop.deepcache) and _plain(loop.deepcache))
+    def supports(loop: Loop) -> bool:
+        """Tells whether the packages have such a loop: every step full, or DeepCache at every N-th step."""
+        return loop == Loop() or (loop == Loop(loop.deepcache) and _at_intervals(loop.deepcache))
 
     def versions(self) -> dict[str, Any]:
-        """What is compared with."""
-        found = {name: version(name) for name in ("diffusers", "torch", "DeepCache")}
-        return {**found, "threads": self._torch.get_num_threads()}
+        """Returns the versions of the packages, and torch's number of threads."""
+        versions = {name: version(name) for name in ("diffusers", "torch", "DeepCache")}
+        return {**versions, "threads": self._torch.get_num_threads()}
 
     def warm_up(self) -> None:
-        """Runs the UNet once."""
+        """Runs the UNet once, so that no loop pays for first-time work."""
         with self._torch.no_grad():
             self._predict(self._unet, self._noise, self._torch.tensor(500))
 
     def run(self, loop: Loop) -> Iterator[Any]:
-        """The loop, one evaluation of the UNet at a time."""
+        """Runs the loop, one evaluation of the UNet at a time."""
         scheduler = self._diffusers.DDIMScheduler.from_config(SCHEDULER)
         scheduler.set_timesteps(self.setting.steps)
         unet = self._unet
@@ -89,5 +90,5 @@ class Diffusers:
         return x
 
 
-def _plain(policy: Any) -> bool:
+def _at_intervals(policy: Any) -> bool:
     return isinstance(policy, DeepCache) and not policy.forecast

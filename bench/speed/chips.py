@@ -1,10 +1,10 @@
-"""Apple's chips and what others have measured on them, as published: what predictions are made from."""
+"""Apple's chips, and times that others have measured on them and published: the data behind predictions."""
 
 from typing import NamedTuple
 
 
 class Chip(NamedTuple):
-    """A chip with all its GPU cores, unless said otherwise."""
+    """A chip; in CHIPS, the variant with the most GPU cores."""
 
     cores: int  # of the GPU
     mhz: int  # of the GPU, at most
@@ -12,13 +12,13 @@ class Chip(NamedTuple):
 
     @property
     def flops(self) -> float:
-        """At most, a second: 128 multiply-adds a core and cycle, in float16 as in float32 (metal-benchmarks)."""
+        """Returns the peak a second: 128 multiply-adds a core and cycle, in float16 as in float32 (metal-benchmarks)."""
         return self.cores * 128 * 2 * self.mhz * 1e6
 
 
 # Cores and bandwidth: Apple's announcements of each chip. Clocks: philipturner/metal-benchmarks (M1, M2) and
 # hmc-tech.com (M3 to M5). Apple does not publish them, and sources differ by up to a fifth for M4 and M5; those of the
-# M4 Pro's and M5's larger GPUs are taken from their smaller ones. What the matrix units in M5's GPU add is not in here.
+# M4 Pro's and M5's larger GPUs are taken from their smaller ones. The matrix units in M5's GPU are left out.
 CHIPS = {
     "M1": Chip(8, 1278, 68),
     "M1 Pro": Chip(16, 1296, 200),
@@ -55,7 +55,7 @@ class Point(NamedTuple):
 
 # apple/ml-stable-diffusion, README of November 2022: a picture in 50 steps from text to pixels, Core ML on the GPU.
 _PICTURES = (("M1 Ultra", 64, 9), ("M1 Ultra", 48, 13), ("M1 Max", 32, 18), ("M1 Max", 24, 20))
-# The same, July 2023: steps a second of SDXL. Numbers of cores are not said; these are the most.
+# The same, July 2023: steps a second of SDXL. It does not tell the number of cores; the largest variant is assumed.
 _SDXL = (("M1 Max", 0.46), ("M2 Max", 0.57), ("M1 Ultra", 0.89), ("M2 Ultra", 1.11))
 # ml-explore/mlx-examples, stable_diffusion/README.md, late 2023: guided pictures a second through SD 2.1-base's UNet.
 _MLX = {1: 4.17, 2: 5.88, 4: 7.14, 6: 8.0, 8: 8.42, 12: 8.51, 16: 8.79}
@@ -64,7 +64,7 @@ POINTS = (
     *(Point("Core ML 2022", chip, cores, "sd15", 64, 1, seconds / 50) for chip, cores, seconds in _PICTURES),
     *(Point("Core ML 2023", chip, CHIPS[chip].cores, "sdxl", 128, 1, 1 / rate) for chip, rate in _SDXL),
     *(Point("mlx-examples 2023", "M2 Ultra", 76, "sd21", 64, n, n / rate) for n, rate in _MLX.items()),
-    # aszc-dev/coreml-diffusion-benchmarks, results/tables/latency.md, 2026: batch 2; the number of cores is not said.
+    # aszc-dev/coreml-diffusion-benchmarks, results/tables/latency.md, 2026: batch 2; it does not tell the number of cores.
     Point("coreml-diffusion-benchmarks, Core ML", "M2 Pro", 19, "sd15", 64, 1, 0.4466),
     Point("coreml-diffusion-benchmarks, MLX 0.31", "M2 Pro", 19, "sd15", 64, 1, 0.5018),
 )

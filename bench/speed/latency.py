@@ -1,9 +1,9 @@
-"""Seconds of steps and loops with what they reuse, beside the counted ideal, on any device: python -m bench latency.
+"""Seconds of steps and loops with DeepCache and T-GATE, beside the counted ideal: python -m bench latency.
 
-The loops to be compared advance in turn, one evaluation each, so that whatever else the machine does falls on all; so
-does a peer's. Evaluations that cost the same multiplications are of one kind, and "by medians" each costs its kind's
-median, over the full step of the same round. The ideal is the ratio of multiplications, counted as the loops would run.
-Weights are random.
+The loops to be compared advance in turn, one evaluation each, so that all meet the same load of the machine; with
+--peer, diffusers' loops take part. Evaluations that cost the same multiplications are of one kind. In a speed-up "by
+medians" each evaluation costs the median of its kind, relative to the full step of the same round. The ideal speed-up
+is the ratio of multiplications, counted as the loops would run. Weights are random; any device.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -22,9 +21,9 @@ from tqdm import tqdm
 from mlx_sd.checkpoint.model import DTYPES
 from mlx_sd.core import command
 
-from .. import results
+from .. import arguments, results
 from ..machine import describe, use
-from .baseline import PEERS, Diffusers
+from .baseline import BASELINES, Diffusers
 from .loops import MODELS, Bench, Loop, Setting, check, setting
 from .operations import Operation, timing, totals
 
@@ -36,12 +35,12 @@ _EXAMPLES = """examples:
   python -m bench latency --model sd15 --loop 3 --steps 6 --peer diffusers
 """
 DEFAULT = ("2", "3", "5", "10", "tgate:10", "3/tgate:10")
-OURS = "mlx-sd"
-_ROUNDS = 3  # of a profile
+OWN = "mlx-sd"  # "by" in the results: this project's loops, beside those of BASELINES
+_PROFILE_ROUNDS = 3
 
 
 class Run(NamedTuple):
-    """One loop as it was run: whose it is, and of each evaluation the multiply-accumulates and seconds."""
+    """One loop as it was run: by which package, and the multiply-accumulates and seconds of each evaluation."""
 
     by: str
     loop: Loop
@@ -51,19 +50,14 @@ class Run(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
-    p = command.Parser(
-        prog="python -m bench latency",
-        description=__doc__,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    p = arguments.parser("latency", __doc__, _EXAMPLES)
     p.add_argument("--model", choices=MODELS, default="sd15", help="shapes; the weights are random")
     p.add_argument(
         "--loop",
         action="append",
         default=[],
         metavar="LOOP",
-        help="what --deepcache takes, tgate: and what --tgate takes, or both with a slash between, as often as wanted, "
+        help="a value of --deepcache, tgate: and a value of --tgate, or both with a slash between; may be repeated; measured "
         f"beside the full loop (default {' '.join(DEFAULT)})",
     )
     p.add_argument("--steps", type=int, default=50)
@@ -72,78 +66,76 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--guided", action="store_true", help="with guidance: twice as many latents through the UNet")
     p.add_argument("--dtype", choices=tuple(DTYPES), default="float32")
     p.add_argument("--device", choices=("cpu", "gpu"), help="default: MLX's")
-    p.add_argument("--peer", choices=PEERS, help="run it in turn with ours, on the same shapes")
+    p.add_argument("--peer", choices=BASELINES, help="run this package's loops in turn, on the same shapes")
     p.add_argument("--profile", action="store_true", help="time a full and each cached step operation by operation")
-    p.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
-    arguments = p.parse_args(argv)
-    return command.run("bench latency", lambda: _latency(arguments))
+    arguments.add_json(p)
+    options = p.parse_args(argv)
+    return command.run("bench latency", lambda: _latency(options))
 
 
-def _latency(arguments: argparse.Namespace) -> None:
-    use(arguments.device)
-    chosen = setting(
-        arguments.model,
-        arguments.steps,
-        arguments.latents,
-        arguments.batch,
-        arguments.guided,
-        DTYPES[arguments.dtype],
+def _latency(options: argparse.Namespace) -> None:
+    use(options.device)
+    shared = setting(
+        options.model, options.steps, options.latents, options.batch, options.guided, DTYPES[options.dtype]
     )
-    loops = [Loop(), *(Loop.parse(text) for text in arguments.loop or DEFAULT)]
-    check(loops, arguments.model, arguments.steps)
-    found = measure(chosen, loops, peer=arguments.peer is not None, profile=arguments.profile)
-    results.report(found | {"machine": describe()}, arguments.json)
+    loops = [Loop(), *(Loop.parse(text) for text in options.loop or DEFAULT)]
+    check(loops, options.model, options.steps)
+    values = measure(shared, loops, peer=options.peer is not None, profile=options.profile)
+    results.report(values | {"machine": describe()}, options.json)
 
 
-def measure(chosen: Setting, loops: Sequence[Loop], peer: bool = False, profile: bool = False) -> results.Results:
-    """Runs the loops in turn; the first is the one to compare with. Progress on a terminal."""
-    theirs = Diffusers(chosen) if peer else None  # before expensive work: it may be missing
-    bench = Bench(chosen)
+def measure(shared: Setting, loops: Sequence[Loop], peer: bool = False, profile: bool = False) -> results.Results:
+    """Runs the loops in turn, the first being the one to compare with; shows progress on a terminal.
+
+    peer: whether diffusers' loops run in turn with them.
+    """
+    baseline = Diffusers(shared) if peer else None  # before expensive work: it may be missing
+    bench = Bench(shared)
     macs = {loop: bench.macs(loop) for loop in loops}
     mx.reset_peak_memory()
     bench.warm_up()
-    runs, advancing = [Run(OURS, loop, macs[loop], []) for loop in loops], [bench.run(loop) for loop in loops]
-    if theirs:
-        theirs.warm_up()
-        shared = [loop for loop in loops if theirs.runs(loop)]
-        runs += [Run(PEERS[0], loop, macs[loop], []) for loop in shared]
-        advancing += [theirs.run(loop) for loop in shared]
-    for _ in tqdm(range(chosen.steps), unit="step", disable=not sys.stderr.isatty()):
+    runs, advancing = [Run(OWN, loop, macs[loop], []) for loop in loops], [bench.run(loop) for loop in loops]
+    if baseline:
+        baseline.warm_up()
+        supported = [loop for loop in loops if baseline.supports(loop)]
+        runs += [Run(BASELINES[0], loop, macs[loop], []) for loop in supported]
+        advancing += [baseline.run(loop) for loop in supported]
+    for _ in tqdm(range(shared.steps), unit="step", disable=not sys.stderr.isatty()):
         for run, loop in zip(runs, advancing, strict=True):
             clock = time.perf_counter()
             next(loop)
             run.seconds.append(time.perf_counter() - clock)
     weights: Any = tree_flatten(bench.unet.parameters())
-    found = {
-        "model": chosen.model,
-        "latents": chosen.side,
-        "pictures": chosen.batch,
-        "guided": chosen.guided,
-        "dtype": str(chosen.dtype).rpartition(".")[2],
-        "steps": chosen.steps,
+    values = {
+        "model": shared.model,
+        "latents": shared.side,
+        "pictures": shared.batch,
+        "guided": shared.guided,
+        "dtype": str(shared.dtype).rpartition(".")[2],
+        "steps": shared.steps,
         **summary(runs),
         "peak_memory_over_weights": round(mx.get_peak_memory() / sum(array.nbytes for _, array in weights), 3),
         "load": [round(load, 2) for load in os.getloadavg()],
     }
-    if theirs:
-        found["peer"] = theirs.versions()
+    if baseline:
+        values["peer"] = baseline.versions()
     if profile:
-        found["profile"] = _profile(bench, loops)
-    return found
+        values["profile"] = _profile(bench, loops)
+    return values
 
 
 def summary(runs: Sequence[Run]) -> results.Results:
-    """Kinds of evaluations, and loops in them; each loop is compared with the first of the same maker.
+    """Sums up kinds of evaluations, and loops; each loop is compared with the first run by the same package.
 
-    A kind costs the median of what its evaluations took over what the first loop's took in the same round, for a
-    machine that others use is not the same from round to round.
+    A kind costs the median, over its evaluations, of their seconds divided by those of the first loop in the same
+    round: the load of a shared machine changes from round to round.
     """
     first = {run.by: run for run in reversed(runs)}
     kinds: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for run in runs:
         for macs, seconds, full in zip(run.macs, run.seconds, first[run.by].seconds, strict=True):
             kinds.setdefault((run.by, macs), []).append((seconds, seconds / full))
-    relative = {kind: statistics.median(ratio for _, ratio in told) for kind, told in kinds.items()}
+    relative = {kind: statistics.median(ratio for _, ratio in samples) for kind, samples in kinds.items()}
     loops = []
     for run in runs:
         reference = first[run.by]
@@ -163,8 +155,13 @@ def summary(runs: Sequence[Run]) -> results.Results:
             }
         )
     spreads = [
-        {"by": by, "macs": macs, **_spread([seconds for seconds, _ in told]), "relative": round(relative[by, macs], 5)}
-        for (by, macs), told in kinds.items()
+        {
+            "by": by,
+            "macs": macs,
+            **_spread([seconds for seconds, _ in samples]),
+            "relative": round(relative[by, macs], 5),
+        }
+        for (by, macs), samples in kinds.items()
     ]
     return {"kinds": spreads, "loops": loops}
 
@@ -180,29 +177,31 @@ def _spread(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def _profile(bench: Bench, loops: Sequence[Loop]) -> list[results.Results]:
-    """A full step, and a cached one at each branch, operation by operation."""
-    found: list[results.Results] = []
+    """Times a full step, and a cached one at each branch, operation by operation."""
+    steps: list[results.Results] = []
     for branch in sorted({loop.deepcache.branch for loop in loops if loop.deepcache}):
         deep = bench.step(branch + 1)[1]
         mx.eval(deep)
-        if not found:
-            found.append(_told("full", _least(bench, branch + 1, None)))
-        found.append(_told(f"branch {branch}", _least(bench, branch + 1, deep)))
-    return found
+        if not steps:
+            steps.append(_totals("full", _fastest(bench, branch + 1, None)))
+        steps.append(_totals(f"branch {branch}", _fastest(bench, branch + 1, deep)))
+    return steps
 
 
-def _least(bench: Bench, depth: int, deep: mx.array | None) -> list[Operation]:
-    """The operations of a step, each with the least of its seconds in a few of them."""
+def _fastest(bench: Bench, depth: int, deep: mx.array | None) -> list[Operation]:
+    """The operations of a step, each with the least of its seconds in a few rounds."""
     rounds = []
-    for _ in range(_ROUNDS):
+    for _ in range(_PROFILE_ROUNDS):
         with timing(bench.unet) as timed:
             mx.eval(bench.step(depth, deep))
         rounds.append(timed)
-    return [same[0]._replace(seconds=min(o.seconds for o in same)) for same in zip(*rounds, strict=True)]
+    repeats = zip(*rounds, strict=True)
+    return [repeat[0]._replace(seconds=min(o.seconds for o in repeat)) for repeat in repeats]
 
 
-def _told(step: str, timed: Sequence[Operation]) -> results.Results:
+def _totals(step: str, timed: Sequence[Operation]) -> results.Results:
     def rows(key: Callable[[Operation], str]) -> results.Results:
+        """Sums up operations that have the same key."""
         return {
             name: {"seconds": round(o.seconds, 5), "macs": o.macs, "bytes": o.bytes}
             for name, o in totals(timed, key).items()

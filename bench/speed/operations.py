@@ -1,7 +1,7 @@
-"""What a network's operations cost, one by one: counted without computing anything, or timed.
+"""The cost of a network's operations, one by one: counted without computing anything, or timed.
 
-Both look through the seam at which Core ML's exporter records (`mlx_sd.ops.recording`), so that whatever runs is what
-is counted, DeepCache and T-GATE included.
+Both use the hook with which the Core ML exporter records operations (`mlx_sd.networks.ops.recording`), so the operations
+counted are those that run, with DeepCache and T-GATE too.
 """
 
 import time
@@ -20,9 +20,9 @@ BETWEEN = "between"  # additions, concatenations and copies from one operation t
 
 
 class Operation(NamedTuple):
-    """One operation as it ran, or would have."""
+    """One operation as it ran, or as it would run."""
 
-    op: str  # as `mlx_sd.ops` calls it, or BETWEEN
+    op: str  # its name in `mlx_sd.networks.ops`, or BETWEEN
     layer: str  # the layer it belongs to, or the last before it
     macs: int
     bytes: int  # read and written, each array once
@@ -37,25 +37,27 @@ class Operation(NamedTuple):
 
 @contextmanager
 def counting(network: nn.Module) -> Iterator[list[Operation]]:
-    """While open, operations are listed and not computed: all of them give zeros of the right shape."""
-    said: dict[Any, tuple[tuple[int, ...], mx.Dtype]] = {}
+    """Lists operations without computing them, while open: each gives zeros of the right shape."""
+    outputs: dict[Any, tuple[tuple[int, ...], mx.Dtype]] = {}
 
     def zeros(name: str, function: Callable[..., mx.array], arrays: Any, attributes: dict[str, Any]) -> mx.array:
+        """Returns zeros of the shape and type that the function would give."""
         key = name, tuple(a if a is None else (*a.shape, a.dtype) for a in arrays), tuple(attributes.items())
-        if key not in said:
-            like = function(*arrays, **attributes)
-            said[key] = tuple(like.shape), like.dtype
-        return mx.zeros(*said[key])
+        if key not in outputs:
+            lazy = function(*arrays, **attributes)  # never evaluated
+            outputs[key] = tuple(lazy.shape), lazy.dtype
+        return mx.zeros(*outputs[key])
 
-    with _listing(network, lambda *call: (zeros(*call), 0.0)) as found:
-        yield found
+    with _listing(network, lambda *call: (zeros(*call), 0.0)) as operations:
+        yield operations
 
 
 @contextmanager
 def timing(network: nn.Module) -> Iterator[list[Operation]]:
-    """While open, each operation is listed with its seconds, and waited for."""
+    """Lists each operation with its seconds, while open; each is waited for."""
 
     def timed(name: str, function: Callable[..., mx.array], arrays: Any, attributes: Any) -> tuple[mx.array, float]:
+        """Runs one operation after its inputs are computed; returns its output and its seconds."""
         clock = time.perf_counter()
         mx.eval([a for a in arrays if a is not None])
         between = time.perf_counter() - clock
@@ -63,38 +65,39 @@ def timing(network: nn.Module) -> Iterator[list[Operation]]:
         y = function(*arrays, **attributes)
         mx.eval(y)
         seconds = time.perf_counter() - clock
-        if found:
-            found.append(Operation(BETWEEN, found[-1].layer, 0, 0, between))
+        if operations:
+            operations.append(Operation(BETWEEN, operations[-1].layer, 0, 0, between))
         return y, seconds
 
-    with _listing(network, timed) as found:
-        yield found
+    with _listing(network, timed) as operations:
+        yield operations
 
 
 @contextmanager
 def _listing(network: nn.Module, run: Callable[..., tuple[mx.array, float]]) -> Iterator[list[Operation]]:
     parameters: Any = tree_flatten(network.parameters())
     layers = {id(array): name.rpartition(".")[0] for name, array in parameters}
-    found: list[Operation] = []
+    operations: list[Operation] = []
 
     def record(name: str, function: Callable[..., mx.array], arrays: Any, attributes: dict[str, Any]) -> mx.array:
-        last = found[-1].layer if found else ""
+        """Runs one operation through `run` and lists it."""
+        last = operations[-1].layer if operations else ""
         layer = next((layers[id(a)] for a in arrays if id(a) in layers), last)
         y, seconds = run(name, function, arrays, attributes)
-        given = [a for a in arrays if a is not None]
-        count = macs(name, [a.shape for a in given], y.shape)
-        found.append(Operation(name, layer, count, sum(a.nbytes for a in (*given, y)), seconds))
+        inputs = [a for a in arrays if a is not None]
+        count = macs(name, [a.shape for a in inputs], y.shape)
+        operations.append(Operation(name, layer, count, sum(a.nbytes for a in (*inputs, y)), seconds))
         return y
 
     with ops.recording(record):
-        yield found
+        yield operations
 
 
 def totals(operations: Iterable[Operation], key: Callable[[Operation], str]) -> dict[str, Operation]:
-    """Sums by what `key` says, in the order in which it first says it."""
-    found: dict[str, Operation] = {}
+    """Sums up operations of the same key; keys are in the order of their first operations."""
+    sums: dict[str, Operation] = {}
     for o in operations:
         name = key(o)
-        was = found.get(name, Operation(name, name, 0, 0))
-        found[name] = was._replace(macs=was.macs + o.macs, bytes=was.bytes + o.bytes, seconds=was.seconds + o.seconds)
-    return found
+        total = sums.get(name, Operation(name, name, 0, 0))
+        sums[name] = Operation(name, name, total.macs + o.macs, total.bytes + o.bytes, total.seconds + o.seconds)
+    return sums

@@ -1,9 +1,9 @@
-"""What a step and a loop should take on an Apple chip's GPU, where none was at hand: python -m bench predict CHIP.
+"""Predicted seconds of a step and a loop on an Apple chip's GPU: python -m bench predict CHIP.
 
-A step takes its multiplications at a part of the chip's peak, and then its bytes, each read and written once, at a part
-of the memory's bandwidth. Both are counted; the two parts are fitted to published times (bench/chips.py), relative
-errors squared. What that is worth, each published time says that is predicted from all the others. Guided pictures in
-float16.
+The model: a step takes its multiplications at a fraction of the chip's peak, and then its bytes, each read and written
+once, at a fraction of the memory's bandwidth. Multiplications and bytes are counted; the two fractions are fitted to
+published times (bench/speed/chips.py) by least squares of relative errors. The error reported is that of predicting
+each published time from all the others. Guided pictures in float16.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import statistics
 import sys
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -23,7 +22,7 @@ from scipy.optimize import nnls
 from mlx_sd.core import command
 from mlx_sd.core.errors import InputError
 
-from .. import results
+from .. import arguments, results
 from ..machine import describe
 from ..models import UNETS
 from .chips import CHIPS, POINTS, Chip, Point
@@ -38,50 +37,46 @@ LOOPS = ("3", "5", "3/tgate:10")
 
 
 class Fit(NamedTuple):
-    """The parts of a chip's peak and of its bandwidth that are reached."""
+    """The fractions of a chip's peak and of its bandwidth that are reached."""
 
     compute: float
     bandwidth: float
 
     def seconds(self, chip: Chip, macs: int, size: int) -> float:
-        """Of what multiplies and adds so often and moves so many bytes."""
+        """Returns the seconds of `macs` multiply-adds and of moving `size` bytes."""
         return 2 * macs / (self.compute * chip.flops) + size / (self.bandwidth * chip.bandwidth * 1e9)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
-    p = command.Parser(
-        prog="python -m bench predict",
-        description=__doc__,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    p = arguments.parser("predict", __doc__, _EXAMPLES)
     p.add_argument("chips", nargs="*", metavar="CHIP", help=f"{', '.join(CHIPS)} (default: all)")
-    p.add_argument("--model", choices=tuple(UNETS), action="append", help="as often as wanted (default: all)")
-    p.add_argument("--loop", action="append", metavar="LOOP", help=f"as latency's (default {', '.join(LOOPS)})")
+    p.add_argument("--model", choices=tuple(UNETS), action="append", help="may be repeated (default: all)")
+    p.add_argument("--loop", action="append", metavar="LOOP", help=f"as in latency (default {', '.join(LOOPS)})")
     p.add_argument("--steps", type=int, default=50)
-    p.add_argument("--json", type=Path, metavar="FILE", help="write the predictions here")
-    arguments = p.parse_args(argv)
-    return command.run("bench predict", lambda: _predict(arguments))
+    arguments.add_json(p)
+    options = p.parse_args(argv)
+    return command.run("bench predict", lambda: _predict(options))
 
 
-def _predict(arguments: argparse.Namespace) -> None:
-    chips = [named(text) for text in arguments.chips] or list(CHIPS)
-    models = arguments.model or list(UNETS)
-    loops = [Loop(), *(Loop.parse(text) for text in arguments.loop or LOOPS)]
+def _predict(options: argparse.Namespace) -> None:
+    chips = [chip_name(text) for text in options.chips] or list(CHIPS)
+    models = options.model or list(UNETS)
+    loops = [Loop(), *(Loop.parse(text) for text in options.loop or LOOPS)]
     for model in models:
-        check(loops, model, arguments.steps)
-    found = predicted(chips, models, loops, arguments.steps)
-    if arguments.json:
-        results.write(arguments.json, found | {"machine": describe()})
-    for line in lines(found):
+        check(loops, model, options.steps)
+    values = predict(chips, models, loops, options.steps)
+    if options.json:
+        results.write(options.json, values | {"machine": describe()})
+    for line in lines(values):
         print(line)
 
 
-def named(text: str) -> str:
-    """The name of a chip, however it is written; InputError lists those there are."""
+def chip_name(text: str) -> str:
+    """Returns the name in CHIPS of a chip, written with any case, spaces or dashes; InputError lists the names."""
 
     def plain(name: str) -> str:
+        """Returns the name without spaces, dashes and capitals."""
         return re.sub(r"[\s_-]|^apple", "", name.lower())
 
     for name in CHIPS:
@@ -90,9 +85,8 @@ def named(text: str) -> str:
     raise InputError(f"there is no chip {text!r} here; there are {', '.join(CHIPS)}")
 
 
-def predicted(chips: Sequence[str], models: Sequence[str], loops: Sequence[Loop], steps: int) -> results.Results:
-    """Seconds of a full and a cached step and of each loop, on each chip; how they were found; and how wrong they may
-    be."""
+def predict(chips: Sequence[str], models: Sequence[str], loops: Sequence[Loop], steps: int) -> results.Results:
+    """Predicts the seconds of a full and a cached step and of each loop on each chip; reports the fit and its error."""
     best, errors = fit(POINTS), left_out(POINTS)
     rows = []
     for model in models:
@@ -107,18 +101,18 @@ def predicted(chips: Sequence[str], models: Sequence[str], loops: Sequence[Loop]
                     "chip": chip,
                     "model": model,
                     "loop": str(loop),
-                    "full_step": round(max(found), 4),
-                    "least_step": round(min(found), 4),
-                    "seconds": round(sum(found), 3),
-                    "speedup": round(sum(full) / sum(found), 3),
+                    "full_step": round(max(evaluations), 4),
+                    "least_step": round(min(evaluations), 4),
+                    "seconds": round(sum(evaluations), 3),
+                    "speedup": round(sum(full) / sum(evaluations), 3),
                 }
-                for loop, found in seconds.items()
+                for loop, evaluations in seconds.items()
             ]
     return {
         "steps": steps,
         "guided": True,
         "dtype": "float16",
-        "fit": {name: round(part, 4) for name, part in best._asdict().items()},
+        "fit": {name: round(fraction, 4) for name, fraction in best._asdict().items()},
         "error": {
             "mean": round(statistics.mean(map(abs, errors)), 3),
             "worst": round(sorted(errors, key=abs)[-1], 3),
@@ -131,40 +125,39 @@ def predicted(chips: Sequence[str], models: Sequence[str], loops: Sequence[Loop]
     }
 
 
-def lines(found: results.Results) -> list[str]:
-    """What is predicted, a line each."""
-    error = found["error"]
-    told = [
-        f"prediction: fitted to {len(found['published'])} published times; one left out is missed by "
+def lines(values: results.Results) -> list[str]:
+    """Describes the predictions in one line each, after a line about their error."""
+    error = values["error"]
+    text = [
+        f"prediction: fitted to {len(values['published'])} published times; one left out is missed by "
         f"{error['mean']:.0%} on average, {error['worst']:+.0%} at worst"
     ]
-    for row in found["predictions"]:
-        told.append(
-            f"prediction: {row['chip']}, {row['model']}, {row['loop']}: {row['seconds']:.2f} s for {found['steps']} "
+    for row in values["predictions"]:
+        text.append(
+            f"prediction: {row['chip']}, {row['model']}, {row['loop']}: {row['seconds']:.2f} s for {values['steps']} "
             f"steps ({row['speedup']:.2f} times as fast), a step {row['full_step']:.3f} to {row['least_step']:.3f} s"
         )
-    return told
+    return text
 
 
 def fit(points: Sequence[Point]) -> Fit:
-    """The parts with the least sum of squared relative errors, for the seconds are linear in their inverses."""
+    """Fits the two fractions by least squares of relative errors; seconds are linear in their inverses."""
     inverse, _ = nnls(np.array([_shares(point) for point in points]), np.ones(len(points)))
     return Fit(*(1 / value if value else float("inf") for value in inverse))
 
 
 def left_out(points: Sequence[Point]) -> list[float]:
-    """The relative error of each point's prediction from all others."""
-    found = []
+    """Returns the relative error of each point's prediction from all other points."""
+    errors = []
     for i, point in enumerate(points):
-        others = fit([*points[:i], *points[i + 1 :]])
-        found.append(
-            others.seconds(_chip(point), *_cost(point.model, point.latents, point.pictures)) / point.seconds - 1
-        )
-    return found
+        remaining = fit([*points[:i], *points[i + 1 :]])
+        seconds = remaining.seconds(_chip(point), *_cost(point.model, point.latents, point.pictures))
+        errors.append(seconds / point.seconds - 1)
+    return errors
 
 
 def _shares(point: Point) -> NDArray[np.float64]:
-    """How much of a point's time its multiplications and its bytes would take at the chip's peaks."""
+    """The shares of a point's time that its multiplications and its bytes would take at the chip's peaks."""
     macs, size = _cost(point.model, point.latents, point.pictures)
     chip = _chip(point)
     return np.array([Fit(1, np.inf).seconds(chip, macs, 0), Fit(np.inf, 1).seconds(chip, 0, size)]) / point.seconds

@@ -25,7 +25,7 @@ def test_what_is_lowered_is_what_is_described(tmp_path):
 
 def test_a_stage_tells_the_peak_of_its_own_process():
     small, large = (process.run(f"x = b'1' * {size}; print(len(x))") for size in (10**6, 3 * 10**8))
-    assert (small.said, large.said) == ("1000000", "300000000")
+    assert (small.output, large.output) == ("1000000", "300000000")
     assert 2.5e8 < large.peak_bytes - small.peak_bytes < 4e8
 
 

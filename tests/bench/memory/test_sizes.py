@@ -26,8 +26,8 @@ def shallow():
 
 
 @pytest.mark.parametrize("target", ["iOS16", "iOS18"])
-@pytest.mark.parametrize("way", sizes.WAYS)
-def test_the_bytes_counted_are_those_written(shallow, way, target, tmp_path):
+@pytest.mark.parametrize("compression", sizes.COMPRESSIONS)
+def test_the_bytes_counted_are_those_written(shallow, compression, target, tmp_path):
     spec, graph = shallow
     rng = np.random.default_rng(0)
     shapes = {name: graph.shapes[value] for value, name in graph.parameters.items()}
@@ -35,12 +35,12 @@ def test_the_bytes_counted_are_those_written(shallow, way, target, tmp_path):
     def read(name):
         return rng.standard_normal(shapes[name]).astype(np.float16)
 
-    weight = emitter.weights(None if way == "uncompressed" else way, target)
+    weight = emitter.weights(None if compression == "uncompressed" else compression, target)
     path = tmp_path / "UnetChunk2.mlpackage"
     package.write(spec, graph, read, weight, "split-einsum", target, path)
     written = (path / "Data/com.apple.CoreML/weights/weight.bin").stat().st_size
     used = {name for node in graph.nodes for name in node.inputs} & graph.parameters.keys()
-    assert 0 <= written - sizes.weight_bytes(graph, way) <= 160 * len(used)  # headers and alignment of 64 bytes
+    assert 0 <= written - sizes.weight_bytes(graph, compression) <= 160 * len(used)  # headers and alignment of 64 bytes
 
 
 def test_the_documented_tables_are_the_measured_ones():
@@ -50,11 +50,11 @@ def test_the_documented_tables_are_the_measured_ones():
 
 
 def test_the_deep_and_the_shallow_package_together_are_the_unet():
-    for told in RESULTS["models"].values():
-        unet = told["packages"]["Unet"]
-        for found in told["branches"]:
-            assert unet["macs"] <= found["deep"]["macs"] + found["shallow"]["macs"] <= 1.2 * unet["macs"]
-        outer = told["branches"][0]
-        assert (outer["deep"], outer["shallow"]) == (told["packages"]["UnetChunk1"], told["packages"]["UnetChunk2"])
-        for way, size in unet["bytes"].items():
-            assert size <= outer["deep"]["bytes"][way] + outer["shallow"]["bytes"][way] < 1.01 * size
+    for values in RESULTS["models"].values():
+        unet = values["packages"]["Unet"]
+        for branch in values["branches"]:
+            assert unet["macs"] <= branch["deep"]["macs"] + branch["shallow"]["macs"] <= 1.2 * unet["macs"]
+        outer = values["branches"][0]
+        assert (outer["deep"], outer["shallow"]) == (values["packages"]["UnetChunk1"], values["packages"]["UnetChunk2"])
+        for compression, size in unet["bytes"].items():
+            assert size <= outer["deep"]["bytes"][compression] + outer["shallow"]["bytes"][compression] < 1.01 * size

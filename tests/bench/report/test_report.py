@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
     results.write(folder / "latency-tiny.json", found | {"peer": {"diffusers": "0"}, "machine": machine})
     for name in (reuse.CURVES, reuse.POLICIES):
         shutil.copy(report.RESULTS / name, folder / name)
-    results.write(folder / "prediction.json", predict.predicted(["M1", "M2 Pro"], ["sd15"], loops, 10))
+    results.write(folder / "prediction.json", predict.predict(["M1", "M2 Pro"], ["sd15"], loops, 10))
     return folder
 
 

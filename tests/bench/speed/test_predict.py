@@ -37,9 +37,9 @@ def test_one_point_left_out_does_not_help_itself():
     assert math.isclose((true + 1) / 100, others + 1)
 
 
-def test_the_fitted_parts_are_parts():
-    found = predict.fit(POINTS)
-    assert 0 < found.compute < 1 and 0 < found.bandwidth < 1
+def test_the_fitted_fractions_are_between_zero_and_one():
+    fractions = predict.fit(POINTS)
+    assert 0 < fractions.compute < 1 and 0 < fractions.bandwidth < 1
 
 
 def test_more_chip_is_never_slower():
@@ -50,14 +50,14 @@ def test_more_chip_is_never_slower():
             assert all(predict.fit(POINTS).seconds(large, *c) < predict.fit(POINTS).seconds(small, *c) for c in costs)
 
 
-def test_peaks_are_those_that_are_told():
+def test_peaks_are_those_in_the_press():
     """TFLOPS as the press has them."""
     for name, told in (("M1", 2.6), ("M1 Max", 10.6), ("M2 Ultra", 27.2), ("M3 Max", 14.3), ("M4", 3.76), ("M5", 4.45)):
         assert CHIPS[name].flops / 1e12 == pytest.approx(told, rel=0.01)
 
 
 def test_a_loop_is_as_fast_as_its_steps():
-    found = predict.predicted(["M1"], ["sd15"], [Loop(), Loop(DeepCache(5))], 10)
+    found = predict.predict(["M1"], ["sd15"], [Loop(), Loop(DeepCache(5))], 10)
     full, cached = found["predictions"]
     assert full["seconds"] == pytest.approx(10 * full["full_step"], rel=1e-3)
     assert cached["seconds"] == pytest.approx(2 * cached["full_step"] + 8 * cached["least_step"], rel=1e-2)
@@ -77,9 +77,9 @@ def test_every_line_says_that_it_is_a_prediction(tmp_path, capsys):
 
 @pytest.mark.parametrize("text", ["m2 pro", "M2-Pro", "Apple M2 Pro", "m2_pro"])
 def test_a_chip_is_known_however_it_is_written(text):
-    assert predict.named(text) == "M2 Pro"
+    assert predict.chip_name(text) == "M2 Pro"
 
 
 def test_an_unknown_chip_is_answered_with_those_there_are():
     with pytest.raises(InputError, match=r"no chip 'M9' here; there are M1, M1 Pro, .*, M5 Max"):
-        predict.named("M9")
+        predict.chip_name("M9")

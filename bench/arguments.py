@@ -1,0 +1,35 @@
+"""What the command lines of the measurements share: their parsers, and measurements without settings."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mlx_sd.core import command
+
+from . import results
+from .machine import describe
+
+
+def parser(name: str, description: str | None, examples: str | None = None) -> command.Parser:
+    """Builds the parser of `python -m bench NAME`; the help shows both texts with their own line breaks."""
+    return command.Parser(
+        prog=f"python -m bench {name}",
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_json(arguments: command.Parser) -> None:
+    """Adds --json FILE, where results are written to."""
+    arguments.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
+
+
+def run_measurement(
+    name: str, description: str | None, measure: Callable[[], results.Results], argv: Sequence[str] | None
+) -> int:
+    """Runs a measurement whose only option is --json, prints its results with the machine, returns the exit code."""
+    p = parser(name, description)
+    add_json(p)
+    output = p.parse_args(argv).json
+    return command.run(f"bench {name}", lambda: results.report(measure() | {"machine": describe()}, output))
