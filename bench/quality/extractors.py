@@ -1,6 +1,7 @@
-"""Networks that look at pictures and are not ours: Inception for FID and the Inception Score, a CLIP from the hub.
+"""Networks that turn pictures into features: Inception for FID and the Inception Score, and a CLIP from the hub.
 
-They run in torch, on the CPU, where they say the same on every machine. Nothing is downloaded before one is made.
+They run in torch, on the CPU, where they give the same features on every machine. Nothing is downloaded before one of
+them is built.
 """
 
 import hashlib
@@ -21,16 +22,16 @@ from mlx_sd.core.files import atomic_file
 
 from .scores import Features, Statistics, statistics
 
-_BATCH = 32  # pictures that a judge looks at together
+_BATCH = 32  # pictures through an extractor together
 
 
-class Judge(Protocol):
-    """Whoever turns pictures into features."""
+class Extractor(Protocol):
+    """A network that turns pictures into features."""
 
     name: str
 
     def pictures(self, pictures: Sequence[Image.Image]) -> Features:
-        """Features of pictures of any sizes."""
+        """Returns the features (N, D) of pictures of any sizes."""
 
 
 class Inception:
@@ -39,7 +40,7 @@ class Inception:
     name = "Inception 2015-12-05, pytorch-fid"
 
     def __init__(self) -> None:
-        """InputError where the package or its weights are missing."""
+        """Loads the network; InputError where the package or its weights are missing."""
         try:
             from pytorch_fid import inception
         except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that is not for this torch
@@ -59,18 +60,18 @@ class Inception:
             ) from None
 
     def pictures(self, pictures: Sequence[Image.Image]) -> Features:
-        """Features (N, 2048), of the last average pooling; the network makes all pictures 299 pixels a side."""
+        """Returns the features (N, 2048) of the last average pooling; pictures are scaled to 299 pixels a side."""
         import torch
 
-        found = []
-        for _, alike in groupby(pictures, lambda picture: picture.size):
-            pixels = np.stack([np.asarray(picture.convert("RGB"), np.float32) / 255 for picture in alike])
+        features = []
+        for _, group in groupby(pictures, lambda picture: picture.size):
+            pixels = np.stack([np.asarray(picture.convert("RGB"), np.float32) / 255 for picture in group])
             with torch.inference_mode():
-                found.append(self._network(torch.from_numpy(pixels).permute(0, 3, 1, 2))[0].flatten(1).numpy())
-        return np.concatenate(found)
+                features.append(self._network(torch.from_numpy(pixels).permute(0, 3, 1, 2))[0].flatten(1).numpy())
+        return np.concatenate(features)
 
     def classes(self, features: Features) -> NDArray[np.float64]:
-        """Probabilities (N, 1008) of the network's classes; as in Salimans et al.'s code, without the last bias."""
+        """Returns the probabilities (N, 1008) of the classes; as in Salimans et al.'s code, without the last bias."""
         probabilities: NDArray[np.float64] = softmax(features.astype(np.float64) @ self._classes.T, axis=1)
         return probabilities
 
@@ -79,7 +80,7 @@ class Clip:
     """A CLIP from the hub, or from a folder, through transformers."""
 
     def __init__(self, name: str):
-        """InputError where there is none, or none in safetensors."""
+        """Loads the CLIP; InputError where there is none, or none in safetensors."""
         try:
             from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel, logging
         except ImportError as error:
@@ -96,72 +97,73 @@ class Clip:
             raise InputError(f"--clip {name}: no CLIP in safetensors there, or no network ({why})") from None
 
     def pictures(self, pictures: Sequence[Image.Image]) -> Features:
-        """Features of pictures, cut to squares as CLIP's authors do it."""
+        """Returns the features (N, D) of pictures, cropped to squares as CLIP's authors do it."""
         import torch
 
-        given = self._processor(images=[picture.convert("RGB") for picture in pictures], return_tensors="pt")
+        inputs = self._processor(images=[picture.convert("RGB") for picture in pictures], return_tensors="pt")
         with torch.inference_mode():
-            found: Features = self._model.get_image_features(**given).pooler_output.numpy()
-        return found
+            features: Features = self._model.get_image_features(**inputs).pooler_output.numpy()
+        return features
 
     def texts(self, prompts: Sequence[str]) -> Features:
-        """Features of prompts, cut to the length that CLIP takes."""
+        """Returns the features (N, D) of prompts, cut to the length that CLIP takes."""
         import torch
 
         longest = self._model.config.text_config.max_position_embeddings
-        given = self._tokenizer(list(prompts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
+        inputs = self._tokenizer(list(prompts), padding=True, truncation=True, max_length=longest, return_tensors="pt")
         with torch.inference_mode():
-            found: Features = self._model.get_text_features(**given).pooler_output.numpy()
-        return found
+            features: Features = self._model.get_text_features(**inputs).pooler_output.numpy()
+        return features
 
 
-class Judged:
-    """What judges made of picture files, kept in a folder: each file is looked at once."""
+class FeatureCache:
+    """A folder of features of picture files, so that each file goes through an extractor once."""
 
     def __init__(self, folder: Path):
         self._folder = folder
 
-    def features(self, judge: Judge, paths: Sequence[Path]) -> Features:
-        """Features of picture files; InputError for what is no picture."""
-        kept = self._path(judge, paths, ".npy")
-        if not kept.exists():
-            found = _seen(judge, paths)
-            with atomic_file(kept) as f:
-                np.save(f, found)
-        features: Features = np.load(kept)
+    def features(self, extractor: Extractor, paths: Sequence[Path]) -> Features:
+        """Returns the features (N, D) of picture files; InputError for a file that is not a picture."""
+        file = self._path(extractor, paths, ".npy")
+        if not file.exists():
+            extracted = _extract(extractor, paths)
+            with atomic_file(file) as f:
+                np.save(f, extracted)
+        features: Features = np.load(file)
         return features
 
-    def statistics(self, judge: Judge, paths: Sequence[Path]) -> Statistics:
-        """The Gaussian fitted to their features, which are not kept: of references there may be very many."""
-        kept = self._path(judge, paths, ".npz")
-        if not kept.exists():
-            fitted = statistics(_seen(judge, paths))
-            with atomic_file(kept) as f:
+    def statistics(self, extractor: Extractor, paths: Sequence[Path]) -> Statistics:
+        """Returns the Gaussian fitted to their features, which are not stored: references may be very many."""
+        file = self._path(extractor, paths, ".npz")
+        if not file.exists():
+            fitted = statistics(_extract(extractor, paths))
+            with atomic_file(file) as f:
                 np.savez(f, **fitted._asdict())
-        with np.load(kept) as stored:
+        with np.load(file) as stored:
             return Statistics(**stored)
 
-    def _path(self, judge: Judge, paths: Sequence[Path], suffix: str) -> Path:
+    def _path(self, extractor: Extractor, paths: Sequence[Path], suffix: str) -> Path:
         self._folder.mkdir(parents=True, exist_ok=True)
-        files = [(str(path.resolve()), (about := path.stat()).st_size, about.st_mtime_ns) for path in paths]
-        return self._folder / f"{hashlib.sha256(repr((judge.name, files)).encode()).hexdigest()[:16]}{suffix}"
+        stats = [(path, path.stat()) for path in paths]
+        files = [(str(path.resolve()), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+        return self._folder / f"{hashlib.sha256(repr((extractor.name, files)).encode()).hexdigest()[:16]}{suffix}"
 
 
-def _seen(judge: Judge, paths: Sequence[Path]) -> Features:
-    return np.concatenate([judge.pictures(pictures) for pictures in _opened(paths)])
+def _extract(extractor: Extractor, paths: Sequence[Path]) -> Features:
+    return np.concatenate([extractor.pictures(pictures) for pictures in _opened(paths)])
 
 
 def _opened(paths: Sequence[Path]) -> Iterator[list[Image.Image]]:
     """Pictures, a batch at a time."""
-    rest = iter(paths)
-    with tqdm(total=len(paths), unit="picture", desc="judging", disable=not sys.stderr.isatty()) as bar:
-        while some := list(islice(rest, _BATCH)):
+    remaining = iter(paths)
+    with tqdm(total=len(paths), unit="picture", desc="features", disable=not sys.stderr.isatty()) as bar:
+        while batch := list(islice(remaining, _BATCH)):
             pictures = []
-            for path in some:
+            for path in batch:
                 try:
                     with Image.open(path) as image:
                         pictures.append(image.convert("RGB"))
                 except (OSError, SyntaxError) as error:
                     raise InputError(f"{path} is not a picture that can be read ({error})") from None
             yield pictures
-            bar.update(len(some))
+            bar.update(len(batch))

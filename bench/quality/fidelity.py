@@ -1,4 +1,4 @@
-"""How far a picture ends from the one it should have been: PSNR, SSIM and the distance of latents."""
+"""How near a picture is to its reference: PSNR, SSIM and the root mean square error of latents."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,20 +10,20 @@ _SIGMA, _RADIUS = 1.5, 5  # of SSIM's window, 11 pixels a side
 _K1, _K2 = 0.01, 0.03
 
 
-def psnr(one: ArrayLike, other: ArrayLike, peak: float = 255) -> float:
-    """Peak signal-to-noise ratio of arrays of one shape, in decibels; infinite where they are equal."""
-    a, b = _pair(one, other)
+def psnr(image: ArrayLike, reference: ArrayLike, peak: float = 255) -> float:
+    """Returns the peak signal-to-noise ratio of arrays of one shape, in decibels; infinite where they are equal."""
+    a, b = _pair(image, reference)
     error = float(np.square(a - b).mean())
     return float(20 * np.log10(peak) - 10 * np.log10(error)) if error else np.inf
 
 
-def ssim(one: ArrayLike, other: ArrayLike, peak: float = 255) -> float:
-    """Structural similarity (Wang et al. 2004) of pictures (H, W) or (H, W, C), at most 1.
+def ssim(image: ArrayLike, reference: ArrayLike, peak: float = 255) -> float:
+    """Returns the structural similarity (Wang et al. 2004) of pictures (H, W) or (H, W, C), at most 1.
 
-    The mean over channels and over all places where the Gaussian window lies inside the picture, as scikit-image has it
-    with gaussian_weights and without use_sample_covariance. InputError for a side under 11 pixels.
+    It is the mean over channels and over all places where the Gaussian window lies inside the picture, as in
+    scikit-image with gaussian_weights and without use_sample_covariance. InputError for a side under 11 pixels.
     """
-    a, b = _pair(one, other)
+    a, b = _pair(image, reference)
     if min(a.shape[:2]) < 2 * _RADIUS + 1:
         raise InputError(f"SSIM's window is {2 * _RADIUS + 1} pixels a side, and a picture only {min(a.shape[:2])}")
     mean_a, mean_b = _blurred(a), _blurred(b)
@@ -35,21 +35,21 @@ def ssim(one: ArrayLike, other: ArrayLike, peak: float = 255) -> float:
     return float((luminance * structure).mean())
 
 
-def rms(one: ArrayLike, other: ArrayLike) -> NDArray[np.float64]:
-    """The root mean square difference of each of N latents (N, ...): (N,)."""
-    a, b = _pair(one, other)
+def rms(latents: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
+    """Returns the root mean square error (N,) of each of N latents (N, ...)."""
+    a, b = _pair(latents, reference)
     return np.asarray(np.sqrt(np.square(a - b).reshape(len(a), -1).mean(1)))
 
 
-def _pair(one: ArrayLike, other: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    a, b = np.asarray(one, np.float64), np.asarray(other, np.float64)
+def _pair(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if a.shape != b.shape:
-        raise ValueError(f"what is compared must have one shape, not {a.shape} and {b.shape}")
+        raise ValueError(f"arrays that are compared must have one shape, not {a.shape} and {b.shape}")
     return a, b
 
 
 def _blurred(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Means in the windows that lie inside."""
+    """Weighted means over the windows that lie inside the picture."""
     inside = slice(_RADIUS, -_RADIUS)
     blurred: NDArray[np.float64] = gaussian_filter(x, _SIGMA, radius=_RADIUS, axes=(0, 1))
     return blurred[inside, inside]

@@ -1,7 +1,7 @@
-"""Pictures of the same prompts and seeds with each way of reuse, made once and kept in a folder.
+"""Pictures of the same prompts and seeds by each loop, made once and stored in a folder.
 
-A way's pictures lie in a folder of their own, as PNG that say how they were made, beside their final latents as .npy:
-whoever wants to look at them, or to judge them with another tool, finds them there.
+The pictures of a loop lie in a folder of their own, as PNG with their settings, beside their final latents as .npy:
+they can be looked at there, or measured with another tool.
 """
 
 import hashlib
@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlx_sd import StableDiffusion
-from mlx_sd import metadata as picture
+from mlx_sd import StableDiffusion, metadata
 from mlx_sd.core.files import atomic_file
 from mlx_sd.core.version import VERSION
 from mlx_sd.settings import Settings
@@ -24,14 +23,14 @@ from ..speed.loops import Loop
 
 
 class Gallery:
-    """A model, its prompts and seeds, and the folder of what was made of them."""
+    """A model, its prompts and seeds, and the folder of its pictures."""
 
     def __init__(
         self, sd: StableDiffusion, prompts: Sequence[str], seeds: range, work: Path, batch: int = 1, **settings: Any
     ):
-        """settings: those of `mlx_sd.settings.complete`, reuse aside; InputError for what makes no sense."""
+        """Checks the settings, those of `sd.settings` without DeepCache and T-GATE; InputError for invalid ones."""
         self.sd, self.prompts, self.seeds, self.batch = sd, list(prompts), seeds, batch
-        self._how = settings
+        self._arguments = settings
         self.settings = sd.settings(**settings)
         model = (VERSION, sd.model.hash, str(sd.model.dtype))
         self.work = work / _digest(repr((*model, self.settings)))
@@ -40,52 +39,55 @@ class Gallery:
         return len(self.prompts) * len(self.seeds)
 
     @property
-    def about(self) -> dict[str, Any]:
-        """The settings that all pictures share."""
+    def shared_settings(self) -> dict[str, Any]:
+        """Returns the settings that all pictures share, by their names in the pictures' metadata."""
         names = ("steps", "guidance", "sampler", "schedule", "width", "height")
         return {name: getattr(self.settings, name) for name in names}
 
     def check(self, loop: Loop) -> Settings:
-        """What the pipeline makes of it; InputError for a loop that this model cannot run."""
-        return self.sd.settings(**self._how, **loop._asdict())
+        """Returns the complete settings of a loop; InputError for a loop that this model cannot run."""
+        return self.sd.settings(**self._arguments, **loop._asdict())
 
     def paths(self, loop: Loop) -> list[Path]:
-        """Its pictures, there or not: seed by seed, prompt by prompt."""
+        """Returns where the pictures are, or will be: seed by seed, prompt by prompt."""
         return [self._path(loop, prompt, seed) for seed in self.seeds for prompt in self.prompts]
 
     def make(self, loop: Loop) -> Iterator[int]:
-        """Makes those that are not there; yields how many more there are."""
+        """Makes the missing pictures of a loop, and yields the number of pictures that each step adds."""
         for seed in self.seeds:
             missing = [prompt for prompt in self.prompts if not self._path(loop, prompt, seed).exists()]
             yield len(self.prompts) - len(missing)
-            if not missing:
-                continue
-            for made in self.sd.stream(missing, seed=seed, batch=self.batch, **self._how, **loop._asdict()):
-                # Those of a batch share its time; each evaluation was all of theirs.
-                took = {"seconds": sum(made.seconds) / len(made.images), "evaluations": made.evaluations}
-                for image, latents, prompt in zip(made.images, np.array(made.latents), made.prompts, strict=True):
-                    about = {"prompt": prompt, "seed": seed, **self.about, "loop": str(loop)}
-                    about |= {"model": self.sd.model.name, "model_hash": self.sd.model.hash, "mlx_sd": VERSION}
-                    path = self._path(loop, prompt, seed)
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    with atomic_file(path.with_suffix(".npy")) as f:
-                        np.save(f, latents)
-                    picture.save(image, path, about | {"full_evaluations": made.full, **took})  # last: it says "there"
-                yield len(made.images)
+            if missing:
+                yield from self._make(loop, missing, seed)
+
+    def _make(self, loop: Loop, prompts: list[str], seed: int) -> Iterator[int]:
+        for result in self.sd.stream(prompts, seed=seed, batch=self.batch, **self._arguments, **loop._asdict()):
+            # The pictures of a batch share its time; each evaluation was one of all of them.
+            cost = {"seconds": sum(result.seconds) / len(result.images), "evaluations": result.evaluations}
+            for image, latents, prompt in zip(result.images, np.array(result.latents), result.prompts, strict=True):
+                values = {"prompt": prompt, "seed": seed, **self.shared_settings, "loop": str(loop)}
+                values |= {"model": self.sd.model.name, "model_hash": self.sd.model.hash, "mlx_sd": VERSION}
+                path = self._path(loop, prompt, seed)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with atomic_file(path.with_suffix(".npy")) as f:
+                    np.save(f, latents)
+                # The PNG last: a picture counts as made when it exists.
+                metadata.save(image, path, values | {"full_evaluations": result.full, **cost})
+            yield len(result.images)
 
     def latents(self, loop: Loop) -> NDArray[np.float32]:
-        """Final latents (N, h, w, C)."""
+        """Reads the final latents (N, h, w, C)."""
         return np.stack([np.load(path.with_suffix(".npy")) for path in self.paths(loop)])
 
     def pixels(self, loop: Loop) -> Iterator[NDArray[np.uint8]]:
-        """Pictures (H, W, 3), one after the other."""
+        """Reads the pictures (H, W, 3), one after the other."""
         for path in self.paths(loop):
             with Image.open(path) as image:
                 yield np.asarray(image)
 
-    def costs(self, loop: Loop) -> list[dict[str, Any]]:
-        """What each picture says of itself: "seconds", "evaluations" and "full_evaluations" among all."""
-        return [picture.read(path) for path in self.paths(loop)]
+    def metadata(self, loop: Loop) -> list[dict[str, Any]]:
+        """Reads the metadata of each picture; its cost is "seconds", "evaluations" and "full_evaluations"."""
+        return [metadata.read(path) for path in self.paths(loop)]
 
     def _path(self, loop: Loop, prompt: str, seed: int) -> Path:
         folder = re.sub(r"[^\w.+=,]+", "-", str(loop))

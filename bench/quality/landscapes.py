@@ -1,6 +1,6 @@
-"""The world of the embedded checkpoint: its true pictures and captions, and the small CLIP that knows both.
+"""The embedded checkpoint's domain: its true pictures and captions, and the small CLIP trained on them.
 
-The CLIP is the one that trained the checkpoint's text encoder.
+The CLIP is the one whose text encoder became the checkpoint's.
 """
 
 import random
@@ -18,18 +18,18 @@ from .scores import Features
 
 WEIGHTS = TINY / "clip_image.safetensors"
 
-_SIDE = 128  # of the pictures that it was trained on
+_SIDE = 128  # pixels a side of the pictures that the CLIP was trained on
 _CONVOLUTIONS = 10
 _EPS = 1e-5  # of the batch normalisations
 
 
-class Scorer:
-    """The image half of that CLIP, and what joins it to the checkpoint's text encoder."""
+class TinyClip:
+    """The small CLIP: its image encoder, and the projection of the checkpoint's text encoder to common features."""
 
     name = "the CLIP of the embedded checkpoint"
 
     def __init__(self, sd: StableDiffusion):
-        """sd: the embedded checkpoint."""
+        """Reads the image encoder; `sd` is the embedded checkpoint."""
         self._sd = sd
         stored = {name: w.astype(mx.float32) for name, w in mx.load(str(WEIGHTS)).items()}  # type: ignore[union-attr]
         self._layers = [_folded(stored, f"image.f.{3 * i}", f"image.f.{3 * i + 1}") for i in range(_CONVOLUTIONS)]
@@ -37,7 +37,7 @@ class Scorer:
         self._text = stored["text_projection.weight"]
 
     def images(self, pixels: mx.array) -> Features:
-        """Features (N, 192) of pictures (N, 128, 128, 3) in [-1, 1]."""
+        """Returns the features (N, 192) of pictures (N, 128, 128, 3) in [-1, 1]."""
         x = pixels
         for i, (weight, bias) in enumerate(self._layers):
             # Group by group: MLX's own grouped convolution takes twice as long on the CPU.
@@ -49,18 +49,18 @@ class Scorer:
         return np.array(x @ self._projection.T + self._bias)
 
     def pictures(self, pictures: Sequence[Image.Image]) -> Features:
-        """Features (N, 192) of pictures, brought to 128 pixels a side."""
-        alike = [picture.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BICUBIC) for picture in pictures]
-        return self.images(mx.array(np.stack([np.asarray(one, np.float32) for one in alike])) / 127.5 - 1)
+        """Returns the features (N, 192) of pictures, scaled to 128 pixels a side."""
+        scaled = [picture.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BICUBIC) for picture in pictures]
+        return self.images(mx.array(np.stack([np.asarray(picture, np.float32) for picture in scaled])) / 127.5 - 1)
 
     def texts(self, prompts: Sequence[str]) -> Features:
-        """Features (N, 192) of prompts, the first 77 tokens of each."""
+        """Returns the features (N, 192) of prompts, the first 77 tokens of each."""
         ids = mx.array([self._sd.tokenizer.chunks(prompt)[0] for prompt in prompts])
         return np.array(self._sd.model.text_encoders[0](ids).pooled.astype(mx.float32) @ self._text.T)
 
 
 def _folded(stored: dict[str, mx.array], convolution: str, norm: str) -> tuple[mx.array, mx.array]:
-    """Weight (NHWC) and bias of a convolution with the batch normalisation after it."""
+    """Weight (NHWC) and bias of a convolution, with the batch normalisation after it folded in."""
     scale = stored[f"{norm}.weight"] * mx.rsqrt(stored[f"{norm}.running_var"] + _EPS)
     weight = stored[f"{convolution}.weight"].transpose(0, 2, 3, 1) * scale[:, None, None, None]
     bias = (stored[f"{convolution}.bias"] - stored[f"{norm}.running_mean"]) * scale + stored[f"{norm}.bias"]
@@ -68,12 +68,12 @@ def _folded(stored: dict[str, mx.array], convolution: str, norm: str) -> tuple[m
 
 
 def captions(seeds: Iterable[int]) -> list[str]:
-    """A caption of each scene that `paintings` shows."""
+    """Returns a caption of each scene, in the order of `paintings`."""
     return [text for _, text in map(_scene, seeds)]
 
 
 def paintings(seeds: Iterable[int]) -> mx.array:
-    """True pictures (N, 128, 128, 3) in [-1, 1]; seeds below ten million were never trained on."""
+    """Paints true pictures (N, 128, 128, 3) in [-1, 1]; seeds below ten million were never trained on."""
     painted = [np.asarray(render(scene), np.float32) for scene, _ in map(_scene, seeds)]
     return mx.array(np.stack(painted)) / 127.5 - 1
 

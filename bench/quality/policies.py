@@ -15,7 +15,8 @@ from mlx_sd.reuse.deepcache import Policy
 
 from .. import results
 from ..machine import describe
-from ..report.showcase import PROMPTS, SEED
+from ..prompts import SHOWCASE as PROMPTS
+from ..prompts import SHOWCASE_SEED as SEED
 from . import fidelity
 
 STEPS, INTERVALS, DEGREES = (25, 50), (3, 5), (0, 1, 2)

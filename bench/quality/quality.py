@@ -1,11 +1,11 @@
-"""How good pictures are with each way of reuse: drift, CLIP score, FID, Inception Score: python -m bench quality.
+"""Quality of pictures with DeepCache and T-GATE: PSNR, SSIM, CLIP score, FID, Inception Score: python -m bench quality.
 
-Every prompt is painted from the same seeds by the full loop and by each other one. Drift is against the full loop: PSNR
-and SSIM of pictures, root mean square of final latents. The Frechet distance is to the full loop's own pictures and to
-those of a folder; with --inception it is FID. Distances between few pictures are biased upwards: they compare only at
-one number of pictures, and above the floor that as many true ones set.
+Every prompt is painted from the same seeds by the full loop and by each other one. PSNR and SSIM of pictures and the
+root mean square error of final latents are against the full loop. The Frechet distance is to the full loop's pictures
+and to those of a folder; with --inception it is FID. Distances between few pictures are biased upwards: compare them
+only at the same number of pictures, and with the distance between two sets of true pictures.
 
-The embedded checkpoint is judged by the small CLIP that trained its text encoder, without any download.
+For the embedded checkpoint the features are those of the small CLIP that trained its text encoder, with no download.
 """
 
 import argparse
@@ -22,13 +22,13 @@ from mlx_sd.checkpoint.model import DTYPES
 from mlx_sd.core import command
 from mlx_sd.core.errors import InputError
 
-from .. import prompts, results
+from .. import arguments, prompts, results
 from ..machine import describe, use
 from ..speed.loops import Loop
 from . import fidelity, scores
-from .extractors import Clip, Inception, Judge, Judged
+from .extractors import Clip, Extractor, FeatureCache, Inception
 from .gallery import Gallery
-from .landscapes import Scorer
+from .landscapes import TinyClip
 
 _EXAMPLES = """examples:
   python -m bench quality --prompts prompts.txt --loop 3 --loop 5/tgate:10 --json quality.json
@@ -40,12 +40,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
-    p = command.Parser(
-        prog="python -m bench quality",
-        description=__doc__,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    p = arguments.parser("quality", __doc__, _EXAMPLES)
     p.add_argument("--model", default="tiny", help="as python -m mlx_sd.generate takes it")
     p.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="one prompt a line")
     p.add_argument("--loop", action="append", default=[], help="N, tgate:GATE or N/tgate:GATE, beside the full loop")
@@ -63,30 +58,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--inception", action="store_true", help="FID and Inception Score (pytorch-fid; a download)")
     p.add_argument("--reference", type=Path, metavar="FOLDER", help="pictures to measure the distance to")
     p.add_argument("--work", type=Path, default=Path("quality-work"), metavar="DIR", help="pictures made so far")
-    p.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
-    arguments = p.parse_args(argv)
-    return command.run("bench quality", lambda: _quality(arguments))
+    arguments.add_json(p)
+    options = p.parse_args(argv)
+    return command.run("bench quality", lambda: _quality(options))
 
 
-def _quality(arguments: argparse.Namespace) -> None:
-    use(arguments.device)
-    texts, reference = _prompts(arguments.prompts), _reference(arguments)
-    loops = list(dict.fromkeys([Loop(), *map(Loop.parse, arguments.loop)]))
-    _check(arguments, len(texts) * arguments.count)
-    looks, words = Inception() if arguments.inception else None, Clip(arguments.clip) if arguments.clip else None
-    sd = StableDiffusion.load(arguments.model, arguments.dtype)
-    settings = {name: getattr(arguments, name) for name in ("steps", "guidance", "sampler", "width", "height")}
-    seeds = range(arguments.seed, arguments.seed + arguments.count)
-    gallery = Gallery(sd, texts, seeds, arguments.work, arguments.batch, **settings)
+def _quality(options: argparse.Namespace) -> None:
+    use(options.device)
+    texts, reference = _prompts(options.prompts), _reference(options)
+    loops = list(dict.fromkeys([Loop(), *map(Loop.parse, options.loop)]))
+    _check(options, len(texts) * options.count)
+    inception, clip = Inception() if options.inception else None, Clip(options.clip) if options.clip else None
+    sd = StableDiffusion.load(options.model, options.dtype)
+    settings = {name: getattr(options, name) for name in ("steps", "guidance", "sampler", "width", "height")}
+    seeds = range(options.seed, options.seed + options.count)
+    gallery = Gallery(sd, texts, seeds, options.work, options.batch, **settings)
     for loop in loops:
         gallery.check(loop)
-    own = Scorer(sd) if arguments.model == "tiny" else None
     with tqdm(total=len(loops) * len(gallery), unit="picture", disable=not sys.stderr.isatty()) as bar:
         for loop in loops:
-            for made in gallery.make(loop):
-                bar.update(made)
-    bench = Bench(gallery, Judged(arguments.work / "judged"), looks or own, words or own, reference)
-    results.report(bench.measured(loops) | {"machine": describe()}, arguments.json)
+            for count in gallery.make(loop):
+                bar.update(count)
+    tiny_clip = TinyClip(sd) if options.model == "tiny" else None
+    cache = FeatureCache(options.work / "features")
+    comparison = Comparison(gallery, cache, inception or tiny_clip, clip or tiny_clip, reference)
+    results.report(comparison.measure(loops) | {"machine": describe()}, options.json)
 
 
 def _prompts(path: Path) -> list[str]:
@@ -97,81 +93,91 @@ def _prompts(path: Path) -> list[str]:
     return texts
 
 
-def _reference(arguments: argparse.Namespace) -> list[Path]:
-    """The pictures of the folder given, none without one."""
-    folder = arguments.reference
+def _reference(options: argparse.Namespace) -> list[Path]:
+    """The pictures of --reference, none without it."""
+    folder = options.reference
     if folder is None:
         return []
-    if not arguments.inception and arguments.model != "tiny":
+    if not options.inception and options.model != "tiny":
         raise InputError("--reference is what the FID is measured to; add --inception")
     if not folder.is_dir():
         raise InputError(f"--reference {folder}: there is no such folder")
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    if len(found) < 2:
-        raise InputError(f"--reference {folder}: a covariance needs 2 pictures, here are {len(found)} of {SUFFIXES}")
-    return found
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if len(paths) < 2:
+        raise InputError(f"--reference {folder}: a covariance needs 2 pictures, here are {len(paths)} of {SUFFIXES}")
+    return paths
 
 
-def _check(arguments: argparse.Namespace, pictures: int) -> None:
-    if arguments.count < 1 or arguments.batch < 1:
-        raise InputError(f"--count and --batch must be at least 1, not {arguments.count} and {arguments.batch}")
-    least, what = 1, ""
-    if arguments.inception:
-        least, what = scores.SPLITS, f"the Inception Score, a mean over {scores.SPLITS} splits,"
-    elif arguments.model == "tiny":
-        least, what = 2, "a covariance"
-    if pictures < least:
-        raise InputError(f"{what} needs at least {least} pictures, not {pictures}; add prompts or raise --count")
-    if arguments.work.exists() and not arguments.work.is_dir():
-        raise InputError(f"--work {arguments.work} is not a folder")
-    if arguments.json and not arguments.json.parent.is_dir():
-        raise InputError(f"--json {arguments.json}: there is no folder {arguments.json.parent}")
+def _check(options: argparse.Namespace, pictures: int) -> None:
+    if options.count < 1 or options.batch < 1:
+        raise InputError(f"--count and --batch must be at least 1, not {options.count} and {options.batch}")
+    minimum, measure = 1, ""
+    if options.inception:
+        minimum, measure = scores.SPLITS, f"the Inception Score, a mean over {scores.SPLITS} splits,"
+    elif options.model == "tiny":
+        minimum, measure = 2, "a covariance"
+    if pictures < minimum:
+        raise InputError(f"{measure} needs at least {minimum} pictures, not {pictures}; add prompts or raise --count")
+    if options.work.exists() and not options.work.is_dir():
+        raise InputError(f"--work {options.work} is not a folder")
+    if options.json and not options.json.parent.is_dir():
+        raise InputError(f"--json {options.json}: there is no folder {options.json.parent}")
 
 
-class Bench:
-    """Loops of which all pictures are there, and who judges them; the full loop is what others drift from."""
+class Comparison:
+    """Measures the loops of a gallery against its full loop and against reference pictures."""
 
     def __init__(
         self,
         gallery: Gallery,
-        judged: Judged,
-        looks: Judge | None = None,
-        words: Clip | Scorer | None = None,
+        cache: FeatureCache,
+        extractor: Extractor | None = None,
+        clip: Clip | TinyClip | None = None,
         reference: Sequence[Path] = (),
     ):
-        """looks: whose features distances are of. words: who knows prompts, too. reference: pictures to be near to."""
-        self.gallery, self.judged, self.looks, self.words, self._true = gallery, judged, looks, words, reference
+        """Takes a gallery whose pictures are all made.
 
-    def measured(self, loops: Sequence[Loop]) -> results.Results:
-        """All that can be measured; spreads are over pictures."""
-        model, made = self.gallery.sd.model, self.gallery
-        if self.looks:
-            self._warn(self.looks)
+        extractor: of the features that Frechet distances compare; clip: for the CLIP score; reference: picture files.
+        """
+        self.gallery, self.cache, self.extractor, self.clip = gallery, cache, extractor, clip
+        self.reference = reference
+
+    def measure(self, loops: Sequence[Loop]) -> results.Results:
+        """Measures the loops; spreads are over pictures."""
+        model, gallery = self.gallery.sd.model, self.gallery
+        if self.extractor:
+            self._warn_of_few_pictures(self.extractor)
         return {
             "model": model.name,
             "model_hash": model.hash,
             "dtype": str(model.dtype).rpartition(".")[2],
-            **made.about,
-            "prompts": len(made.prompts),
-            "seeds": [made.seeds.start, made.seeds.stop - 1],
-            "pictures": len(made),
-            "reference_pictures": len(self._true),
-            "frechet_by": self.looks and self.looks.name,
-            "clip_score_by": self.words and self.words.name,
+            **gallery.shared_settings,
+            "prompts": len(gallery.prompts),
+            "seeds": [gallery.seeds.start, gallery.seeds.stop - 1],
+            "pictures": len(gallery),
+            "reference_pictures": len(self.reference),
+            "frechet_by": self.extractor and self.extractor.name,
+            "clip_score_by": self.clip and self.clip.name,
             "loops": [
-                {"loop": str(loop), **self.cost(loop), **self.drifted(loop), **self.fit(loop), **self.distance(loop)}
+                {
+                    "loop": str(loop),
+                    **self.cost(loop),
+                    **self.errors(loop),
+                    **self.clip_score(loop),
+                    **self.distances(loop),
+                }
                 for loop in loops
             ],
         }
 
     def cost(self, loop: Loop) -> results.Results:
-        """Evaluations of the network, how many of them were full, and seconds of a picture."""
-        costs = self.gallery.costs(loop)
-        spreads = {name: spread([cost[name] for cost in costs]) for name in ("full_evaluations", "seconds")}
-        return {"evaluations": costs[0]["evaluations"], **spreads}
+        """Returns the evaluations of the network, the number of full ones, and the seconds of a picture."""
+        pictures = self.gallery.metadata(loop)
+        spreads = {name: spread([picture[name] for picture in pictures]) for name in ("full_evaluations", "seconds")}
+        return {"evaluations": pictures[0]["evaluations"], **spreads}
 
-    def drifted(self, loop: Loop) -> results.Results:
-        """From the full loop: nothing to say of itself."""
+    def errors(self, loop: Loop) -> results.Results:
+        """Returns PSNR, SSIM and errors of latents against the full loop; nothing for the full loop itself."""
         if loop == Loop():
             return {}
         pairs = list(zip(self.gallery.pixels(loop), self.gallery.pixels(Loop()), strict=True))
@@ -181,33 +187,34 @@ class Bench:
             "latent_rms": spread(fidelity.rms(self.gallery.latents(loop), self.gallery.latents(Loop()))),
         }
 
-    def fit(self, loop: Loop) -> results.Results:
-        """CLIP score with the prompts."""
-        if not self.words:
+    def clip_score(self, loop: Loop) -> results.Results:
+        """Returns the CLIP score with the prompts; nothing without a CLIP."""
+        if not self.clip:
             return {}
-        seen, said = self.judged.features(self.words, self.gallery.paths(loop)), self.words.texts(self.gallery.prompts)
-        return {"clip_score": round(scores.clip_score(seen, np.tile(said, (len(self.gallery.seeds), 1))), 2)}
+        images, texts = self.cache.features(self.clip, self.gallery.paths(loop)), self.clip.texts(self.gallery.prompts)
+        return {"clip_score": round(scores.clip_score(images, np.tile(texts, (len(self.gallery.seeds), 1))), 2)}
 
-    def distance(self, loop: Loop) -> results.Results:
-        """Frechet distances, and the Inception Score where the judge has classes."""
-        if not self.looks:
+    def distances(self, loop: Loop) -> results.Results:
+        """Returns Frechet distances, and the Inception Score of Inception's features; nothing without an extractor."""
+        if not self.extractor:
             return {}
-        found: results.Results = {}
-        features, full = (self.judged.features(self.looks, self.gallery.paths(one)) for one in (loop, Loop()))
+        values: results.Results = {}
+        features = self.cache.features(self.extractor, self.gallery.paths(loop))
         fitted = scores.statistics(features)
         if loop != Loop():
-            found["frechet_to_full"] = round(scores.frechet(fitted, scores.statistics(full)), 3)
-        if self._true:
-            true = self.judged.statistics(self.looks, self._true)
-            found["frechet_to_reference"] = round(scores.frechet(fitted, true), 3)
-        if isinstance(self.looks, Inception):
-            mean, deviation = scores.inception_score(self.looks.classes(features))
-            found["inception_score"] = {"mean": round(mean, 3), "deviation": round(deviation, 3)}
-        return found
+            full = scores.statistics(self.cache.features(self.extractor, self.gallery.paths(Loop())))
+            values["frechet_to_full"] = round(scores.frechet(fitted, full), 3)
+        if self.reference:
+            reference = self.cache.statistics(self.extractor, self.reference)
+            values["frechet_to_reference"] = round(scores.frechet(fitted, reference), 3)
+        if isinstance(self.extractor, Inception):
+            mean, deviation = scores.inception_score(self.extractor.classes(features))
+            values["inception_score"] = {"mean": round(mean, 3), "deviation": round(deviation, 3)}
+        return values
 
-    def _warn(self, looks: Judge) -> None:
-        dims = self.judged.features(looks, self.gallery.paths(Loop())).shape[1]
-        fewest = min(len(self.gallery), len(self._true) or len(self.gallery))
+    def _warn_of_few_pictures(self, extractor: Extractor) -> None:
+        dims = self.cache.features(extractor, self.gallery.paths(Loop())).shape[1]
+        fewest = min(len(self.gallery), len(self.reference) or len(self.gallery))
         if fewest <= dims:
             warnings.warn(
                 f"a covariance of {dims} features wants {dims + 1} pictures, and there are {fewest}: distances are "
@@ -217,10 +224,10 @@ class Bench:
 
 
 def spread(values: Iterable[float]) -> dict[str, float | None]:
-    """Median, least and most; None for what is infinite: the PSNR of a picture with itself."""
-    known = np.sort(np.asarray(list(values), np.float64))
-    told = {"median": float(np.median(known)), "min": float(known[0]), "max": float(known[-1])}
-    return {name: round(value, 5) if np.isfinite(value) else None for name, value in told.items()}
+    """Returns median, minimum and maximum; None for infinity, the PSNR of a picture with itself."""
+    ordered = np.sort(np.asarray(list(values), np.float64))
+    numbers = {"median": float(np.median(ordered)), "min": float(ordered[0]), "max": float(ordered[-1])}
+    return {name: round(value, 5) if np.isfinite(value) else None for name, value in numbers.items()}
 
 
 if __name__ == "__main__":

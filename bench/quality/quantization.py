@@ -1,23 +1,19 @@
-"""What `--quantize` costs in quality on the embedded checkpoint: python -m bench quantization.
+"""Loss of quality with `--quantize` on the embedded checkpoint: python -m bench quantization.
 
-The same prompts and seeds with each setting against float32 without: PSNR of the pictures, and of the final latents
-over their own largest value.
+The same prompts and seeds with each setting against float32 without it: PSNR of the pictures, and of the final latents
+with their largest magnitude as peak.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mlx.utils import tree_flatten
 
 from mlx_sd import StableDiffusion
-from mlx_sd.core import command
 
-from .. import results
-from ..machine import describe
+from .. import arguments, results
 from . import fidelity
 
 _PROMPTS = (
@@ -32,46 +28,41 @@ _STEPS = 25
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
-    p = command.Parser(
-        prog="python -m bench quantization", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    p.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
-    arguments = p.parse_args(argv)
-    return command.run("bench quantization", lambda: _quantization(arguments.json))
+    return arguments.run_measurement("quantization", __doc__, _measure, argv)
 
 
-def _quantization(output: Path | None) -> None:
-    pictures, latents, _ = _made(None)
+def _measure() -> results.Results:
+    reference_pictures, reference_latents, _ = _generate(None)
     settings = []
     for setting in _SETTINGS:
-        ours, final, sizes = _made(setting)
-        picture = [round(fidelity.psnr(*pair), 2) for pair in zip(ours, pictures, strict=True)]
-        latent = [round(fidelity.psnr(a, b, float(np.abs(b).max())), 2) for a, b in zip(final, latents, strict=True)]
-        settings.append({"quantize": setting, "picture_psnr": picture, "latent_psnr": latent, "bytes": sizes})
-    found = {
+        pictures, latents, sizes = _generate(setting)
+        pairs = zip(pictures, reference_pictures, strict=True), zip(latents, reference_latents, strict=True)
+        picture_psnr = [round(fidelity.psnr(a, b), 2) for a, b in pairs[0]]
+        latent_psnr = [round(fidelity.psnr(a, b, float(np.abs(b).max())), 2) for a, b in pairs[1]]
+        settings.append({"quantize": setting, "picture_psnr": picture_psnr, "latent_psnr": latent_psnr, "bytes": sizes})
+    return {
         "model": f"tiny, float32, {_STEPS} steps",
         "prompts": _PROMPTS,
         "bytes": _sizes(StableDiffusion.load("tiny", "float32")),
         "settings": settings,
     }
-    results.report(found | {"machine": describe()}, output)
 
 
-def _made(quantize: str | None) -> tuple[list[np.ndarray], list[np.ndarray], dict[str, int]]:
+def _generate(quantize: str | None) -> tuple[list[np.ndarray], list[np.ndarray], dict[str, int]]:
     """Pictures and latents of all prompts, the i-th with seed i, and bytes of the networks."""
     sd = StableDiffusion.load("tiny", "float32", quantize=quantize)
-    made = [sd.generate(prompt, steps=_STEPS, seed=seed) for seed, prompt in enumerate(_PROMPTS)]
-    pictures = [np.asarray(result.images[0], np.float64) for result in made]
-    return pictures, [np.array(result.latents, np.float64) for result in made], _sizes(sd)
+    generated = [sd.generate(prompt, steps=_STEPS, seed=seed) for seed, prompt in enumerate(_PROMPTS)]
+    pictures = [np.asarray(result.images[0], np.float64) for result in generated]
+    return pictures, [np.array(result.latents, np.float64) for result in generated], _sizes(sd)
 
 
 def _sizes(sd: StableDiffusion) -> dict[str, int]:
     networks: dict[str, Any] = {"unet": sd.unet, "text_encoder": sd.model.text_encoders[0]}
-    found = {}
+    sizes = {}
     for part, network in networks.items():
         parameters: Any = tree_flatten(network.parameters())
-        found[part] = sum(array.nbytes for _, array in parameters)
-    return found
+        sizes[part] = sum(array.nbytes for _, array in parameters)
+    return sizes
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Scores of pictures from what a network made of them: Frechet distance, CLIP score, Inception Score."""
+"""Scores of pictures from their features: Frechet distance, CLIP score, Inception Score."""
 
 from typing import NamedTuple
 
@@ -12,20 +12,20 @@ SPLITS = 10  # of the pictures, for the Inception Score
 
 
 class Statistics(NamedTuple):
-    """A Gaussian fitted to features."""
+    """A Gaussian fitted to features: mean (D,) and covariance (D, D)."""
 
     mean: NDArray[np.float64]
     covariance: NDArray[np.float64]
 
 
 def statistics(features: NDArray[np.floating]) -> Statistics:
-    """The Gaussian with the mean and the unbiased covariance of features (N, D), N at least 2."""
+    """Fits the Gaussian with the mean and the unbiased covariance of features (N, D), N at least 2."""
     wide = features.astype(np.float64)
     return Statistics(wide.mean(0), np.atleast_2d(np.cov(wide, rowvar=False)))
 
 
 def frechet(p: Statistics, q: Statistics) -> float:
-    """The squared Frechet distance of two Gaussians (Dowson and Landau 1982), as FID reports it.
+    """Returns the squared Frechet distance of two Gaussians (Dowson and Landau 1982), as FID reports it.
 
     |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), the root's trace from the symmetric C1^(1/2) C2 C1^(1/2).
     """
@@ -37,13 +37,13 @@ def frechet(p: Statistics, q: Statistics) -> float:
 
 
 def clip_score(images: Features, texts: Features) -> float:
-    """100 times the mean cosine between features of pictures and of their prompts, row by row, and never negative."""
+    """Returns 100 times the mean cosine between features of pictures and of their prompts, row by row, at least 0."""
     cosines = np.sum(images * texts, 1) / (np.linalg.norm(images, axis=1) * np.linalg.norm(texts, axis=1))
     return max(100 * float(cosines.mean()), 0.0)
 
 
 def inception_score(probabilities: NDArray[np.floating], splits: int = SPLITS) -> tuple[float, float]:
-    """exp E KL(p(y|x) || p(y)) (Salimans et al. 2016) of probabilities (N, K): mean and deviation over the splits.
+    """Returns exp E KL(p(y|x) || p(y)) (Salimans et al. 2016): mean and deviation over splits of probabilities (N, K).
 
     ValueError for fewer pictures than splits.
     """

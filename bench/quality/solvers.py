@@ -103,7 +103,7 @@ class Bench:
     def __init__(self, work: Path):
         self.work = work
         self.sd = StableDiffusion.load("tiny", "float32")
-        self.scorer = landscapes.Scorer(self.sd)
+        self.scorer = landscapes.TinyClip(self.sd)
 
     def points(self) -> list[Point]:
         """The reference, and every solver at every number of evaluations that it can have, on its own schedule."""

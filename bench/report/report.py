@@ -1,7 +1,8 @@
-"""Results as tables and plots in the pages that hold them: python -m bench report.
+"""Tables and plots of the results, in the pages that show them: python -m bench report.
 
-A page holds a section between the lines "<!-- report: NAME -->" and "<!-- /report -->". To add one, write a function
-from the folder of results to Markdown and put it into SECTIONS; a plot, into PLOTS.
+README.md and the pages under docs/ hold sections, each between a line "<!-- report: NAME -->" and a line
+"<!-- /report -->". To add a section, write a function from the folder of results to Markdown and put it into SECTIONS;
+to add a plot, put a function that returns a figure into PLOTS.
 """
 
 import argparse
@@ -15,20 +16,15 @@ from mlx_sd.core import command
 from mlx_sd.core.errors import Failure, InputError
 from mlx_sd.core.files import atomic_file
 
+from .. import arguments, results
 from . import plots, reuse, speed
 
-_EXAMPLES = """examples:
-  python -m bench report                 print all sections
-  python -m bench report --write         bring pages and plots up to date
-  python -m bench report --check         exit 1 where a page is not what the results say
-"""
 ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "bench" / "results"
 SECTIONS: dict[str, Callable[[Path], str]] = {
     "summary": speed.summary,
     "latency": speed.latency,
     "presets": reuse.presets,
-    "worth": reuse.worth,
+    "worth": reuse.by_cost,
     "papers": reuse.papers,
     "forecasts": reuse.forecasts,
     "peer": speed.peer,
@@ -38,74 +34,82 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
 }
 PLOTS: dict[str, Callable[[Path], Any]] = {"docs/step-profile.png": speed.levels, "docs/reuse.png": reuse.curves}
 
-_MARKED = re.compile(r"(<!-- report: ([\w-]+) -->\n)(.*?)(<!-- /report -->)", re.DOTALL)
+_EXAMPLES = f"""sections: {", ".join(SECTIONS)}
+plots: {", ".join(PLOTS)}
+
+examples:
+  python -m bench report                 print all sections
+  python -m bench report --write         bring pages and plots up to date
+  python -m bench report --check         exit 1 where a page differs from the results
+"""
+_MARKED = re.compile(r"^(<!-- report: ([\w-]+) -->\n)(.*?)^(<!-- /report -->)", re.DOTALL | re.MULTILINE)
+_BEGINNING = re.compile(r"^<!-- report:", re.MULTILINE)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code: 1 where --check finds a page that is not up to date."""
-    p = command.Parser(
-        prog="python -m bench report",
-        description=__doc__,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    p.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="default: those of this repository")
+    p = arguments.parser("report", __doc__, _EXAMPLES)
+    p.add_argument("--results", type=Path, default=results.FOLDER, metavar="DIR", help="default: this repository's")
     p.add_argument("--pages", type=Path, default=ROOT, metavar="DIR", help="where README.md and docs/ are")
-    what = p.add_mutually_exclusive_group()
-    what.add_argument("--write", action="store_true", help="put sections into the pages, and draw the plots")
-    what.add_argument("--check", action="store_true", help="compare the pages with the results")
-    arguments = p.parse_args(argv)
-    return command.run("bench report", lambda: _report(arguments))
+    mode = p.add_mutually_exclusive_group()
+    mode.add_argument("--write", action="store_true", help="put sections into the pages, and draw the plots")
+    mode.add_argument("--check", action="store_true", help="compare the pages with the results")
+    options = p.parse_args(argv)
+    return command.run("bench report", lambda: _report(options))
 
 
-def _report(arguments: argparse.Namespace) -> None:
-    if arguments.write:
-        write(arguments.results, arguments.pages)
-    elif arguments.check:
-        check(arguments.results, arguments.pages)
+def _report(options: argparse.Namespace) -> None:
+    if options.write:
+        write(options.results, options.pages)
+    elif options.check:
+        check(options.results, options.pages)
     else:
         for name, section in SECTIONS.items():
-            print(f"## {name}\n\n{section(arguments.results)}\n")
+            print(f"## {name}\n\n{section(options.results)}\n")
 
 
-def write(folder: Path, pages: Path) -> None:
-    """Brings pages and plots up to date with a folder of results."""
-    drawn = {name: plot(folder) for name, plot in PLOTS.items()}  # before anything is written
-    texts = {page: updated(page, folder) for page in _pages(pages)}
+def write(folder: Path, home: Path) -> None:
+    """Writes sections and plots of a folder of results into the pages and plots under `home`."""
+    figures = {name: plot(folder) for name, plot in PLOTS.items()}  # before anything is written
+    texts = {page: updated(page, folder) for page in pages(home)}
     for page, text in texts.items():
         with atomic_file(page) as f:
             f.write(text.encode())
-    for name, figure in drawn.items():
-        plots.save(figure, pages / name)
+    for name, figure in figures.items():
+        plots.save(figure, home / name)
 
 
-def check(folder: Path, pages: Path) -> None:
-    """Failure where a page is not what a folder of results says."""
-    for page in _pages(pages):
+def check(folder: Path, home: Path) -> None:
+    """Compares the pages under `home` with a folder of results; Failure names the first that differs."""
+    for page in pages(home):
         if page.read_text(encoding="utf-8") != updated(page, folder):
             raise Failure(f"{page} is not what {folder} says; run python -m bench report --write")
 
 
 def updated(page: Path, folder: Path) -> str:
-    """A page with its sections made anew; InputError for a section that there is not."""
+    """Returns a page's text with its sections written anew; InputError for an unknown section or an open one."""
     text = page.read_text(encoding="utf-8")
 
-    def section(found: re.Match[str]) -> str:
-        if found[2] not in SECTIONS:
-            raise InputError(f"{page}: there is no section {found[2]!r}; there are {', '.join(SECTIONS)}")
-        return f"{found[1]}\n{SECTIONS[found[2]](folder)}\n\n{found[4]}"
+    def section(match: re.Match[str]) -> str:
+        """Returns the lines from one marker to the other."""
+        begin, name, _, end = match.groups()
+        if name not in SECTIONS:
+            raise InputError(f"{page}: there is no section {name!r}; there are {', '.join(SECTIONS)}")
+        return f"{begin}\n{SECTIONS[name](folder)}\n\n{end}"
 
-    made, count = _MARKED.subn(section, text)
-    if count != text.count("<!-- report:"):
+    result, count = _MARKED.subn(section, text)
+    if count != len(_BEGINNING.findall(text)):
         raise InputError(f"{page}: a report's line is not followed by <!-- /report -->, or is not of its form")
-    return made
+    return result
 
 
-def _pages(folder: Path) -> list[Path]:
-    readme = folder / "README.md"
+def pages(home: Path) -> list[Path]:
+    """Returns the pages that hold sections: README.md, and those under docs; InputError without a README.md."""
+    readme = home / "README.md"
     if not readme.is_file():
         raise InputError(f"{readme} is missing; give the repository's folder to --pages")
-    return [readme, *sorted((folder / "docs").rglob("*.md"))]
+    candidates = [readme, *sorted((home / "docs").rglob("*.md"))]
+    return [page for page in candidates if _BEGINNING.search(page.read_text(encoding="utf-8"))]
 
 
 if __name__ == "__main__":

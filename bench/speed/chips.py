@@ -12,7 +12,7 @@ class Chip(NamedTuple):
 
     @property
     def flops(self) -> float:
-        """Returns the peak a second: 128 multiply-adds a core and cycle, in float16 as in float32 (metal-benchmarks)."""
+        """The peak a second: 128 multiply-adds a core and cycle, in float16 as in float32 (metal-benchmarks)."""
         return self.cores * 128 * 2 * self.mhz * 1e6
 
 
@@ -64,7 +64,7 @@ POINTS = (
     *(Point("Core ML 2022", chip, cores, "sd15", 64, 1, seconds / 50) for chip, cores, seconds in _PICTURES),
     *(Point("Core ML 2023", chip, CHIPS[chip].cores, "sdxl", 128, 1, 1 / rate) for chip, rate in _SDXL),
     *(Point("mlx-examples 2023", "M2 Ultra", 76, "sd21", 64, n, n / rate) for n, rate in _MLX.items()),
-    # aszc-dev/coreml-diffusion-benchmarks, results/tables/latency.md, 2026: batch 2; it does not tell the number of cores.
+    # aszc-dev/coreml-diffusion-benchmarks, results/tables/latency.md, 2026: batch 2; the number of cores is a guess.
     Point("coreml-diffusion-benchmarks, Core ML", "M2 Pro", 19, "sd15", 64, 1, 0.4466),
     Point("coreml-diffusion-benchmarks, MLX 0.31", "M2 Pro", 19, "sd15", 64, 1, 0.5018),
 )

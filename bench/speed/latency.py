@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="append",
         default=[],
         metavar="LOOP",
-        help="a value of --deepcache, tgate: and a value of --tgate, or both with a slash between; may be repeated; measured "
+        help="a value of --deepcache, tgate: and a value of --tgate, or both with a slash between; may be repeated, "
         f"beside the full loop (default {' '.join(DEFAULT)})",
     )
     p.add_argument("--steps", type=int, default=50)

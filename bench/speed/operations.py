@@ -1,7 +1,7 @@
 """The cost of a network's operations, one by one: counted without computing anything, or timed.
 
-Both use the hook with which the Core ML exporter records operations (`mlx_sd.networks.ops.recording`), so the operations
-counted are those that run, with DeepCache and T-GATE too.
+Both use the hook with which the Core ML exporter records operations (`mlx_sd.networks.ops.recording`), so that the
+operations counted are those that run, with DeepCache and T-GATE too.
 """
 
 import time

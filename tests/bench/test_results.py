@@ -8,7 +8,6 @@ import pytest
 from bench import results
 from mlx_sd.core.errors import InputError
 from mlx_sd.reuse import deepcache as reuse
-from mlx_sd.sampling import samplers
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -52,7 +51,7 @@ def _cells(points, name):
 
 def test_the_page_of_solvers_holds_what_was_measured():
     found = _results("solvers-tiny-cpu")
-    for name in samplers.names():
+    for name in dict.fromkeys(point["sampler"] for point in found["points"]):  # a new sampler may be unmeasured
         assert f"| `{name}` | {' | '.join(_cells(found['points'], name))} |" in SOLVERS
     low, middle, high = found["other_true"]["frechet"]
     assert f"between {low:.0f} and {high:.0f}, in the middle {middle:.0f}" in SOLVERS

@@ -29,7 +29,7 @@ def test_features_are_the_trained_towers(measure):
     pixels = landscapes.paintings(range(4))
     with torch.no_grad():
         known = tower(torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2)).numpy()
-    scorer = landscapes.Scorer(StableDiffusion.load("tiny", "float32"))
+    scorer = landscapes.TinyClip(StableDiffusion.load("tiny", "float32"))
     measure("CLIP image features", distance(scorer.images(pixels), known), 1e-5)
 
 
@@ -117,7 +117,7 @@ def test_statistics_of_a_folder_are_pytorch_fids(fid, inception, tmp_path, measu
     paths = [tmp_path / f"{i}.png" for i in range(6)]
     for path, picture in zip(paths, _pictures(6), strict=True):
         picture.save(path)
-    ours = extractors.Judged(tmp_path / "judged").statistics(extractors.Inception(), paths)
+    ours = extractors.FeatureCache(tmp_path / "features").statistics(extractors.Inception(), paths)
     network = inception.InceptionV3()
     known = fid.calculate_activation_statistics(list(map(str, paths)), network, batch_size=3, num_workers=0)
     measure("Inception statistics", max(distance(a, b) for a, b in zip(ours, known, strict=True)), 1e-4)

@@ -3,7 +3,7 @@
 import pytest
 
 from bench import results
-from bench.report import report, reuse
+from bench.report import reuse
 from mlx_sd import DeepCache, StableDiffusion
 from mlx_sd import metadata as picture
 from mlx_sd.core.errors import InputError
@@ -21,9 +21,9 @@ def test_every_family_has_every_preset_and_each_says_what_is_known(presets):
 
 @pytest.mark.parametrize("name", speed.NAMES)
 def test_what_the_embedded_checkpoint_s_presets_say_is_what_was_measured(name):
-    told = results.read(report.RESULTS / reuse.CURVES)
-    way = reuse.of(told, speed.EMBEDDED[name])
-    assert way and speed.EMBEDDED[name].known == reuse.known(told, way)
+    told = results.read(results.FOLDER / reuse.CURVES)
+    way = reuse.row_of(told, speed.EMBEDDED[name])
+    assert way and speed.EMBEDDED[name].known == reuse.preset_note(told, way)
 
 
 @pytest.mark.parametrize("name", speed.NAMES)

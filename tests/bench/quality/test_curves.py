@@ -5,10 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from bench import results
 from bench.quality import curves, solvers
 from bench.quality.curves import Way
-from bench.report import reuse
 
 WAYS = [
     Way("DeepCache", "ddim", 50),
@@ -57,20 +55,3 @@ def test_what_is_computed_is_kept_and_sections_are_written_of_it(bench, monkeypa
     plain, gated = found["ways"][1:]
     assert (plain["drift_rms"], plain["psnr"]) == (0, None) and gated["drift_rms"] > 0 and 5 < gated["psnr"] < 60
     json.dumps(found)
-
-
-def test_the_best_way_is_the_cheapest_that_is_as_good(tmp_path):
-    def way(forwards, frechet, loop="3/tgate:6", **how):
-        quality = {"clip_score": 80.0, "psnr": 20.0, "frechet": frechet, "forwards": forwards, "loop": loop}
-        return {"group": "all", "sampler": "dpmpp_2m", "steps": 15, **quality, **how}
-
-    paper = way(50.0, 100.0, "full", group="DeepCache", **reuse.PAPER)
-    told = {"ways": [paper, way(4.0, 110.0), way(5.0, 101.9), way(6.0, 99.0), way(5.5, 80.0)], "images": 64}
-    told |= {"true_images": 9, "other_true": {"frechet": [1.0, 2.0, 3.0]}}
-    machine = dict.fromkeys(("processor", "cores", "system", "device", "mlx", "blas"), "x")
-    assert reuse.best(told)["forwards"] == 5.0
-    results.write(tmp_path / reuse.CURVES, told | {"machine": machine})
-    assert "10.0 times fewer multiplications" in reuse.worth(tmp_path)
-    assert "| every step full | 1.00 | 100.0 | 80.00 |" in reuse.papers(tmp_path)
-    pytest.importorskip("matplotlib")
-    assert reuse.curves(tmp_path).axes

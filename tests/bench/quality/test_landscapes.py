@@ -1,4 +1,4 @@
-"""The embedded checkpoint's world, and the CLIP that knows it."""
+"""The embedded checkpoint's true pictures, and the CLIP trained on them."""
 
 import mlx.core as mx
 import numpy as np
@@ -12,26 +12,26 @@ SEEDS = range(24)
 
 
 @pytest.fixture(scope="module")
-def scorer():
-    return landscapes.Scorer(StableDiffusion.load("tiny", "float32"))
+def clip():
+    return landscapes.TinyClip(StableDiffusion.load("tiny", "float32"))
 
 
 @pytest.fixture(scope="module")
-def features(scorer):
-    return scorer.images(landscapes.paintings(SEEDS))
+def features(clip):
+    return clip.images(landscapes.paintings(SEEDS))
 
 
 @pytest.fixture(scope="module")
-def texts(scorer):
-    return scorer.texts(landscapes.captions(SEEDS))
+def texts(clip):
+    return clip.texts(landscapes.captions(SEEDS))
 
 
-def test_true_pictures_are_nearer_to_true_ones_than_spoilt_ones_are(scorer, features):
+def test_true_pictures_are_nearer_to_true_ones_than_spoilt_ones_are(clip, features):
     true = scores.statistics(features[:12])
     pixels = landscapes.paintings(SEEDS[12:])
     grey = mx.broadcast_to(pixels.mean(axis=-1, keepdims=True), pixels.shape)
     noisy = pixels + 0.5 * mx.random.normal(pixels.shape, key=mx.random.key(0))
-    features = [scorer.images(x) for x in (pixels, grey, noisy)]
+    features = [clip.images(x) for x in (pixels, grey, noisy)]
     good, *spoilt = (scores.frechet(scores.statistics(f), true) for f in features)
     assert all(good < 0.9 * distance for distance in spoilt), (good, spoilt)
 
@@ -44,15 +44,15 @@ def test_each_picture_is_told_from_all_others_by_its_caption(features, texts):
     assert scores.clip_score(features, np.roll(texts, 1, 0)) < 40
 
 
-def test_features_do_not_depend_on_what_goes_through_together(scorer, features):
-    assert scorer.images(landscapes.paintings([3]))[0] == pytest.approx(features[3], abs=1e-4)
+def test_features_do_not_depend_on_what_goes_through_together(clip, features):
+    assert clip.images(landscapes.paintings([3]))[0] == pytest.approx(features[3], abs=1e-4)
 
 
-def test_files_are_seen_as_the_pixels_they_hold(scorer, features):
+def test_files_are_seen_as_the_pixels_they_hold(clip, features):
     pictures = [to_image(pixels) for pixels in landscapes.paintings(SEEDS[:2])]
-    assert scorer.pictures(pictures) == pytest.approx(features[:2], abs=1e-3)
+    assert clip.pictures(pictures) == pytest.approx(features[:2], abs=1e-3)
     larger = [picture.resize((256, 192)) for picture in pictures]
-    assert scores.clip_score(scorer.pictures(larger), features[:2]) > 90
+    assert scores.clip_score(clip.pictures(larger), features[:2]) > 90
 
 
 def test_paintings_fill_the_range_of_decoded_pictures():

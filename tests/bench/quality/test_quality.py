@@ -50,7 +50,7 @@ def test_a_loop_that_reuses_nothing_does_not_drift_and_others_do(run):
 
 def test_what_is_measured_is_between_the_pictures_kept(run):
     found, work, _ = run
-    (made,) = (path for path in work.iterdir() if path.name != "judged")
+    (made,) = (path for path in work.iterdir() if path.name != "features")
     full, cached = (sorted((made / name).glob("*.png")) for name in ("full", "3-0"))
     assert [path.name for path in full] == [path.name for path in cached] and len(full) == 4
     pairs = [[np.asarray(Image.open(path), np.float64) for path in pair] for pair in zip(full, cached, strict=True)]
@@ -64,7 +64,7 @@ def test_what_is_measured_is_between_the_pictures_kept(run):
 def test_nothing_is_made_twice(run, monkeypatch, capsys):
     found, _, flags = run
     monkeypatch.setattr(StableDiffusion, "stream", lambda *_, **__: pytest.fail("made again"))
-    monkeypatch.setattr(quality.Scorer, "images", lambda *_: pytest.fail("looked at again"))
+    monkeypatch.setattr(quality.TinyClip, "images", lambda *_: pytest.fail("looked at again"))
     assert quality.main([*flags[:-2]]) == 0
     again = json.loads(capsys.readouterr().out)
     assert again["loops"] == found["loops"]

@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 
-from bench import results
 from bench.quality import solvers
-from bench.report import figure
 from mlx_sd.sampling import samplers
 
 
@@ -36,7 +34,7 @@ def test_solvers_are_placed_by_evaluations_of_the_network(tmp_path):
         assert all(n <= most for n, most in zip(counts[-2:], (30, 50), strict=True))
         assert all(any(n in (most, most - 1) for n in counts) for most in solvers.EVALUATIONS), name
     noisy = {p.sampler for p in points if p.noisy}
-    assert noisy == {"euler_ancestral", "ddpm", "dpmpp_2m_sde", "lcm", "tcd"}
+    assert noisy >= {"euler_ancestral", "ddpm"} and noisy.isdisjoint({"euler", "heun", "dpmpp_2m"})
 
 
 def test_what_is_computed_is_kept_and_what_agrees_is_shared(bench, monkeypatch):
@@ -61,28 +59,6 @@ def test_a_block_does_not_depend_on_how_many_there_are(bench):
     both = bench._all(point, 1.0, 4)["latents"]
     assert np.array_equal(bench._all(point, 1.0, 2)["latents"], both[:2])
     assert np.abs(both[:2] - both[2:]).min() > 0
-
-
-def test_a_figure_is_drawn_of_results(tmp_path, capsys):
-    pytest.importorskip("matplotlib")
-    point = {"rmse": 0.1, "frechet": 90.0, "clip_score": 80.0, "steps": 5}
-    found = [
-        point | {"guidance": 1.0, "sampler": name, "evaluations": n} for name in samplers.names() for n in (5, 10, 200)
-    ]
-    floors = {"other_true": {"frechet": [70.0, 80.0, 90.0]}, "true": {"clip_score": 90.0}}
-    file, png = tmp_path / "r.json", tmp_path / "f.png"
-    results.write(file, {"points": found, "images": 16, **floors})
-    assert figure.main([str(file), "--guidance", "1", str(png)]) == 0
-    assert png.read_bytes().startswith(b"\x89PNG")
-    assert figure.main([str(file), "--guidance", "2", str(png)]) == 2
-    assert "nothing at guidance 2, but at 1" in capsys.readouterr().err
-
-
-def test_every_solver_is_in_one_family_of_the_figure():
-    families = [name for family in figure.FAMILIES.values() for name in family]
-    assert sorted(families) == sorted(samplers.names())
-    assert max(map(len, figure.FAMILIES.values())) <= len(figure.COLOURS) == len(figure.MARKERS)
-    assert figure.TICKS == solvers.EVALUATIONS
 
 
 def test_a_number_of_pictures_that_is_no_multiple_of_a_block_is_refused(capsys):
