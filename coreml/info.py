@@ -69,7 +69,7 @@ def describe(
             "scaling_factor": vae.scaling_factor,
         },
         "scheduler": {name: _finite(value) for name, value in scheduler.items()},
-        "prediction": schedule.prediction,
+        "prediction": schedule.prediction_type,
         "alphas_cumprod": [] if schedule.edm else [round(float(a), 9) for a in schedule.alphas_cumprod()],
         "tokenizers": [
             {"start": t.start, "end": t.end, "pad": t.pad, "length": t.length}

@@ -24,7 +24,7 @@ from .prompts.tokenizer import Tokenizer
 from .reuse.deepcache import Reuse
 from .reuse.presets import preset
 from .reuse.tgate import Gate
-from .sampling import samplers
+from .sampling import loop
 from .sampling.table import Table
 from .settings import Settings, complete, table
 from .tasks import painting as paint
@@ -303,8 +303,8 @@ def _timed(
 
     latents = start.noise
     for rows, predict in runs:
-        image = None if rows.image is None else start.image
-        latents = samplers.run(rows, predict, latents, normal, after, image, start.keep)
+        image = None if rows.image_scale is None else start.image
+        latents = loop.run(rows, predict, latents, normal, after, image, start.keep)
     return latents, seconds
 
 

@@ -10,7 +10,7 @@ from .reuse.deepcache import Policy, Reuse
 from .reuse.freeu import FreeU
 from .reuse.tgate import TGate
 from .sampling import samplers
-from .sampling.schedules import steps_of
+from .sampling.schedules import step_count
 from .sampling.table import Options, Table
 
 # Where nobody says otherwise
@@ -82,7 +82,7 @@ def complete(
         raise InputError("this UNet looks at no prompt, so T-GATE has nothing to keep; leave --tgate out")
     freeu = freeu.of(config) if freeu else None
     sampler, schedule, options = samplers.choose(model.scheduler, sampler, schedule, options)
-    fixed = steps_of(schedule)
+    fixed = step_count(schedule)
     if None not in (steps, fixed) and steps != fixed:
         raise InputError(f"the schedule given is of {fixed} steps, not {steps}; leave --steps out")
     steps = fixed or (_steps(model, sampler) if steps is None else steps)
@@ -145,7 +145,7 @@ def _check_strength(strength: float, steps: int) -> None:
 
 def _steps(model: Model, sampler: str) -> int:
     if sampler == "ddpm" and not model.text_encoders:  # whose few steps leave noise
-        return model.scheduler.timesteps
+        return model.scheduler.num_train_timesteps
     if model.upscales:
         return STEPS_UPSCALER if model.low_res else STEPS_LDM
     return STEPS

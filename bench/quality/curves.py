@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from mlx_sd.core import command
 from mlx_sd.core.files import atomic_file
-from mlx_sd.sampling import samplers
+from mlx_sd.sampling import loop
 from mlx_sd.settings import Settings, table
 
 from .. import results
@@ -122,7 +122,7 @@ class Bench:
             stream, side = np.random.RandomState(block), sd.unet.config.sample_size
             noise = mx.array(stream.standard_normal((BLOCK, side, side, 4)).astype(np.float32))
             predict = sd.predictor(landscapes.captions(solvers.scenes(block)), None, chosen)
-            latents = samplers.run(table(sd.model, chosen), predict, noise, lambda: noise)
+            latents = loop.run(table(sd.model, chosen), predict, noise, lambda: noise)
             pixels = sd.decode(latents)
             seen = np.array(mx.round((pixels + 1) * 127.5).astype(mx.uint8))
             with atomic_file(path) as f:
@@ -137,7 +137,7 @@ class Bench:
         with counting(sd.unet) as operations:
             ends = []
             for row in table(sd.model, chosen).rows:
-                predict(mx.zeros((1, side, side, 4)), row.t)
+                predict(mx.zeros((1, side, side, 4)), row.timestep)
                 ends.append(sum(o.macs for o in operations))
         return ends[-1] / ends[0]
 

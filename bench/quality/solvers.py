@@ -26,7 +26,7 @@ from tqdm import tqdm
 from mlx_sd import StableDiffusion
 from mlx_sd.core import command
 from mlx_sd.core.files import atomic_file
-from mlx_sd.sampling import samplers
+from mlx_sd.sampling import loop, samplers
 from mlx_sd.sampling.table import Table
 
 from .. import results
@@ -57,7 +57,7 @@ class Point(NamedTuple):
 
     @property
     def noisy(self) -> bool:
-        return any(row.noise for row in self.table.rows)
+        return any(row.fresh_noise for row in self.table.rows)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -120,7 +120,7 @@ class Bench:
         scheduler = self.sd.model.scheduler
         table = samplers.table(scheduler, *samplers.choose(scheduler, sampler, schedule), steps)
         # diffusers' Euler family multiplies the first latent by a little less than one; here all begin alike.
-        return Point(sampler, steps, table._replace(start=1.0))
+        return Point(sampler, steps, table._replace(noise_scale=1.0))
 
     def cell(self, point: Point, guidance: float, block: int) -> dict[str, NDArray[np.float32]]:
         """Final latents (16, h, w, C) and the features of their pictures, of one block."""
@@ -147,7 +147,7 @@ class Bench:
         def normal() -> mx.array:
             return mx.array(stream.standard_normal((BLOCK, side, side, 4)).astype(np.float32))
 
-        return samplers.run(table, predict, normal(), normal)
+        return loop.run(table, predict, normal(), normal)
 
     # ------------------------------------------------------------------------------------------ results
 

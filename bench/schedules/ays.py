@@ -24,9 +24,10 @@ from mlx_sd import StableDiffusion
 from mlx_sd.core import command
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import atomic_file
-from mlx_sd.sampling import samplers
+from mlx_sd.sampling import loop, samplers
 from mlx_sd.sampling import schedules as schedule
-from mlx_sd.sampling.denoise import denoised
+from mlx_sd.sampling.denoise import estimate_image
+from mlx_sd.sampling.steps import Level
 
 from .. import prompts, results
 from ..machine import describe
@@ -140,14 +141,15 @@ class Prompted:
     @property
     def images(self) -> NDArray[np.float32]:
         """The pictures' latents (N, h, w, C), in units of the deviation that the levels are in."""
-        return (self._fine / self._scheduler.deviation).astype(np.float32)
+        return (self._fine / self._scheduler.sigma_data).astype(np.float32)
 
     def denoise(self, y: NDArray[np.float32], k: float) -> NDArray[np.float32]:
         """What the model takes y = image + k * noise for."""
         a = 1 / np.sqrt(1 + k * k)
         x, t = mx.array(y * np.float32(a)), float(self._scheduler.timestep(k))
         said = [predict(x[part.start : part.stop], t) for part, predict in self._predictors]
-        return np.array(denoised(self._scheduler.prediction, x, mx.concatenate(said), float(a), float(k * a)))
+        output, level = mx.concatenate(said), Level(float(a), float(k * a))
+        return np.array(estimate_image(self._scheduler.prediction_type, x, output, level))
 
     def rmse(self, solver: "Solver", levels: Levels) -> float:
         """How far from the fine solution the solver, without fresh noise, ends on these levels: the median picture."""
@@ -159,11 +161,11 @@ class Prompted:
     def _sample(self, sampler: str, spacing: str | None, steps: int) -> NDArray[np.float32]:
         chosen = samplers.choose(self._scheduler, sampler, spacing)
         # From the same first latents, which diffusers' Euler family would scale a little.
-        table = samplers.table(self._scheduler, *chosen, steps)._replace(start=1.0)
+        table = samplers.table(self._scheduler, *chosen, steps)._replace(noise_scale=1.0)
         made = []
         for part, predict in self._predictors:
             noise = self._noise[part.start : part.stop]
-            made.append(samplers.run(table, predict, noise, lambda: noise))  # noqa: B023 - none is drawn
+            made.append(loop.run(table, predict, noise, lambda: noise))  # noqa: B023 - none is drawn
         return np.array(mx.concatenate(made))
 
 
@@ -173,21 +175,23 @@ class Solver:
     def __init__(self, sd: StableDiffusion, sampler: str):
         self.sampler, self._scheduler = sampler, sd.model.scheduler
         _, self.spacing, self._options = samplers.choose(self._scheduler, sampler)
-        table = self._scheduler.sigma_table()
+        table = self._scheduler.train_sigmas()
         edm = self._scheduler.edm
-        self.low, self.high = (edm.low / edm.data, edm.high / edm.data) if edm else (float(table[0]), float(table[-1]))
+        self.low, self.high = float(table[0]), float(table[-1])
+        if edm:
+            self.low, self.high = edm.sigma_min / edm.sigma_data, edm.sigma_max / edm.sigma_data
         self.history = samplers.table(self._scheduler, sampler, self.spacing, self._options, FIRST).history
 
     def orders(self, steps: int) -> list[int]:
         """How many estimates each of so many steps is made of."""
         table = samplers.table(self._scheduler, self.sampler, self.spacing, self._options, steps)
-        return [len(row.m) for row in table.rows]
+        return [len(row.mix.estimates) for row in table.rows]
 
     def levels(self, steps: int, spacing: str | None = None) -> Levels:
         """Where the steps of a schedule, by default its own, begin; and the lowest of training, where paths end."""
         method = samplers.SAMPLERS[self.sampler]
         grid = method.grid(self._scheduler, steps, spacing or self.spacing, schedule.RHO)
-        return np.array([*(p.s / p.a for p in grid.steps), self.low])
+        return np.array([*(p.start.sigma for p in grid.steps), self.low])
 
     def listed(self, levels: Levels) -> dict[str, list[float]]:
         """The levels as a schedule file holds them: sigmas, or timesteps where the sampler knows only these.
@@ -198,8 +202,8 @@ class Solver:
         if "sigmas" not in method.schedules:
             return {"timesteps": [int(t) for t in np.round(self._scheduler.timestep(k))]}
         last = method.grid(self._scheduler, FIRST, self.spacing, schedule.RHO).steps[-1]
-        end = self.low if last.s1 else 0.0
-        return {"sigmas": [round(float(v) * self._scheduler.deviation, 5) for v in (*k, end)]}
+        end = self.low if last.end.noise else 0.0
+        return {"sigmas": [round(float(v) * self._scheduler.sigma_data, 5) for v in (*k, end)]}
 
 
 def _paths(model: Prompted, solver: Solver, strata: int, seed: int) -> klub.Paths:

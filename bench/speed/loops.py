@@ -18,6 +18,7 @@ from mlx_sd.reuse import deepcache as reuse
 from mlx_sd.reuse.deepcache import Policy, Reuse
 from mlx_sd.reuse.tgate import Gate, TGate
 from mlx_sd.sampling import samplers
+from mlx_sd.sampling.loop import evaluate
 from mlx_sd.sampling.scheduler import Scheduler
 
 from ..models import UNETS, Config
@@ -110,7 +111,7 @@ class Bench:
             Reuse(loop.deepcache, levels, tgate.gate_step if tgate else None),
             gate=Gate(tgate, self.setting.guided, loop.deepcache is not None) if tgate else None,
         )
-        return samplers.evaluate(self.table, predict, self._noise, lambda: self._noise)
+        return evaluate(self.table, predict, self._noise, lambda: self._noise)
 
     def warm_up(self) -> None:
         """Fills the weights and runs the UNet once, so that no loop pays for first-time work."""

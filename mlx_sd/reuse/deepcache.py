@@ -239,7 +239,7 @@ class Reuse:
         if given is None:
             self.full += 1
             # Two evaluations at one level (Heun's) say the same: the later counts.
-            past = [(was, kept) for was, kept in self._past if abs(was - level) > 1e-6]
+            past = [(was, kept) for was, kept in self._past if abs(was - level) > 5e-7]
             self._past = [*past, (level, deep)][-1 - policy.forecast :]
         return prediction
 

@@ -1,51 +1,54 @@
-"""What the network says -> an estimate of the clean image, and guidance."""
+"""From the network's output to an estimate of the clean image or of the noise, and guidance."""
 
 import math
 
 import mlx.core as mx
 
+from .steps import Level
 from .table import Clip
 
 
-def denoised(prediction: str, x: mx.array, output: mx.array, a: float, s: float) -> mx.array:
-    """The clean image that `output` implies for x = a * image + s * noise.
+def estimate_image(prediction_type: str, x: mx.array, output: mx.array, level: Level) -> mx.array:
+    """Returns the clean image that `output` implies for latents x (N, h, w, C) of a level.
 
-    prediction: "epsilon" (noise), "v_prediction" (a * noise - s * image, Salimans and Ho 2022), "edm" (the negative of
-    that, Karras et al. 2022, table 1) or "sample".
+    prediction_type: "epsilon" (the noise), "v_prediction" (signal * noise - noise scale * image, Salimans and Ho 2022),
+    "edm" (the negative of that, Karras et al. 2022, table 1) or "sample" (the image).
     """
-    if prediction == "epsilon":
-        return (x - s * output) / a
-    if prediction in ("v_prediction", "edm"):
-        return a * x - s * (output if prediction == "v_prediction" else -output)
+    signal, noise = level
+    if prediction_type == "epsilon":
+        return (x - noise * output) / signal
+    if prediction_type in ("v_prediction", "edm"):
+        return signal * x - noise * (output if prediction_type == "v_prediction" else -output)
     return output
 
 
-def noise_in(prediction: str, x: mx.array, output: mx.array, a: float, s: float) -> mx.array:
-    """The noise that `output` implies for x = a * image + s * noise; kinds of prediction as in `denoised`."""
-    if prediction == "epsilon":
+def estimate_noise(prediction_type: str, x: mx.array, output: mx.array, level: Level) -> mx.array:
+    """Returns the unit noise that `output` implies for latents x of a level; types as in `estimate_image`."""
+    signal, noise = level
+    if prediction_type == "epsilon":
         return output
-    if prediction in ("v_prediction", "edm"):
-        return s * x + a * (output if prediction == "v_prediction" else -output)
-    return (x - a * output) / s
+    if prediction_type in ("v_prediction", "edm"):
+        return noise * x + signal * (output if prediction_type == "v_prediction" else -output)
+    return (x - signal * output) / noise
 
 
-def clipped(image: mx.array, clip: Clip) -> mx.array:
-    """Estimates (N, h, w, C) kept to the images' range, each by itself."""
+def clip_image(image: mx.array, clip: Clip) -> mx.array:
+    """Returns estimates (N, h, w, C) limited to the images' range, each picture by itself."""
     if clip.quantile is None:
         return mx.clip(image, -clip.limit, clip.limit)
     values = mx.sort(mx.abs(image).reshape(image.shape[0], -1), axis=1)
-    place = clip.quantile * (values.shape[1] - 1)
-    low = math.floor(place)
+    index = clip.quantile * (values.shape[1] - 1)  # between two of the sorted values
+    low = math.floor(index)
     high = min(low + 1, values.shape[1] - 1)
-    found = values[:, low] + (place - low) * (values[:, high] - values[:, low])
-    limit = mx.clip(found, 1, clip.limit)[:, None, None, None]
+    quantile = values[:, low] + (index - low) * (values[:, high] - values[:, low])
+    limit = mx.clip(quantile, 1, clip.limit)[:, None, None, None]
     return mx.clip(image, -limit, limit) / limit
 
 
 def guide(output: mx.array, scale: float, rescale: float = 0.0) -> mx.array:
-    """Classifier-free guidance u + scale (c - u) of a batch whose first half is unconditional.
+    """Returns classifier-free guidance u + scale (c - u) of a batch (2 N, ...) whose first half is unconditional.
 
-    `rescale` mixes in the result brought to the conditional half's deviation (Lin et al. 2023, eq. 15 and 16).
+    `rescale` mixes in the result scaled to the conditional half's standard deviation (Lin et al. 2023, eq. 15 and 16).
     """
     uncond, cond = mx.split(output, 2)
     guided = uncond + scale * (cond - uncond)

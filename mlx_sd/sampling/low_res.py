@@ -1,26 +1,32 @@
-"""How an upscaler noises the small picture that it is shown."""
+"""The noise that an upscaler adds to the small picture it is conditioned on."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
-
-import mlx.core as mx
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core.errors import InputError
 from .scheduler import Scheduler
 
-LEVEL, HIGHEST = 20, 350  # where nobody says otherwise
+if TYPE_CHECKING:
+    import mlx.core as mx
+
+LEVEL, HIGHEST = 20, 350  # noise level by default, and the highest, for checkpoints that do not say
 _CHANNELS = 7  # of latents and colours
 
 
 class LowRes(NamedTuple):
-    """How a checkpoint noises the small picture."""
+    """How a checkpoint adds noise to the small picture."""
 
     scheduler: Scheduler
-    highest: int  # level allowed
+    highest: int  # noise level allowed
 
     @classmethod
-    def of(cls, about: Mapping[str, Any], where: str) -> "LowRes | None":
-        """That of a model.json; None where there is no such noise, InputError where there must be."""
+    def of(cls, about: Mapping[str, Any], where: str) -> LowRes | None:
+        """Reads a model.json; returns None for networks without such noise.
+
+        Raises InputError if the network needs it and the file does not describe it.
+        """
         config, unet = about.get("low_res_scheduler"), about["networks"]["unet"]
         if not unet.get("num_class_embeds") or unet.get("in_channels") != _CHANNELS:
             return None
@@ -28,17 +34,17 @@ class LowRes(NamedTuple):
             raise InputError(f"{where}: low_res_scheduler is missing, by which upscalers noise the small picture")
         scheduler = Scheduler.from_hf(config, f"{where}: low_res_scheduler")
         highest = about["pipeline"].get("max_noise_level", HIGHEST)
-        return cls(scheduler, min(highest, unet["num_class_embeds"] - 1, scheduler.timesteps - 1))
+        return cls(scheduler, min(highest, unet["num_class_embeds"] - 1, scheduler.num_train_timesteps - 1))
 
-    def level(self, asked: int | None) -> int:
-        """The noise level, or the usual one; InputError where it is out of range."""
-        if asked is None:
+    def level(self, noise_level: int | None) -> int:
+        """Returns the noise level, a training timestep, or the default for None; InputError if it is out of range."""
+        if noise_level is None:
             return min(LEVEL, self.highest)
-        if not 0 <= asked <= self.highest:
-            raise InputError(f"the noise level must be from 0 to {self.highest}, not {asked}")
-        return asked
+        if not 0 <= noise_level <= self.highest:
+            raise InputError(f"the noise level must be from 0 to {self.highest}, not {noise_level}")
+        return noise_level
 
     def noised(self, pixels: mx.array, noise: mx.array, level: int) -> mx.array:
-        """The small picture with unit `noise` brought to a level, which is a timestep of training."""
-        bar = self.scheduler.alphas_cumprod()[level]
-        return float(bar**0.5) * pixels + float((1 - bar) ** 0.5) * noise
+        """Returns the small picture with unit `noise` added, at a level as `level` returns it."""
+        alpha_cumprod = self.scheduler.alphas_cumprod()[level]
+        return float(alpha_cumprod**0.5) * pixels + float((1 - alpha_cumprod) ** 0.5) * noise

@@ -1,4 +1,4 @@
-"""Solvers that remember what the network said in earlier steps, and the corrector that improves on any of them."""
+"""Solvers that combine the network's outputs of several steps, and the corrector that raises any solver's order."""
 
 from math import sqrt
 
@@ -6,70 +6,92 @@ import numpy as np
 
 from .quadrature import exponential, interpolated
 from .scheduler import Scheduler
-from .schedules import Steps
-from .table import Options, Row, Table
+from .steps import Steps
+from .table import Mix, Options, Row, Table
 
 
 def dpmpp_2m(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
-    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2)."""
+    """Tabulates DPM-Solver++(2M) (Lu et al. 2022, algorithm 2)."""
     orders = _orders(steps, options.order or 2, scheduler)
     return _multistep(steps, scheduler, orders, kind=options.kind or "midpoint")
 
 
 def dpmpp_3m(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
-    """DPM-Solver++(3M) as its authors published it: the quadratic term has half the weight of the exact integral."""
+    """Tabulates DPM-Solver++(3M) as published: its quadratic term has half the weight of the exact integral."""
     orders = _orders(steps, 3, scheduler)
     return _multistep(steps, scheduler, orders, kind=options.kind or "midpoint", curvature=0.5)
 
 
 def dpmpp_2m_sde(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
-    """SDE-DPM-Solver++(2M) (Lu et al. 2022, section 5): 2M on the reverse diffusion, with its noise."""
+    """Tabulates SDE-DPM-Solver++(2M) (Lu et al. 2022, section 5): 2M on the reverse diffusion, with its noise."""
     orders = _orders(steps, options.order or 2, scheduler)
-    made = _multistep(steps, scheduler, orders, kind=options.kind or "midpoint", sde=True)
-    noises = [p.s1 * sqrt(max(1 - (p.s1 * p.a / (p.a1 * p.s)) ** 2, 0.0)) for p in steps]
-    return made._replace(rows=tuple(row._replace(noise=n) for row, n in zip(made.rows, noises, strict=True)))
+    table = _multistep(steps, scheduler, orders, kind=options.kind or "midpoint", sde=True)
+    noises = []
+    for _, start, end in steps:
+        decay = end.noise * start.signal / (end.signal * start.noise)  # exp(lambda at the start - lambda at the end)
+        noises.append(end.noise * sqrt(max(1 - decay**2, 0.0)))
+    rows = (row._replace(fresh_noise=noise) for row, noise in zip(table.rows, noises, strict=True))
+    return table._replace(rows=tuple(rows))
 
 
 def dpm_2m(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
-    """DPM-Solver, multistep (Lu et al. 2022a): as 2M and 3M, in the noise. It cannot end at zero, but at the least."""
+    """Tabulates multistep DPM-Solver (Lu et al. 2022a): 2M and 3M for estimates of the noise.
+
+    Its formula divides by the last noise level, so its grid ends at the lowest of training instead of at zero.
+    """
     orders = _orders(steps, options.order or 2, scheduler)
     return _multistep(steps, scheduler, orders, "noise", kind=options.kind or "midpoint", curvature=0.5)
 
 
 def deis(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
-    """DEIS in log rho (Zhang and Chen 2023, eq. 15): the exact integral of a polynomial through the noise."""
+    """Tabulates DEIS in log rho (Zhang and Chen 2023, eq. 15): the exact integral of a polynomial in the noise."""
     orders = _orders(steps, options.order or 2, scheduler, always_euler_at_zero=False)
     return _multistep(steps, scheduler, orders, "noise")
 
 
 def unipc(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
-    """UniP (Zhao et al. 2023, algorithm 2), which `samplers` joins with its corrector."""
+    """Tabulates UniP (Zhao et al. 2023, algorithm 2); `corrected` adds UniC, which makes it UniPC."""
     highest, n = options.order or 2, len(steps)
     orders = [min(highest, i + 1, n - i if scheduler.lower_order_final else highest) for i in range(n)]
-    if steps[-1].s1 == 0:
+    if steps[-1].end.noise == 0:
         orders[-1] = 1
     return _multistep(steps, scheduler, orders, kind=options.kind or "bh2")
 
 
 def lms(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
-    """Linear multistep of order 4 in k = s / a: the exact integral of a polynomial through the noise."""
+    """Tabulates linear multistep, of order 4 by default: the exact integral over sigma of a polynomial in the noise."""
     rows = []
-    for i, p in enumerate(steps):
-        k, k1 = p.s / p.a, p.s1 / p.a1
-        nodes = [q.s / q.a - k for q in reversed(steps[max(i + 1 - (options.order or 4), 0) : i + 1])]
-        powers = np.arange(1, len(nodes) + 1)
-        weights = interpolated(nodes, p.a1 * (k1 - k) ** powers / powers)
-        rows.append(Row(p.t, p.a, p.s, p.a1 / p.a, weights))
-    return Table(tuple(rows), scheduler.prediction, "noise")
+    for i, (timestep, start, end) in enumerate(steps):
+        first = max(i + 1 - (options.order or 4), 0)
+        offsets = [step.start.sigma - start.sigma for step in reversed(steps[first : i + 1])]
+        powers = np.arange(1, len(offsets) + 1)
+        weights = interpolated(offsets, end.signal * (end.sigma - start.sigma) ** powers / powers)
+        rows.append(Row(timestep, start, Mix(end.signal / start.signal, weights)))
+    return Table(tuple(rows), scheduler.prediction_type, "noise")
+
+
+def corrected(table: Table, steps: Steps, options: Options) -> Table:
+    """Adds UniC (Zhao et al. 2023, algorithm 1) to a table with one row a step; the order rises by one.
+
+    Each step is computed a second time once the estimate at its end is known.
+    """
+    kind = "bh1" if options.kind == "bh1" else "bh2"
+    rows = [table.rows[0]._replace(ends_step=False)]
+    for i in range(1, len(steps)):
+        order = len(table.rows[i - 1].mix.estimates)
+        nodes = [step.start for step in reversed(steps[i - order : i + 1])]
+        correction = exponential(nodes[1], nodes[0], nodes, table.history, kind if order == 1 else "heun")
+        rows.append(table.rows[i]._replace(ends_step=False, correction=correction))
+    return table._replace(rows=tuple(rows))
 
 
 def _orders(steps: Steps, highest: int, scheduler: Scheduler, always_euler_at_zero: bool = True) -> list[int]:
-    """The order of each step: lower while the history is short, and near the end where diffusers is."""
+    """Returns each step's order: lower while the history is short, and at the end where diffusers lowers it."""
     n, few = len(steps), scheduler.lower_order_final and steps.total < 15
     orders = [min(highest, i + 1) for i in range(n)]
     if few and n > 1:
         orders[-2] = min(orders[-2], 2)
-    if few or (always_euler_at_zero and (steps[-1].s1 == 0 or scheduler.euler_at_final)):
+    if few or (always_euler_at_zero and (steps[-1].end.noise == 0 or scheduler.euler_at_final)):
         orders[-1] = 1
     return orders
 
@@ -83,24 +105,9 @@ def _multistep(
     curvature: float = 1.0,
     sde: bool = False,
 ) -> Table:
+    """Returns a table whose step i integrates a polynomial through the last orders[i] estimates."""
     rows = []
-    for i, (p, order) in enumerate(zip(steps, orders, strict=True)):
-        nodes = [(q.a, q.s) for q in reversed(steps[i + 1 - order : i + 1])]
-        x, m = exponential(nodes[0], (p.a1, p.s1), nodes, history, kind, curvature, sde)
-        rows.append(Row(p.t, p.a, p.s, x, m))
-    return Table(tuple(rows), scheduler.prediction, history)
-
-
-def corrected(made: Table, steps: Steps, options: Options) -> Table:
-    """A table of one row a step, with UniC (Zhao et al. 2023, algorithm 1) after each.
-
-    The step is done again with one more estimate, that at its end, which raises its order by one.
-    """
-    kind = "bh1" if options.kind == "bh1" else "bh2"
-    rows = [made.rows[0]._replace(ends=False)]
-    for i in range(1, len(steps)):
-        order = len(made.rows[i - 1].m)
-        nodes = [(q.a, q.s) for q in reversed(steps[i - order : i + 1])]
-        again = exponential(nodes[1], nodes[0], nodes, made.history, kind if order == 1 else "heun")
-        rows.append(made.rows[i]._replace(ends=False, again=again))
-    return made._replace(rows=tuple(rows))
+    for i, ((timestep, start, end), order) in enumerate(zip(steps, orders, strict=True)):
+        nodes = [step.start for step in reversed(steps[i + 1 - order : i + 1])]
+        rows.append(Row(timestep, start, exponential(start, end, nodes, history, kind, curvature, sde)))
+    return Table(tuple(rows), scheduler.prediction_type, history)

@@ -1,151 +1,171 @@
-"""Solvers that forget everything at the end of a step."""
+"""Solvers whose steps use nothing of earlier steps."""
 
 from collections.abc import Sequence
 from math import floor, inf, sqrt
 
 from .quadrature import drift, exponential
 from .scheduler import Scheduler
-from .schedules import Step, Steps
-from .table import Options, Row, Table
+from .steps import Level, Step, Steps
+from .table import Mix, Options, Row, Table
 
 
 def euler(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
-    """Euler's method in k = s / a, which is DDIM, DPM-Solver-1, DPM-Solver++(1) and DEIS-1."""
-    return _noisy(steps, scheduler, [0.0] * len(steps))
+    """Tabulates Euler's method in sigma, which is also DDIM, DPM-Solver-1, DPM-Solver++(1) and DEIS of order 1."""
+    return _with_noise(steps, scheduler, [0.0] * len(steps))
 
 
 def ddim(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
-    """DDIM (Song et al. 2021, eq. 12 and 16), deterministic unless `eta` says otherwise.
+    """Tabulates DDIM (Song et al. 2021, eq. 12 and 16), without fresh noise unless `eta` is above 0.
 
-    Where estimates are clipped, the noise stays what the network says it is.
+    Clipping changes the image's share of the next latents only: the noise stays the one that the network predicted.
     """
-    table = _noisy(steps, scheduler, [_posterior(p, options.eta or 0.0) for p in steps])
-    return table._replace(rows=tuple(row._replace(cut=-row.a * row.x) for row in table.rows), clip=scheduler.clip)
+    table = _with_noise(steps, scheduler, [_posterior(step, options.eta or 0.0) for step in steps])
+    rows = (row._replace(clip_weight=-row.level.signal * row.mix.base) for row in table.rows)
+    return table._replace(rows=tuple(rows), clip=scheduler.clip)
 
 
 def ddpm(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
-    """Ancestral sampling (Ho et al. 2020, eq. 7): the posterior's mean, which is that of DDIM with eta 1.
+    """Tabulates ancestral sampling (Ho et al. 2020, eq. 7): the posterior's mean, which is that of DDIM with eta 1.
 
-    Its variance is the posterior's, too, or where the checkpoint says so that of the forward step, but for the last.
+    The variance is the posterior's too; if the checkpoint's variance_type is "fixed_large", it is the forward step's,
+    except in the last step.
     """
-    table = _noisy(steps, scheduler, [_posterior(p, 1.0) for p in steps])
+    table = _with_noise(steps, scheduler, [_posterior(step, 1.0) for step in steps])
     if scheduler.large_variance:
-        noises = [sqrt(1 - (p.a / p.a1) ** 2) if p.t > 0 else 0.0 for p in steps]
-        rows = tuple(row._replace(noise=noise) for row, noise in zip(table.rows, noises, strict=True))
+        noises = [_forward(step) if step.timestep > 0 else 0.0 for step in steps]
+        rows = tuple(row._replace(fresh_noise=noise) for row, noise in zip(table.rows, noises, strict=True))
         table = table._replace(rows=rows)
     return table._replace(clip=scheduler.clip)
 
 
 def euler_ancestral(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
-    """Euler to a lower level, then fresh noise up to the step's end; on its own grid the same as DDPM."""
+    """Tabulates Euler to a lower level, then fresh noise up to the step's end; equal to DDPM apart from the grid."""
     eta = 1.0 if options.eta is None else options.eta
-    return _noisy(steps, scheduler, [_posterior(p, eta) for p in steps])
+    return _with_noise(steps, scheduler, [_posterior(step, eta) for step in steps])
 
 
-def _posterior(p: Step, eta: float) -> float:
-    """Deviation of the noise that a step adds, eta times the posterior's."""
-    return eta * p.s1 / p.s * sqrt(max(1 - (p.a / p.a1) ** 2, 0.0))
+def _forward(step: Step) -> float:
+    """Returns the standard deviation of the noise that diffusion adds between the step's end and its start."""
+    return sqrt(1 - (step.start.signal / step.end.signal) ** 2)
 
 
-def _noisy(steps: Steps, scheduler: Scheduler, ups: Sequence[float]) -> Table:
+def _posterior(step: Step, eta: float) -> float:
+    """Returns `eta` times the standard deviation of the posterior q(x_end | x_start, image)."""
+    _, start, end = step
+    return eta * end.noise / start.noise * sqrt(max(1 - (start.signal / end.signal) ** 2, 0.0))
+
+
+def _with_noise(steps: Steps, scheduler: Scheduler, noises: Sequence[float]) -> Table:
+    """Returns a table of Euler steps, each to a level so much lower that its fresh noise leads to the step's end."""
     rows = []
-    for p, up in zip(steps, ups, strict=True):
-        x, m = drift((p.a, p.s), (p.a1, sqrt(p.s1**2 - up**2)))
-        rows.append(Row(p.t, p.a, p.s, x, (m,), noise=up))
-    return Table(tuple(rows), scheduler.prediction)
+    for (timestep, start, end), fresh in zip(steps, noises, strict=True):
+        base, image = drift(start, Level(end.signal, sqrt(end.noise**2 - fresh**2)))
+        rows.append(Row(timestep, start, Mix(base, (image,)), fresh_noise=fresh))
+    return Table(tuple(rows), scheduler.prediction_type)
 
 
 def lcm(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
-    """Latent consistency (Luo et al. 2023, algorithm 3): to the image, then fresh noise up to the step's end."""
+    """Tabulates latent consistency (Luo et al. 2023, algorithm 3): to the image, then fresh noise to the step's end."""
+    sigma_data = 0.5  # of the consistency function's boundary condition (eq. 9), whatever the images are
     rows = []
-    for p in steps:
-        t, deviation = p.t * scheduler.timestep_scaling, 0.5  # of the data
-        skip, out = deviation**2 / (t**2 + deviation**2), t / sqrt(t**2 + deviation**2)
-        rows.append(Row(p.t, p.a, p.s, p.a1 * skip, (p.a1 * out,), noise=p.s1))
-    return Table(tuple(rows), scheduler.prediction)
+    for timestep, start, end in steps:
+        t = timestep * scheduler.timestep_scaling
+        skip, out = sigma_data**2 / (t**2 + sigma_data**2), t / sqrt(t**2 + sigma_data**2)
+        rows.append(Row(timestep, start, Mix(end.signal * skip, (end.signal * out,)), fresh_noise=end.noise))
+    return Table(tuple(rows), scheduler.prediction_type)
 
 
 def tcd(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
-    """Trajectory consistency (Zheng et al. 2024, algorithm 4): to (1 - gamma) of the end's timestep, then noise."""
+    """Tabulates trajectory consistency (Zheng et al. 2024, algorithm 4).
+
+    A step goes to (1 - gamma) of the timestep at which it ends; fresh noise brings it up to its end.
+    """
     gamma = 0.3 if options.gamma is None else options.gamma
-    bar = scheduler.alphas_cumprod(exact_zero=True)
+    alphas_cumprod = scheduler.alphas_cumprod(exact_zero=True)
     rows = []
-    for i, p in enumerate(steps):
-        t1 = steps[i + 1].t if i + 1 < len(steps) else 0
-        below = float(bar[floor((1 - gamma) * t1)])
-        x, m = drift((p.a, p.s), (sqrt(below), sqrt(1 - below)))
-        up = p.a1 / sqrt(below)
-        rows.append(Row(p.t, p.a, p.s, x * up, (m * up,), noise=sqrt(max(1 - up**2, 0.0))))
-    return Table(tuple(rows), scheduler.prediction)
+    for i, (timestep, start, end) in enumerate(steps):
+        end_timestep = steps[i + 1].timestep if i + 1 < len(steps) else 0
+        lower = Level.from_alpha_cumprod(float(alphas_cumprod[floor((1 - gamma) * end_timestep)]))
+        base, image = drift(start, lower)
+        scale = end.signal / lower.signal
+        mix = Mix(base * scale, (image * scale,))
+        rows.append(Row(timestep, start, mix, fresh_noise=sqrt(max(1 - scale**2, 0.0))))
+    return Table(tuple(rows), scheduler.prediction_type)
 
 
 def heun(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
-    """Heun's method in k = s / a; a step that ends at zero is Euler's, so n steps are 2 n - 1 evaluations."""
+    """Tabulates Heun's method in sigma; a step that ends at zero is Euler's, so n steps are 2 n - 1 evaluations."""
     return edm(steps, scheduler, Options(order=2))
 
 
 def edm(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
-    """Stochastic Heun, or Euler where the order is 1 (Karras et al. 2022, algorithm 2).
+    """Tabulates stochastic Heun, or Euler for order 1 (Karras et al. 2022, algorithm 2).
 
-    As published, the network is asked after the churn, at the level it leads to. diffusers asks it before.
+    As published, churn comes first and the network is called at the higher level it leads to. diffusers calls the
+    network before the churn.
     """
-    levels = [(p.s / p.a) * (1 + _churn(p.s / p.a, steps.total, scheduler, options)) for p in steps]
-    deviation = 1.0 if options.s_noise is None else options.s_noise
-    churns = [deviation * sqrt(k**2 - (p.s / p.a) ** 2) for p, k in zip(steps, levels, strict=True)]
+    sigmas = [step.start.sigma * (1 + _churn(step.start.sigma, steps.total, scheduler, options)) for step in steps]
+    s_noise = 1.0 if options.s_noise is None else options.s_noise
+    churns = [s_noise * sqrt(sigma**2 - step.start.sigma**2) for step, sigma in zip(steps, sigmas, strict=True)]
     rows: list[Row] = []
-    for i, (p, k) in enumerate(zip(steps, levels, strict=True)):
-        churned = k > p.s / p.a
-        a = 1 / sqrt(1 + k * k) if churned else p.a
-        s = k * a if churned else p.s
-        t = float(scheduler.timestep(k)) if churned else p.t
-        dk = p.s1 / p.a1 - k
-        # Where the next step churns, this one ends at its level, in the scale of that level.
+    for i, ((timestep, start, end), sigma) in enumerate(zip(steps, sigmas, strict=True)):
+        if sigma > start.sigma:
+            timestep, start = float(scheduler.timestep(sigma)), Level.from_sigma(sigma)
+        delta = end.sigma - sigma
+        # If the next step churns, this one ends at the level after that churn, in the scale of that level.
         last = i == len(steps) - 1
-        scale = p.a1 if last else 1 / sqrt(1 + levels[i + 1] ** 2)
-        noise = 0.0 if last else scale * churns[i + 1]
-        if options.order == 1 or p.s1 == 0:
-            rows.append(Row(t, a, s, scale / a, (scale * dk,), noise))
+        signal = end.signal if last else 1 / sqrt(1 + sigmas[i + 1] ** 2)
+        fresh = 0.0 if last else signal * churns[i + 1]
+        if options.order == 1 or end.noise == 0:
+            rows.append(Row(timestep, start, Mix(signal / start.signal, (signal * delta,)), fresh))
             continue
-        t1 = float(scheduler.timestep(p.s1 / p.a1)) if last else steps[i + 1].t
-        rows.append(Row(t, a, s, p.a1 / a, (p.a1 * dk,), ends=False))
-        rows.append(Row(t1, p.a1, p.s1, scale / a, (scale * dk / 2, scale * dk / 2), noise))
-    a = rows[0].a
-    return Table(tuple(rows), scheduler.prediction, "noise", start=a / steps[0].a, churn=a * churns[0])
+        end_timestep = float(scheduler.timestep(end.sigma)) if last else steps[i + 1].timestep
+        euler_mix = Mix(end.signal / start.signal, (end.signal * delta,))
+        heun_mix = Mix(signal / start.signal, (signal * delta / 2, signal * delta / 2))
+        rows.append(Row(timestep, start, euler_mix, ends_step=False))
+        rows.append(Row(end_timestep, end, heun_mix, fresh))
+    signal = rows[0].level.signal
+    noise_scale = signal / steps[0].start.signal
+    return Table(
+        tuple(rows), scheduler.prediction_type, "noise", noise_scale=noise_scale, churn_scale=signal * churns[0]
+    )
 
 
-def _churn(k: float, steps: int, scheduler: Scheduler, options: Options) -> float:
-    sigma = k * scheduler.deviation
-    within = (options.s_tmin or 0.0) <= sigma <= (inf if options.s_tmax is None else options.s_tmax)
-    return min((options.s_churn or 0.0) / steps, sqrt(2) - 1) if within else 0.0
+def _churn(sigma: float, num_steps: int, scheduler: Scheduler, options: Options) -> float:
+    """Returns by what fraction the step that starts at `sigma` raises it: gamma_i of Karras et al."""
+    s_tmin, s_tmax = options.s_tmin or 0.0, inf if options.s_tmax is None else options.s_tmax
+    if not s_tmin <= sigma * scheduler.sigma_data <= s_tmax:
+        return 0.0
+    return min((options.s_churn or 0.0) / num_steps, sqrt(2) - 1)
 
 
 def dpmpp_2s(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
-    """DPM-Solver++(2S), or (3S) where the order is 3 (Lu et al. 2022, algorithm 1): steps in groups.
+    """Tabulates DPM-Solver++(2S), or (3S) for order 3 (Lu et al. 2022, algorithm 1): steps in groups.
 
     Every step is one evaluation; the last of a group starts over from where the group began, and is of full order.
-    The groups are those of the whole grid; of one that the run starts within, the rest is a smaller group.
+    The groups are those of the whole grid; if a run begins within a group, what is left of it is a smaller group.
     """
-    whole = _groups(steps.total, options.order or 2, scheduler.lower_order_final or steps[-1].s1 == 0)
-    orders = [min(order, i) for i, order in enumerate(whole[steps.total - len(steps) :], 1)]
-    if steps[-1].s1 == 0:
+    grid_orders = _groups(steps.total, options.order or 2, scheduler.lower_order_final or steps[-1].end.noise == 0)
+    orders = [min(order, i) for i, order in enumerate(grid_orders[steps.total - len(steps) :], 1)]
+    if steps[-1].end.noise == 0:
         orders[-1] = 1
+    kind = options.kind or "midpoint"
     rows = []
-    for i, (p, order) in enumerate(zip(steps, orders, strict=True)):
-        group = [(q.a, q.s) for q in steps[i + 1 - order : i + 1]]
-        kind = options.kind or "midpoint"
-        if order == 3 and kind == "midpoint":  # the slope over the whole group; what lies between is not used
-            x, (newest, oldest) = exponential(group[0], (p.a1, p.s1), [group[2], group[0]])
-            m: tuple[float, ...] = (newest, 0.0, oldest)
+    for i, ((timestep, start, end), order) in enumerate(zip(steps, orders, strict=True)):
+        group = [step.start for step in steps[i + 1 - order : i + 1]]
+        if order == 3 and kind == "midpoint":  # the slope over the whole group; the estimate between is not used
+            base, (newest, oldest) = exponential(group[0], end, [group[2], group[0]])
+            mix = Mix(base, (newest, 0.0, oldest))
         else:
-            x, m = exponential(group[0], (p.a1, p.s1), group[::-1], kind=kind)
-        rows.append(Row(p.t, p.a, p.s, x, m, ends=orders[i + 1 : i + 2] in ([1], [])))
-    return Table(tuple(rows), scheduler.prediction)
+            mix = exponential(group[0], end, group[::-1], kind=kind)
+        rows.append(Row(timestep, start, mix, ends_step=orders[i + 1 : i + 2] in ([1], [])))
+    return Table(tuple(rows), scheduler.prediction_type)
 
 
-def _groups(steps: int, order: int, lower_at_end: bool) -> list[int]:
-    """The order of each step: 1, 2, ... again and again, with what is left over at the end."""
-    if steps % order or not lower_at_end:
-        whole, left = divmod(steps, order)
-        return [*range(1, order + 1)] * whole + [*range(1, left + 1)]
+def _groups(num_steps: int, order: int, lower_at_end: bool) -> list[int]:
+    """Returns the order of each step: 1, 2, ... `order`, again and again; a shorter group at the end."""
+    if num_steps % order or not lower_at_end:
+        groups, left = divmod(num_steps, order)
+        return [*range(1, order + 1)] * groups + [*range(1, left + 1)]
     last = {1: [1], 2: [1, 1], 3: [1, 2, 1]}[order]
-    return [*range(1, order + 1)] * (steps // order - 1) + last
+    return [*range(1, order + 1)] * (num_steps // order - 1) + last

@@ -1,105 +1,145 @@
-"""A sampler is a table; one loop runs every table.
+"""The table of samplers, and the choice of a sampler, a schedule and options for a checkpoint.
 
-Each row says at which level the network is asked, and how the next latent is mixed from the latent the step began
-with, what the network said so far, and fresh noise. All weights are float64 numbers known before the loop starts.
-
-    x' = row.x * base + sum_j row.m[j] * history[j] + row.noise * z          (history: newest first)
-
-`history` holds denoised images, estimates of the noise or the network's raw predictions, whichever the method is linear
-in. A method that asks the network several times in one step marks all its rows but the last `ends=False`: the base
-stays. A corrector makes the base anew, in the same way, once it knows what the network says at the step's end.
+A sampler is a solver, which turns steps into rows of numbers (see table.py), and a grid, which turns a schedule into
+steps. All weights are float64 numbers known before the first evaluation; one loop (loop.py) runs every table.
 
 A new sampler is one function from steps to rows, in onestep.py or multistep.py, and one line in SAMPLERS.
 
-DNDM (Chen et al. 2023, arXiv 2312.09193) is not among them: it fixes beforehand when each token of a discrete
-(absorbing or multinomial) diffusion changes, and asks the network only then. Latents here are continuous and change at
-every time; what corresponds to it is DDIM.
+Samplers that choose their steps while they run, such as k-diffusion's dpm_adaptive, cannot be tables: their rows depend
+on the network's output. One of them would be a second generator beside `loop.evaluate`, with its arguments and yields.
+
+DNDM (Chen et al. 2023, arXiv 2312.09193) is not here either: it draws in advance when each token of a discrete
+diffusion changes, and calls the network only then. Latents here are continuous and change at every time; what
+corresponds to it is DDIM.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from enum import Enum
 from functools import partial
 from itertools import pairwise
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any
 
-import mlx.core as mx
-
-from ..core.errors import Failure, InputError
-from . import multistep, onestep, plms
-from . import schedules as schedule
-from .denoise import clipped, denoised, noise_in
+from ..core.errors import InputError
+from . import grids, multistep, onestep, plms, schedules
 from .scheduler import Scheduler
-from .schedules import Grid, Steps
-from .table import Options, Row, Table
-
-__all__ = ["SAMPLERS", "Options", "Row", "Sampler", "Table", "choose", "evaluate", "names", "run", "table"]
+from .steps import Grid, Steps
+from .table import Options, Table
 
 
-class Sampler(NamedTuple):
-    """A method, the grid of steps it is defined on, and the schedules that grid knows."""
+@dataclass(frozen=True)
+class Range:
+    """The numbers from `low` to `high`, both included."""
 
-    rows: Callable[[Steps, Scheduler, Options], Table]
-    grid: Callable[[Scheduler, int, str, float], Grid]
+    low: float
+    high: float = inf
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        return f"{self.low:g} or more" if self.high == inf else f"from {self.low:g} to {self.high:g}"
+
+
+class Choices(tuple[Any, ...]):
+    """The values that an option may have."""
+
+    def __new__(cls, *values: Any) -> "Choices":
+        """Returns a tuple of `values`."""
+        return super().__new__(cls, values)
+
+    def __str__(self) -> str:
+        return " or ".join(map(str, self))
+
+
+class Corrector(Enum):
+    """Whether UniC corrects a sampler's steps."""
+
+    NEVER = "never"
+    ON_REQUEST = "on request"
+    BY_DEFAULT = "by default"
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A solver, the grid of steps it is defined on, the schedules of that grid and the options of the solver."""
+
+    solver: Callable[[Steps, Scheduler, Options], Table]
+    grid: Callable[[Scheduler, int, str, float], Grid]  # of a scheduler, a number of steps, a schedule and rho
     schedules: tuple[str, ...]
-    spacing: str  # the schedule where neither user nor checkpoint names one
-    takes: Mapping[str, Sequence[Any]] = {}  # option -> the values it may have; two floats are a range
-    corrector: bool | None = False  # UniC: True by default, False where asked for, None never
+    default_schedule: str  # if neither the user nor the checkpoint names one
+    takes: Mapping[str, Range | Choices] = field(default_factory=dict)  # option -> its values
+    corrector: Corrector = Corrector.NEVER
+
+    def corrects(self, options: Options) -> bool:
+        """Returns whether UniC is added to the solver's table."""
+        if options.corrector is None:
+            return self.corrector is Corrector.BY_DEFAULT
+        return options.corrector
 
 
+_ANY = (*schedules.names(), *schedules.LISTS)
+_INDEXED = tuple(name for name in (*schedules.names(), "timesteps") if name not in schedules.SHAPES)
 _EVEN = ("sgm_uniform", "leading", "linspace", "trailing")
 _DISTILLED = ("sgm_uniform", "trailing", "timesteps")
-_INDEXED = tuple(name for name in (*schedule.names(), "timesteps") if name not in schedule.SHAPES)
-_ANY = (*schedule.names(), "timesteps", "sigmas")
+_EDM = ("karras", "exponential", "ays", "sigmas")  # for checkpoints trained on sigmas
 
-_UNIT, _POSITIVE = (0.0, 1.0), (0.0, inf)
-_ORDERS, _KINDS = (1, 2, 3), ("midpoint", "heun")
+_UNIT, _POSITIVE = Range(0.0, 1.0), Range(0.0)
+_TWO, _THREE, _KINDS = Choices(1, 2), Choices(1, 2, 3), Choices("midpoint", "heun")
 _CHURN = dict.fromkeys(("s_churn", "s_tmin", "s_tmax", "s_noise"), _POSITIVE)
 
-_zero, _low = partial(schedule.by_sigma, ends_zero=True), partial(schedule.by_half_step, ends_low=True)
-_plms = partial(schedule.by_index, ends_clean=False)
-_tcd = partial(schedule.by_distillation, ends_clean=False)
+_to_zero = partial(grids.k_diffusion, always_to_zero=True)
+_not_to_zero = partial(grids.dpm_solver, never_to_zero=True)
+_ddim_to_first = partial(grids.ddim, alpha_to_one=False)
+_distilled_to_first = partial(grids.distilled, alpha_to_one=False)
+
+_ON_REQUEST, _BY_DEFAULT = Corrector.ON_REQUEST, Corrector.BY_DEFAULT
 
 SAMPLERS: dict[str, Sampler] = {
-    "euler": Sampler(onestep.euler, schedule.by_sigma, _ANY, "linspace"),
-    "euler_ancestral": Sampler(onestep.euler_ancestral, _zero, _ANY, "linspace", {"eta": _UNIT}, None),
-    "heun": Sampler(onestep.heun, _zero, _ANY, "linspace", {}, None),
-    "lms": Sampler(multistep.lms, _zero, _ANY, "linspace", {"order": (1, 2, 3, 4)}),
-    "ddim": Sampler(onestep.ddim, schedule.by_index, _INDEXED, "leading", {"eta": _UNIT}),
-    "ddpm": Sampler(onestep.ddpm, schedule.by_entry, _INDEXED, "leading", {}, None),
-    "plms": Sampler(plms.plms, _plms, _EVEN, "leading", {}, None),
-    "dpmpp_2m": Sampler(multistep.dpmpp_2m, schedule.by_half_step, _ANY, "linspace", {"order": (1, 2), "kind": _KINDS}),
+    "euler": Sampler(onestep.euler, grids.k_diffusion, _ANY, "linspace", {}, _ON_REQUEST),
+    "euler_ancestral": Sampler(onestep.euler_ancestral, _to_zero, _ANY, "linspace", {"eta": _UNIT}),
+    "heun": Sampler(onestep.heun, _to_zero, _ANY, "linspace"),
+    "lms": Sampler(multistep.lms, _to_zero, _ANY, "linspace", {"order": Choices(1, 2, 3, 4)}, _ON_REQUEST),
+    "ddim": Sampler(onestep.ddim, grids.ddim, _INDEXED, "leading", {"eta": _UNIT}, _ON_REQUEST),
+    "ddpm": Sampler(onestep.ddpm, grids.ddpm, _INDEXED, "leading"),
+    "plms": Sampler(plms.plms, _ddim_to_first, _EVEN, "leading"),
+    "dpmpp_2m": Sampler(
+        multistep.dpmpp_2m, grids.dpm_solver, _ANY, "linspace", {"order": _TWO, "kind": _KINDS}, _ON_REQUEST
+    ),
     "dpmpp_2m_sde": Sampler(
-        multistep.dpmpp_2m_sde, schedule.by_half_step, _ANY, "linspace", {"order": (1, 2), "kind": _KINDS}, None
+        multistep.dpmpp_2m_sde, grids.dpm_solver, _ANY, "linspace", {"order": _TWO, "kind": _KINDS}
     ),
-    "dpmpp_3m": Sampler(multistep.dpmpp_3m, schedule.by_half_step, _ANY, "linspace", {"kind": _KINDS}),
-    "dpmpp_2s": Sampler(
-        onestep.dpmpp_2s, schedule.by_half_step, _ANY, "linspace", {"order": _ORDERS, "kind": _KINDS}, None
-    ),
-    "dpm_2m": Sampler(multistep.dpm_2m, _low, _ANY, "linspace", {"order": _ORDERS, "kind": _KINDS}),
-    "deis": Sampler(multistep.deis, _low, _ANY, "linspace", {"order": _ORDERS}),
+    "dpmpp_3m": Sampler(multistep.dpmpp_3m, grids.dpm_solver, _ANY, "linspace", {"kind": _KINDS}, _ON_REQUEST),
+    "dpmpp_2s": Sampler(onestep.dpmpp_2s, grids.dpm_solver, _ANY, "linspace", {"order": _THREE, "kind": _KINDS}),
+    "dpm_2m": Sampler(multistep.dpm_2m, _not_to_zero, _ANY, "linspace", {"order": _THREE, "kind": _KINDS}, _ON_REQUEST),
+    "deis": Sampler(multistep.deis, _not_to_zero, _ANY, "linspace", {"order": _THREE}, _ON_REQUEST),
     "unipc": Sampler(
-        multistep.unipc, schedule.by_half_step, _ANY, "linspace", {"order": _ORDERS, "kind": ("bh2", "bh1")}, True
+        multistep.unipc,
+        grids.dpm_solver,
+        _ANY,
+        "linspace",
+        {"order": _THREE, "kind": Choices("bh2", "bh1")},
+        _BY_DEFAULT,
     ),
-    "edm": Sampler(onestep.edm, _zero, _ANY, "karras", {"order": (1, 2), **_CHURN}, None),
-    "lcm": Sampler(onestep.lcm, schedule.by_distillation, _DISTILLED, "trailing", {}, None),
-    "tcd": Sampler(onestep.tcd, _tcd, _DISTILLED, "trailing", {"gamma": _UNIT}, None),
+    "edm": Sampler(onestep.edm, _to_zero, _ANY, "karras", {"order": _TWO, **_CHURN}),
+    "lcm": Sampler(onestep.lcm, grids.distilled, _DISTILLED, "trailing"),
+    "tcd": Sampler(onestep.tcd, _distilled_to_first, _DISTILLED, "trailing", {"gamma": _UNIT}),
 }
 
 
 def names() -> tuple[str, ...]:
-    """The names that `--sampler` takes."""
+    """Returns the names that `--sampler` and `sampler=` take."""
     return tuple(SAMPLERS)
 
 
 def choose(
-    scheduler: Scheduler, sampler: str | None = None, schedule_name: str | None = None, options: Options | None = None
+    scheduler: Scheduler, sampler: str | None = None, schedule: str | None = None, options: Options | None = None
 ) -> tuple[str, str, Options]:
-    """The sampler, schedule and options that the user asked for, filled in from the checkpoint's scheduler config.
+    """Returns the sampler, resolved schedule and options of a run: the user's, completed from the checkpoint's.
 
-    A checkpoint's options hold for its own sampler. Raises InputError for an unknown name, a pair that does not fit, an
-    option out of range, or a checkpoint whose scheduler is not here.
+    The options of a checkpoint hold for the sampler of that checkpoint. Raises InputError for an unknown name, a
+    schedule that the sampler does not take, an option out of range, or a checkpoint whose sampler is not available.
     """
     if sampler is None:
         if scheduler.sampler is None:
@@ -109,158 +149,81 @@ def choose(
         raise InputError(f"unknown sampler {sampler!r}; there are {', '.join(names())}")
     possible = SAMPLERS[sampler].schedules
     if scheduler.edm:
-        possible = tuple(name for name in ("karras", "exponential", "ays", "sigmas") if name in possible)
+        possible = tuple(name for name in _EDM if name in possible)
         if not possible:
             raise InputError(f"{sampler} needs timesteps, which this checkpoint does not know; use euler or dpmpp_2m")
-    if schedule_name is None:
-        wanted = (scheduler.sigmas, scheduler.spacing, SAMPLERS[sampler].spacing, *possible)
-        schedule_name = next(name for name in wanted if name in possible)
-    schedule_name = schedule.resolve(schedule_name, scheduler)
-    if schedule_name.partition("=")[0] not in possible:
-        shown = schedule_name.partition("=")[0]
-        raise InputError(f"{sampler} does not go with {shown}; it takes {', '.join(possible)}")
-    asked = {name: value for name, value in asdict(options or Options()).items() if value is not None}
-    _check(sampler, schedule_name, asked)
-    if asked.get("eta") and asked.get("corrector"):
+    if schedule is None:
+        defaults = (scheduler.sigma_schedule, scheduler.timestep_spacing, SAMPLERS[sampler].default_schedule, *possible)
+        schedule = next(name for name in defaults if name in possible)
+    schedule = schedules.resolve(schedule, scheduler)
+    name = schedule.partition("=")[0]
+    if name not in possible:
+        raise InputError(f"{sampler} does not go with {name}; it takes {', '.join(possible)}")
+    requested = {option: value for option, value in asdict(options or Options()).items() if value is not None}
+    for option, value in requested.items():
+        _check_option(sampler, name, option, value)
+    if requested.get("eta") and requested.get("corrector"):
         raise InputError("the corrector does a step again without its noise; leave out --eta or --corrector")
-    own = scheduler.options if sampler == scheduler.sampler else Options()
-    if schedule_name != "karras":
-        own = replace(own, rho=None)
-    return sampler, schedule_name, replace(own, **asked)
+    defaults_of_checkpoint = scheduler.options if sampler == scheduler.sampler else Options()
+    if name != "karras":
+        defaults_of_checkpoint = replace(defaults_of_checkpoint, rho=None)
+    return sampler, schedule, replace(defaults_of_checkpoint, **requested)
 
 
-def _check(sampler: str, schedule_name: str, asked: Mapping[str, Any]) -> None:
+def _check_option(sampler: str, schedule: str, option: str, value: Any) -> None:
+    """Raises InputError for an option that the sampler does not take, or not with this value."""
     method = SAMPLERS[sampler]
-    for name, value in asked.items():
-        if name == "rho":
-            if schedule_name != "karras":
-                raise InputError(f"rho is of the karras schedule, not of {schedule_name.partition('=')[0]}")
-            if not 0 < value < inf:
-                raise InputError(f"rho must be above 0, not {value}")
-        elif name == "corrector":
-            if value and method.corrector is None:
-                able = [other for other, m in SAMPLERS.items() if m.corrector is not None]
-                raise InputError(f"{sampler} takes no corrector; {', '.join(able)} do")
-        elif name not in method.takes:
-            able = [other for other, m in SAMPLERS.items() if name in m.takes]
-            raise InputError(f"{sampler} takes no {name}; {', '.join(able)} {'do' if len(able) > 1 else 'does'}")
-        elif method.takes[name] in (_UNIT, _POSITIVE):
-            low, high = method.takes[name]
-            if not low <= value <= high:
-                raise InputError(f"{name} must be {low:g} or more" + f", to {high:g}" * (high < inf) + f", not {value}")
-        elif value not in method.takes[name]:
-            raise InputError(f"{name} of {sampler} must be {' or '.join(map(str, method.takes[name]))}, not {value}")
+    if option == "rho":
+        if schedule != "karras":
+            raise InputError(f"rho is of the karras schedule, not of {schedule}")
+        if not 0 < value < inf:
+            raise InputError(f"rho must be above 0, not {value}")
+    elif option == "corrector":
+        if value and method.corrector is Corrector.NEVER:
+            able = [name for name, other in SAMPLERS.items() if other.corrector is not Corrector.NEVER]
+            raise InputError(f"{sampler} takes no corrector; {', '.join(able)} do")
+    elif option not in method.takes:
+        able = [name for name, other in SAMPLERS.items() if option in other.takes]
+        raise InputError(f"{sampler} takes no {option}; {', '.join(able)} {'do' if len(able) > 1 else 'does'}")
+    elif value not in method.takes[option]:
+        of_sampler = f" of {sampler}" if isinstance(method.takes[option], Choices) else ""
+        raise InputError(f"{option}{of_sampler} must be {method.takes[option]}, not {value}")
 
 
 def table(
-    scheduler: Scheduler, sampler: str, schedule_name: str, options: Options, steps: int, begin: int | None = None
+    scheduler: Scheduler, sampler: str, schedule: str, options: Options, num_steps: int, begin: int | None = None
 ) -> Table:
-    """The rows of `steps` steps of a method on a schedule (names and options as `choose` returns them).
+    """Returns the rows of a run of `num_steps` steps; sampler, schedule and options as `choose` returns them.
 
-    They start from noise, or midway: without the first `begin` steps, from an image with the noise of the level there.
-    A method with a memory then starts anew. diffusers' `strength` is begin = steps - int(steps * strength).
-    Raises InputError for steps or a `begin` out of range, and where the network would be asked what it cannot know.
+    The run starts from noise, or with `begin` midway: it leaves out the first `begin` steps and starts from an image
+    with the noise of the level there; a multistep method then starts with no history. The `strength` of diffusers is
+    begin = num_steps - int(num_steps * strength). Raises InputError for `num_steps` or `begin` out of range, and for a
+    level at which the network's output would say nothing.
     """
-    if not 1 <= steps <= scheduler.timesteps:
-        raise InputError(f"steps must be from 1 to {scheduler.timesteps}, not {steps}")
-    if begin is not None and not 0 <= begin < steps:
-        raise InputError(f"the step to begin at must be from 0 to {steps - 1} where there are {steps}, not {begin}")
+    if not 1 <= num_steps <= scheduler.num_train_timesteps:
+        raise InputError(f"steps must be from 1 to {scheduler.num_train_timesteps}, not {num_steps}")
+    if begin is not None and not 0 <= begin < num_steps:
+        raise InputError(
+            f"the step to begin at must be from 0 to {num_steps - 1} where there are {num_steps}, not {begin}"
+        )
     method = SAMPLERS[sampler]
-    whole, start = method.grid(scheduler, steps, schedule_name, options.rho or schedule.RHO)
-    if any((p.a, p.s) == (q.a, q.s) for p, q in pairwise(whole)):
-        raise InputError(f"{steps} steps are too many for {sampler} on {schedule_name}: some would coincide")
-    found = Steps(whole[begin:], len(whole))
-    if scheduler.prediction == "epsilon" and found[0].a == 0:
+    grid = method.grid(scheduler, num_steps, schedule, options.rho or schedules.RHO)
+    if any(step.start == following.start for step, following in pairwise(grid.steps)):
+        raise InputError(f"{num_steps} steps are too many for {sampler} on {schedule}: some would coincide")
+    steps = Steps(grid.steps[begin:], total=len(grid.steps))
+    first = steps[0].start
+    if scheduler.prediction_type == "epsilon" and first.signal == 0:
         raise InputError(
             f"{sampler} starts at zero signal here (rescale_betas_zero_snr), where epsilon says nothing about the "
             "image; choose another sampler or a v-prediction checkpoint"
         )
-    made = method.rows(found, scheduler, options)
-    if options.corrector if options.corrector is not None else method.corrector:
-        if found[0].a == 0:
+    rows = method.solver(steps, scheduler, options)
+    if method.corrects(options):
+        if first.signal == 0:
             raise InputError("the corrector cannot start at zero signal (rescale_betas_zero_snr); use it with euler")
-        made = multistep.corrected(made, found, options)
-    made = made._replace(deviation=scheduler.deviation)
+        rows = multistep.corrected(rows, steps, options)
+    rows = rows._replace(sigma_data=scheduler.sigma_data)
     if begin is None:
-        return made._replace(start=made.start * start)
-    return made._replace(start=made.start * found[0].s, image=made.start * found[0].a / made.deviation)
-
-
-def run(
-    table: Table,
-    predict: Callable[[mx.array, float], mx.array],
-    noise: mx.array,
-    normal: Callable[[], mx.array],
-    callback: Callable[[int, int, mx.array], None] | None = None,
-    image: mx.array | None = None,
-    keep: Callable[[mx.array, float, float], mx.array] | None = None,
-) -> mx.array:
-    """All of `evaluate`: the final latents. `callback(evaluation, evaluations, denoised)` follows each evaluation."""
-    latents = noise
-    for i, (x, estimate) in enumerate(evaluate(table, predict, noise, normal, image, keep), 1):
-        latents = x
-        if callback is not None:
-            callback(i, len(table.rows), estimate)
-    return latents
-
-
-def evaluate(
-    table: Table,
-    predict: Callable[[mx.array, float], mx.array],
-    noise: mx.array,
-    normal: Callable[[], mx.array],
-    image: mx.array | None = None,
-    keep: Callable[[mx.array, float, float], mx.array] | None = None,
-) -> Iterator[tuple[mx.array, mx.array]]:
-    """Runs a table from unit `noise` (N, h, w, c); yields (latents, denoised), float32, after each evaluation.
-
-    `predict(x, t)` is the network, guidance and reuse included; `normal()` draws noise of the latents' shape, and is
-    called only where a row adds some. A table that begins midway needs an `image`: scaled latents that broadcast to
-    those of the noise. `keep(x, a, s)` may change what each row leads to, which is of the level (a, s). Raises
-    InputError where the image is missing, Failure as soon as the latents are not finite.
-    """
-    if (table.image is None) != (image is None):
-        raise InputError("a table that begins midway needs the image it starts from, and no other takes one")
-    x = noise.astype(mx.float32) * table.start
-    if table.image is not None and image is not None:
-        x = x + table.image * image.astype(mx.float32)
-    if table.churn:
-        x = x + table.churn * normal()
-    base, levels = x, table.levels
-    longest = max(max(len(row.m), len(row.again[1]) if row.again else 0) for row in table.rows)
-    history: deque[mx.array] = deque(maxlen=longest)
-    for i, row in enumerate(table.rows):
-        prediction = predict(x, row.t).astype(mx.float32)
-        whole = estimate = denoised(table.prediction, x, prediction, row.a, row.s)
-        if table.clip:
-            estimate = clipped(whole, table.clip)
-        if table.history == "noise":
-            history.appendleft(noise_in(table.prediction, x, prediction, row.a, row.s))
-        else:
-            history.appendleft(estimate if table.history == "denoised" else prediction)
-        if row.again:
-            base = _mix(*row.again, base, history)
-        x = _mix(row.x, row.m, base, history)
-        if table.clip and row.cut:
-            x = x + row.cut * (whole - estimate)
-        if row.noise:
-            x = x + row.noise * normal()
-        if keep:
-            x = keep(x, *levels[i])
-        if row.ends:
-            base = x
-        mx.eval(x)
-        if not mx.isfinite(x).all().item():
-            raise Failure(
-                f"the latents are not finite after evaluation {i + 1} of {len(table.rows)}: the weights hold NaN, "
-                "or float16 overflowed (try --dtype float32)"
-            )
-        yield x, estimate
-
-
-def _mix(x: float, m: Sequence[float], base: mx.array, history: deque[mx.array]) -> mx.array:
-    mixed = x * base
-    for weight, estimate in zip(m, history, strict=False):
-        if weight:
-            mixed = mixed + weight * estimate
-    return mixed
+        return rows._replace(noise_scale=rows.noise_scale * grid.noise_scale)
+    image_scale = rows.noise_scale * first.signal / rows.sigma_data
+    return rows._replace(noise_scale=rows.noise_scale * first.noise, image_scale=image_scale)

@@ -1,29 +1,37 @@
-"""What a sampler is made of: rows of numbers, and what a user may tell a solver."""
+"""A sampler's table: one row for each evaluation of the network, and the options that solvers take."""
 
 from dataclasses import dataclass
-from math import log
 from typing import NamedTuple
+
+from .steps import Level
+
+_LEAST = 1e-4  # of signal or noise, so that the logarithm of their ratio is finite
+
+
+class Mix(NamedTuple):
+    """Weights of a linear combination: base * latents at the step's start + sum of estimates[j] * history[j]."""
+
+    base: float
+    estimates: tuple[float, ...]  # the newest estimate first
 
 
 class Row(NamedTuple):
-    """One evaluation of the network, and the mix that follows it."""
+    """One evaluation of the network, and the combination that gives the next latents."""
 
-    t: float  # the timestep the network is told
-    a: float  # the latent it is given is a * image + s * noise
-    s: float
-    x: float  # weight of the latent the step began with
-    m: tuple[float, ...]  # weights of the history, newest first
-    noise: float = 0.0
-    ends: bool = True  # whether the result is the base of the next step
-    again: tuple[float, tuple[float, ...]] | None = None  # weights that make the base anew, before the mix
-    cut: float = 0.0  # weight of what clipping took away from the newest estimate
+    timestep: float  # that the network is called with
+    level: Level  # of the latents that the network is called on
+    mix: Mix  # gives the next latents
+    fresh_noise: float = 0.0  # weight of new unit noise in the next latents
+    ends_step: bool = True  # whether the next latents are the base of the rows that follow
+    correction: Mix | None = None  # UniC: replaces the base, before `mix` uses it
+    clip_weight: float = 0.0  # weight of (estimate before clipping - estimate after it) in the next latents
 
 
 class Clip(NamedTuple):
-    """How estimates of the image are kept to its range: to [-limit, limit], or by dynamic thresholding.
+    """How estimates of the image are limited: to [-limit, limit], or by dynamic thresholding.
 
-    The latter (Saharia et al. 2022, sec. 2.3) takes the `quantile` of a picture's absolute values, from 1 to `limit`,
-    for the limit, and divides by it.
+    The latter (Saharia et al. 2022, sec. 2.3) limits each picture to the `quantile` of its absolute values, itself
+    clipped to [1, limit], and divides by that.
     """
 
     limit: float
@@ -31,40 +39,43 @@ class Clip(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Everything a run needs to know."""
+    """A whole run of a sampler as numbers, known before the first evaluation.
+
+    The first latents are noise_scale * unit noise + image_scale * image + churn_scale * fresh unit noise.
+    """
 
     rows: tuple[Row, ...]
-    prediction: str  # what the network predicts
-    history: str = "denoised"  # what `m` weighs: "denoised", "noise" or "prediction"
-    start: float = 1.0  # the first latent is start * unit noise
-    image: float | None = None  # + image * the image it starts from; None where it starts from noise
-    churn: float = 0.0  # + churn * fresh noise
-    deviation: float = 1.0  # of the images; levels, but for `end`, are of images in units of it
-    end: tuple[float, float] = (1.0, 0.0)  # a and s of the final latents
-    clip: Clip | None = None  # of the estimates, where the checkpoint was trained on pixels
+    prediction_type: str  # of the network, as in `denoise`
+    history: str = "denoised"  # what the weights are of: "denoised" images, "noise", or raw "prediction"s
+    noise_scale: float = 1.0
+    image_scale: float | None = None  # None for a run that starts from noise alone
+    churn_scale: float = 0.0
+    sigma_data: float = 1.0  # standard deviation of the images; rows' levels are of images divided by it
+    end: Level = Level(1.0, 0.0)  # of the final latents
+    clip: Clip | None = None  # of the estimates, for checkpoints trained on pixels
 
     @property
-    def levels(self) -> list[tuple[float, float]]:
-        """(a, s) of the latents after each row: a times the image as the VAE has it, and s times noise."""
-        return [*((row.a / self.deviation, row.s) for row in self.rows[1:]), self.end]
+    def levels(self) -> list[Level]:
+        """Returns the level of the latents after each row, for images as the VAE has them."""
+        return [*(Level(row.level.signal / self.sigma_data, row.level.noise) for row in self.rows[1:]), self.end]
 
     @property
     def log_snr(self) -> list[float]:
-        """2 log(a / s) of each evaluation; where there is no signal, or no noise, of 1e-4 of it."""
-        return [2 * log(max(row.a, 1e-4) / max(row.s, 1e-4)) for row in self.rows]
+        """Returns lambda of each evaluation; signal and noise count as at least 1e-4, so that it is finite."""
+        return [Level(max(row.level.signal, _LEAST), max(row.level.noise, _LEAST)).log_snr for row in self.rows]
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a solver may be told; None is its own default. `samplers` knows which one takes what, and in what range."""
+    """Settings of a solver; None is the solver's default. `samplers.SAMPLERS` lists who takes which, and its range."""
 
     eta: float | None = None  # fresh noise: 0 none, 1 as much as the diffusion process itself adds
     gamma: float | None = None  # TCD: how far below its end a step goes before noise brings it back
-    order: int | None = None
+    order: int | None = None  # of convergence, before what a solver loses at the start and the end
     kind: str | None = None  # how the second order is reached: "midpoint" or "heun", UniPC "bh1" or "bh2"
     corrector: bool | None = None  # UniC: each evaluation also corrects the step that led to it
     rho: float | None = None  # how unevenly the "karras" schedule is spaced
-    s_churn: float | None = None  # EDM: noise added over all steps together, between levels s_tmin and s_tmax,
+    s_churn: float | None = None  # EDM: noise added over all steps together, at sigmas from s_tmin to s_tmax
     s_tmin: float | None = None
     s_tmax: float | None = None
-    s_noise: float | None = None  # and the deviation of that noise
+    s_noise: float | None = None  # EDM: standard deviation of that noise

@@ -6,6 +6,7 @@ from ..checkpoint.model import Model
 from ..core.errors import InputError
 from ..sampling import samplers
 from ..sampling import schedules as schedule
+from ..sampling.steps import Level
 from ..sampling.table import Table
 from ..settings import Settings
 
@@ -40,17 +41,19 @@ def tables(model: Model, refiner: Model, chosen: Settings, whole: Table, at: flo
     if scheduler.edm:
         raise InputError("this checkpoint knows no timesteps, by which work is shared with a refiner")
     method = samplers.SAMPLERS[chosen.sampler]
-    grid, _ = method.grid(scheduler, chosen.steps, chosen.schedule, options.rho or schedule.RHO)
-    begin = sum(step.t >= round(scheduler.timesteps * (1 - at)) for step in grid)
+    grid = method.grid(scheduler, chosen.steps, chosen.schedule, options.rho or schedule.RHO).steps
+    begin = sum(step.timestep >= round(scheduler.num_train_timesteps * (1 - at)) for step in grid)
     if begin == len(grid):
         raise InputError(f"the refiner has none of {len(grid)} steps where it begins at {at}; let it begin earlier")
-    one = replace(scheduler, prediction=refiner.scheduler.prediction)
+    one = replace(scheduler, prediction_type=refiner.scheduler.prediction_type)
     rest = samplers.table(one, chosen.sampler, chosen.schedule, options, chosen.steps, begin)
     first = rest.rows[0]
     # A level is met twice where a step's last evaluation is at its end: the next step begins with the later.
-    places = [i for i, row in enumerate(whole.rows) if (row.t, row.a, row.s) == (first.t, first.a, first.s)]
+    places = [i for i, row in enumerate(whole.rows) if (row.timestep, row.level) == (first.timestep, first.level)]
     if not places or places[-1] == 0:
         of = "" if chosen.strength is None else f" of strength {chosen.strength}"
         raise InputError(f"the refiner begins at {at} and leaves the model none of the steps{of}; let it begin later")
-    ended = whole._replace(rows=whole.rows[: places[-1]], end=(first.a / rest.deviation, first.s))
-    return ended, rest._replace(start=1.0, image=None, churn=0.0)
+    ended = whole._replace(
+        rows=whole.rows[: places[-1]], end=Level(first.level.signal / rest.sigma_data, first.level.noise)
+    )
+    return ended, rest._replace(noise_scale=1.0, image_scale=None, churn_scale=0.0)

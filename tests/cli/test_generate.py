@@ -174,7 +174,7 @@ MISTAKES = {
     "sigmas": (("x", "--sigmas", "1,2"), "sigmas must be at least two numbers, each below the one before"),
     "both": (("x", "--sigmas", "2,1", "--schedule", "ays"), "argument --schedule: not allowed with argument --sigmas"),
     "steps given": (("x", "--timesteps", "9,5", "--steps", 3), "the schedule given is of 2 steps, not 3"),
-    "eta": (("x", "--sampler", "ddim", "--eta", 2), "eta must be 0 or more, to 1, not 2"),
+    "eta": (("x", "--sampler", "ddim", "--eta", 2), "eta must be from 0 to 1, not 2"),
     "gamma": (("x", "--sampler", "euler", "--gamma", 0.1), "euler takes no gamma; tcd does"),
     "corrector": (("x", "--sampler", "heun", "--corrector"), "heun takes no corrector"),
     "width": (("x", "--width", 100), "width must be a positive multiple of 8, not 100"),

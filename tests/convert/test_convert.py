@@ -354,7 +354,7 @@ def test_an_old_scheduler_config_means_what_diffusers_makes_of_it(folder):
     """Its pipelines mend steps_offset and clip_sample."""
     _edit(folder / "scheduler/scheduler_config.json", lambda v: (v.pop("steps_offset"), v.update(clip_sample=True)))
     scheduler = StableDiffusion.load(folder, "float32").model.scheduler
-    assert (scheduler.offset, scheduler.problem) == (1, None)
+    assert (scheduler.steps_offset, scheduler.problem) == (1, None)
 
 
 @pytest.mark.parametrize(

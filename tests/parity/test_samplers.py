@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mlx_sd.core.errors import InputError
-from mlx_sd.sampling import samplers
+from mlx_sd.sampling import loop, samplers
 from mlx_sd.sampling.scheduler import Scheduler
 from mlx_sd.sampling.table import Options
 from tests.support import families, reference
@@ -48,7 +48,7 @@ def ours(
         return mx.array(model(np.array(x, np.float64), t).astype(np.float32))
 
     noise, image = (mx.array(families.numbers(name, *SHAPE)) for name in ("start", "image"))
-    return np.array(samplers.run(table, predict, noise, normal, image=None if begin is None else image))
+    return np.array(loop.run(table, predict, noise, normal, image=None if begin is None else image))
 
 
 def theirs(made: Any, steps: int | dict[str, Any], begin: int | None = None, **options: Any) -> np.ndarray:
@@ -136,7 +136,7 @@ MIDWAY = ((20, 3), (20, 5), (20, 12), (20, 19), (10, 3), (10, 5))
 @pytest.mark.parametrize("sampler", samplers.names())
 def test_midway_from_an_image_every_sampler_ends_where_diffusers_does(sampler, prediction, measure):
     """Where diffusers itself goes wrong, PNDM and LMS, it is made to start anew: see reference.midway."""
-    for schedule in dict.fromkeys((samplers.SAMPLERS[sampler].spacing, "leading", "trailing", "karras")):
+    for schedule in dict.fromkeys((samplers.SAMPLERS[sampler].default_schedule, "leading", "trailing", "karras")):
         if reference.supports(sampler, schedule):
             for steps, begin in MIDWAY:
                 made = config(sampler, prediction)
@@ -169,7 +169,7 @@ def test_midway_strength_is_that_of_the_img2img_pipeline(sampler, steps):
             assert count == 0
             continue
         rows = samplers.table(scheduler, sampler, "linspace", Options(), steps, begin).rows
-        assert [row.t for row in rows] == pytest.approx(known.tolist(), abs=1e-3)
+        assert [row.timestep for row in rows] == pytest.approx(known.tolist(), abs=1e-3)
 
 
 def ends_where_it_begins(made: Any, steps: int) -> bool:

@@ -13,7 +13,7 @@ from mlx_sd import At, DeepCache
 from mlx_sd.core.errors import InputError
 from mlx_sd.networks import ops
 from mlx_sd.reuse.deepcache import Reuse
-from mlx_sd.sampling import samplers
+from mlx_sd.sampling import loop, samplers
 from mlx_sd.sampling.denoise import guide
 from tests.support import families
 from tests.support.families import FAMILIES
@@ -164,7 +164,7 @@ def by_hand(sd, sampler: str | None, steps: int, due: Sequence[int], branch: int
         return mx.array(drawn.transpose(1, 2, 0)[None])
 
     table = samplers.table(sd.model.scheduler, *samplers.choose(sd.model.scheduler, sampler, None), steps)
-    return samplers.run(table, predict, noise, normal)
+    return loop.run(table, predict, noise, normal)
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mlx_sd import Adaptive, At, DeepCache, FreeU, NonUniform, StableDiffusion, TGate
 from mlx_sd.core.errors import InputError
-from mlx_sd.sampling import samplers
+from mlx_sd.sampling import loop, samplers
 from mlx_sd.sampling.denoise import guide
 from tests.support import families
 
@@ -120,7 +120,7 @@ def test_a_gated_generation_is_the_loop_written_by_hand(gate, sp, fi, warm_up, g
         return guide(output, guidance) if rows == 2 else output
 
     table = samplers.table(sd.model.scheduler, *samplers.choose(sd.model.scheduler, "ddim", None), STEPS)
-    by_hand = samplers.run(table, predict, noise, lambda: mx.zeros(noise.shape))
+    by_hand = loop.run(table, predict, noise, lambda: mx.zeros(noise.shape))
     ours = generate(
         sd,
         guidance=guidance,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from mlx_sd.core.errors import InputError
-from mlx_sd.sampling import multistep, samplers
-from mlx_sd.sampling import schedules as schedule
+from mlx_sd.sampling import grids, loop, multistep, samplers, schedules
 from mlx_sd.sampling.scheduler import Scheduler
+from mlx_sd.sampling.steps import Level, Step, Steps
 from mlx_sd.sampling.table import Options
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
@@ -21,54 +21,58 @@ def _scheduler(**fields):
     return Scheduler.from_hf({"_class_name": "DDIMScheduler", "clip_sample": False, **SD, **fields})
 
 
-def _smooth(steps: int) -> schedule.Steps:
-    """A grid that refines evenly in lambda = log(a / s), from 4 sigma down to 0.2.
+def _smooth(num_steps: int) -> Steps:
+    """A grid that refines evenly in lambda, from 4 sigma down to 0.2.
 
     Its first steps are so short that what a multistep method loses at its start does not show.
     """
     low, high = math.log(4), math.log(0.2)
-    h = (low - high) / steps
-    k = np.exp([low, low - h**2, low - h**1.5, *np.linspace(low - h, high, steps)])
-    a = 1 / np.sqrt(1 + k * k)
-    levels = list(zip(a, k * a, strict=True))
-    return schedule.Steps(schedule.Step(float(i), *levels[i], *levels[i + 1]) for i in range(len(k) - 1))
+    h = (low - high) / num_steps
+    sigmas = np.exp([low, low - h**2, low - h**1.5, *np.linspace(low - h, high, num_steps)])
+    levels = [Level.from_sigma(float(sigma)) for sigma in sigmas]
+    return Steps(Step(float(i), levels[i], levels[i + 1]) for i in range(len(sigmas) - 1))
 
 
 def _posterior_mean(x, row, c=DEVIATION):
-    return row.a * c * c * x / (row.a**2 * c * c + row.s**2)
+    signal, noise = row.level
+    return signal * c * c * x / (signal**2 * c * c + noise**2)
 
 
 def _final(table, x, image=_posterior_mean, normal=None):
     """Runs a table in float64, numbers or arrays, with what a perfect network says of images ~ N(0, c^2)."""
-    x = x * table.start + (table.churn * normal() if table.churn else 0)
+    x = x * table.noise_scale + (table.churn_scale * normal() if table.churn_scale else 0)
     base, history = x, []
     for row in table.rows:
-        found = image(x, row)
-        history.insert(0, found if table.history == "denoised" else (x - row.a * found) / row.s)
-        if row.again:
-            base = row.again[0] * base + sum(w * h for w, h in zip(row.again[1], history, strict=False))
-        x = row.x * base + sum(w * h for w, h in zip(row.m, history, strict=False))
-        x = x + (row.noise * normal() if row.noise else 0)
-        base = x if row.ends else base
+        estimate = image(x, row)
+        noise = (x - row.level.signal * estimate) / row.level.noise
+        history.insert(0, estimate if table.history == "denoised" else noise)
+        if row.correction:
+            base = _combination(row.correction, base, history)
+        x = _combination(row.mix, base, history)
+        x = x + (row.fresh_noise * normal() if row.fresh_noise else 0)
+        base = x if row.ends_step else base
     return x
 
 
+def _combination(mix, base, history):
+    return mix.base * base + sum(w * h for w, h in zip(mix.estimates, history, strict=False))
+
+
 def _variance(level, c=DEVIATION):
-    return level[0] ** 2 * c**2 + level[1] ** 2
+    return level.signal**2 * c**2 + level.noise**2
 
 
-def _exact(steps: schedule.Steps) -> float:
+def _exact(steps: Steps) -> float:
     """The probability flow keeps every quantile: x scales with its marginal's deviation."""
-    first, last = steps[0], steps[-1]
-    return math.sqrt(_variance((last.a1, last.s1)) / _variance((first.a, first.s)))
+    return math.sqrt(_variance(steps[-1].end) / _variance(steps[0].start))
 
 
 def _error(name, steps, scheduler, options):
     method = samplers.SAMPLERS[name]
-    table = method.rows(steps, scheduler, options)
-    if options.corrector if options.corrector is not None else method.corrector:
+    table = method.solver(steps, scheduler, options)
+    if method.corrects(options):
         table = multistep.corrected(table, steps, options)
-    return abs(_final(table, 1 / table.start) - _exact(steps))
+    return abs(_final(table, 1 / table.noise_scale) - _exact(steps))
 
 
 # DPM-Solver++(3M) gives its quadratic term half the weight that order 3 needs, as do DPM-Solver-3 and (3S) "heun" in
@@ -101,7 +105,7 @@ def test_plms_is_of_higher_order_than_euler_on_its_own_grid(start):
     scheduler = _scheduler(set_alpha_to_one=False, steps_offset=1, skip_prk_steps=start)
     errors = {}
     for name in ("ddim", "plms"):
-        steps = schedule.Steps(samplers.SAMPLERS[name].grid(scheduler, 100, "leading", 7.0).steps)
+        steps = Steps(samplers.SAMPLERS[name].grid(scheduler, 100, "leading", 7.0).steps)
         errors[name] = _error(name, steps, scheduler, Options())
     assert errors["plms"] < errors["ddim"] / 20
 
@@ -119,7 +123,7 @@ def test_plms_is_of_higher_order_than_euler_on_its_own_grid(start):
 def test_fresh_noise_restores_the_exact_variance(name, options):
     """With the true denoiser, the latents' variance at the end is that of the marginal there."""
     steps = _smooth(1500)
-    table = samplers.SAMPLERS[name].rows(steps, _scheduler(lower_order_final=False), Options(**options))
+    table = samplers.SAMPLERS[name].solver(steps, _scheduler(lower_order_final=False), Options(**options))
     sources = itertools.count(1)  # x is a combination of independent noises: the start's, and each that is added
 
     def normal():
@@ -128,28 +132,30 @@ def test_fresh_noise_restores_the_exact_variance(name, options):
         return unit
 
     x = np.zeros(1 + len(table.rows) + 1)
-    x[0] = math.sqrt(_variance((steps[0].a, steps[0].s)))
+    x[0] = math.sqrt(_variance(steps[0].start))
     variance = np.sum(_final(table, x, normal=normal) ** 2)
     assert next(sources) > 300
-    assert variance == pytest.approx(_variance((steps[-1].a1, steps[-1].s1)), rel=3e-3)
+    assert variance == pytest.approx(_variance(steps[-1].end), rel=3e-3)
 
 
 @pytest.mark.parametrize(("name", "options"), [("lcm", {}), *(("tcd", {"gamma": g}) for g in (0.0, 0.3, 1.0))])
 def test_a_perfect_distillation_has_the_exact_variance_in_few_steps(name, options):
     """What LCM and TCD networks learn is the end of the flow; with it every step has its marginal's variance."""
     scheduler = _scheduler()
-    steps = schedule.Steps(samplers.SAMPLERS[name].grid(scheduler, 4, "trailing", 7.0).steps)
-    table = samplers.SAMPLERS[name].rows(steps, scheduler, Options(**options))
-    variance = _variance((steps[0].a, steps[0].s))
-    for row, p in zip(table.rows, steps, strict=True):
+    steps = Steps(samplers.SAMPLERS[name].grid(scheduler, 4, "trailing", 7.0).steps)
+    table = samplers.SAMPLERS[name].solver(steps, scheduler, Options(**options))
+    variance = _variance(steps[0].start)
+    for row, step in zip(table.rows, steps, strict=True):
+        base, (weight,) = row.mix
         if name == "lcm":
-            gain = DEVIATION / math.sqrt(_variance((row.a, row.s)))
-        else:  # to where row.noise begins: the image that brings the flow there
-            reached = math.sqrt(1 - row.noise**2)
-            below = (p.a1 / reached, math.sqrt(1 - (p.a1 / reached) ** 2))
-            gain = (reached * math.sqrt(_variance(below) / _variance((row.a, row.s))) - row.x) / row.m[0]
-        variance = (row.x + row.m[0] * gain) ** 2 * variance + row.noise**2
-        assert variance == pytest.approx(_variance((p.a1, p.s1)), rel=1e-3)
+            gain = DEVIATION / math.sqrt(_variance(row.level))
+        else:  # to where the fresh noise begins: the image that brings the flow there
+            reached = math.sqrt(1 - row.fresh_noise**2)
+            signal = step.end.signal / reached
+            lower = Level(signal, math.sqrt(1 - signal**2))
+            gain = (reached * math.sqrt(_variance(lower) / _variance(row.level)) - base) / weight
+        variance = (base + weight * gain) ** 2 * variance + row.fresh_noise**2
+        assert variance == pytest.approx(_variance(step.end), rel=1e-3)
 
 
 @pytest.mark.parametrize("order", [1, 2])
@@ -159,8 +165,8 @@ def test_churn_is_as_karras_et_al_published_it(order):
     options = Options(order=order, s_churn=8.0, s_tmin=0.05, s_tmax=10.0, s_noise=1.003)
     scheduler = _scheduler()
     table = samplers.table(scheduler, "edm", "karras", options, 12)
-    sigmas = samplers.schedule.by_sigma(scheduler, 12, "karras").steps
-    t = [p.s / p.a for p in sigmas] + [0.0]
+    steps = grids.k_diffusion(scheduler, 12, "karras").steps
+    t = [step.start.sigma for step in steps] + [0.0]
 
     def image(y, sigma):
         return np.tanh(y / np.sqrt(sigma**2 + 1) + np.log(sigma))
@@ -179,7 +185,7 @@ def test_churn_is_as_karras_et_al_published_it(order):
         y = after
 
     ours = iter(draws)
-    final = _final(table, next(ours), lambda x, row: image(x / row.a, row.s / row.a), lambda: next(ours))
+    final = _final(table, next(ours), lambda x, row: image(x / row.level.signal, row.level.sigma), lambda: next(ours))
     assert np.allclose(final, y, rtol=1e-6)
 
 
@@ -195,24 +201,24 @@ def test_a_perfect_denoiser_reaches_the_image_on_every_schedule(name):
         for steps, begin in ((1, None), (2, None), (7, None), (30, None), (3, 1), (7, 3), (30, 11)):
             table = samplers.table(scheduler, name, spacing, Options(), steps, begin)
             grid = samplers.SAMPLERS[name].grid(scheduler, steps, spacing, 7.0).steps
-            if any(p.a1 != q.a for p, q in itertools.pairwise(grid)):
+            if any(p.end.signal != q.start.signal for p, q in itertools.pairwise(grid)):
                 assert name in ("ddim", "plms") and spacing != "leading"
                 continue
             rows = iter(table.rows)
 
             def predict(x, t, rows=rows):  # the epsilon that says: this is the image
                 row = next(rows)
-                return (x - row.a * image) / row.s
+                return (x - row.level.signal * image) / row.level.noise
 
             noise = mx.array(np.random.RandomState(1).standard_normal(image.shape).astype(np.float32))
             other = None if begin is None else image + 1
-            final = samplers.run(table, predict, noise, lambda: mx.zeros_like(image), image=other)
-            left = 5 * grid[-1].s1  # of the noise, where the last level is not zero
-            assert mx.abs(final - grid[-1].a1 * image).max().item() < 1e-4 + left, (spacing, steps)
+            final = loop.run(table, predict, noise, lambda: mx.zeros_like(image), image=other)
+            left = 5 * grid[-1].end.noise  # of the noise, where the last level is not zero
+            assert mx.abs(final - grid[-1].end.signal * image).max().item() < 1e-4 + left, (spacing, steps)
 
 
 def _named(sampler):
-    return [s for s in samplers.SAMPLERS[sampler].schedules if s in schedule.names()]
+    return [s for s in samplers.SAMPLERS[sampler].schedules if s in schedules.names()]
 
 
 @pytest.mark.parametrize("name", samplers.names())
@@ -222,8 +228,9 @@ def test_rows_go_down_in_noise_and_within_the_training_range(name, steps):
     for spacing in _named(name):
         rows = samplers.table(_scheduler(steps_offset=1), name, spacing, Options(), steps).rows
         assert len(rows) == evaluations
-        assert all(p.s >= q.s for p, q in itertools.pairwise(rows))
-        assert all(0 <= r.t <= 999 and math.isclose(r.a**2 + r.s**2, 1) for r in rows)
+        assert all(p.level.noise >= q.level.noise for p, q in itertools.pairwise(rows))
+        assert all(0 <= row.timestep <= 999 for row in rows)
+        assert all(math.isclose(row.level.signal**2 + row.level.noise**2, 1) for row in rows)
 
 
 MIDWAY = [
@@ -248,7 +255,7 @@ def test_midway_the_rows_are_the_tail_of_the_whole_run_once_the_memory_is_full(n
         whole = samplers.table(_scheduler(), *chosen, steps)
         found = samplers.table(_scheduler(), *chosen, steps, begin)
         if begin == 0:
-            assert found.rows == whole.rows and found.churn == whole.churn
+            assert found.rows == whole.rows and found.churn_scale == whole.churn_scale
             continue
         each = 2 if len(whole.rows) == 2 * steps - 1 else 1  # evaluations; at the end one
         assert len(found.rows) == (steps - begin) * each - (each - 1) + (name == "plms" and begin + 1 < steps)
@@ -270,10 +277,10 @@ def test_midway_the_first_latent_has_the_exact_variance_of_its_level(name, optio
         chosen = samplers.choose(model, name, spacing, Options(**options))
         table = samplers.table(model, *chosen, 10, begin)
         row = table.rows[0]
-        variance = (table.image * unit * DEVIATION) ** 2 + table.start**2 + table.churn**2
-        assert variance == pytest.approx(_variance((row.a, row.s)), rel=1e-9), (spacing, begin)
-        if table.churn == 0:
-            assert (table.image * unit, table.start) == pytest.approx((row.a, row.s), rel=1e-9)
+        variance = (table.image_scale * unit * DEVIATION) ** 2 + table.noise_scale**2 + table.churn_scale**2
+        assert variance == pytest.approx(_variance(row.level), rel=1e-9), (spacing, begin)
+        if table.churn_scale == 0:
+            assert (table.image_scale * unit, table.noise_scale) == pytest.approx(row.level, rel=1e-9)
 
 
 @pytest.mark.parametrize(("name", "options"), [pair for pair in MIDWAY if pair[0] not in ("lcm", "tcd")])
@@ -289,9 +296,9 @@ def test_midway_from_the_exact_marginal_it_ends_with_the_exact_marginal(name, op
     def unit(i):
         return np.eye(len(table.rows) + 4)[i]
 
-    x = unit(0) * table.image * DEVIATION + unit(1) * table.start
-    variance = np.sum(_final(table._replace(start=1.0), x, normal=lambda: unit(next(sources))) ** 2)
-    assert variance == pytest.approx(_variance((end.a1, end.s1)), rel=2.5e-2)
+    x = unit(0) * table.image_scale * DEVIATION + unit(1) * table.noise_scale
+    variance = np.sum(_final(table._replace(noise_scale=1.0), x, normal=lambda: unit(next(sources))) ** 2)
+    assert variance == pytest.approx(_variance(end.end), rel=2.5e-2)
 
 
 @pytest.mark.parametrize("name", ["euler", "ddim", "heun", "edm"])
@@ -301,15 +308,15 @@ def test_midway_a_method_without_memory_ends_where_the_whole_run_ends(name):
     held = []
 
     def network(x, row):
-        held.append((row.t, x))
-        return np.tanh(x / row.a + row.t / 700)
+        held.append((row.timestep, x))
+        return np.tanh(x / row.level.signal + row.timestep / 700)
 
     whole = samplers.table(scheduler, name, "linspace", Options(), 20)
     final = _final(whole, image, network)
     tail = samplers.table(scheduler, name, "linspace", Options(), 20, begin)
     # A method of two evaluations a step is at the start of a step the second time it is told of a timestep.
-    x = [x for t, x in held if t == tail.rows[0].t][-1]
-    assert np.array_equal(_final(tail._replace(start=1.0), x, network), final)
+    x = [x for t, x in held if t == tail.rows[0].timestep][-1]
+    assert np.array_equal(_final(tail._replace(noise_scale=1.0), x, network), final)
 
 
 def test_midway_the_network_first_sees_the_image_and_the_noise_as_the_table_weighs_them():
@@ -322,11 +329,11 @@ def test_midway_the_network_first_sees_the_image_and_the_noise_as_the_table_weig
         return x
 
     zeros = mx.zeros_like(noise)
-    samplers.run(table, predict, noise, lambda: zeros, image=image)
-    assert mx.allclose(seen[0], table.image * image + table.start * noise, atol=1e-6)
-    assert table.image**2 + table.start**2 == pytest.approx(1) and len(seen) == 6
+    loop.run(table, predict, noise, lambda: zeros, image=image)
+    assert mx.allclose(seen[0], table.image_scale * image + table.noise_scale * noise, atol=1e-6)
+    assert table.image_scale**2 + table.noise_scale**2 == pytest.approx(1) and len(seen) == 6
     with pytest.raises(InputError, match="a table that begins midway needs the image"):
-        samplers.run(table, predict, noise, lambda: zeros)
+        loop.run(table, predict, noise, lambda: zeros)
 
 
 @pytest.mark.parametrize("begin", [-1, 10, 11])
@@ -340,10 +347,10 @@ def test_midway_a_group_that_is_cut_begins_with_what_is_left_of_it():
     """DPM-Solver++(3S) has groups 1 2 3: begun at the 2, that is 1 2, and at the 3, it is 1."""
     for begin, groups in ((3, [1, 2, 3]), (4, [1, 2, 1]), (5, [1, 1, 2])):
         table = samplers.table(_scheduler(), "dpmpp_2s", "karras", Options(order=3, kind="heun"), 20, begin)
-        assert [len(row.m) for row in table.rows[:3]] == groups
+        assert [len(row.mix.estimates) for row in table.rows[:3]] == groups
 
 
 def test_midway_past_zero_signal_epsilon_is_well_defined():
     scheduler = _scheduler(rescale_betas_zero_snr=True)
     table = samplers.table(scheduler, "ddim", "trailing", Options(corrector=True), 10, 1)
-    assert table.image > 0
+    assert table.image_scale > 0

@@ -12,7 +12,7 @@ from PIL import Image
 from mlx_sd import DeepCache, Options, StableDiffusion
 from mlx_sd import metadata as picture
 from mlx_sd.core.errors import InputError
-from mlx_sd.sampling import samplers
+from mlx_sd.sampling import loop, samplers
 from mlx_sd.tasks import painting as paint
 
 PROMPT = "a large moon, a night sky"
@@ -92,11 +92,11 @@ def test_whatever_the_sampler_what_is_kept_ends_as_the_image(name, begin, family
         return (1 - mask) * (a * image + s * noise) + mask * x
 
     start = image if begin else None
-    final = samplers.run(table, predict, noise, lambda: mx.zeros(noise.shape), image=start, keep=keep)
+    final = loop.run(table, predict, noise, lambda: mx.zeros(noise.shape), image=start, keep=keep)
     assert mx.array_equal(final[:, 2:], image[:, 2:])
     assert not mx.isclose(final[:, :2], image[:, :2]).any().item()
     for x, row in list(zip(seen, table.rows, strict=True))[1:]:
-        assert mx.abs(x - row.a * image - row.s * noise)[:, 2:].max().item() < 1e-5
+        assert mx.abs(x - row.level.signal * image - row.level.noise * noise)[:, 2:].max().item() < 1e-5
 
 
 @pytest.mark.parametrize("options", [{}, {"only_masked": True}, {"mask_blur": 3, "strength": 0.6}, {"width": 32}])

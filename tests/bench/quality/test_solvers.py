@@ -28,7 +28,7 @@ def test_solvers_are_placed_by_evaluations_of_the_network(tmp_path):
     points = solvers.Bench(tmp_path).points()
     assert {p.sampler for p in points[1:]} == set(samplers.names())
     assert (points[0].sampler, points[0].steps) == (solvers.REFERENCE, solvers.REFERENCE_STEPS)
-    assert len(set(points)) == len(points) and all(p.table.start == 1 for p in points)
+    assert len(set(points)) == len(points) and all(p.table.noise_scale == 1 for p in points)
     for name in samplers.names():
         counts = [len(p.table.rows) for p in points[1:] if p.sampler == name]
         assert all(n <= most for n, most in zip(counts[-2:], (30, 50), strict=True))

@@ -86,10 +86,10 @@ def test_a_schedule_is_what_its_solver_takes(sd, name):
     text = next(f"{kind}={','.join(map(str, values))}" for kind, values in held.items())
     chosen = samplers.choose(scheduler, name, text)
     rows = samplers.table(scheduler, *chosen, 12).rows
-    assert [row.s / row.a for row in rows] == pytest.approx(levels[:-1], rel=0.02)
+    assert [row.level.sigma for row in rows] == pytest.approx(levels[:-1], rel=0.02)
     own = samplers.SAMPLERS[name].grid(scheduler, 12, solver.spacing, 7.0).steps[-1]
     given_ = samplers.SAMPLERS[name].grid(scheduler, 12, chosen[1], 7.0).steps[-1]
-    assert given_.s1 / given_.a1 == pytest.approx(own.s1 / own.a1, abs=1e-4)
+    assert given_.end.sigma == pytest.approx(own.end.sigma, abs=1e-4)
 
 
 @pytest.mark.parametrize("steps", [10, 7])
@@ -101,7 +101,7 @@ def test_the_file_is_a_schedule(tmp_path, monkeypatch, sd, steps):
     arguments = ["--prompts", str(tmp_path / "prompts.txt"), "--out", str(out), "--steps", str(steps), "--paths", "3"]
     assert ays.main(arguments) == 0
     spacing = samplers.choose(sd.model.scheduler, "dpmpp_2m", str(out))[1]
-    assert schedule.steps_of(spacing) == steps and not how.exists()
+    assert schedule.step_count(spacing) == steps and not how.exists()
     assert json.loads(out.read_text())["about"]["steps"] == steps
 
 
