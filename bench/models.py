@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from convert import names
+from convert.files.diffusers_names import diffusers_name
 from mlx_sd.checkpoint.model_folder import TINY, build, shapes
 
 Config = dict[str, Any]
@@ -121,7 +121,7 @@ def random_weights(part: str, config: Config, rng: np.random.Generator) -> dict[
     network = build(part, config, part)
     arrays = {}
     for own_name, shape in shapes(network).items():
-        name = names.theirs(part, network.names, own_name)
+        name = diffusers_name(part, network.names, own_name)
         if len(shape) == 4:
             shape = (shape[0], shape[3], shape[1], shape[2])
         elif part == "unet" and name.endswith(_PROJECTIONS) and not config.get("use_linear_projection"):

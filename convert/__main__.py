@@ -17,14 +17,18 @@ from mlx_sd.core import command
 from mlx_sd.core.errors import InputError
 from mlx_sd.networks import quantization
 
-from . import export, lora, source, verify, write
-from .checkpoint import Choices
-from .describe import describe
-from .kinds import KINDS, PREDICTIONS
+from . import verify
+from .adapters.merge import open_adapters
+from .inspection import describe
+from .sources.checkpoint import SourceOptions
+from .sources.open_checkpoint import open_checkpoint
+from .sources.single_file_kinds import KINDS, PREDICTIONS
+from .writers.diffusers_folder import write_diffusers_folder
+from .writers.model_folder import write_model_folder
 
 NAME = "convert"
 
-_CHOICES = tuple(field.name for field in dataclasses.fields(Choices))
+_OPTIONS = tuple(field.name for field in dataclasses.fields(SourceOptions))
 
 _KINDS = "\n".join(f"  {name:<14}{kind.title}" for name, kind in KINDS.items())
 _EXAMPLES = f"""examples:
@@ -102,31 +106,31 @@ def _convert(arguments: argparse.Namespace) -> None:
     out: Path = arguments.out
     if out.exists():  # before anything is downloaded
         raise InputError(f"{out} exists; choose another name or remove it first")
-    choices = _choices(arguments)
+    options = _options(arguments)
     folder = Path(arguments.model).expanduser()
     if arguments.to == "mlx":
-        _write(arguments, choices, out)
+        _write(arguments, options, out)
     elif arguments.quantize:
         raise InputError("diffusers does not read what --quantize writes; leave it out with --to diffusers")
     elif (folder / "model.json").is_file():
-        if choices != Choices() or arguments.lora:
+        if options != SourceOptions() or arguments.lora:
             raise InputError(f"{folder} is converted already; of the options only --dtype can be given with it")
-        export.write(folder, out, _dtype(arguments))
+        write_diffusers_folder(folder, out, _dtype(arguments))
     else:
         with tempfile.TemporaryDirectory(dir=out.absolute().parent if out.parent.is_dir() else None) as home:
-            _write(arguments, choices, Path(home, "model"))
-            export.write(Path(home, "model"), out)
+            _write(arguments, options, Path(home, "model"))
+            write_diffusers_folder(Path(home, "model"), out)
     print(out)
 
 
-def _write(arguments: argparse.Namespace, choices: Choices, out: Path) -> None:
+def _write(arguments: argparse.Namespace, options: SourceOptions, out: Path) -> None:
     if arguments.quantize:
         quantization.parse(arguments.quantize)
-    adapters = lora.read(Lora.parse(text) for text in arguments.lora)
-    found = source.read(arguments.model, choices)
+    adapters = open_adapters(Lora.parse(text) for text in arguments.lora)
+    found = open_checkpoint(arguments.model, options)
     about = {"model": arguments.model}
-    remarks = write.write(found, out, about, _dtype(arguments), adapters, arguments.quantize)
-    for said in (f"{arguments.model}: {found.kind}" if found.kind else "", found.guess, *remarks):
+    remarks = write_model_folder(found, out, about, _dtype(arguments), adapters, arguments.quantize)
+    for said in (f"{arguments.model}: {found.summary}" if found.summary else "", found.warning, *remarks):
         if said:  # at the end, so that what goes wrong is one line
             print(f"{NAME}: {said}", file=sys.stderr)
 
@@ -142,13 +146,13 @@ def _networks(arguments: argparse.Namespace) -> dict[str, Module]:
     if (folder / "model.json").is_file():
         configs = read_about(folder)["networks"]
     else:
-        found = source.read(arguments.model, _choices(arguments))
+        found = open_checkpoint(arguments.model, _options(arguments))
         configs = {part: component.config for part, component in found.components.items()}
     return {part: build(part, config, f"{arguments.model}: {part}") for part, config in configs.items()}
 
 
-def _choices(arguments: argparse.Namespace) -> Choices:
-    return Choices(**{name: getattr(arguments, name) for name in _CHOICES})
+def _options(arguments: argparse.Namespace) -> SourceOptions:
+    return SourceOptions(**{name: getattr(arguments, name) for name in _OPTIONS})
 
 
 def _dtype(arguments: argparse.Namespace) -> mx.Dtype | None:

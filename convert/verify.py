@@ -13,7 +13,7 @@ from mlx_sd.networks import quantization
 from mlx_sd.prompts.tokenizer import Tokenizer
 from mlx_sd.sampling.scheduler import Scheduler
 
-from .stream import progress, sha256
+from .files.safetensors_stream import progress, sha256
 
 _MOST = 4  # problems told at once
 _FIELDS = {"source": dict, "pipeline": dict, "networks": dict, "scheduler": dict, "tokenizers": list, "files": dict}

@@ -24,15 +24,17 @@ def converted(model: str, variant: str | None = None) -> Path:
     folder = EMBEDDED.get(model) or Path(model)
     if (folder / "model.json").is_file():
         return folder
-    from convert import checkpoint, source, write  # convert builds on this package
+    from convert.sources.checkpoint import SourceOptions  # convert builds on this package
+    from convert.sources.open_checkpoint import open_checkpoint
+    from convert.writers.model_folder import write_model_folder
 
-    found = source.read(model, checkpoint.Choices(variant=variant))
-    out = _cache() / f"{found.folder.resolve().name}-{_fingerprint(found.folder)}"
+    checkpoint = open_checkpoint(model, SourceOptions(variant=variant))
+    out = _cache() / f"{checkpoint.path.resolve().name}-{_fingerprint(checkpoint.path)}"
     if not (out / "model.json").is_file():
-        if found.guess:
-            warnings.warn(found.guess, stacklevel=4)
+        if checkpoint.warning:
+            warnings.warn(checkpoint.warning, stacklevel=4)
         try:
-            write.write(found, out, {"model": model})
+            write_model_folder(checkpoint, out, {"model": model})
         except InputError:
             if not (out / "model.json").is_file():  # else another process was first
                 raise
@@ -43,18 +45,18 @@ def adapters(loras: Sequence[Given]) -> list[Any]:
     """Opened by convert, which builds on this package."""
     if not loras:
         return []
-    from convert import lora
+    from convert.adapters.merge import open_adapters
 
-    return lora.read(Lora.of(given) for given in loras)
+    return open_adapters(Lora.of(given) for given in loras)
 
 
 def merge_plan(adapters: list[Any], networks: Mapping[str, nn.Module]) -> Any:
     """convert's plan of what adapters do to parameters, or None without adapters."""
     if not adapters:
         return None
-    from convert import lora
+    from convert.adapters.merge import plan_merge
 
-    return lora.plan(adapters, networks)
+    return plan_merge(adapters, networks)
 
 
 def _cache() -> Path:

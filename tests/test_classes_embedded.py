@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from bench.tiny.scenes import LABELS
-from convert import source
+from convert.sources.open_checkpoint import open_checkpoint
 from mlx_sd import StableDiffusion
 from mlx_sd.checkpoint.model_folder import EMBEDDED
 
@@ -23,7 +23,7 @@ def test_it_is_small():
 
 
 def test_its_autoencoder_is_that_of_the_captioned_checkpoint():
-    ours, theirs = (source.read(name).components["vae"] for name in ("tiny-classes", "tiny"))
+    ours, theirs = (open_checkpoint(name).components["vae"] for name in ("tiny-classes", "tiny"))
     assert {n: t.shape for n, t in ours.tensors.items()} == {n: t.shape for n, t in theirs.tensors.items()}
     assert all(mx.array_equal(ours.tensors[name].read(), theirs.tensors[name].read()) for name in ours.tensors)
 

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from safetensors.numpy import load_file, save_file
 
 from convert import __main__ as command
-from convert import adapter, hub, lora, names
+from convert.adapters import adapter_file, merge
+from convert.files import hub
+from convert.files.diffusers_names import diffusers_name
 from mlx_sd import StableDiffusion
 from mlx_sd import metadata as picture
 from mlx_sd.checkpoint.lora import Lora
@@ -139,21 +141,21 @@ def test_an_adapter_on_the_hub_is_its_only_file_or_the_one_named(tmp_path, monke
 
     monkeypatch.setattr(hub, "snapshot_download", download)
     monkeypatch.setattr(hub, "_files", lambda repository: ["README.md", "x/deep.safetensors", "only.safetensors"])
-    assert lora.locate("owner/name") == tmp_path / "only.safetensors"
-    assert lora.locate("owner/name/x/deep.safetensors") == tmp_path / "x/deep.safetensors"
+    assert merge.locate("owner/name") == tmp_path / "only.safetensors"
+    assert merge.locate("owner/name/x/deep.safetensors") == tmp_path / "x/deep.safetensors"
     assert [patterns[0] for _, patterns in asked] == ["only.safetensors", "x/deep.safetensors"]
     monkeypatch.setattr(hub, "_files", lambda repository: ["a.safetensors", "b.safetensors"])
     with pytest.raises(InputError, match=r"owner/name holds several files, a.safetensors, b.safetensors: name one"):
-        lora.locate("owner/name")
+        merge.locate("owner/name")
 
     def offline(repository):
         raise ConnectionError
 
     monkeypatch.setattr(hub, "_files", offline)
-    assert lora.locate("owner/name") == tmp_path  # what the cache has
+    assert merge.locate("owner/name") == tmp_path  # what the cache has
     for nowhere in ("owner/name/x.ckpt", "nowhere.safetensors", "folder/nowhere.safetensors", "/a/b"):
         with pytest.raises(InputError, match="does not exist"):
-            lora.locate(nowhere)
+            merge.locate(nowhere)
 
 
 CONFIGS = {
@@ -181,17 +183,17 @@ def test_a_config_that_is_wrong_is_one_line(name, folders, shapes, tmp_path):
 shape = st.lists(st.integers(0, 5), max_size=5).map(tuple)
 
 
-@given(st.dictionaries(st.sampled_from(sorted(adapter._ROLES)), shape, min_size=1, max_size=7))
+@given(st.dictionaries(st.sampled_from(sorted(adapter_file._ROLES)), shape, min_size=1, max_size=7))
 @settings(deadline=None, max_examples=100)
 def test_no_shapes_crash_the_reader(unet, tmp_path_factory, roles):
     file = tmp_path_factory.mktemp("fuzz") / "x.safetensors"
     save_file({f"{TO_Q}.{role}": np.ones(size, np.float32) for role, size in roles.items()}, file)
     try:
-        merge = lora.plan(lora.read([Lora(str(file), 0.5)]), {"unet": unet})
+        plan = merge.plan_merge(merge.open_adapters([Lora(str(file), 0.5)]), {"unet": unet})
     except InputError as error:
         assert "\n" not in str(error)
     else:
-        merge("unet", "down.stages.1.1.blocks.0.attn1.q.weight", mx.zeros((32, 32)))
+        plan("unet", "down.stages.1.1.blocks.0.attn1.q.weight", mx.zeros((32, 32)))
 
 
 @given(st.text())
@@ -231,7 +233,7 @@ def style(tmp_path):
     unet = StableDiffusion.load("tiny", "float32").unet
     factors = {}
     for name, layer in unet.named_modules():
-        theirs = names.theirs("unet", unet.names, name)
+        theirs = diffusers_name("unet", unet.names, name)
         if isinstance(layer, Linear) and "attn" in theirs:
             factors["unet", theirs] = adapters.lora(("unet", theirs), layer.weight.shape)
     return adapters.save(tmp_path / "style.safetensors", adapters.kohya(factors))
@@ -244,7 +246,7 @@ def test_a_picture_says_its_adapters_and_is_made_again(style, tmp_path, capsys, 
     assert generate.main(["--from-image", "a.png", "--output", "b.png"]) == 0
     assert generate.main([*flags, "--output", "c.png"]) == 0
     about = picture.read(tmp_path / "a.png")
-    assert about["loras"] == [{"path": "style.safetensors", "sha256": adapter.read(style).sha256, "scale": 0.7}]
+    assert about["loras"] == [{"path": "style.safetensors", "sha256": adapter_file.read(style).sha256, "scale": 0.7}]
     assert about == picture.read(tmp_path / "b.png")
     one, again, without = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
     assert one == again != without
@@ -261,7 +263,7 @@ def test_inspect_says_what_a_file_is(folders, shapes, tmp_path, capsys):
     file = adapters.save(tmp_path / "a.safetensors", adapters.kohya(factors), said)
     assert command.main(["--inspect", str(file), "--model", str(folders["sd1"])]) == 0
     out = capsys.readouterr().out
-    counts = {part: sum(p == part for p, _ in factors) for part in adapter.PARTS}
+    counts = {part: sum(p == part for p, _ in factors) for part in adapter_file.PARTS}
     assert "LoRA for a model with prompts 80 wide" in out
     for part, count in counts.items():
         assert f"{part}: {count} modules, rank 4, alpha 2, scaled by 0.5" in out

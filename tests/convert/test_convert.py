@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from safetensors.numpy import load_file, save_file
 
 from convert import __main__ as command
-from convert import hub, names
+from convert.files.diffusers_names import current_name, diffusers_name
+from convert.sources import hub_checkpoint
 from mlx_sd import StableDiffusion
 from mlx_sd.checkpoint.model_folder import build
 from mlx_sd.checkpoint.model_folder import shapes as shapes_of
@@ -62,7 +63,7 @@ def test_a_conversion_keeps_every_number_and_makes_images_channel_last(convert, 
     unet = build("unet", json.loads((folder / "unet/config.json").read_text()), "unet")
     assert len(ours) == len(theirs)
     for name, array in ours.items():
-        source = theirs[names.theirs("unet", unet.names, name)]
+        source = theirs[diffusers_name("unet", unet.names, name)]
         if source.ndim == 4:
             source = source.transpose(0, 2, 3, 1)
         assert (np.array(array) == source.reshape(array.shape)).all(), name
@@ -247,9 +248,9 @@ def test_our_names_and_theirs_are_one_to_one(shapes):
     for family in ("sd1", "sd2v", "sdxl", "inpaint9"):
         for part, theirs in shapes[family].items():
             network = build(part, families.FAMILIES[family][part], part)
-            mapped = [names.theirs(part, network.names, ours) for ours in shapes_of(network)]
+            mapped = [diffusers_name(part, network.names, ours) for ours in shapes_of(network)]
             assert len(set(mapped)) == len(mapped)
-            assert set(mapped) == {names.today(name) for name in theirs}
+            assert set(mapped) == {current_name(name) for name in theirs}
 
 
 @given(st.binary(max_size=400))
@@ -342,7 +343,7 @@ def test_every_scheduler_class_becomes_a_sampler_a_schedule_and_options(values, 
     ],
 )
 def test_only_the_weights_that_will_be_read_are_downloaded(variant, files, wanted):
-    assert hub._weights(files, variant) == wanted
+    assert hub_checkpoint.weights(files, variant) == wanted
 
 
 def test_a_folder_with_half_precision_only_is_read_as_such(convert, folder):
@@ -367,7 +368,7 @@ def test_an_old_scheduler_config_means_what_diffusers_makes_of_it(folder):
 )
 def test_a_repository_of_one_single_file_is_that_file(files, wanted):
     try:
-        assert hub._single("x/y", files) == wanted
+        assert hub_checkpoint.single_file("x/y", files) == wanted
     except InputError as error:
         assert wanted in str(error)
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from convert.checkpoint import Choices
-from convert.source import read
+from convert.sources.checkpoint import SourceOptions
+from convert.sources.open_checkpoint import open_checkpoint
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import TENSOR_DTYPES, Tensor, metadata, tensors
 from tests.support import families, singles
@@ -175,8 +175,8 @@ def test_single_files_of_any_names_and_shapes_are_read_or_refused(shapes, tmp_pa
     families.write_tokenizer(tmp_path / "tokenizer", "!")
     file = tmp_path / "x.safetensors"
     file.write_bytes(bytes(1 << 20))
-    monkeypatch.setattr("convert.single._tokenizers", lambda *arguments: {})
-    monkeypatch.setattr("convert.single.metadata", lambda file: {})
+    monkeypatch.setattr("convert.sources.single_file._tokenizers", lambda *arguments: {})
+    monkeypatch.setattr("convert.sources.single_file.metadata", lambda file: {})
     rng = random.Random(0)
     kinds = {}
     for name in singles.NAMES:
@@ -197,9 +197,9 @@ def test_single_files_of_any_names_and_shapes_are_read_or_refused(shapes, tmp_pa
                 every[rng.choice([old + ".x", old.replace("0", "77"), new, old.rpartition(".")[0], "." + old])] = tensor
             elif change == 2:
                 every[old.replace("blocks", "block")] = tensor
-        monkeypatch.setattr("convert.single._tensors", lambda file, every=every: every)
+        monkeypatch.setattr("convert.sources.single_file._tensors", lambda file, every=every: every)
         try:
-            done += bool(read(str(file), Choices(tokenizer=tmp_path / "tokenizer")).components)
+            done += bool(open_checkpoint(str(file), SourceOptions(tokenizer=tmp_path / "tokenizer")).components)
         except InputError as error:
             assert "\n" not in str(error)
     assert done

@@ -21,7 +21,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from convert import __main__ as command
-from convert import names, stream
+from convert.files import safetensors_stream
+from convert.files.diffusers_names import current_name
 from mlx_sd import StableDiffusion
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import tensors
@@ -200,8 +201,8 @@ def test_back_to_diffusers_is_the_identity(name, shapes, tmp_path):
     assert convert(tmp_path / "model", tmp_path / "back", "--to", "diffusers") == 0
     for part in families.networks(name):
         (first,), (second,) = (list((tmp_path / f / part).glob("*.safetensors")) for f in ("folder", "back"))
-        one = {names.today(n): a for n, a in load_file(first).items()}
-        two = {names.today(n): a for n, a in load_file(second).items()}
+        one = {current_name(n): a for n, a in load_file(first).items()}
+        two = {current_name(n): a for n, a in load_file(second).items()}
         assert first.name == second.name and one.keys() == two.keys()
         assert all(np.array_equal(one[n], two[n]) for n in one)
         configs = [json.loads((tmp_path / f / part / "config.json").read_text()) for f in ("folder", "back")]
@@ -222,9 +223,9 @@ def test_a_single_file_becomes_a_diffusers_folder_that_reads_the_same(name, shap
     assert convert(file, tmp_path / "folder", *flags) == 0
     for part, arrays in weights.items():
         (found,) = (tmp_path / "folder" / part).glob("*.safetensors")
-        written = {names.today(n): a for n, a in load_file(found).items()}
-        assert written.keys() == {names.today(n) for n in arrays}
-        assert all(np.array_equal(written[names.today(n)], a) for n, a in arrays.items())
+        written = {current_name(n): a for n, a in load_file(found).items()}
+        assert written.keys() == {current_name(n) for n in arrays}
+        assert all(np.array_equal(written[current_name(n)], a) for n, a in arrays.items())
     assert convert(tmp_path / "folder", tmp_path / "model") == 0
     assert (tmp_path / "folder/low_res_scheduler").is_dir() == (name == "upscaler")
 
@@ -279,7 +280,7 @@ def nothing_left(tmp_path):
 def test_too_little_space_is_seen_before_anything_is_written(original, tmp_path, monkeypatch, capsys):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    monkeypatch.setattr(stream, "write_tensors", None)
+    monkeypatch.setattr(safetensors_stream, "write_tensors", None)
     assert convert(original, tmp_path / "out") == 1
     assert "and only 0.0 GB are free there" in capsys.readouterr().err
     assert nothing_left(tmp_path) == []
@@ -319,8 +320,11 @@ def test_no_permission_is_one_line(original, tmp_path, capsys):
 
 def test_of_two_conversions_to_one_place_the_first_wins(tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(InputError, match="another conversion was first"), stream.atomic_folder(out) as second:
-        with stream.atomic_folder(out) as first:
+    with (
+        pytest.raises(InputError, match="another conversion was first"),
+        safetensors_stream.atomic_folder(out) as second,
+    ):
+        with safetensors_stream.atomic_folder(out) as first:
             (first / "whose").write_text("first")
         (second / "whose").write_text("second")
     assert bytes_of(tmp_path) == {"out/whose": b"first"}
@@ -332,8 +336,8 @@ def test_what_a_living_process_writes_is_not_swept_and_what_a_dead_one_left_is(t
     for left in (dead, other):
         left.mkdir()
         (left / "unet.safetensors").touch()
-    with stream.atomic_folder(out) as first:
-        with pytest.raises(ZeroDivisionError), stream.atomic_folder(out):
+    with safetensors_stream.atomic_folder(out) as first:
+        with pytest.raises(ZeroDivisionError), safetensors_stream.atomic_folder(out):
             raise ZeroDivisionError
         assert first.is_dir() and not dead.exists() and other.exists()
     assert out.is_dir()
@@ -344,7 +348,7 @@ def test_no_conversion_sweeps_another_away(tmp_path):
 
     def work():
         for _ in range(100):
-            with pytest.raises(ZeroDivisionError), stream.atomic_folder(tmp_path / "out") as folder:
+            with pytest.raises(ZeroDivisionError), safetensors_stream.atomic_folder(tmp_path / "out") as folder:
                 (folder / "file").touch()
                 raise ZeroDivisionError
 

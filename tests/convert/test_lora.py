@@ -13,7 +13,8 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from bench.models import UNETS
 from convert import __main__ as command
-from convert import adapter, blocks, deltas, lora, names, targets
+from convert.adapters import adapter_file, block_weights, formulas, layer_names, merge
+from convert.files.diffusers_names import diffusers_name
 from mlx_sd.checkpoint.lora import Lora
 from mlx_sd.checkpoint.model_folder import build
 from mlx_sd.checkpoint.model_folder import shapes as shapes_of
@@ -74,7 +75,7 @@ def run_beside(model, factors, scale):
     for part, network in networks(model).items():
         put = []
         for name, layer in network.named_modules():
-            theirs = part, names.theirs(part, network.names, name)
+            theirs = part, diffusers_name(part, network.names, name)
             if theirs in factors:
                 put.append((name, Beside(layer, factors[theirs], scale)))
         network.update_modules(tree_unflatten(put))
@@ -116,9 +117,9 @@ def test_every_spelling_of_the_same_adapter_is_the_same_difference(shapes, tmp_p
     made = {}
     for how, arrays in spelt.items():
         file = adapters.save(tmp_path / f"{how}.safetensors", arrays)
-        merge = lora.plan(lora.read([Lora(str(file))]), networks)
+        plan = merge.plan_merge(merge.open_adapters([Lora(str(file))]), networks)
         made[how] = {
-            (part, name): np.array(merge(part, name, mx.zeros(shape)))
+            (part, name): np.array(plan(part, name, mx.zeros(shape)))
             for part, network in networks.items()
             for name, shape in shapes_of(network).items()
         }
@@ -183,7 +184,7 @@ def test_a_layer_with_dora_has_the_magnitudes_that_it_learnt(axis, folders, shap
     base, half, whole = (weights(load(folders["sd1"], "float32", [(file, scale)])) for scale in (0, 0.5, 1))
     unet = build("unet", families.FAMILIES["sd1"]["unet"], "unet")
     for (part, name), array in whole.items():
-        theirs = names.theirs(part, unet.names, name).removesuffix(".weight") if part == "unet" else ""
+        theirs = diffusers_name(part, unet.names, name).removesuffix(".weight") if part == "unet" else ""
         if (part, theirs) in factors:
             others = tuple(range(1, array.ndim)) if axis == 0 else tuple(range(array.ndim - 1))
             norms = np.sqrt(np.square(array, dtype=np.float64).sum(others))
@@ -219,7 +220,7 @@ COUNTS = {"sd1": (26, 17), "sdxl": (20, 12)}  # all blocks, those with attention
 def test_block_weights_are_as_many_as_the_field_has(name, folders):
     unet = networks(load(folders[name], "float32"))["unet"]
     for count in COUNTS[name]:
-        factor = blocks.factors(Lora("x", 1.0, tuple(range(count))), shapes_of(unet))
+        factor = block_weights.factors(Lora("x", 1.0, tuple(range(count))), shapes_of(unet))
         attending = next(i for i, stage in enumerate(unet.down.stages) if len(stage) > 1)
         assert factor("text_encoder", "layers.0.attention.q") == factor("unet", "embedding.timestep.linear1") == 0
         assert factor("unet", f"down.stages.{attending}.1.blocks.0.attn1.q") == (1 + attending if count > 17 else 1)
@@ -292,7 +293,7 @@ def test_conversion_and_loading_merge_alike_before_any_cast(folders, two, tmp_pa
     for name, array in tree_flatten(loaded.unet.parameters()):
         assert mx.array_equal(half[name], array.astype(mx.float16)), name
     said = json.loads((tmp_path / "float32/model.json").read_text())["loras"]
-    digests = [adapter.read(file).sha256 for file in two]
+    digests = [adapter_file.read(file).sha256 for file in two]
     assert said == [
         {"path": str(two[0]), "sha256": digests[0], "scale": 0.5},
         {"path": str(two[1]), "sha256": digests[1], "scale": -0.25},
@@ -330,7 +331,7 @@ def arrays(**shapes):
 
 
 def delta(kind, factors):
-    found = deltas.kind_of(frozenset(factors))
+    found = formulas.kind_of(frozenset(factors))
     assert found.name == kind
     return np.array(found.delta({role: mx.array(array) for role, array in factors.items()}))
 
@@ -377,7 +378,7 @@ def test_lokr_is_a_kronecker_product(a, b, c, d, r, kernel, low):
 def test_dora_sets_norms_and_keeps_directions(o, i, axis, image):
     weight = adapters.numbers(("x", "y"), f"w{o}{i}", o, *[3, 3] * image, i)
     magnitude = np.abs(adapters.numbers(("x", "y"), "m", o if axis == 0 else i))
-    found = np.array(deltas.decomposed(mx.array(weight), mx.array(magnitude), axis))
+    found = np.array(formulas.decomposed(mx.array(weight), mx.array(magnitude), axis))
     others = tuple(a for a in range(weight.ndim) if a != axis % weight.ndim)
     assert np.allclose(np.sqrt((found**2).sum(others)), magnitude, rtol=1e-5)
     ratio = found / weight
@@ -388,12 +389,12 @@ def test_dora_sets_norms_and_keeps_directions(o, i, axis, image):
     (None, 4, False, 1), (0, 4, False, 1), (2, 4, False, 0.5), (2, 4, True, 1), (3, None, False, 1),
 ])  # fmt: skip
 def test_scaling(alpha, rank, stabilised, expected):
-    assert deltas.scaling(alpha, rank, stabilised) == expected
+    assert formulas.scaling(alpha, rank, stabilised) == expected
 
 
 @pytest.mark.parametrize("name", UNETS)
 def test_names_with_underscores_mean_one_layer(name):
     """At full size: no two layers have a spelling in common, but for the pieces of one projection."""
     unet = build("unet", UNETS[name], name)
-    for spelling, found in targets.spellings("unet", unet).items():
+    for spelling, found in layer_names.spellings("unet", unet).items():
         assert [t.piece for t in found] == list(range(found[0].pieces)) and len(found) == found[0].pieces, spelling

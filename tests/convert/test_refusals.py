@@ -7,8 +7,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from convert import __main__ as command
-from convert.checkpoint import Choices
-from convert.source import read
+from convert.sources.checkpoint import SourceOptions
+from convert.sources.open_checkpoint import open_checkpoint
 from mlx_sd.core.errors import InputError
 from tests.support import families, singles
 
@@ -103,7 +103,7 @@ def test_other_formats_are_refused_by_what_they_are(name, content, message, tmp_
 
 def test_a_kind_that_does_not_fit_is_refused(sd1, tokenizer):
     with pytest.raises(InputError, match="is not of the kind sdxl: its UNet is not of SDXL's kind"):
-        read(str(sd1), Choices(tokenizer=tokenizer, kind="sdxl"))
+        open_checkpoint(str(sd1), SourceOptions(tokenizer=tokenizer, kind="sdxl"))
 
 
 def test_a_tokenizer_of_more_tokens_than_the_encoder_is_refused(sd1, tokenizer, tmp_path):
@@ -112,28 +112,28 @@ def test_a_tokenizer_of_more_tokens_than_the_encoder_is_refused(sd1, tokenizer, 
     vocabulary["<|endoftext|>"] = 49407
     (tmp_path / "large/vocab.json").write_text(json.dumps(vocabulary))
     with pytest.raises(InputError, match=r"knows 700 tokens, the tokenizer in .*large has 49408; give another"):
-        read(str(sd1), Choices(tokenizer=tmp_path / "large"))
+        open_checkpoint(str(sd1), SourceOptions(tokenizer=tmp_path / "large"))
 
 
 def test_text_encoders_of_another_width_are_refused(sd1, shapes, tmp_path, tokenizer):
     folder = families.write_folder("sd2v", shapes["sd2v"], tmp_path / "folder")
     with pytest.raises(InputError, match=r"takes texts of width 32, the text encoders give 48"):
-        read(str(sd1), Choices(tokenizer=tokenizer, text_encoder=folder))
+        open_checkpoint(str(sd1), SourceOptions(tokenizer=tokenizer, text_encoder=folder))
 
 
 def test_without_vocabulary_and_network_the_way_out_is_said(sd1, monkeypatch):
     def nothing(*args, **kwargs):
         raise OSError("no network")
 
-    monkeypatch.setattr("convert.hub.snapshot_download", nothing)
+    monkeypatch.setattr("convert.files.hub.snapshot_download", nothing)
     with pytest.raises(InputError, match=r"has no tokenizer and the hub's .* cannot be reached; .*--tokenizer FOLDER"):
-        read(str(sd1))
+        open_checkpoint(str(sd1))
 
 
 @pytest.mark.parametrize("name", ["vae", "text_encoder", "tokenizer"])
 def test_a_part_that_is_not_there_is_named(name, sd1, tokenizer, tmp_path):
     with pytest.raises(InputError, match="nowhere"):
-        read(str(sd1), Choices(**{"tokenizer": tokenizer, name: tmp_path / "nowhere"}))
+        open_checkpoint(str(sd1), SourceOptions(**{"tokenizer": tokenizer, name: tmp_path / "nowhere"}))
 
 
 def test_a_vae_of_another_kind_is_refused(sd1, tokenizer, shapes, tmp_path):
@@ -142,11 +142,11 @@ def test_a_vae_of_another_kind_is_refused(sd1, tokenizer, shapes, tmp_path):
     weights["decoder.conv_in.weight"] = np.zeros((32, 16, 3, 3), np.float32)
     save_file(weights, tmp_path / "vae.safetensors")
     with pytest.raises(InputError, match="a VAE of 16 channels for a UNet of 4"):
-        read(str(sd1), Choices(tokenizer=tokenizer, vae=tmp_path / "vae.safetensors"))
+        open_checkpoint(str(sd1), SourceOptions(tokenizer=tokenizer, vae=tmp_path / "vae.safetensors"))
 
 
 def test_flags_of_single_files_are_refused_with_folders(shapes, tmp_path):
     folder = families.write_folder("sd1", shapes["sd1"], tmp_path / "folder")
     for flag in ({"ema": True}, {"kind": "sd1"}, {"prediction": "epsilon"}):
         with pytest.raises(InputError, match="is for single files"):
-            read(str(folder), Choices(**flag))
+            open_checkpoint(str(folder), SourceOptions(**flag))

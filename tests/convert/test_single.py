@@ -9,9 +9,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from convert import __main__ as command
-from convert import configs, kinds, ldm, names
-from convert.checkpoint import Choices
-from convert.source import read
+from convert.files.diffusers_names import current_name
+from convert.sources import configs_from_shapes, original_weights, single_file_kinds
+from convert.sources.checkpoint import SourceOptions
+from convert.sources.open_checkpoint import open_checkpoint
 from mlx_sd import StableDiffusion
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import Tensor
@@ -39,7 +40,7 @@ def change(file, rule):
 
 
 def same(component, weights):
-    wanted = {names.today(name): array for name, array in weights.items()}
+    wanted = {current_name(name): array for name, array in weights.items()}
     assert component.tensors.keys() == wanted.keys()
     for name, array in wanted.items():
         assert np.array_equal(np.array(component.tensors[name].read()).reshape(array.shape), array), name
@@ -48,7 +49,7 @@ def same(component, weights):
 @pytest.mark.parametrize("name", singles.NAMES)
 def test_every_kind_is_told_apart_and_keeps_every_number(name, single, tokenizer):
     file, weights = single(name)
-    found = read(str(file), Choices(tokenizer=tokenizer))
+    found = open_checkpoint(str(file), SourceOptions(tokenizer=tokenizer))
     assert found.provenance["kind"] == FAMILY.get(name, name)
     assert found.components.keys() == weights.keys()
     for part, arrays in weights.items():
@@ -59,7 +60,7 @@ def test_every_kind_is_told_apart_and_keeps_every_number(name, single, tokenizer
 def test_configs_read_off_shapes_are_those_of_the_folder(name, single, shapes, tokenizer):
     """Up to what no shape tells: heads, groups and the size of pictures."""
     file, _ = single(name)
-    found = read(str(file), Choices(tokenizer=tokenizer)).components
+    found = open_checkpoint(str(file), SourceOptions(tokenizer=tokenizer)).components
     wanted, _ = singles.parts(name, shapes)
     free = {"attention_head_dim": 1, "norm_num_groups": 1, "sample_size": 1}
     ours, theirs = (UNetConfig.from_hf({**c, **free}) for c in (found["unet"].config, wanted["unet"]))
@@ -80,33 +81,33 @@ def test_pruned_and_unusual_unets_are_read_off_their_names(name, shapes):
     config = families.UNETS[name]
     arrays = families.weights("unet", shapes["unets"][name])
     tensors = {n: Tensor(Path(), n, "F32", a.shape, 0, 0) for n, a in singles.unet(arrays, config).items()}
-    renamed = ldm.unet(tensors)
+    renamed = original_weights.unet(tensors)
     assert renamed.keys() == arrays.keys()
     only_cross = config.get("only_cross_attention")
     only_cross = only_cross if isinstance(only_cross, list) else [bool(only_cross)] * len(config["block_out_channels"])
-    found = configs.unet(renamed, "x", configs.head_size, only_cross)
+    found = configs_from_shapes.unet(renamed, "x", configs_from_shapes.head_size, only_cross)
     free = {"attention_head_dim": 1, "norm_num_groups": 1, "sample_size": 1, "addition_time_embed_dim": 8}
     told = {k: config[k] for k in ("flip_sin_to_cos", "freq_shift", "norm_eps") if k in config}
     assert UNetConfig.from_hf({**found, **told, **free}) == UNetConfig.from_hf({**config, **free})
 
 
 def test_full_size_configs_have_the_heads_their_authors_gave_them():
-    assert [configs.head_size(c) for c in (320, 640, 1280)] == [5, 10, 20]  # SD 2, SDXL
-    assert [configs.head_size(c) for c in (768, 1024, 1280)] == [12, 16, 20]  # CLIP
-    assert [configs.eight_heads(c) for c in (320, 640, 1280)] == [8, 8, 8]  # SD 1
-    assert [configs.head_size(c) for c in (32, 96, 200)] == [1, 1, 2]
+    assert [configs_from_shapes.head_size(c) for c in (320, 640, 1280)] == [5, 10, 20]  # SD 2, SDXL
+    assert [configs_from_shapes.head_size(c) for c in (768, 1024, 1280)] == [12, 16, 20]  # CLIP
+    assert [configs_from_shapes.eight_heads(c) for c in (320, 640, 1280)] == [8, 8, 8]  # SD 1
+    assert [configs_from_shapes.head_size(c) for c in (32, 96, 200)] == [1, 1, 2]
 
 
-@pytest.mark.parametrize("name", kinds.KINDS)
+@pytest.mark.parametrize("name", single_file_kinds.KINDS)
 def test_every_kind_has_a_scheduler_that_samples(name):
-    kind = kinds.KINDS[name]
+    kind = single_file_kinds.KINDS[name]
     scheduler = Scheduler.from_hf(kind.scheduler | {"prediction_type": kind.prediction})
     assert scheduler.problem is None and scheduler.sampler
 
 
 def test_a_file_generates_as_the_folder_it_is_converted_to(sd1, tokenizer, tmp_path, monkeypatch):
     """Through the cache, with the vocabulary from the hub's."""
-    monkeypatch.setattr("convert.hub.vocabulary", lambda checkpoint: tokenizer)
+    monkeypatch.setattr("convert.files.hub.vocabulary", lambda checkpoint: tokenizer)
     assert command.main(["--model", str(sd1), "--out", str(tmp_path / "out")]) == 0
     one, two = (
         StableDiffusion.load(m, "float32").generate("a tent", steps=2, width=64, height=64, output="latent").latents
@@ -154,11 +155,11 @@ def test_what_sd2_predicts_is_read_off_every_hint_there_is(
     configs, weights = singles.parts("sd2v", shapes)
     file = tmp_path / "sd2.safetensors"
     save_file(singles.arrays("sd2v", configs, weights) | extra, file, metadata or None)
-    found = read(str(file), Choices(tokenizer=tokenizer))
+    found = open_checkpoint(str(file), SourceOptions(tokenizer=tokenizer))
     assert found.scheduler["prediction_type"] == wanted
-    assert bool(found.guess) == likely and ("--prediction" in found.guess) == likely
-    told = read(str(file), Choices(tokenizer=tokenizer, prediction="epsilon"))
-    assert told.scheduler["prediction_type"] == "epsilon" and not told.guess
+    assert bool(found.warning) == likely and ("--prediction" in found.warning) == likely
+    told = open_checkpoint(str(file), SourceOptions(tokenizer=tokenizer, prediction="epsilon"))
+    assert told.scheduler["prediction_type"] == "epsilon" and not told.warning
 
 
 @pytest.mark.parametrize(("deviation", "wanted"), [(0.05, "epsilon"), (0.2, "v_prediction")])
@@ -172,25 +173,25 @@ def test_without_a_hint_the_spread_of_one_norm_decides(deviation, wanted, sd1, t
         return {name: spread if name == bias else array}
 
     change(sd1, linear)
-    found = read(str(sd1), Choices(tokenizer=tokenizer))
+    found = open_checkpoint(str(sd1), SourceOptions(tokenizer=tokenizer))
     assert found.provenance == found.provenance | {"kind": "sd2", "prediction": wanted}
-    assert "spread" in found.guess
+    assert "spread" in found.warning
 
 
 def test_zero_snr_keys_change_the_schedule(single, tokenizer):
     file, _ = single("sdxl", v_pred=EMPTY, ztsnr=EMPTY)
-    scheduler = read(str(file), Choices(tokenizer=tokenizer)).scheduler
+    scheduler = open_checkpoint(str(file), SourceOptions(tokenizer=tokenizer)).scheduler
     assert scheduler["prediction_type"] == "v_prediction" and scheduler["rescale_betas_zero_snr"] is True
     assert Scheduler.from_hf(scheduler, xl=True).problem is None
 
 
 def test_playground_and_cosxl_bring_their_own_noise_levels(single, tokenizer):
     mean, std = (np.full((1, 4, 1, 1), value, np.float32) for value in (0.5, 2.0))
-    found = read(str(single("sdxl", edm_mean=mean, edm_std=std)[0]), Choices(tokenizer=tokenizer))
+    found = open_checkpoint(str(single("sdxl", edm_mean=mean, edm_std=std)[0]), SourceOptions(tokenizer=tokenizer))
     assert found.provenance["kind"] == "playground"
     assert found.components["vae"].config["latents_mean"] == [0.5] * 4
     sigma = {"edm_vpred.sigma_max": np.array(90.0, np.float32)}
-    found = read(str(single("sdxl", **sigma)[0]), Choices(tokenizer=tokenizer))
+    found = open_checkpoint(str(single("sdxl", **sigma)[0]), SourceOptions(tokenizer=tokenizer))
     assert found.provenance["kind"] == "cosxl" and found.scheduler["sigma_max"] == 90.0
 
 
@@ -201,11 +202,11 @@ def test_ema_weights_are_taken_when_asked_for(sd1, tokenizer):
     weights = {n: a for n, a in load_file(sd1).items() if n.startswith("model.diffusion_model.")}
     ema = {f"model_ema.{n[6:].replace('.', '')}": a * 3 for n, a in weights.items()}
     with pytest.raises(InputError, match="has no EMA weights"):
-        read(str(sd1), Choices(tokenizer=tokenizer, ema=True))
+        open_checkpoint(str(sd1), SourceOptions(tokenizer=tokenizer, ema=True))
     save_file(load_file(sd1) | ema, sd1)
-    plain = read(str(sd1), Choices(tokenizer=tokenizer))
-    averaged = read(str(sd1), Choices(tokenizer=tokenizer, ema=True))
-    assert "--ema takes" in plain.kind
+    plain = open_checkpoint(str(sd1), SourceOptions(tokenizer=tokenizer))
+    averaged = open_checkpoint(str(sd1), SourceOptions(tokenizer=tokenizer, ema=True))
+    assert "--ema takes" in plain.summary
     one, three = (np.array(c.components["unet"].tensors["conv_in.weight"].read()) for c in (plain, averaged))
     assert np.array_equal(one * 3, three)
 
@@ -234,8 +235,8 @@ def test_a_vae_may_come_from_elsewhere(how, sd1, shapes, tmp_path, tokenizer):
         save_file(weights, inside / "diffusion_pytorch_model.safetensors")
     change(sd1, lambda name, array: {} if name.startswith("first_stage_model.") else {name: array})
     with pytest.raises(InputError, match=r"has no VAE; give one by --vae"):
-        read(str(sd1), Choices(tokenizer=tokenizer))
-    vae = read(str(sd1), Choices(tokenizer=tokenizer, vae=other)).components["vae"]
+        open_checkpoint(str(sd1), SourceOptions(tokenizer=tokenizer))
+    vae = open_checkpoint(str(sd1), SourceOptions(tokenizer=tokenizer, vae=other)).components["vae"]
     same(vae, weights)
     assert vae.config["scaling_factor"] == (0.5 if "folder" in how else 0.18215)
 
@@ -245,7 +246,7 @@ def test_a_folder_takes_another_vae_too_and_keeps_its_scale(family, shapes, tmp_
     folder = families.write_folder(family, shapes[family], tmp_path / "folder")
     config, weights = families.FAMILIES[family]["vae"], families.weights("vae", shapes[family]["vae"])
     save_file(singles.vae({n: a * 2 for n, a in weights.items()}, config), tmp_path / "vae.safetensors")
-    found = read(str(folder), Choices(vae=tmp_path / "vae.safetensors")).components["vae"]
+    found = open_checkpoint(str(folder), SourceOptions(vae=tmp_path / "vae.safetensors")).components["vae"]
     same(found, {n: a * 2 for n, a in weights.items()})
     assert found.config.get("scaling_factor") == config.get("scaling_factor")
 
@@ -257,19 +258,24 @@ def test_text_encoders_may_come_from_elsewhere(form, single, shapes, tmp_path, t
     with pytest.raises(
         InputError, match=r"no text encoder under conditioner.embedders.1.; give one by --text-encoder-2"
     ):
-        read(str(file), Choices(tokenizer=tokenizer))
+        open_checkpoint(str(file), SourceOptions(tokenizer=tokenizer))
     arrays, other = weights["text_encoder_2"], tmp_path / "clip_g.safetensors"
     if form == "folder":
         families.write_folder("sdxl", shapes["sdxl"], other := tmp_path / "folder")
     else:
         save_file(singles.open_clip(arrays) if form == "OpenCLIP" else arrays, other)
-    same(read(str(file), Choices(tokenizer=tokenizer, text_encoder_2=other)).components["text_encoder_2"], arrays)
+    same(
+        open_checkpoint(str(file), SourceOptions(tokenizer=tokenizer, text_encoder_2=other)).components[
+            "text_encoder_2"
+        ],
+        arrays,
+    )
 
 
 def test_a_unet_alone_becomes_a_checkpoint_with_the_rest(sd1, shapes, tmp_path, tokenizer):
     change(sd1, lambda n, a: {n[22:]: a} if n.startswith("model.diffusion_model.") else {})
     folder = families.write_folder("sd1", shapes["sd1"], tmp_path / "folder")
-    found = read(str(sd1), Choices(tokenizer=tokenizer, vae=folder, text_encoder=folder))
+    found = open_checkpoint(str(sd1), SourceOptions(tokenizer=tokenizer, vae=folder, text_encoder=folder))
     assert found.components.keys() == {"unet", "vae", "text_encoder"}
 
 
@@ -281,14 +287,14 @@ def test_merges_with_old_and_stray_names_are_read(sd1, tokenizer):
 
     change(sd1, rule)
     save_file(load_file(sd1) | {"embedding_manager.x": EMPTY, "cond_stage_model.transformer.logit_scale": EMPTY}, sd1)
-    found = read(str(sd1), Choices(tokenizer=tokenizer))
-    assert "1 tensors of no network are left out (embedding_manager.x)" in found.kind
+    found = open_checkpoint(str(sd1), SourceOptions(tokenizer=tokenizer))
+    assert "1 tensors of no network are left out (embedding_manager.x)" in found.summary
 
 
 def test_sd2_as_sgm_saves_it_is_read_too(single, tokenizer):
     file, weights = single("sd2v")
     change(file, lambda n, a: {n.replace("cond_stage_model.", "conditioner.embedders.0."): a})
-    found = read(str(file), Choices(tokenizer=tokenizer, kind="sd-turbo"))
+    found = open_checkpoint(str(file), SourceOptions(tokenizer=tokenizer, kind="sd-turbo"))
     same(found.components["text_encoder"], weights["text_encoder"])
     assert found.scheduler["_class_name"] == "EulerAncestralDiscreteScheduler"
 
@@ -299,4 +305,4 @@ def test_an_sd2_text_encoder_that_lost_its_last_layer_keeps_all_others():
         tensors = {
             f"transformer.resblocks.{i}.{n}": Tensor(Path(), n, "F32", (4,), 0, 0) for i in range(layers) for n in names
         }
-        assert len(ldm.open_clip(tensors, penultimate=True)) == 2 * left
+        assert len(original_weights.open_clip(tensors, penultimate=True)) == 2 * left

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from convert import __main__ as command
-from convert.checkpoint import Choices
-from convert.source import read
+from convert.sources.checkpoint import SourceOptions
+from convert.sources.open_checkpoint import open_checkpoint
 from mlx_sd import StableDiffusion
 from mlx_sd.core.errors import InputError
 from mlx_sd.networks.blocks import AttentionBlock
@@ -22,7 +22,7 @@ from tests.support.unprompted import write_single as write
 @pytest.mark.parametrize("kind", SINGLES)
 def test_every_kind_is_told_apart_and_keeps_every_number(kind, tmp_path):
     wanted = write(kind, tmp_path / "x.safetensors")
-    found = read(str(tmp_path / "x.safetensors"), Choices())
+    found = open_checkpoint(str(tmp_path / "x.safetensors"), SourceOptions())
     assert found.provenance["kind"] == kind and not found.tokenizers
     assert found.components.keys() == wanted.keys()
     for part, arrays in wanted.items():
@@ -61,9 +61,15 @@ def test_fused_attention_is_taken_apart_head_by_head():
 
 def test_the_scale_of_latents_is_the_files_own(tmp_path):
     write("ldm-churches", tmp_path / "x.safetensors", scale_factor=np.array(0.25, np.float32))
-    assert read(str(tmp_path / "x.safetensors"), Choices()).components["vae"].config["scaling_factor"] == 0.25
+    assert (
+        open_checkpoint(str(tmp_path / "x.safetensors"), SourceOptions()).components["vae"].config["scaling_factor"]
+        == 0.25
+    )
     write("ldm-churches", tmp_path / "y.safetensors")
-    assert read(str(tmp_path / "y.safetensors"), Choices()).components["vae"].config["scaling_factor"] == 1
+    assert (
+        open_checkpoint(str(tmp_path / "y.safetensors"), SourceOptions()).components["vae"].config["scaling_factor"]
+        == 1
+    )
 
 
 def test_classes_from_a_file_and_from_what_it_is_converted_to(tmp_path, capsys):

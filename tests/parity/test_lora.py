@@ -18,7 +18,7 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch.nn import Conv2d, GroupNorm, LayerNorm, Linear
 
-from convert import names
+from convert.files.diffusers_names import current_name, diffusers_name
 from mlx_sd.load import load
 from tests.support import adapters, families, reference
 from tests.support.families import distance
@@ -48,11 +48,11 @@ def check(folder: Path, file: Path, scale: float, theirs: Mapping[str, Any], mea
     for part, network in theirs.items():
         number = int(part.endswith("_2"))
         ours, before = ((m.unet if part == "unet" else m.text_encoders[number]) for m in (merged, base))
-        state = {names.today(name.replace("base_layer.", "")): value for name, value in network.state_dict().items()}
+        state = {current_name(name.replace("base_layer.", "")): value for name, value in network.state_dict().items()}
         was: dict[str, mx.array] = dict(tree_flatten(before.parameters()))
         changed = 0
         for name, array in tree_flatten(ours.parameters()):
-            value = reference.last(state[names.theirs(part, ours.names, name)])
+            value = reference.last(state[diffusers_name(part, ours.names, name)])
             measure(how, distance(np.array(array), value.reshape(array.shape)), MERGED)
             changed += not mx.array_equal(array, was[name])
         assert changed >= 6, f"{changed} weights of {part} were changed"
@@ -240,7 +240,7 @@ def test_lycoris(how, modules, folder, tmp_path, measure):
     save_file({name: value.contiguous().clone() for name, value in arrays.items()}, file)
     unet = load(folder("sd1"), "float32", [(file, 1.0)]).unet
     weights: dict[str, mx.array] = dict(tree_flatten(unet.parameters()))
-    found = {names.theirs("unet", unet.names, name): np.array(array) for name, array in weights.items()}
+    found = {diffusers_name("unet", unet.names, name): np.array(array) for name, array in weights.items()}
     for name, adapter in made.items():
         # In double precision: what is left is the error of our weights.
         layer = copy.deepcopy(adapter.org_module[0]).double()

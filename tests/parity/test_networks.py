@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from convert import checkpoint, write
+from convert.sources import diffusers_folder
+from convert.writers.model_folder import write_model_folder
 from mlx_sd import StableDiffusion
 from tests.support import families, reference, upscalers
 from tests.support.families import FAMILIES, UNETS, distance
@@ -63,7 +64,7 @@ def test_the_fp16_variant(name, sharded, tmp_path, measure):
     how = {"max_shard_size": "200KB"} if sharded else {}
     folder = save(name, parts, tmp_path / name, variant="fp16", **how)
     assert list(folder.glob("unet/*.fp16*"))
-    write.write(checkpoint.read(folder, "fp16"), tmp_path / "converted", {})
+    write_model_folder(diffusers_folder.read(folder, "fp16"), tmp_path / "converted", {})
     parts = {part: network.float() for part, network in parts.items()}
     check(name, parts, StableDiffusion.load(tmp_path / "converted", dtype="float32"), measure, ", fp16 variant")
     half = StableDiffusion.load(folder, dtype="float16")

@@ -10,9 +10,9 @@ from diffusers.loaders import single_file_utils
 from safetensors.torch import load_file
 
 from convert import __main__ as command
-from convert import names
-from convert.checkpoint import Choices
-from convert.source import read
+from convert.files.diffusers_names import current_name
+from convert.sources.checkpoint import SourceOptions
+from convert.sources.open_checkpoint import open_checkpoint
 from mlx_sd import StableDiffusion
 from tests.support import families, reference, singles
 
@@ -29,7 +29,7 @@ def state(arrays):
 
 def same(theirs, ours):
     """Whether two networks are called and hold the same, in today's names."""
-    theirs = {today: value for name, value in theirs.items() if (today := names.today(name)) is not None}
+    theirs = {today: value for name, value in theirs.items() if (today := current_name(name)) is not None}
     assert theirs.keys() == ours.keys()
     for name, value in theirs.items():
         assert np.array_equal(value.numpy().reshape(ours[name].shape), np.array(ours[name].read())), name
@@ -45,7 +45,7 @@ def test_diffusers_reads_our_file_as_we_do(name, shapes, tmp_path, tokenizer):
     """LDM names written from configs, read back by diffusers' converters and by convert.ldm: three routes agree."""
     file, weights = singles.write(name, shapes, tmp_path / "x.safetensors")
     configs, _ = singles.parts(name, shapes)
-    ours = read(str(file), Choices(tokenizer=tokenizer)).components
+    ours = open_checkpoint(str(file), SourceOptions(tokenizer=tokenizer)).components
     every = load_file(file)
     for part, arrays in weights.items():
         same(state(arrays), ours[part].tensors)

@@ -79,12 +79,12 @@ def test_a_class_embedders_context_is_a_prompt_of_one_token(measure):
     network, unet = reference.module("unet", config), UNet(UNetConfig.from_hf(config))
     inputs = families.unet_inputs(config) | {"context": families.numbers("row", 2, 1, 24)}
     state = network.state_dict()
-    from convert import names
+    from convert.files.diffusers_names import diffusers_name
     from mlx_sd.checkpoint.model_folder import shapes
 
     weights = []
     for ours, shape in shapes(unet).items():
-        array = state[names.theirs("unet", unet.names, ours)].numpy()
+        array = state[diffusers_name("unet", unet.names, ours)].numpy()
         weights.append((ours, mx.array(array.transpose(0, 2, 3, 1) if array.ndim == 4 else array).reshape(shape)))
     unet.load_weights(weights)
     found = unet(**{key: mx.array(value) for key, value in inputs.items()})[0]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from convert import names
+from convert.files.diffusers_names import current_name
 from tests.support import families
 
 Arrays = dict[str, np.ndarray]
@@ -23,7 +23,7 @@ def layers(
     """The layers of UNet and text encoders that `pick(name, shape of the weight)` takes, and their weights' shapes."""
     for part in KOHYA.keys() & shapes.keys():
         for name, shape in shapes[part].items():
-            layer, _, last = (names.today(name) or "").rpartition(".")
+            layer, _, last = (current_name(name) or "").rpartition(".")
             if last == "weight" and "embedding" not in layer.split(".")[-1] and pick(layer, tuple(shape)):
                 yield (part, layer), tuple(shape)
 

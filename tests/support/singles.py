@@ -1,6 +1,6 @@
 """Single-file checkpoints in LDM, sgm and OpenCLIP names, numbered from configs as their authors' constructors do.
 
-The way back (convert/ldm.py) goes by the names alone; tests/parity holds both against diffusers' own reader.
+The way back, in convert.sources, goes by the names alone; tests/parity holds both against diffusers' own reader.
 """
 
 import json

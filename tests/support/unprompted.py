@@ -10,8 +10,8 @@ import mlx.core as mx
 import numpy as np
 from safetensors.numpy import save_file
 
-from convert import names
-from convert.kinds import KINDS
+from convert.files.diffusers_names import diffusers_name
+from convert.sources.single_file_kinds import KINDS
 from mlx_sd.checkpoint.model_folder import build
 from mlx_sd.checkpoint.model_folder import shapes as own_shapes
 from tests.support import families, singles
@@ -214,7 +214,7 @@ def network(part: str, config: Config, kind: str, name: str) -> Any:
     made: Any = build(part, config, name)
     weights = []
     for ours, shape in own_shapes(made).items():
-        theirs = names.theirs(part, made.names, ours)
+        theirs = diffusers_name(part, made.names, ours)
         array = families.tensor(part, theirs, shapes()[kind][name][theirs])
         weights.append((ours, mx.array(array.transpose(0, 2, 3, 1) if array.ndim == 4 else array).reshape(shape)))
     made.load_weights(weights)
@@ -264,7 +264,7 @@ def _single_weights(kind: str) -> dict[str, dict[str, np.ndarray]]:
     for part, config in SINGLES[kind].items():
         network, weights[part] = build(part, config, "x"), {}
         for ours, shape in own_shapes(network).items():
-            theirs = names.theirs(part, network.names, ours)
+            theirs = diffusers_name(part, network.names, ours)
             shape = [shape[0], shape[3], *shape[1:3]] if len(shape) == 4 else list(shape)
             weights[part][theirs] = families.tensor(part, theirs, shape)
     return weights

@@ -11,7 +11,7 @@ import mlx.nn as nn
 
 from mlx_sd.checkpoint.model_folder import shapes
 
-from . import names
+from ..files import diffusers_names
 
 
 class Target(NamedTuple):
@@ -78,7 +78,7 @@ def spellings(part: str, network: nn.Module) -> dict[str, list[Target]]:
 
 def _names(part: str, layers: Mapping[str, str], layer: str) -> Iterator[tuple[str, Target]]:
     whole = Target(part, layer)
-    diffusers = names.theirs(part, layers, layer)
+    diffusers = diffusers_names.diffusers_name(part, layers, layer)
     yield diffusers, whole
     if part == "unet":
         original = _original(layer)
@@ -110,7 +110,7 @@ def _original(layer: str) -> str:
     place, inside = [_STAGES[stage], *segments[:numbers]], ".".join(segments[numbers:])
     if inside == "conv":
         return ".".join([*place, "op" if path == "down" else "conv"])
-    return ".".join([*place, _RESBLOCK.get(inside) or _replaced(inside, names.UNET)])
+    return ".".join([*place, _RESBLOCK.get(inside) or _replaced(inside, diffusers_names.UNET)])
 
 
 def _replaced(name: str, segments: Mapping[str, str]) -> str:

@@ -19,18 +19,19 @@ from mlx_sd.networks import quantization
 from mlx_sd.networks.classes import Classes
 from mlx_sd.prompts.tokenizer import SPECIAL, Tokenizer
 
-from . import lora, names
-from .checkpoint import Checkpoint, Component, Vocabulary
-from .quantize import quantized
-from .stream import Entry, atomic_folder, progress, sha256, write_tensors
+from ..adapters.merge import OpenAdapter, plan_merge
+from ..files import diffusers_names
+from ..files.safetensors_stream import Entry, atomic_folder, progress, sha256, write_tensors
+from ..sources.checkpoint import Checkpoint, Component, Vocabulary
+from .quantized_entries import quantized
 
 
-def write(
+def write_model_folder(
     checkpoint: Checkpoint,
     out: Path,
     source: dict[str, Any],
     dtype: mx.Dtype | None = None,
-    adapters: Sequence[lora.Read] = (),
+    adapters: Sequence[OpenAdapter] = (),
     quantize: str | None = None,
 ) -> list[str]:
     """Writes the model folder `out`, which must not exist, from a checkpoint; returns remarks on what was done.
@@ -40,17 +41,17 @@ def write(
     Everything is checked before the first byte is written, and `out` appears only when it is complete.
     """
     built = {
-        part: build(part, component.config, f"{checkpoint.folder / part}/config.json")
+        part: build(part, component.config, f"{checkpoint.path / part}/config.json")
         for part, component in checkpoint.components.items()
     }
     configs: dict[str, Any] = {part: network.config for part, network in built.items()}
-    where = f"{checkpoint.folder}/model_index.json"
+    where = f"{checkpoint.path}/model_index.json"
     Classes.of(configs["unet"], configs.get("class_embedder"), checkpoint.index, where)  # says what is wrong with it
-    merge = lora.plan(adapters, built)
+    merge = plan_merge(adapters, built)
     how = quantization.chosen(quantize, built)
     networks = {}
     for part, component in checkpoint.components.items():
-        placed = plan(part, component, checkpoint.folder / part)
+        placed = plan(part, component, checkpoint.path / part)
         networks[part] = [_entry(*one, dtype, partial(merge, part, one[0])) for one in placed]
         if part in how:
             networks[part] = list(quantized(networks[part], built[part], how[part]))
@@ -107,7 +108,8 @@ def plan(part: str, component: Component, where: Path) -> list[tuple[str, Tensor
     """
     network = build(part, component.config, f"{where}/config.json")
     wanted = {
-        names.theirs(part, network.names, parameter): (parameter, shape) for parameter, shape in shapes(network).items()
+        diffusers_names.diffusers_name(part, network.names, parameter): (parameter, shape)
+        for parameter, shape in shapes(network).items()
     }
     have = component.tensors
     wrong = [
@@ -155,7 +157,7 @@ def _digests(checkpoint: Checkpoint) -> Iterator[Callable[[], dict[str, str]]]:
 
     By the file's name in the checkpoint, or by its whole path where it lies elsewhere.
     """
-    home = checkpoint.folder if checkpoint.folder.is_dir() else checkpoint.folder.parent
+    home = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
     files = sorted({file for component in checkpoint.components.values() for file in component.files})
     ended = threading.Event()
 

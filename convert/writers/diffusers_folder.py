@@ -11,10 +11,10 @@ from mlx_sd.checkpoint.model_folder import build, network_tensors, read_about, s
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import TENSOR_DTYPES, Tensor
 
-from . import names
-from .checkpoint import SCHEDULERS, VQ, Vocabulary
-from .stream import Entry, atomic_folder, progress, write_tensors
-from .write import write_tokenizer
+from ..files import diffusers_names
+from ..files.safetensors_stream import Entry, atomic_folder, progress, write_tensors
+from ..sources.checkpoint import SCHEDULERS, VQ, Vocabulary
+from .model_folder import write_tokenizer
 
 _TEXT = ("CLIPTextModel",)
 _VERSION = "0.30.0"  # of diffusers, whose names and fields these are, where the source does not say
@@ -30,7 +30,7 @@ _ABSENT = {
 }
 
 
-def write(folder: Path, out: Path, dtype: mx.Dtype | None = None) -> None:
+def write_diffusers_folder(folder: Path, out: Path, dtype: mx.Dtype | None = None) -> None:
     """Writes the diffusers folder `out`, which must not exist, from a model folder; all or nothing.
 
     dtype: of the weights; None keeps the model folder's. Raises InputError where `folder` is no model folder.
@@ -89,7 +89,7 @@ def _entries(folder: Path, part: str, version: int, config: dict[str, Any], dtyp
     convolutions = part == "unet" and not config.get("use_linear_projection")
     entries = []
     for ours, tensor in have.items():
-        name = names.theirs(part, network.names, ours)
+        name = diffusers_names.diffusers_name(part, network.names, ours)
         if part.startswith("text_encoder") and not name.startswith("text_projection"):
             name = f"text_model.{name}"
         projection = convolutions and name.endswith((".proj_in.weight", ".proj_out.weight"))

@@ -12,10 +12,11 @@ from mlx_sd.checkpoint.lora import Lora
 from mlx_sd.checkpoint.model_folder import shapes
 from mlx_sd.core.errors import InputError
 
-from . import adapter, blocks, hub
-from .adapter import Adapter, Module
-from .deltas import decomposed
-from .targets import Target, spellings
+from ..files import hub
+from . import adapter_file, block_weights
+from .adapter_file import Adapter, Module
+from .formulas import decomposed
+from .layer_names import Target, spellings
 
 # How wide the prompt is that attention looks at -> what has such a prompt.
 FAMILIES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 1280: "the SDXL refiner", 2048: "SDXL"}
@@ -30,7 +31,7 @@ _ELSEWHERE = (
     ),
 )
 
-Read = tuple[Lora, Adapter]
+OpenAdapter = tuple[Lora, Adapter]
 Layers = Mapping[str, Mapping[str, list[Target]]]  # network -> name, in any spelling -> what it means
 
 
@@ -43,7 +44,7 @@ class _Change(NamedTuple):
 
 
 class Merge:
-    """What is to be added to which parameter; made by `plan`. `records` say what was merged, for model.json."""
+    """What is to be added to which parameter; made by `plan_merge`. `records` say what was merged, for model.json."""
 
     def __init__(self, changes: Mapping[tuple[str, str], Sequence[_Change]], records: list[dict[str, Any]]):
         self._changes = changes
@@ -67,12 +68,12 @@ class Merge:
         return merged
 
 
-def read(loras: Iterable[Lora]) -> list[Read]:
-    """Finds and opens adapters; raises InputError for what `locate` and `adapter.read` refuse."""
-    return [(lora, adapter.read(locate(lora.path))) for lora in loras]
+def open_adapters(loras: Iterable[Lora]) -> list[OpenAdapter]:
+    """Finds and opens adapters; raises InputError for what `locate` and `adapter_file.read` refuse."""
+    return [(lora, adapter_file.read(locate(lora.path))) for lora in loras]
 
 
-def plan(found: Sequence[Read], networks: Mapping[str, nn.Module]) -> Merge:
+def plan_merge(found: Sequence[OpenAdapter], networks: Mapping[str, nn.Module]) -> Merge:
     """What each module of adapters changes in `networks`, by the names of the parts.
 
     Raises InputError for an adapter of another family, and for modules that fit no layer by name or by shape; all are
@@ -99,7 +100,7 @@ def plan(found: Sequence[Read], networks: Mapping[str, nn.Module]) -> Merge:
 
 def layers_of(networks: Mapping[str, nn.Module]) -> Layers:
     """What the names of adapters mean in a model."""
-    return {part: spellings(part, network) for part, network in networks.items() if part in adapter.PARTS}
+    return {part: spellings(part, network) for part, network in networks.items() if part in adapter_file.PARTS}
 
 
 def locate(path: str) -> Path:
@@ -110,8 +111,16 @@ def locate(path: str) -> Path:
     repository, file = "/".join(path.split("/")[:2]), "/".join(path.split("/")[2:])
     # folder/file.safetensors has the form of an id, too
     if hub.is_id(repository) and path.endswith(".safetensors") == bool(file):
-        return hub.fetch_adapter(repository, file or None)
+        return _download(repository, file)
     raise InputError(f"LoRA {path} does not exist")
+
+
+def _download(repository: str, file: str) -> Path:
+    def select(files: list[str]) -> list[str]:
+        return [file or adapter_file.choose(files, repository), adapter_file.CONFIG]
+
+    folder, selected = hub.download(repository, select)
+    return folder / (selected[0] if selected else file)  # without a connection perhaps the folder alone
 
 
 def family(held: Adapter) -> str | None:
@@ -145,9 +154,9 @@ def _changes(
         whose = f" (it is for {family(held)})" if family(held) else ""
         raise InputError(
             f"LoRA {lora.path}{whose}: {len(strangers)} of its {len(held.modules)} modules are of no layer of this "
-            f"model: {adapter.some(strangers, 20)}"
+            f"model: {adapter_file.some(strangers, 20)}"
         )
-    factor = blocks.factors(lora, sizes["unet"])
+    factor = block_weights.factors(lora, sizes["unet"])
     taken: dict[Target, str] = {}
     wrong: list[str] = []
     for module in held.modules:

@@ -12,9 +12,10 @@ from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import Tensor, metadata, tensors
 from mlx_sd.prompts.tokenizer import Tokenizer
 
-from . import checkpoint, configs, hub, kinds, ldm, names, prediction
-from .checkpoint import Checkpoint, Choices, Component, Vocabulary
-from .kinds import KINDS, Kind, Text
+from ..files import diffusers_names, hub
+from . import configs_from_shapes, diffusers_folder, original_weights, prediction_type, single_file_kinds
+from .checkpoint import Checkpoint, Component, SourceOptions, Vocabulary, readable
+from .single_file_kinds import KINDS, Kind, Text
 
 _PICKLED = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _UNETS = ("model.diffusion_model.", "diffusion_model.", "")
@@ -24,28 +25,28 @@ _TEXTS = ("", "text_encoders.clip_l.", "text_encoders.clip_g.", "cond_stage_mode
 _OPEN_CLIP, _HUGGING_FACE = "transformer.resblocks.0.ln_1.weight", "encoder.layers.0.layer_norm1.weight"
 
 
-def read(file: Path, choices: Choices) -> Checkpoint:
+def read(file: Path, choices: SourceOptions) -> Checkpoint:
     """Opens a single file of any of `KINDS`; what it lacks or the user wants otherwise comes from `choices`.
 
     Raises InputError, naming the way out, for whatever else it is, and for what is missing.
     """
     every = _tensors(file)
-    if what := kinds.foreign(every):
+    if what := single_file_kinds.foreign(every):
         raise InputError(f"{file} {what}")
     prefix = _prefix(every, _UNETS, "input_blocks.0.0.weight")
     if prefix is None:
         raise InputError(f"{file} {_other(every)}")
-    network = ldm.unet(_ema(every, prefix, file) if choices.ema else _under(every, prefix))
+    network = original_weights.unet(_ema(every, prefix, file) if choices.ema else _under(every, prefix))
     name, config = _kind(file, every, network, choices.kind)
     kind = KINDS[name]
-    network = ldm.plain_attention(network, kind.heads)
+    network = original_weights.plain_attention(network, kind.heads)
 
-    predicts, why, likely = prediction.find(name, every, network, metadata(file))
+    predicts, why, likely = prediction_type.find(name, every, network, metadata(file))
     if choices.prediction:
         predicts, why, likely = choices.prediction, "as you say", False
     parts = {part: _text(file, every, part, text, choices) for part, text in kind.texts.items()}
     tokenizers = _tokenizers(file, kind, parts, choices)
-    parts |= {"unet": Component(config, checkpoint.readable(network), (file,))}
+    parts |= {"unet": Component(config, readable(network), (file,))}
     parts |= {"vae": _vae(file, every, choices.vae, kind)}
     pipeline = dict(kind.pipeline)
     if kind.classes:
@@ -56,7 +57,7 @@ def read(file: Path, choices: Choices) -> Checkpoint:
         parts["vae"].config.update(means)
     _match(file, parts, kind, 768 if name == "sd2" and predicts == "v_prediction" else kind.pixels)
     if config["in_channels"] == 9:
-        pipeline["_class_name"] = kinds.INPAINTING[pipeline["_class_name"]]
+        pipeline["_class_name"] = single_file_kinds.INPAINTING[pipeline["_class_name"]]
 
     title = f"{kind.title}{', inpainting' if config['in_channels'] == 9 else ''}, {predicts} ({why})"
     return Checkpoint(
@@ -82,7 +83,9 @@ def standalone_vae(path: Path, extra: Mapping[str, Any]) -> Component:
     every = _tensors(path)
     prefix = _prefix(every, _VAES, "decoder.conv_in.weight")
     if prefix is None:
-        raise InputError(f"{path} is given as a VAE, but {kinds.foreign(every) or 'has none of its tensors'}")
+        raise InputError(
+            f"{path} is given as a VAE, but {single_file_kinds.foreign(every) or 'has none of its tensors'}"
+        )
     return _vae_component(path, _under(every, prefix), extra)
 
 
@@ -94,7 +97,9 @@ def standalone_text(path: Path, part: str, text: Text) -> Component:
     for prefix in (f"{prefix}{under}" for prefix in _TEXTS for under in _UNDER):
         if found := _text_tensors(_under(every, prefix), text):
             return _text_component(path, found, text)
-    raise InputError(f"{path} is given as a text encoder, but {kinds.foreign(every) or 'has none of its tensors'}")
+    raise InputError(
+        f"{path} is given as a text encoder, but {single_file_kinds.foreign(every) or 'has none of its tensors'}"
+    )
 
 
 def vocabulary(folder: Path) -> Path:
@@ -114,8 +119,8 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     if head.startswith(b"GGUF"):
         raise InputError(f"{file} is a GGUF file, which is not supported; get the safetensors version")
     pickled = head.startswith(_PICKLED) and not head.endswith(b"{")  # the ninth byte of safetensors
-    if pickled or any(file.match(pattern) for pattern in checkpoint.PICKLES):
-        raise InputError(f"{file} is a pickle, {checkpoint.PICKLED}")
+    if pickled or any(file.match(pattern) for pattern in diffusers_folder.PICKLES):
+        raise InputError(f"{file} is a pickle, {diffusers_folder.PICKLED}")
     if file.suffix != ".safetensors" and not head.endswith(b"{"):
         raise InputError(
             f"{file} is a file; give a diffusers folder (with model_index.json), a converted one (with model.json), "
@@ -146,15 +151,19 @@ def _ema(every: Mapping[str, Tensor], prefix: str, file: Path) -> dict[str, Tens
 def _kind(
     file: Path, every: Mapping[str, Tensor], unet: Mapping[str, Tensor], wanted: str | None
 ) -> tuple[str, dict[str, Any]]:
-    name = wanted or kinds.detect(every, configs.unet(unet, str(file), configs.head_size))
+    name = wanted or single_file_kinds.detect(
+        every, configs_from_shapes.unet(unet, str(file), configs_from_shapes.head_size)
+    )
     if name is None:
         raise InputError(f"{file} is of no kind known here; if it is one of {', '.join(KINDS)}, say so by --kind")
     kind = KINDS[name]
-    config = configs.unet(unet, str(file), kind.heads, kind.only_cross)
+    config = configs_from_shapes.unet(unet, str(file), kind.heads, kind.only_cross)
     if bool(kind.sizes) != ("addition_embed_type" in config):
         raise InputError(f"{file} is not of the kind {name}: its UNet is {'not ' if kind.sizes else ''}of SDXL's kind")
     channels = config["in_channels"]
-    if channels not in kind.channels or (channels == 9 and kind.pipeline["_class_name"] not in kinds.INPAINTING):
+    if channels not in kind.channels or (
+        channels == 9 and kind.pipeline["_class_name"] not in single_file_kinds.INPAINTING
+    ):
         known = " or ".join(map(str, kind.channels))
         raise InputError(f"{file}: a UNet of {channels} input channels; {kind.title} has {known}")
     return name, config
@@ -198,19 +207,19 @@ def _vae(file: Path, every: Mapping[str, Tensor], given: Path | None, kind: Kind
 
 def _class_embedder(file: Path, every: Mapping[str, Tensor]) -> Component:
     found = _under(every, "cond_stage_model.")
-    return Component(configs.class_embedder(found, str(file)), checkpoint.readable(found), (file,))
+    return Component(configs_from_shapes.class_embedder(found, str(file)), readable(found), (file,))
 
 
 def _vae_component(file: Path, inside: Mapping[str, Tensor], extra: Mapping[str, Any]) -> Component:
-    inside = {name: tensor for name, tensor in inside.items() if not kinds.IGNORED.fullmatch(name)}
+    inside = {name: tensor for name, tensor in inside.items() if not single_file_kinds.IGNORED.fullmatch(name)}
     if "decoder.mid.block_1.conv1.weight" in inside:
-        found = ldm.vae(inside)
+        found = original_weights.vae(inside)
     else:
-        found = {today: tensor for name, tensor in inside.items() if (today := names.today(name))}
-    return Component({**configs.vae(found, str(file)), **extra}, checkpoint.readable(found), (file,))
+        found = {today: tensor for name, tensor in inside.items() if (today := diffusers_names.current_name(name))}
+    return Component({**configs_from_shapes.vae(found, str(file)), **extra}, readable(found), (file,))
 
 
-def _text(file: Path, every: Mapping[str, Tensor], part: str, text: Text, choices: Choices) -> Component:
+def _text(file: Path, every: Mapping[str, Tensor], part: str, text: Text, choices: SourceOptions) -> Component:
     if given := {"text_encoder": choices.text_encoder, "text_encoder_2": choices.text_encoder_2}[part]:
         return standalone_text(given, part, text)
     for prefix in (f"{prefix}{under}" for prefix in text.prefixes for under in _UNDER):
@@ -222,22 +231,24 @@ def _text(file: Path, every: Mapping[str, Tensor], part: str, text: Text, choice
 def _text_tensors(inside: Mapping[str, Tensor], text: Text) -> dict[str, Tensor]:
     """By transformers' names in today's spelling; empty if this is no text encoder."""
     if _OPEN_CLIP in inside:
-        found = ldm.open_clip(inside, text.penultimate)
+        found = original_weights.open_clip(inside, text.penultimate)
     else:
         found = {name.removeprefix("text_model."): tensor for name, tensor in inside.items()}
         if _HUGGING_FACE not in found:
             return {}
     unused = () if text.projected else ("text_projection.weight",)
-    return {n: tensor for n, tensor in found.items() if n not in unused and not kinds.TEXT_IGNORED.fullmatch(n)}
+    return {
+        n: tensor for n, tensor in found.items() if n not in unused and not single_file_kinds.TEXT_IGNORED.fullmatch(n)
+    }
 
 
 def _text_component(file: Path, found: dict[str, Tensor], text: Text) -> Component:
-    config = configs.text(found, str(file), text.activation, text.projected)
-    return Component(config, checkpoint.readable(found), (file,))
+    config = configs_from_shapes.text(found, str(file), text.activation, text.projected)
+    return Component(config, readable(found), (file,))
 
 
 def _from_folder(folder: Path, part: str) -> Component:
-    return checkpoint.component(folder if (folder / "config.json").is_file() else folder / part)
+    return diffusers_folder.component(folder if (folder / "config.json").is_file() else folder / part)
 
 
 def _scheduler(name: str, kind: Kind, predicts: str, every: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -255,7 +266,9 @@ def _scheduler(name: str, kind: Kind, predicts: str, every: Mapping[str, Tensor]
     return config
 
 
-def _tokenizers(file: Path, kind: Kind, texts: Mapping[str, Component], choices: Choices) -> dict[str, Vocabulary]:
+def _tokenizers(
+    file: Path, kind: Kind, texts: Mapping[str, Component], choices: SourceOptions
+) -> dict[str, Vocabulary]:
     if not texts:
         if choices.tokenizer or choices.text_encoder:
             raise InputError(f"{file} takes no prompt: leave --tokenizer and --text-encoder out")
@@ -273,12 +286,12 @@ def _tokenizers(file: Path, kind: Kind, texts: Mapping[str, Component], choices:
     }
 
 
-def _notes(every: Mapping[str, Tensor], prefix: str, kind: Kind, choices: Choices) -> str:
+def _notes(every: Mapping[str, Tensor], prefix: str, kind: Kind, choices: SourceOptions) -> str:
     """What a user may want to know of the rest of the file."""
     known = tuple(
         p for p in (prefix, "first_stage_model.", *(p for text in kind.texts.values() for p in text.prefixes)) if p
     )
-    left = [n for n in every if prefix and not n.startswith(known) and not kinds.IGNORED.fullmatch(n)]
+    left = [n for n in every if prefix and not n.startswith(known) and not single_file_kinds.IGNORED.fullmatch(n)]
     notes = ["; its EMA weights" if choices.ema else ""]
     if not choices.ema and any(name.startswith("model_ema.diffusion_model") for name in every):
         notes.append("; --ema takes its EMA weights instead")
@@ -299,7 +312,7 @@ def _other(every: Mapping[str, Tensor]) -> str:
 
 
 def _numbers(tensor: Tensor) -> list[float]:
-    checkpoint.readable({tensor.name: tensor})
+    readable({tensor.name: tensor})
     if not 0 < math.prod(tensor.shape) <= 64:
         raise InputError(f"{tensor.file}: {tensor.name} has shape {tensor.shape}, not a few numbers")
     return [float(x) for x in np.array(tensor.read().astype(mx.float32)).ravel()]

@@ -8,7 +8,7 @@ import mlx.nn as nn
 from mlx_sd.networks import quantization
 from mlx_sd.networks.quantization import Quantization
 
-from .stream import Entry
+from ..files.safetensors_stream import Entry
 
 
 def quantized(entries: Iterable[Entry], network: nn.Module, how: Quantization) -> Iterator[Entry]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from mlx_sd.core.files import TENSOR_DTYPES, Tensor
 
-from .kinds import KINDS
+from .single_file_kinds import KINDS
 
 # Steps at which the released SD 2 checkpoints were saved -> what they predict
 _STEPS = {875000: "epsilon", 110000: "v_prediction", 140000: "v_prediction"}

@@ -11,7 +11,7 @@ from mlx_sd.checkpoint.lora import Lora
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import Tensor, metadata, tensors
 
-from . import adapter, lora
+from .adapters import adapter_file, merge
 
 # How some name begins -> what a file with it holds, the first that fits.
 _CHECKPOINTS = (
@@ -51,16 +51,16 @@ def describe(path: str, model: str | None = None, networks: Mapping[str, Network
 
     `path` may be a folder or a hub id, as for `--lora`. Raises InputError for what cannot be read.
     """
-    place = lora.locate(path)
-    file = place / adapter.choose(sorted(p.name for p in place.iterdir()), path) if place.is_dir() else place
+    place = merge.locate(path)
+    file = place / adapter_file.choose(sorted(p.name for p in place.iterdir()), path) if place.is_dir() else place
     found = list(tensors(file))
-    if any(adapter.is_part(tensor.name) for tensor in found):
-        read = adapter.read(file)
+    if any(adapter_file.is_part(tensor.name) for tensor in found):
+        read = adapter_file.read(file)
         yield from _adapter(read)
         if networks is not None:
-            yield from (f"  of no layer: {name}" for name in lora.unmatched(read, lora.layers_of(networks)))
+            yield from (f"  of no layer: {name}" for name in merge.unmatched(read, merge.layers_of(networks)))
             try:
-                lora.plan(lora.read([Lora(str(file))]), networks)
+                merge.plan_merge(merge.open_adapters([Lora(str(file))]), networks)
             except InputError as error:
                 yield f"  does not fit {model}: {error}"
             else:
@@ -69,12 +69,12 @@ def describe(path: str, model: str | None = None, networks: Mapping[str, Network
         yield from _checkpoint(file, found)
 
 
-def _adapter(read: adapter.Adapter) -> Iterator[str]:
+def _adapter(read: adapter_file.Adapter) -> Iterator[str]:
     kinds = Counter(_kind(module) for module in read.modules)
     stored = [t for module in read.modules for t in (*module.factors.values(), *module.beside.values())]
     yield (
         f"{read.file}: {' and '.join(kind for kind, _ in kinds.most_common())} "
-        f"for {lora.family(read) or 'a family it does not tell'}, {_size(stored)}"
+        f"for {merge.family(read) or 'a family it does not tell'}, {_size(stored)}"
     )
     for part, modules in _by_part(read).items():
         values = [_values(name, {getattr(m, what) for m in modules}) for what, name in _SCALES.items()]
@@ -88,19 +88,19 @@ def _checkpoint(file: Path, found: list[Tensor]) -> Iterator[str]:
         (what for start, what in _CHECKPOINTS if any(t.name.startswith(start) for t in found)), "nothing known here"
     )
     widths = {t.shape[1] for t in found if t.name.endswith("attn2.to_k.weight")}
-    family = f" for {lora.named(widths)}" if widths else ""
+    family = f" for {merge.named(widths)}" if widths else ""
     yield f"{file}: {what}{family}, {len(found)} tensors, {_size(found)}"
     yield from _metadata(metadata(file))
 
 
-def _kind(module: adapter.Module) -> str:
+def _kind(module: adapter_file.Module) -> str:
     name = module.kind.name if module.kind else "bias"
     weighted = not module.beside.keys().isdisjoint(("dora_scale", "magnitude"))
     return f"DoRA ({name})" if weighted else name
 
 
-def _by_part(read: adapter.Adapter) -> dict[str, list[adapter.Module]]:
-    found: dict[str, list[adapter.Module]] = {}
+def _by_part(read: adapter_file.Adapter) -> dict[str, list[adapter_file.Module]]:
+    found: dict[str, list[adapter_file.Module]] = {}
     for module in read.modules:
         found.setdefault(module.part or "network not named", []).append(module)
     return dict(sorted(found.items()))

@@ -13,8 +13,8 @@ import numpy as np
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import TENSOR_DTYPES, Tensor, metadata, read_json, tensors
 
-from . import deltas
-from .stream import sha256
+from ..files.safetensors_stream import sha256
+from . import formulas
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
 FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")  # as diffusers and PEFT call them
@@ -27,7 +27,7 @@ _PEFT = {"LORA": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha"}  # kind -> wher
 _ROLES = {
     **dict.fromkeys(("lora_down.weight", "lora_A.weight", "lora.down.weight", "lora_linear_layer.down.weight"), "down"),
     **dict.fromkeys(("lora_up.weight", "lora_B.weight", "lora.up.weight", "lora_linear_layer.up.weight"), "up"),
-    **{role: role for kind in deltas.KINDS for form in kind.forms for role in form if "_" in role},
+    **{role: role for kind in formulas.KINDS for form in kind.forms for role in form if "_" in role},
     "lora_mid.weight": "mid",
     "lora_B.bias": "bias",
     "diff": "diff",
@@ -91,7 +91,7 @@ class Module:
     layer: str  # within it, in the file's spelling
     factors: dict[str, Tensor]  # by role, those of the difference alone
     beside: dict[str, Tensor]  # by role: bias, DoRA's magnitudes
-    kind: deltas.Kind | None  # None where only the bias differs
+    kind: formulas.Kind | None  # None where only the bias differs
     alpha: float | None
     rank: int | None
     stabilised: bool
@@ -99,7 +99,7 @@ class Module:
     @property
     def scaling(self) -> float:
         """What its difference is multiplied with before any scale of the user's."""
-        return deltas.scaling(self.alpha, self.rank, self.stabilised)
+        return formulas.scaling(self.alpha, self.rank, self.stabilised)
 
     @property
     def shape(self) -> tuple[int, ...] | None:
@@ -191,9 +191,9 @@ def _split(name: str) -> tuple[str, str | None]:
 
 def _module(file: Path, name: str, roles: dict[str, Tensor], configs: Mapping[str | None, Any]) -> Module:
     part, layer = _part(file, name)
-    factors = {role: t for role, t in roles.items() if role not in deltas.BESIDE and role != "alpha"}
-    beside = {role: t for role, t in roles.items() if role in deltas.BESIDE}
-    kind = deltas.kind_of(frozenset(factors))
+    factors = {role: t for role, t in roles.items() if role not in formulas.BESIDE and role != "alpha"}
+    beside = {role: t for role, t in roles.items() if role in formulas.BESIDE}
+    kind = formulas.kind_of(frozenset(factors))
     if kind is None and (factors or not beside.keys() <= {"diff_b"} or not beside):
         raise InputError(f"{file}: {name} has {', '.join(sorted(roles))} alone, which is no whole adapter")
     for tensor in (*factors.values(), *beside.values()):
@@ -238,7 +238,7 @@ def _part(file: Path, name: str) -> tuple[str | None, str]:
             return part, layer
 
 
-def _rank(file: Path, name: str, kind: deltas.Kind | None, factors: Mapping[str, Tensor]) -> int | None:
+def _rank(file: Path, name: str, kind: formulas.Kind | None, factors: Mapping[str, Tensor]) -> int | None:
     ranked = [factors[role] for role in (kind.ranked if kind else ()) if role in factors]
     ranks = {tensor.shape[0] for tensor in ranked if tensor.shape}
     if len(ranks) > 1:

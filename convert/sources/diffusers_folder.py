@@ -1,19 +1,15 @@
 """A diffusers folder -> its configs and tensors, by name, nothing read before it is asked for."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from mlx_sd.core.errors import InputError
-from mlx_sd.core.files import TENSOR_DTYPES, Tensor, own, read_json, tensors
+from mlx_sd.core.files import Tensor, own, read_json, tensors
 
-from . import names, tasks
-
-PARTS = ("text_encoder", "text_encoder_2", "unet", "vae")
-VQ = "vqvae"  # what latent diffusion pipelines call the vae
-TOKENIZERS = ("tokenizer", "tokenizer_2")
-SCHEDULERS = ("scheduler", "low_res_scheduler")
+from ..files import diffusers_names
+from . import unsupported_pipelines
+from .checkpoint import PARTS, SCHEDULERS, TOKENIZERS, VQ, Checkpoint, Component, Vocabulary, names_of, readable
 
 STEMS = ("diffusion_pytorch_model", "model")
 PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl")
@@ -21,52 +17,6 @@ PICKLED = (
     "which can run code when opened; get the safetensors version, or convert it in a sandbox with safetensors' "
     "convert.py"
 )
-
-
-@dataclass(frozen=True)
-class Component:
-    """One network: its config, its tensors under today's names, and the files that hold them."""
-
-    config: dict[str, Any]
-    tensors: dict[str, Tensor]
-    files: tuple[Path, ...]
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """A tokenizer's files."""
-
-    folder: Path
-    pad: str | None = None  # the padding token; None where the folder's own files say
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What the user may decide about a source; None leaves it to what the source says."""
-
-    variant: str | None = None  # of a folder's files
-    ema: bool = False
-    kind: str | None = None
-    prediction: str | None = None
-    vae: Path | None = None
-    text_encoder: Path | None = None
-    text_encoder_2: Path | None = None
-    tokenizer: Path | None = None
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A whole checkpoint."""
-
-    folder: Path  # or the single file
-    index: dict[str, Any]  # model_index.json
-    scheduler: dict[str, Any]
-    components: dict[str, Component]
-    tokenizers: dict[str, Vocabulary]
-    low_res_scheduler: dict[str, Any] | None = None  # upscalers': how the small image is noised
-    kind: str = ""  # what a single file was found to be, for people to read
-    guess: str = ""  # what of that is only likely, and how to say otherwise
-    provenance: dict[str, Any] = field(default_factory=dict)
 
 
 def read(folder: Path, variant: str | None = None) -> Checkpoint:
@@ -77,7 +27,7 @@ def read(folder: Path, variant: str | None = None) -> Checkpoint:
     if not (folder / "model_index.json").is_file():
         raise InputError(_no_index(folder))
     index = read_json(own(folder, folder / "model_index.json"))
-    if problem := tasks.problem(index, [name for name in (*PARTS, VQ) if _listed(index, name)]):
+    if problem := unsupported_pipelines.problem(index, [name for name in (*PARTS, VQ) if _listed(index, name)]):
         raise InputError(f"{folder}/model_index.json: {problem}")
     places = {part: folder / name for part in PARTS for name in names_of(part) if _listed(index, name)}
     tokenizers = [name for name in TOKENIZERS if _listed(index, name)]
@@ -99,11 +49,6 @@ def read(folder: Path, variant: str | None = None) -> Checkpoint:
     )
 
 
-def names_of(part: str) -> tuple[str, ...]:
-    """What a part is called in folders of any pipeline."""
-    return (part, VQ) if part == "vae" else (part,)
-
-
 def infixes(variant: str | None) -> tuple[str, ...]:
     """What may stand before the suffix of weights, best first: the variant asked for, none, half precision."""
     return tuple(dict.fromkeys([f".{variant}" if variant else "", "", ".fp16"]))
@@ -120,23 +65,13 @@ def named(found: Iterable[Tensor]) -> dict[str, Tensor]:
     """Tensors by their names in today's spelling, each there once."""
     by_name: dict[str, Tensor] = {}
     for tensor in found:
-        name = names.today(tensor.name)
+        name = diffusers_names.current_name(tensor.name)
         if name is None:
             continue
         if name in by_name:
             raise InputError(f"{tensor.file}: {tensor.name} is there twice (also in {by_name[name].file.name})")
         by_name[name] = tensor
     return by_name
-
-
-def readable(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors, each of a type that is read here."""
-    for tensor in found.values():
-        if tensor.dtype not in TENSOR_DTYPES:
-            raise InputError(
-                f"{tensor.file}: {tensor.name} is of type {tensor.dtype}; only {', '.join(TENSOR_DTYPES)} are read"
-            )
-    return dict(found)
 
 
 def _weights(folder: Path, variant: str | None) -> tuple[Path, ...]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import configs
+from . import configs_from_shapes
 
 Config = dict[str, Any]
 
@@ -31,7 +31,7 @@ class Kind:
     pipeline: Config  # the fields of model_index.json
     scheduler: Config
     texts: Mapping[str, Text]
-    heads: Callable[[int], int] = configs.head_size
+    heads: Callable[[int], int] = configs_from_shapes.head_size
     prediction: str = "epsilon"  # where nothing says otherwise
     pixels: int = 512  # a side
     only_cross: tuple[bool, ...] = ()  # per level, where the widths of image and prompt do not tell
@@ -88,7 +88,7 @@ _SDXL = Kind(
 
 # --kind -> what it means
 KINDS: dict[str, Kind] = {
-    "sd1": Kind("Stable Diffusion 1.x", _SD, _PNDM, {"text_encoder": _OPENAI}, heads=configs.eight_heads),
+    "sd1": Kind("Stable Diffusion 1.x", _SD, _PNDM, {"text_encoder": _OPENAI}, heads=configs_from_shapes.eight_heads),
     "sd2": Kind("Stable Diffusion 2.x", _SD, _PNDM, _SD2),
     "sd-turbo": Kind("SD-Turbo", _SD, _TURBO, _SD2),
     "sdxl": _SDXL,
@@ -133,7 +133,7 @@ KINDS: dict[str, Kind] = {
         _UPSCALER_BETAS
         | {"_class_name": "DDIMScheduler", "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1},
         _SD2,
-        heads=configs.eight_heads,
+        heads=configs_from_shapes.eight_heads,
         prediction="v_prediction",
         only_cross=(True, True, True, False),
         vae={"scaling_factor": 0.08333},
@@ -146,7 +146,7 @@ KINDS: dict[str, Kind] = {
         {"_class_name": "LDMPipeline"},
         _LDM,
         {},
-        heads=configs.heads_of_32,
+        heads=configs_from_shapes.heads_of_32,
         pixels=256,
         vae={"scaling_factor": 1.0},
         channels=(3, 4),
@@ -156,7 +156,7 @@ KINDS: dict[str, Kind] = {
         {"_class_name": "LDMPipeline"},
         _LDM | {"beta_end": 0.0155},
         {},
-        heads=configs.eight_heads,
+        heads=configs_from_shapes.eight_heads,
         pixels=256,
         vae={"scaling_factor": 1.0},
         channels=(3, 4),
@@ -166,7 +166,7 @@ KINDS: dict[str, Kind] = {
         {"_class_name": "LatentDiffusion"},
         _LDM,
         {},
-        heads=configs.one_head,
+        heads=configs_from_shapes.one_head,
         pixels=256,
         vae={"scaling_factor": 1.0},
         channels=(3, 4),
@@ -177,7 +177,7 @@ KINDS: dict[str, Kind] = {
         {"_class_name": "LDMSuperResolutionPipeline"},
         _LDM | {"beta_end": 0.0155},
         {},
-        heads=configs.heads_of_32,
+        heads=configs_from_shapes.heads_of_32,
         pixels=256,
         vae={"scaling_factor": 1.0},
         channels=(6,),

@@ -46,7 +46,7 @@ _RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_ou
 _CONSTANTS = ("position_ids",)
 
 
-def theirs(part: str, layers: Mapping[str, str], parameter: str) -> str:
+def diffusers_name(part: str, layers: Mapping[str, str], parameter: str) -> str:
     """The name in a diffusers checkpoint of one of our parameters of network `part`.
 
     `layers` maps the network's layers to their names there; what lies inside a layer follows the segment table.
@@ -59,7 +59,7 @@ def theirs(part: str, layers: Mapping[str, str], parameter: str) -> str:
     return ".".join(s for s in (layers.get(layer, ""), *segments) if s)
 
 
-def today(name: str) -> str | None:
+def current_name(name: str) -> str | None:
     """A checkpoint's name in today's spelling, or None for what is no weight."""
     segments = name.split(".")
     if segments[-1] in _CONSTANTS:

@@ -1,0 +1,1 @@
+"""Reads checkpoints from diffusers folders, single files and the hub into one record: configs and unread tensors."""

@@ -1,0 +1,53 @@
+"""Checkpoints on the hub: which of a repository's files are needed, and where they lie after the download."""
+
+import re
+from pathlib import Path
+
+from mlx_sd.core.errors import InputError
+
+from ..files import hub
+from .checkpoint import PARTS, names_of
+from .diffusers_folder import STEMS, infixes
+
+_CONFIGS = ["model_index.json", "config.json", "scheduler_config.json", "*/*.json", "tokenizer*/*.txt"]
+
+
+def fetch(repository: str, variant: str | None = None) -> Path:
+    """Downloads a checkpoint's configs and safetensors (its `variant` where it has one) and returns its folder.
+
+    Of a repository that is no diffusers folder but holds one single file, that file is downloaded and returned.
+    Cache and errors are those of `hub.download`.
+    """
+
+    def select(files: list[str]) -> list[str]:
+        if "model_index.json" in files:
+            return _CONFIGS + weights(files, variant)
+        return [single_file(repository, files)]
+
+    folder, selected = hub.download(repository, select)
+    if (folder / "model_index.json").is_file() or (selected and len(selected) > 1):
+        return folder
+    return folder / single_file(repository, selected or [p.name for p in folder.glob("*.safetensors")])
+
+
+def single_file(repository: str, files: list[str]) -> str:
+    """Returns the one single-file checkpoint among a repository's files; InputError where there is none or several."""
+    candidates = sorted(file for file in files if "/" not in file and file.endswith(".safetensors"))
+    if len(candidates) != 1:
+        hint = f"; download one of {', '.join(candidates[:4])} and give --model its path" if candidates else ""
+        raise InputError(f"{repository} is neither a diffusers folder nor one single .safetensors file{hint}")
+    return candidates[0]
+
+
+def weights(files: list[str], variant: str | None) -> list[str]:
+    """Returns the files that `diffusers_folder.read` would read: of each part, the best variant there is."""
+    selected = []
+    flat = "scheduler_config.json" in files
+    for place in [""] if flat else [f"{name}/" for part in PARTS for name in names_of(part)]:
+        for infix in infixes(variant):
+            shard = re.compile(rf"{place}({'|'.join(STEMS)}){re.escape(infix)}(-\d+-of-\d+)?\.safetensors")
+            matching = [file for file in files if shard.fullmatch(file)]
+            if matching:
+                selected += matching
+                break
+    return selected

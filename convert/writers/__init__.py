@@ -1,0 +1,1 @@
+"""Writes model folders for mlx_sd, and diffusers folders from them."""
