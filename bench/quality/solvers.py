@@ -1,18 +1,19 @@
 """Quality against evaluations of the network, for every solver, on the embedded checkpoint: python -m bench solvers.
 
-Against the solution of the same flow from the same first latents in 200 steps: the root mean square error of the final
-latents, for solvers without fresh noise (with it, there is no one limit). A picture may turn into another one, so what
-is told is the median over pictures. Against true pictures: the Frechet distance of CLIP features, and how near as many
-true ones are; and the CLIP score with the prompts (bench.scores).
+The reference is the solution of the same flow from the same first latents in 200 steps: the root mean square error of
+the final latents is measured for solvers without fresh noise (with it, there is no one limit). Two solvers may turn the
+same latents into different pictures, so the error reported is the median over pictures. True pictures give the Frechet
+distance of CLIP features, and the distance of as many other true pictures; the prompts give the CLIP score
+(bench/quality/scores.py).
 
-What is computed is kept in --work, block by block of 16 pictures, and not computed again; runs may share it.
+Finished blocks of 16 pictures are stored in --work and not computed again; runs may share it.
 """
 
 import argparse
 import hashlib
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from itertools import product
 from pathlib import Path
@@ -20,18 +21,16 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mlx_sd import StableDiffusion
 from mlx_sd.core import command
-from mlx_sd.core.files import atomic_file
 from mlx_sd.sampling import loop, samplers
 from mlx_sd.sampling.table import Table
 
-from .. import results
+from .. import arguments, results
 from ..machine import describe
-from . import fidelity, landscapes, scores
+from . import blocks, fidelity, landscapes, scores
 
 _EXAMPLES = """examples:
   python -m bench solvers --json solvers.json
@@ -41,15 +40,14 @@ _EXAMPLES = """examples:
 EVALUATIONS = (5, 6, 8, 10, 15, 20, 30, 50)
 GUIDANCES = (1.0, 7.5)
 REFERENCE, REFERENCE_STEPS = "dpmpp_2m", 200
-BLOCK = 16
-# Scenes of prompts have the seeds from 0; distances are to as many true pictures, from the first of these seeds, and
-# the rest, in sets of as many as a point has, say what is near.
+# The prompts' scenes have the seeds from 0. Frechet distances are to TRUE pictures, of the seeds from FIRST_TRUE; the
+# OTHER pictures from FIRST_OTHER, in sets of as many as a point has, give the distance of true pictures.
 TRUE, FIRST_TRUE, FIRST_OTHER = 2048, 1_000_000, 2_000_000
 OTHER = 1024
 
 
 class Point(NamedTuple):
-    """A solver with a number of steps."""
+    """A solver with a number of steps, and its table on the embedded checkpoint."""
 
     sampler: str
     steps: int
@@ -57,107 +55,98 @@ class Point(NamedTuple):
 
     @property
     def noisy(self) -> bool:
+        """Tells whether the solver adds fresh noise on its way."""
         return any(row.fresh_noise for row in self.table.rows)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
-    p = command.Parser(
-        prog="python -m bench solvers",
-        description=__doc__,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    p.add_argument("--images", type=int, default=BLOCK, help=f"pictures a point, a multiple of {BLOCK}, its default")
+    p = arguments.parser("solvers", __doc__, _EXAMPLES)
+    blocks.add_arguments(p, blocks.BLOCK, "solvers-work")
     p.add_argument("--guidance", type=float, action="append", help="default 1 and 7.5")
-    p.add_argument("--work", type=Path, default=Path("solvers-work"), metavar="DIR", help="what is computed so far")
-    p.add_argument("--so-far", action="store_true", help="make no more pictures; only points that have all of them")
-    p.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
-    arguments = p.parse_args(argv)
-    if arguments.images < BLOCK or arguments.images % BLOCK:
-        p.error(f"--images must be a multiple of {BLOCK}, not {arguments.images}")
-    return command.run("bench solvers", lambda: _solvers(arguments))
+    arguments.add_json(p)
+    options = p.parse_args(argv)
+    blocks.check_images(p, options.images)
+    return command.run("bench solvers", lambda: _solvers(options))
 
 
-def _solvers(arguments: argparse.Namespace) -> None:
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    guidances = arguments.guidance or GUIDANCES
-    bench = Bench(arguments.work)
-    jobs = [(block, g) for block in range(arguments.images // BLOCK) for g in guidances]
-    every = bench.points()
-    with tqdm(total=len(jobs) * len(every), unit="point", disable=not sys.stderr.isatty()) as bar:
-        for block, guidance in [] if arguments.so_far else jobs:
-            for point in every:
-                bench.cell(point, guidance, block)
+def _solvers(options: argparse.Namespace) -> None:
+    options.work.mkdir(parents=True, exist_ok=True)
+    guidances = options.guidance or GUIDANCES
+    comparison = SolverComparison(options.work)
+    jobs = [(block, guidance) for block in range(options.images // blocks.BLOCK) for guidance in guidances]
+    points = comparison.points()
+    with tqdm(total=len(jobs) * len(points), unit="point", disable=not sys.stderr.isatty()) as bar:
+        for block, guidance in [] if options.so_far else jobs:
+            for point in points:
+                comparison.block(point, guidance, block)
                 bar.update()
-    found = bench.results(every, guidances, arguments.images) | {"machine": describe()}
-    if arguments.json:
-        results.write(arguments.json, found)
+    values = comparison.results(points, guidances, options.images) | {"machine": describe()}
+    if options.json:
+        results.write(options.json, values)
     else:
-        results.report(found, None)
+        results.report(values, None)
 
 
-class Bench:
-    """The embedded checkpoint, and the folder of what was computed with it."""
+class SolverComparison:
+    """Compares solvers on the embedded checkpoint; finished blocks are stored in a folder."""
 
     def __init__(self, work: Path):
         self.work = work
         self.sd = StableDiffusion.load("tiny", "float32")
-        self.scorer = landscapes.TinyClip(self.sd)
+        self.clip = landscapes.TinyClip(self.sd)
 
     def points(self) -> list[Point]:
-        """The reference, and every solver at every number of evaluations that it can have, on its own schedule."""
-        found = [self.point(REFERENCE, REFERENCE_STEPS)]
+        """Returns the reference, and every solver at every number of evaluations it can have, on its own schedule."""
+        points = [self.point(REFERENCE, REFERENCE_STEPS)]
         for sampler, evaluations in product(samplers.names(), EVALUATIONS):
-            made = (self.point(sampler, steps) for steps in range(evaluations, 0, -1))
-            point = next(point for point in made if len(point.table.rows) <= evaluations)
-            if point not in found:
-                found.append(point)
-        return found
+            candidates = (self.point(sampler, steps) for steps in range(evaluations, 0, -1))
+            point = next(point for point in candidates if len(point.table.rows) <= evaluations)
+            if point not in points:
+                points.append(point)
+        return points
 
     def point(self, sampler: str, steps: int, schedule: str | None = None) -> Point:
-        """A solver on a schedule, by default its own on this checkpoint."""
+        """Returns a solver on a schedule, by default its own on this checkpoint."""
         scheduler = self.sd.model.scheduler
         table = samplers.table(scheduler, *samplers.choose(scheduler, sampler, schedule), steps)
         # diffusers' Euler family multiplies the first latent by a little less than one; here all begin alike.
         return Point(sampler, steps, table._replace(noise_scale=1.0))
 
-    def cell(self, point: Point, guidance: float, block: int) -> dict[str, NDArray[np.float32]]:
-        """Final latents (16, h, w, C) and the features of their pictures, of one block."""
-        path = self._path(point, guidance, block)
-        if not path.exists():
-            latents = self._latents(point.table, guidance, block)
-            features = self.scorer.images(self.sd.decode(latents))
-            with atomic_file(path) as f:
-                np.savez(f, latents=np.array(latents), features=features)
-        with np.load(path) as kept:
-            return dict(kept)
+    def block(self, point: Point, guidance: float, block: int) -> blocks.Arrays:
+        """Returns the final latents (16, h, w, C) and the features of the pictures of one block."""
+        return blocks.load(self._path(point, guidance, block), lambda: self._compute(point.table, guidance, block))
+
+    def _compute(self, table: Table, guidance: float, block: int) -> Mapping[str, Any]:
+        latents = self._latents(table, guidance, block)
+        return {"latents": latents, "features": self.clip.images(self.sd.decode(latents))}
 
     def _path(self, point: Point, guidance: float, block: int) -> Path:
-        # By what the table says to five digits: methods that agree, as Heun's and EDM's without churn do, share theirs.
+        # Named by the table's numbers to five digits: equal methods, as Heun's and EDM's without churn, share blocks.
         name = hashlib.sha256(repr(_rounded(point.table)).encode()).hexdigest()[:16]
         return self.work / f"{name}-g{guidance:g}-{block}.npz"
 
     def _latents(self, table: Table, guidance: float, block: int) -> mx.array:
-        texts = landscapes.captions(scenes(block))
+        texts = landscapes.captions(blocks.scenes(block))
         predict = self.sd.predictor(texts, None, self.sd.settings(guidance=guidance))
         stream = np.random.RandomState(block)
         side = self.sd.unet.config.sample_size
 
         def normal() -> mx.array:
-            return mx.array(stream.standard_normal((BLOCK, side, side, 4)).astype(np.float32))
+            """Draws the next noise of the block."""
+            return mx.array(stream.standard_normal((blocks.BLOCK, side, side, 4)).astype(np.float32))
 
         return loop.run(table, predict, normal(), normal)
 
     # ------------------------------------------------------------------------------------------ results
 
     def results(self, points: Sequence[Point], guidances: Sequence[float], images: int) -> dict[str, Any]:
-        """All that was measured, of the points of which all blocks are there."""
-        blocks = range(images // BLOCK)
-        whole = [
+        """Returns the results of all points whose blocks are all finished."""
+        count = range(images // blocks.BLOCK)
+        finished = [
             (guidance, point)
             for guidance, point in product(guidances, points)
-            if all(self._path(point, guidance, block).exists() for block in blocks)
+            if all(self._path(point, guidance, block).exists() for block in count)
         ]
         return {
             "model": "tiny",
@@ -165,42 +154,43 @@ class Bench:
             "reference": f"{REFERENCE}, {REFERENCE_STEPS} steps",
             "images": images,
             "true_images": TRUE,
-            "other_true": self.near(images),
-            "true": self.worth(self._true(range(images))),
-            "true_through_autoencoder": self.worth(self._through(images)),
+            "other_true": self.distances_of_true_pictures(images),
+            "true": self.picture_scores(self._true(range(images))),
+            "true_through_autoencoder": self.picture_scores(self._through_autoencoder(images)),
             "points": [
                 {"guidance": guidance, "sampler": point.sampler, "steps": point.steps}
                 | {"evaluations": len(point.table.rows)}
-                | self.score(point, guidance, images)
-                for guidance, point in whole
+                | self.measure(point, guidance, images)
+                for guidance, point in finished
             ],
         }
 
-    def near(self, images: int) -> dict[str, Any]:
-        """How far as many true pictures are: the least, the median and the most of some sets."""
-        others = self._true(range(FIRST_OTHER, FIRST_OTHER + OTHER))
-        sets = [others[i : i + images] for i in range(0, OTHER - images + 1, images)]
-        found = sorted(self._distance(features) for features in sets)
-        return {"sets": len(sets), "frechet": _rounded((found[0], statistics.median(found), found[-1]), 3)}
+    def distances_of_true_pictures(self, images: int) -> dict[str, Any]:
+        """Returns the least, median and greatest Frechet distance of sets of as many true pictures."""
+        features = self._true(range(FIRST_OTHER, FIRST_OTHER + OTHER))
+        sets = [features[i : i + images] for i in range(0, OTHER - images + 1, images)]
+        distances = sorted(map(self._distance, sets))
+        spread = (distances[0], statistics.median(distances), distances[-1])
+        return {"sets": len(sets), "frechet": _rounded(spread, 3)}
 
-    def score(self, point: Point, guidance: float, images: int) -> dict[str, Any]:
-        """Error against the reference, None where there is fresh noise, Frechet distance and CLIP score."""
-        found = self._all(point, guidance, images)
+    def measure(self, point: Point, guidance: float, images: int) -> dict[str, Any]:
+        """Returns the error against the reference, None with fresh noise, Frechet distance and CLIP score."""
+        arrays = self._all(point, guidance, images)
         solution = self._all(self.point(REFERENCE, REFERENCE_STEPS), guidance, images)["latents"]
-        errors = fidelity.rms(found["latents"], solution)
+        errors = fidelity.rms(arrays["latents"], solution)
         error = None if point.noisy else round(float(np.median(errors)), 5)
-        return {"rmse": error} | self.worth(found["features"])
+        return {"rmse": error} | self.picture_scores(arrays["features"])
 
-    def worth(self, features: scores.Features) -> dict[str, float]:
-        """Frechet distance of pictures of the first prompts, and their CLIP score."""
+    def picture_scores(self, features: scores.Features) -> dict[str, float]:
+        """Returns the Frechet distance and the CLIP score of pictures of the first prompts."""
         return {
             "frechet": round(self._distance(features), 3),
             "clip_score": round(scores.clip_score(features, self._texts(len(features))), 2),
         }
 
-    @cache  # noqa: B019 - there is one bench
+    @cache  # noqa: B019 - one comparison a process
     def _texts(self, images: int) -> scores.Features:
-        return self.scorer.texts(landscapes.captions(range(images)))
+        return self.clip.texts(landscapes.captions(range(images)))
 
     def _distance(self, features: scores.Features) -> float:
         return scores.frechet(scores.statistics(features), self._reference)
@@ -209,35 +199,25 @@ class Bench:
     def _reference(self) -> scores.Statistics:
         return scores.statistics(self._true(range(FIRST_TRUE, FIRST_TRUE + TRUE)))
 
-    def _all(self, point: Point, guidance: float, images: int) -> dict[str, NDArray[np.float32]]:
-        cells = [self.cell(point, guidance, block) for block in range(images // BLOCK)]
-        return {name: np.concatenate([cell[name] for cell in cells]) for name in cells[0]}
+    def _all(self, point: Point, guidance: float, images: int) -> blocks.Arrays:
+        return blocks.concatenate([self.block(point, guidance, block) for block in range(images // blocks.BLOCK)])
 
     def _true(self, seeds: range) -> scores.Features:
-        path = self.work / f"true-{seeds.start}-{seeds.stop}.npy"
-        if not path.exists():
-            features = np.concatenate([self.scorer.images(landscapes.paintings(part)) for part in _parts(seeds)])
-            with atomic_file(path) as f:
-                np.save(f, features)
-        kept: scores.Features = np.load(path)
-        return kept
+        """Features of true pictures."""
+        path = self.work / f"true-{seeds.start}-{seeds.stop}.npz"
+        features: scores.Features = blocks.load(path, lambda: {"features": self._paint(seeds)})["features"]
+        return features
 
-    def _through(self, images: int) -> scores.Features:
-        """Features of true pictures as the autoencoder gives them back: what no sampler can better."""
+    def _paint(self, seeds: range) -> scores.Features:
+        return np.concatenate([self.clip.images(landscapes.paintings(part)) for part in blocks.parts(seeds)])
+
+    def _through_autoencoder(self, images: int) -> scores.Features:
+        """Features of true pictures after encoding and decoding: what no sampler can exceed."""
         features = []
-        for part in _parts(range(images)):
+        for part in blocks.parts(range(images)):
             mean, _ = self.sd.vae.encode(landscapes.paintings(part))
-            features.append(self.scorer.images(self.sd.decode(self.sd.vae.scale(mean))))
+            features.append(self.clip.images(self.sd.decode(self.sd.vae.scale(mean))))
         return np.concatenate(features)
-
-
-def scenes(block: int) -> range:
-    """Seeds of a block's prompts."""
-    return range(block * BLOCK, (block + 1) * BLOCK)
-
-
-def _parts(seeds: range) -> Iterator[range]:
-    return (seeds[i : i + BLOCK] for i in range(0, len(seeds), BLOCK))
 
 
 def _rounded(value: Any, digits: int = 5) -> Any:

@@ -1,7 +1,7 @@
-"""How far a solver's paths are from those of the exact reverse diffusion: the bound of Align Your Steps.
+"""The bound of Align Your Steps (KLUB): how far a solver's paths are from those of the exact reverse diffusion.
 
-Sabour, Fidler and Kreis 2024, eq. 10: a solver that replaces the denoiser D(x_t, t) between its nodes by what it knows
-from before has a Kullback-Leibler divergence of at most
+Sabour, Fidler and Kreis 2024, eq. 10: a solver that replaces the denoiser D(x_t, t) between its nodes by an estimate
+from earlier nodes has a Kullback-Leibler divergence of at most
 
     sum over steps of  int 1 / t^3  E |D(x_t, t) - estimate(t)|^2  dt
 
@@ -11,7 +11,7 @@ the noise e = (x_t - D) / t have e for D and 1 / t for 1 / t^3, by the same theo
 
 t is drawn evenly in log t, one from each of many strata: for Gaussian data that is how the integrand of small steps is
 spread below the data's deviation. The paper draws it anew for each pair of nodes; here one set of paths and times
-serves every schedule whose nodes lie on edges of strata, and only products of what the network said are kept.
+serves every schedule whose nodes lie on edges of strata, and only products of the network's outputs are stored.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,17 +26,17 @@ Denoiser = Callable[[NDArray[np.float32], float], NDArray[np.float32]]  # (x (P,
 
 
 class Paths(NamedTuple):
-    """What the network said along paths: at `times`, one in each stratum between `edges`, and at the edges.
+    """Products of the network's outputs along paths: at `times`, one in each stratum between `edges`, and at the edges.
 
-    The products are means over paths of sums over dimensions.
+    A product of two outputs is the mean over paths of the sum over dimensions.
     """
 
     edges: Floats  # (M + 1,), rising, even in their logarithm
     times: Floats  # (M,)
     weights: Floats  # (M,), of the squared error at the times
     squares: Floats  # (M,), |time|^2
-    crossed: Floats  # (M, M + 1), time * edge
-    known: Floats  # (M + 1, M + 1), edge * edge
+    time_edge: Floats  # (M, M + 1), time * edge
+    edge_edge: Floats  # (M + 1, M + 1), edge * edge
 
 
 def follow(
@@ -48,22 +48,22 @@ def follow(
     seed: int,
     history: str = "denoised",
 ) -> Paths:
-    """Asks the network 2 M + 1 times along one path from each of images (P, ...), from level `low` to `high`.
+    """Calls the network 2 M + 1 times along one path from each of images (P, ...), from level `low` to `high`.
 
-    history: "denoised" or "noise", what the solver interpolates.
+    history: "denoised" or "noise", the estimates that the solver interpolates.
     """
     rng = np.random.default_rng(seed)
     edges = np.geomspace(low, high, strata + 1)
     times = edges[:-1] * (edges[1:] / edges[:-1]) ** rng.random(strata)
     levels = np.empty(2 * strata + 1)
     levels[::2], levels[1::2] = edges, times
-    x, before, said = images, 0.0, []
+    x, previous, outputs = images, 0.0, []
     for level in levels:
-        spread = np.sqrt(level**2 - before**2)
-        x, before = x + (spread * rng.standard_normal(x.shape)).astype(np.float32), level
+        spread = np.sqrt(level**2 - previous**2)
+        x, previous = x + (spread * rng.standard_normal(x.shape)).astype(np.float32), level
         image = denoise(x, float(level))
-        said.append((image if history == "denoised" else (x - image) / level).reshape(-1))
-    stacked = np.stack(said).astype(np.float64)
+        outputs.append((image if history == "denoised" else (x - image) / level).reshape(-1))
+    stacked = np.stack(outputs).astype(np.float64)
     products = stacked @ stacked.T / len(images)
     at_edges, at_times = products[::2], products[1::2]
     return Paths(
@@ -77,13 +77,13 @@ def follow(
 
 
 def weights(times: Floats, low: float, high: float, history: str = "denoised") -> Floats:
-    """What the squared errors at `times` count: the bound's own weight over the density the times were drawn from."""
+    """Returns the weights of squared errors at `times`: the bound's weight over the density the times were drawn from."""
     density = 1 / (times * np.log(high / low))
     return np.asarray(times ** (-3 if history == "denoised" else -1) / (density * len(times)))
 
 
 def bound(paths: Paths, nodes: Sequence[int], orders: Sequence[int]) -> float:
-    """The estimate for a schedule: `nodes` are edges, falling to 0; `orders` how many nodes each step looks back on."""
+    """Estimates the bound of a schedule: `nodes` are edges, falling to 0; `orders` the nodes that each step combines."""
     return sum(_step(paths, nodes, orders, i) for i in range(len(orders)))
 
 
@@ -91,13 +91,13 @@ def _step(paths: Paths, nodes: Sequence[int], orders: Sequence[int], i: int) -> 
     inside = slice(nodes[i + 1], nodes[i])
     back = np.array(nodes[i + 1 - orders[i] : i + 1])
     w = lagrange(np.log(paths.edges[back]), np.log(paths.times[inside]))
-    errors = paths.squares[inside] - 2 * np.sum(w * paths.crossed[inside][:, back], 1)
-    errors += np.einsum("mi,ij,mj->m", w, paths.known[np.ix_(back, back)], w)
+    errors = paths.squares[inside] - 2 * np.sum(w * paths.time_edge[inside][:, back], 1)
+    errors += np.einsum("mi,ij,mj->m", w, paths.edge_edge[np.ix_(back, back)], w)
     return float(np.sum(paths.weights[inside] * errors))
 
 
 def lagrange(nodes: Floats, at: Floats) -> Floats:
-    """(len(at), len(nodes)): what the values at nodes count in their polynomial at points."""
+    """Returns the weights (len(at), len(nodes)) of the values at nodes in their interpolating polynomial."""
     columns = [np.prod([(at - q) / (p - q) for q in nodes if q != p], axis=0) for p in nodes]
     return np.stack([np.broadcast_to(column, at.shape) for column in columns], 1)
 
@@ -105,24 +105,25 @@ def lagrange(nodes: Floats, at: Floats) -> Floats:
 def sweep(
     paths: Paths, nodes: Sequence[int], orders: Sequence[int], free: Sequence[int], gap: int = 1, reach: int = 5
 ) -> list[int]:
-    """Each free node in turn goes where, at most `reach` edges away, the bound is least (the paper's algorithm 1).
+    """Moves each free node in turn to where the bound is least, at most `reach` edges away (the paper's algorithm 1).
 
-    `gap` edges at least stay between neighbours. The bound never rises, for where a node is it may stay.
+    At least `gap` edges stay between neighbours. The bound never rises, since a node may stay where it is.
     """
-    found = list(nodes)
+    places = list(nodes)
     for i in free:
-        touched = range(i - 1, min(i + max(orders), len(orders)))  # steps that end at it, or look back on it
+        affected = range(i - 1, min(i + max(orders), len(orders)))  # steps that end at it, or look back on it
 
-        def cost(place: int, i: int = i, touched: range = touched) -> float:
-            tried = [*found[:i], place, *found[i + 1 :]]
-            return sum(_step(paths, tried, orders, step) for step in touched)
+        def cost(place: int, i: int = i, affected: range = affected) -> float:
+            """Sums the bound of the affected steps with node i at a place."""
+            moved = [*places[:i], place, *places[i + 1 :]]
+            return sum(_step(paths, moved, orders, step) for step in affected)
 
-        lowest, highest = found[i + 1] + gap, found[i - 1] - gap
-        near = range(max(lowest, found[i] - reach), min(highest, found[i] + reach) + 1)
-        found[i] = min([found[i], *near], key=cost)
-    return found
+        lowest, highest = places[i + 1] + gap, places[i - 1] - gap
+        candidates = range(max(lowest, places[i] - reach), min(highest, places[i] + reach) + 1)
+        places[i] = min([places[i], *candidates], key=cost)
+    return places
 
 
 def divided(nodes: Sequence[int]) -> list[int]:
-    """Twice as many steps: a node in the middle of each, in log t."""
+    """Returns the nodes of twice as many steps, with one in the middle of each in log t."""
     return [place for p, q in pairwise(nodes) for place in (p, (p + q) // 2)] + [nodes[-1]]

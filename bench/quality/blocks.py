@@ -1,0 +1,59 @@
+"""Pictures in blocks: work that long measurements store in a folder, block by block, and do not do again.
+
+A block is 16 pictures of as many prompts of the embedded checkpoint's domain, always from the same first noise. What was
+computed of a block (latents, features, pictures) is one .npz file in the folder of --work; runs may share the folder.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlx_sd.core import command
+from mlx_sd.core.files import atomic_file
+
+BLOCK = 16
+
+Arrays = dict[str, NDArray[Any]]  # each (16, ...), by name
+
+
+def add_arguments(p: command.Parser, images: int, work: str) -> None:
+    """Adds --images, --work and --so-far, with default values of the first two."""
+    p.add_argument(
+        "--images", type=int, default=images, help=f"pictures a point, a multiple of {BLOCK}, default {images}"
+    )
+    p.add_argument("--work", type=Path, default=Path(work), metavar="DIR", help="folder of finished blocks")
+    p.add_argument("--so-far", action="store_true", help="make no more pictures; only points that have all of them")
+
+
+def check_images(p: command.Parser, images: int) -> None:
+    """Ends with one line and exit code 2 for a number of pictures that is no multiple of a block."""
+    if images < BLOCK or images % BLOCK:
+        p.error(f"--images must be a multiple of {BLOCK}, not {images}")
+
+
+def scenes(block: int) -> range:
+    """Returns the seeds of a block's prompts."""
+    return range(block * BLOCK, (block + 1) * BLOCK)
+
+
+def parts(seeds: range) -> Iterator[range]:
+    """Divides seeds into ranges of at most a block."""
+    return (seeds[i : i + BLOCK] for i in range(0, len(seeds), BLOCK))
+
+
+def load(path: Path, compute: Callable[[], Mapping[str, Any]]) -> Arrays:
+    """Reads the arrays of a file; computes and writes them first if it does not exist."""
+    if not path.exists():
+        arrays = {name: np.array(array) for name, array in compute().items()}
+        with atomic_file(path) as f:
+            np.savez(f, **arrays)
+    with np.load(path) as stored:
+        return dict(stored)
+
+
+def concatenate(blocks: list[Arrays]) -> Arrays:
+    """Joins the arrays of blocks, name by name."""
+    return {name: np.concatenate([arrays[name] for arrays in blocks]) for name in blocks[0]}
