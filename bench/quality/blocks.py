@@ -1,7 +1,7 @@
 """Pictures in blocks: work that long measurements store in a folder, block by block, and do not do again.
 
-A block is 16 pictures of as many prompts of the embedded checkpoint's domain, always from the same first noise. What was
-computed of a block (latents, features, pictures) is one .npz file in the folder of --work; runs may share the folder.
+A block is 16 pictures of as many prompts of the embedded checkpoint's domain, always from the same first noise. Its
+latents, features and pictures are one .npz file in the folder of --work; runs may share the folder.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -47,7 +47,7 @@ def parts(seeds: range) -> Iterator[range]:
 def load(path: Path, compute: Callable[[], Mapping[str, Any]]) -> Arrays:
     """Reads the arrays of a file; computes and writes them first if it does not exist."""
     if not path.exists():
-        arrays = {name: np.array(array) for name, array in compute().items()}
+        arrays: dict[str, Any] = {name: np.array(array) for name, array in compute().items()}
         with atomic_file(path) as f:
             np.savez(f, **arrays)
     with np.load(path) as stored:

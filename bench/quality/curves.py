@@ -1,8 +1,8 @@
 """Quality against cost of DeepCache, T-GATE and fewer steps, on the embedded checkpoint: python -m bench curves.
 
 A configuration is a solver, a number of steps, and a loop (DeepCache, T-GATE, both or neither). All start from the same
-noise and the same prompts. The cost is multiplications, counted as they would run, in forwards of the whole guided UNet.
-The quality is the Frechet distance to true pictures, the CLIP score with the prompts, and the errors against the same
+noise and the same prompts. The cost is multiplications, counted as they would run, in forwards of the whole guided UNet. The
+quality is the Frechet distance to true pictures, the CLIP score with the prompts, and the errors against the same
 solver and steps with every step full.
 
 Finished blocks are stored in --work and not computed again; runs may share it.
@@ -105,9 +105,7 @@ class ReuseComparison:
     def settings(self, configuration: Configuration) -> Settings:
         """Returns the complete settings of a configuration."""
         reused = Loop.parse(configuration.loop)._asdict()
-        return self.sd.settings(
-            sampler=configuration.sampler, steps=configuration.steps, guidance=GUIDANCE, **reused
-        )
+        return self.sd.settings(sampler=configuration.sampler, steps=configuration.steps, guidance=GUIDANCE, **reused)
 
     def block(self, configuration: Configuration, block: int) -> blocks.Arrays:
         """Returns the final latents (16, h, w, C), the pictures (16, H, W, 3) and their features of one block."""

@@ -24,8 +24,7 @@ from mlx_sd import StableDiffusion
 from mlx_sd.core import command
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import atomic_file
-from mlx_sd.sampling import loop, samplers
-from mlx_sd.sampling import schedules
+from mlx_sd.sampling import loop, samplers, schedules
 from mlx_sd.sampling.denoise import estimate_image
 from mlx_sd.sampling.steps import Level
 
@@ -74,7 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--strata", type=int, default=96, help="times along a path, default 96")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", type=Path, required=True, metavar="FILE", help="the schedule")
-    p.add_argument("--json", type=Path, metavar="FILE", help="write the sweeps and a comparison with other schedules here")
+    p.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the sweeps and a comparison with other schedules here"
+    )
     p.add_argument("--work", type=Path, default=Path("solvers-work"), metavar="DIR", help="as in solvers")
     p.add_argument("--images", type=int, default=16, help="pictures of the comparison, default 16")
     options = p.parse_args(argv)
@@ -136,7 +137,11 @@ class PromptedModel:
         self._scheduler = sd.model.scheduler
         parts = [range(i, min(i + _BATCH, len(texts))) for i in range(0, len(texts), _BATCH)]
         self._predictors = [(part, sd.predictor([texts[i] for i in part], None, settings)) for part in parts]
-        shape = (len(texts), settings.height // sd.vae.config.downsampling, settings.width // sd.vae.config.downsampling)
+        shape = (
+            len(texts),
+            settings.height // sd.vae.config.downsampling,
+            settings.width // sd.vae.config.downsampling,
+        )
         normal = np.random.RandomState(seed).standard_normal((*shape, sd.vae.config.latent_channels))
         self._noise = mx.array(normal.astype(np.float32))
         self._fine = self._sample(FINE, None, FINE_STEPS)

@@ -77,13 +77,13 @@ def follow(
 
 
 def weights(times: Floats, low: float, high: float, history: str = "denoised") -> Floats:
-    """Returns the weights of squared errors at `times`: the bound's weight over the density the times were drawn from."""
+    """Returns the weights of squared errors at `times`: the bound's weight over the density of the times."""
     density = 1 / (times * np.log(high / low))
     return np.asarray(times ** (-3 if history == "denoised" else -1) / (density * len(times)))
 
 
 def bound(paths: Paths, nodes: Sequence[int], orders: Sequence[int]) -> float:
-    """Estimates the bound of a schedule: `nodes` are edges, falling to 0; `orders` the nodes that each step combines."""
+    """Estimates the bound of a schedule: `nodes` are edges, falling to 0; `orders` the nodes of each step."""
     return sum(_step(paths, nodes, orders, i) for i in range(len(orders)))
 
 

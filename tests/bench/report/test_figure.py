@@ -20,7 +20,7 @@ def test_the_column_of_a_sampler_follows_from_its_results():
 
 def test_a_figure_is_drawn_of_as_many_samplers_as_were_measured(tmp_path, capsys):
     pytest.importorskip("matplotlib")
-    points = [point | {"frechet": 80.0 + i} for i in range(2 * len(figure.STYLES)) for point in _points(f"sampler {i}")]
+    points = [point | {"frechet": 80.0 + i} for i in range(len(figure.STYLES) + 1) for point in _points(f"sampler {i}")]
     file, png = tmp_path / "r.json", tmp_path / "f.png"
     results.write(file, {"points": points, "images": 16, **FLOORS})
     assert figure.main([str(file), "--guidance", "1", str(png)]) == 0

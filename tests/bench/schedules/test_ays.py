@@ -1,4 +1,4 @@
-"""Align Your Steps: what the optimisation may do to a schedule, and the file that comes of it."""
+"""Align Your Steps: the optimisation of a schedule, and its file."""
 
 import itertools
 import json
@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from bench.schedules import ays, klub
 from mlx_sd import StableDiffusion
-from mlx_sd.sampling import samplers
-from mlx_sd.sampling import schedules as schedule
+from mlx_sd.sampling import samplers, schedules
 
 DEVIATION = 0.5
 
@@ -41,7 +40,7 @@ def test_snapped_levels_are_falling_edges_from_the_highest_to_the_lowest(inner, 
     assert all(p - q >= gap for p, q in itertools.pairwise(nodes))
 
 
-def test_levels_that_are_edges_stay_what_they_are():
+def test_levels_that_are_edges_stay_unchanged():
     edges = np.geomspace(0.03, 15.0, 97)
     nodes = [96, 70, 41, 40, 12, 0]
     assert ays.snapped(edges, edges[nodes]) == nodes
@@ -61,15 +60,15 @@ def test_no_sweep_raises_the_bound_and_the_nearest_latents_end_it(sd, paths, nam
     sweeps = ays.optimise(paths, solver, lambda levels: next(errors))
     assert all(q.bound <= p.bound for p, q in itertools.pairwise(sweeps))
     assert sweeps[-1].bound < sweeps[0].bound
-    # Two sweeps that bring nothing are enough; the last error is never asked for.
+    # Two sweeps without improvement are enough; the last error is never computed.
     assert [sweep.rmse for sweep in sweeps] == [5.0, 4.0, 4.5, 4.2]
 
 
 @pytest.mark.parametrize("steps", [20, 40, 15])
-def test_dividing_keeps_the_steps_that_were_there_and_lowers_the_bound(sd, paths, steps):
+def test_dividing_keeps_earlier_steps_and_lowers_the_bound(sd, paths, steps):
     solver = ays.Solver(sd, "euler")
     ten = ays.snapped(paths.edges, solver.levels(10), 4)
-    nodes = ays.refined(paths, solver, ten, steps)
+    nodes = ays.refine(paths, solver, ten, steps)
     assert len(nodes) == (steps if steps != 15 else 40) + 1 and nodes[:: (len(nodes) - 1) // 10] == ten
     plain = ten
     while len(plain) < len(nodes):
@@ -79,29 +78,29 @@ def test_dividing_keeps_the_steps_that_were_there_and_lowers_the_bound(sd, paths
 
 
 @pytest.mark.parametrize("name", ays.SOLVERS)
-def test_a_schedule_is_what_its_solver_takes(sd, name):
+def test_a_schedule_is_read_back_by_its_solver(sd, name):
     scheduler, solver = sd.model.scheduler, ays.Solver(sd, name)
     levels = ays.spread(solver.levels(10), 12)
-    held = solver.listed(levels)
-    text = next(f"{kind}={','.join(map(str, values))}" for kind, values in held.items())
-    chosen = samplers.choose(scheduler, name, text)
-    rows = samplers.table(scheduler, *chosen, 12).rows
+    schedule = solver.schedule(levels)
+    text = next(f"{kind}={','.join(map(str, values))}" for kind, values in schedule.items())
+    method = samplers.choose(scheduler, name, text)
+    rows = samplers.table(scheduler, *method, 12).rows
     assert [row.level.sigma for row in rows] == pytest.approx(levels[:-1], rel=0.02)
-    own = samplers.SAMPLERS[name].grid(scheduler, 12, solver.spacing, 7.0).steps[-1]
-    given_ = samplers.SAMPLERS[name].grid(scheduler, 12, chosen[1], 7.0).steps[-1]
-    assert given_.end.sigma == pytest.approx(own.end.sigma, abs=1e-4)
+    expected = samplers.SAMPLERS[name].grid(scheduler, 12, solver.spacing, 7.0).steps[-1]
+    from_file = samplers.SAMPLERS[name].grid(scheduler, 12, method[1], 7.0).steps[-1]
+    assert from_file.end.sigma == pytest.approx(expected.end.sigma, abs=1e-4)
 
 
 @pytest.mark.parametrize("steps", [10, 7])
 def test_the_file_is_a_schedule(tmp_path, monkeypatch, sd, steps):
-    monkeypatch.setattr(ays.Prompted, "denoise", lambda self, y, k: _gaussian(y, k))
-    monkeypatch.setattr(ays.Prompted, "_sample", lambda self, *_: np.array(self._noise) * DEVIATION)
+    monkeypatch.setattr(ays.PromptedModel, "denoise", lambda self, y, k: _gaussian(y, k))
+    monkeypatch.setattr(ays.PromptedModel, "_sample", lambda self, *_: np.array(self._noise) * DEVIATION)
     (tmp_path / "prompts.txt").write_text("a red tent\n\na blue house\n")
-    out, how = tmp_path / "steps.json", tmp_path / "how.json"
+    out = tmp_path / "steps.json"
     arguments = ["--prompts", str(tmp_path / "prompts.txt"), "--out", str(out), "--steps", str(steps), "--paths", "3"]
     assert ays.main(arguments) == 0
     spacing = samplers.choose(sd.model.scheduler, "dpmpp_2m", str(out))[1]
-    assert schedule.step_count(spacing) == steps and not how.exists()
+    assert schedules.step_count(spacing) == steps
     assert json.loads(out.read_text())["about"]["steps"] == steps
 
 
@@ -114,14 +113,14 @@ def test_the_file_is_a_schedule(tmp_path, monkeypatch, sd, steps):
         (["--prompts", "one.txt", "--strata", "20"], "at least 1 path, 80 strata and 2 steps"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(tmp_path, monkeypatch, capsys, arguments, message):
+def test_bad_input_is_refused_in_one_line(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.txt").write_text("\n \n")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
     (tmp_path / "one.txt").write_text("a tent\n")
     assert ays.main([*arguments, "--out", "out.json"]) == 2
-    said = capsys.readouterr().err
-    assert message in said and said.count("\n") == 1 and not (tmp_path / "out.json").exists()
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and not (tmp_path / "out.json").exists()
 
 
 def test_a_solver_without_a_bound_is_refused(capsys):
