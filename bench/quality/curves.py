@@ -1,9 +1,9 @@
 """Quality against cost of DeepCache, T-GATE and fewer steps, on the embedded checkpoint: python -m bench curves.
 
 A configuration is a solver, a number of steps, and a loop (DeepCache, T-GATE, both or neither). All start from the same
-noise and the same prompts. The cost is multiplications, counted as they would run, in forwards of the whole guided UNet. The
-quality is the Frechet distance to true pictures, the CLIP score with the prompts, and the errors against the same
-solver and steps with every step full.
+noise and the same prompts. The cost is multiplications, counted as they would run, in forwards of the whole guided
+UNet. The quality is the Frechet distance to true pictures, the CLIP score with the prompts, and the errors against the
+same solver and steps with every step full.
 
 Finished blocks are stored in --work and not computed again; runs may share it.
 """
