@@ -40,13 +40,13 @@ def verify(folder: Path) -> str:
 def _networks(folder: Path, about: dict[str, Any]) -> Iterator[str]:
     dtype = str(about.get("dtype"))
     stored = {n for n, (_, kind) in TENSOR_DTYPES.items() if dtype not in DTYPES or kind == DTYPES[dtype]}
-    quantized = quantization.stored(about.get("quantization"), "model.json")
+    quantized = quantization.from_record(about.get("quantization"), "model.json")
     for part, config in about["networks"].items():
         file = folder / f"{part}.safetensors"
         try:
             network = build(part, config, f"model.json: {part}")
             if part in quantized:
-                quantization.prepare(network, quantized[part])
+                quantization.replace_layers(network, quantized[part])
             wanted = shapes(network)
             found = network_tensors(folder, part, about["version"])
         except InputError as error:

@@ -63,19 +63,19 @@ def load(
         raise InputError(f"{folder}/model.json lists no {missing}; convert the checkpoint again")
     configs = network_configs(about)
     built = {part: build(part, config, f"{folder}/model.json: {part}") for part, config in configs.items()}
-    stored = quantization.stored(about["quantization"], f"{folder}/model.json")
+    stored = quantization.from_record(about["quantization"], f"{folder}/model.json")
     if stored and (adapters or quantize):
         why = "an adapter vanishes in it when it is merged" if adapters else "that is not done twice"
         raise InputError(f"{os.fspath(model)} is quantized, and {why}; convert its source again with both")
-    wanted = quantization.chosen(quantize, built)
+    wanted = quantization.parse_for(built, quantize)
     merge = resolve.merge_plan(adapters, built)
     networks: dict[str, Any] = built
     for part, network in built.items():
         if part in stored:
-            quantization.prepare(network, stored[part])
+            quantization.replace_layers(network, stored[part])
         _fill(network, folder, part, about["version"], dtype, merge and partial(merge, part))
         if part in wanted:
-            quantization.convert(network, wanted[part])
+            quantization.quantize_network(network, wanted[part])
     texts = [part for part in TEXT if part in networks]
     unet, embedder = networks["unet"], networks.get("class_embedder")
     config = unet.config

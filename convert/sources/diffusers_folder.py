@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_sd.core.errors import InputError
-from mlx_sd.core.files import Tensor, own, read_json, tensors
+from mlx_sd.core.files import Tensor, check_inside, read_json, tensors
 
 from ..files import diffusers_names
 from . import unsupported_pipelines
@@ -26,7 +26,7 @@ def read(folder: Path, variant: str | None = None) -> Checkpoint:
     """
     if not (folder / "model_index.json").is_file():
         raise InputError(_no_index(folder))
-    index = read_json(own(folder, folder / "model_index.json"))
+    index = read_json(check_inside(folder, folder / "model_index.json"))
     if problem := unsupported_pipelines.problem(index, [name for name in (*PARTS, VQ) if _listed(index, name)]):
         raise InputError(f"{folder}/model_index.json: {problem}")
     places = {part: folder / name for part in PARTS for name in names_of(part) if _listed(index, name)}
@@ -37,7 +37,7 @@ def read(folder: Path, variant: str | None = None) -> Checkpoint:
         places |= {"unet": folder, "scheduler": folder}
     for place in places.values():
         for file in (place, *place.glob("*")):
-            own(folder, file)
+            check_inside(folder, file)
     configs = {name: read_json(places[name] / "scheduler_config.json") for name in schedulers}
     return Checkpoint(
         folder,

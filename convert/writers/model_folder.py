@@ -48,7 +48,7 @@ def write_model_folder(
     where = f"{checkpoint.path}/model_index.json"
     Classes.of(configs["unet"], configs.get("class_embedder"), checkpoint.index, where)  # says what is wrong with it
     merge = plan_merge(adapters, built)
-    how = quantization.chosen(quantize, built)
+    how = quantization.parse_for(built, quantize)
     networks = {}
     for part, component in checkpoint.components.items():
         placed = plan(part, component, checkpoint.path / part)
@@ -82,7 +82,7 @@ def write_model_folder(
         if checkpoint.low_res_scheduler:
             about["low_res_scheduler"] = checkpoint.low_res_scheduler
         (folder / "model.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    return [quantization.report(part, built[part], one, _number(networks[part])) for part, one in how.items()]
+    return [quantization.describe(part, built[part], one, _number(networks[part])) for part, one in how.items()]
 
 
 def write_tokenizer(vocabulary: Vocabulary, out: Path) -> list[Path]:

@@ -16,7 +16,7 @@ def quantized(entries: Iterable[Entry], network: nn.Module, how: Quantization) -
 
     Quantized is what an entry reads, before it is cast: with adapters, the float32 sum.
     """
-    weights = {f"{name}.weight": name for name in quantization.layers(network, how)}
+    weights = {f"{name}.weight": name for name in quantization.quantizable_layers(network, how)}
     for entry in entries:
         if entry.name in weights:
             yield from _split(entry, weights[entry.name], how)
@@ -31,7 +31,7 @@ def _split(entry: Entry, layer: str, how: Quantization) -> Iterator[Entry]:
     def reader(role: str) -> Callable[[], mx.array]:
         def read() -> mx.array:
             if not made:
-                made.update(quantization.quantize(entry.read().reshape(entry.shape), how, entry.dtype))
+                made.update(quantization.quantize_weight(entry.read().reshape(entry.shape), how, entry.dtype))
             return made.pop(role)
 
         return read

@@ -8,7 +8,7 @@ import mlx.core as mx
 from PIL import Image
 
 from ..core.errors import InputError
-from ..core.files import atomic_file, writable
+from ..core.files import atomic_file, check_writable
 from ..pipeline import StableDiffusion
 from ..preview import Preview, enlarged
 
@@ -30,7 +30,7 @@ def plan(targets: Sequence[Path], preview: str | None, animate: str | None) -> P
     if folder is not None:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"--preview {folder}: is a file; give a folder")
-        writable(folder, "--preview")  # made when there is something to put into it
+        check_writable(folder, "--preview")  # made when there is something to put into it
     if animate is None:
         return Plan(targets, folder, ())
     if not animate:
@@ -40,7 +40,7 @@ def plan(targets: Sequence[Path], preview: str | None, animate: str | None) -> P
         raise InputError(f"--animate {animate}: give a name that ends in {' or '.join(_FORMATS)}")
     if path.is_dir() or path in targets:
         raise InputError(f"--animate {animate}: {'is a folder' if path.is_dir() else 'is the picture itself'}")
-    writable(path.parent, "--animate", there=True)
+    check_writable(path.parent, "--animate", must_exist=True)
     if len(targets) == 1:
         return Plan(targets, folder, [path])
     return Plan(targets, folder, [path.with_name(f"{path.stem}-{target.stem}{path.suffix}") for target in targets])

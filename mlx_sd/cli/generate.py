@@ -19,7 +19,7 @@ from ..checkpoint.lora import Lora
 from ..conditions import Subject
 from ..core import command
 from ..core.errors import InputError
-from ..core.files import writable
+from ..core.files import check_writable
 from ..core.version import VERSION
 from ..pipeline import Result, StableDiffusion
 from ..reuse import deepcache as reuse
@@ -261,7 +261,7 @@ def _targets(output: str | None, prompts: list[str], seed: int, count: int) -> l
             f"--output {output}: only .png can say how it was made; give a name ending in .png or a folder"
         )
     home = path if folder else path.parent
-    writable(home, "--output", there=not folder)  # a folder is made when there is something to put into it
+    check_writable(home, "--output", must_exist=not folder)  # a folder is made when there is something to put into it
     if not folder and not several:
         return [path]
     targets: list[Path] = []

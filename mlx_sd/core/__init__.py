@@ -1,1 +1,1 @@
-"""What every other package builds on: errors, files read with suspicion, the CPU library, the version."""
+"""Errors, files, configs read field by field, the BLAS for CPUs, and the version; every other package imports them."""

@@ -1,7 +1,7 @@
-"""Linux only: a fast BLAS and a heap that keeps its pages, under MLX's CPU back end.
+"""A fast BLAS, and a heap that keeps its pages, for MLX's CPU back end on Linux.
 
-The Linux wheel of MLX links a reference BLAS, 60 times slower than a real one. A BLAS whose symbols are
-global in the process before `mlx.core` is loaded takes its place. macOS needs none of this.
+The Linux wheel of MLX links a reference BLAS, which is 60 times slower than an optimised one. A BLAS whose symbols are
+global in the process before `mlx.core` is loaded takes its place. On macOS MLX uses Accelerate, and nothing is done.
 """
 
 import ctypes
@@ -28,10 +28,10 @@ _late = False
 
 
 def preload() -> str | None:
-    """Loads a BLAS for MLX's CPU back end with global symbols and returns its name, or None where there is none.
+    """Loads a fast BLAS with global symbols and returns its name, or None where none is found.
 
-    Must run before `mlx.core` is imported: symbols are bound there and then. Does nothing off Linux and where
-    MLX_SD_BLAS=off; MLX_SD_BLAS=PATH names the library to load.
+    It must run before `mlx.core` is imported, which binds the symbols. It does nothing on other systems than Linux and
+    with MLX_SD_BLAS=off; MLX_SD_BLAS=PATH names the library to load.
     """
     global _loaded, _late
     choice = os.environ.get("MLX_SD_BLAS", "")
@@ -50,7 +50,7 @@ def preload() -> str | None:
 
 
 def problem() -> str | None:
-    """One line on why this process computes on Linux without a fast BLAS and what to do, or None where all is well."""
+    """Returns one line on why this process has no fast BLAS and what to do about it, or None where it needs no more."""
     if _loaded or not sys.platform.startswith("linux"):
         return None
     return _LATE if _late else _MISSING

@@ -1,9 +1,9 @@
-"""The two ways a command ends badly."""
+"""The two errors that this project raises on purpose; each is one line that a user can act on."""
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong: one line naming what, where and the way out (exit code 2)."""
+    """An input of the user is wrong. The message names the input, the mistake and the way out; exit code 2."""
 
 
 class Failure(RuntimeError):
-    """The work itself went wrong: one line naming the likely cause (exit code 1)."""
+    """The work failed although the input was right. The message names the likely cause; exit code 1."""

@@ -1,4 +1,4 @@
-"""Files read with suspicion and written whole."""
+"""Reading JSON and safetensors files that may be damaged or hostile, and writing files atomically."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from .errors import InputError
 
-# safetensors dtype -> how numpy reads its bytes, and what MLX then takes them for
+# dtype in safetensors -> the NumPy type that reads its bytes, and the MLX dtype that those bytes mean
 TENSOR_DTYPES: dict[str, tuple[type, mx.Dtype]] = {
     "F32": (np.float32, mx.float32),
     "F16": (np.float16, mx.float16),
@@ -23,19 +23,19 @@ TENSOR_DTYPES: dict[str, tuple[type, mx.Dtype]] = {
 
 
 class Tensor(NamedTuple):
-    """A tensor in a file: where it lies, not its numbers."""
+    """A tensor in a file: its name, shape and place. Its numbers are read by `read` only."""
 
     file: Path
     name: str
-    dtype: str
+    dtype: str  # as safetensors writes it: "F32", "F16", ...
     shape: tuple[int, ...]
-    start: int
-    end: int
-    transposed: bool = False  # the file holds a matrix the other way round
-    piece: tuple[int, int, int] | None = None  # (runs, i, n): of each of so many runs of rows the i-th of n pieces
+    start: int  # byte of the file at which the numbers begin
+    end: int  # byte before which they end
+    transposed: bool = False  # the file holds the transposed matrix
+    piece: tuple[int, int, int] | None = None  # (runs, i, n): rows in `runs` equal runs, of each the i-th of n pieces
 
     def read(self) -> mx.array:
-        """The numbers, copied from the file now."""
+        """Copies the numbers from the file into an array of `shape`."""
         stored, dtype = TENSOR_DTYPES[self.dtype]
         count = (self.end - self.start) // np.dtype(stored).itemsize
         flat: Any = np.memmap(self.file, stored, "r", self.start, (count,))
@@ -46,22 +46,22 @@ class Tensor(NamedTuple):
         return array.reshape(self.shape[::-1]).T if self.transposed else array.reshape(self.shape)
 
     def rows(self, first: int, last: int) -> "Tensor":
-        """The rows from `first` to before `last`, as unread as the whole."""
+        """Returns the tensor of the rows from `first` to before `last`; nothing is read."""
         size = (self.end - self.start) // max(self.shape[0], 1)
         shape, start = (last - first, *self.shape[1:]), self.start
         return self._replace(shape=shape, start=start + first * size, end=start + last * size)
 
     def interleaved(self, runs: int, i: int, pieces: int) -> "Tensor":
-        """Of each of so many equal runs of rows the i-th of so many pieces, as unread as the whole."""
+        """Returns the tensor of the i-th of `pieces` pieces of each of `runs` equal runs of rows; nothing is read."""
         return self._replace(shape=(self.shape[0] // pieces, *self.shape[1:]), piece=(runs, i, pieces))
 
     def transpose(self) -> "Tensor":
-        """The transposed matrix, as unread as this one."""
+        """Returns the tensor of the transposed matrix; nothing is read."""
         return self._replace(shape=self.shape[::-1], transposed=not self.transposed)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; InputError where there is none."""
+    """Reads a JSON object from a file; InputError where it is missing, damaged or not an object."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -69,8 +69,8 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     except RecursionError:
-        raise InputError(f"{path} is not JSON that anyone wrote: it is nested too deeply") from None
-    except ValueError as error:  # of the bytes, the syntax, or a number thousands of digits long
+        raise InputError(f"{path} is not usable JSON: it is nested too deeply") from None
+    except ValueError as error:  # wrong bytes, wrong syntax, or a number of thousands of digits
         raise InputError(f"{path} is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise InputError(f"{path} does not hold a JSON object")
@@ -78,36 +78,37 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def tensors(file: Path) -> Iterator[Tensor]:
-    """The tensors of a safetensors file, its header checked against its size before anything is read."""
+    """Lists the tensors of a safetensors file; InputError where its header is damaged or does not fit its size."""
     header, data = _header(file)
-    for name, about in header.items():
+    for name, entry in header.items():
         if name != "__metadata__":
-            start, end = about["data_offsets"]
-            yield Tensor(file, name, about["dtype"], tuple(about["shape"]), data + start, data + end)
+            start, end = entry["data_offsets"]
+            yield Tensor(file, name, entry["dtype"], tuple(entry["shape"]), data + start, data + end)
 
 
 def metadata(file: Path) -> dict[str, str]:
-    """What a safetensors file says of itself beside its tensors; checked as by `tensors`."""
-    about: dict[str, str] = _header(file)[0].get("__metadata__") or {}
-    return about
+    """Reads the metadata in the header of a safetensors file, checked as by `tensors`; {} where there is none."""
+    entries: dict[str, str] = _header(file)[0].get("__metadata__") or {}
+    return entries
 
 
 def _header(file: Path) -> tuple[dict[str, Any], int]:
-    """The header, and where the numbers begin."""
+    """The header, and the byte at which the numbers begin."""
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            twice = next(name for i, (name, _) in enumerate(pairs) if any(name == other for other, _ in pairs[:i]))
-            raise InputError(f"{file} is damaged: its header has {twice!r} twice")
-        return found
+    def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        entries: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in entries:
+                raise InputError(f"{file} is damaged: its header has {name!r} twice")
+            entries[name] = value
+        return entries
 
     try:
         with safe_open(file, framework="numpy"):  # the library's own checks of header, offsets and size
             pass
         with file.open("rb") as f:
             length = int.from_bytes(f.read(8), "little")
-            return json.loads(f.read(length), object_pairs_hook=once), 8 + length
+            return json.loads(f.read(length), object_pairs_hook=without_duplicates), 8 + length
     except FileNotFoundError:
         raise InputError(f"{file} is missing") from None
     except IsADirectoryError:
@@ -118,10 +119,10 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
         raise InputError(f"{file} is damaged or incomplete ({error}); download it again") from None
 
 
-def own(folder: Path, path: Path) -> Path:
-    """`path`, known to lead to no place outside `folder`, or InputError.
+def check_inside(folder: Path, path: Path) -> Path:
+    """Returns `path`; InputError where it is a link that leads out of `folder`.
 
-    A link is followed where it stays inside, or leads into the blobs beside the snapshots that the hub's cache keeps.
+    A link may lead to the blobs beside the snapshots of the hub's cache, which stores files there.
     """
     root, real = folder.resolve(), path.resolve()
     blobs = root.parent.parent / "blobs" if root.parent.name == "snapshots" else root
@@ -130,9 +131,12 @@ def own(folder: Path, path: Path) -> Path:
     return path
 
 
-def writable(folder: Path, flag: str, there: bool = False) -> None:
-    """Checks that files can be made in a folder, which must be `there` or can be made; InputError names `flag`."""
-    nearest = folder if there else next(path for path in (folder, *folder.absolute().parents) if path.exists())
+def check_writable(folder: Path, flag: str, must_exist: bool = False) -> None:
+    """Raises InputError, which names `flag`, where no file can be created in a folder.
+
+    must_exist: the folder is not created later; otherwise its nearest existing parent must be writable.
+    """
+    nearest = folder if must_exist else next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
         with tempfile.TemporaryFile(dir=nearest):
             pass
@@ -142,7 +146,7 @@ def writable(folder: Path, flag: str, there: bool = False) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that becomes `path` when the block ends well and leaves nothing when it does not."""
+    """Opens a temporary file that becomes `path` when the block ends, and is removed when the block raises."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)
     try:

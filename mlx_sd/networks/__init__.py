@@ -1,1 +1,1 @@
-"""The networks of Stable Diffusion in MLX: UNet, autoencoder, text encoder. They know nothing of files."""
+"""The networks in MLX: UNet, autoencoder, text encoder and class embedder. They read and write no files."""

@@ -1,4 +1,4 @@
-"""The classes that a model without a prompt makes pictures of."""
+"""The classes of a model that makes pictures of classes instead of prompts, and the network that embeds them."""
 
 import re
 from collections.abc import Mapping
@@ -12,9 +12,11 @@ from ..core.errors import InputError
 from .configs import ClassConfig
 from .unet_config import UNetConfig
 
+_LISTED = 8  # names of classes in an error message
+
 
 class ClassEmbedder(nn.Module):
-    """Rows of a table, each in the place of a prompt of one token (Rombach et al. 2022, class-conditional LDM)."""
+    """A table with a row for each class, which takes the place of a prompt of one token (Rombach et al. 2022)."""
 
     def __init__(self, config: ClassConfig):
         super().__init__()
@@ -23,30 +25,31 @@ class ClassEmbedder(nn.Module):
 
     @property
     def names(self) -> dict[str, str]:
-        """This network's layers -> their names in the original checkpoint."""
+        """Returns this network's layers -> their names in the original checkpoint."""
         return {"embedding": "embedding"}
 
     def __call__(self, ids: mx.array) -> mx.array:
-        """Contexts (B, 1, C) of class ids (B,)."""
+        """Returns the contexts (B, 1, C) of class ids (B,)."""
         contexts: mx.array = self.embedding(ids)[:, None]
         return contexts
 
 
 @dataclass(frozen=True)
 class Classes:
-    """What a checkpoint says of its classes."""
+    """The classes of a checkpoint: how many there are, which of them means none, and their names."""
 
     rows: int  # ids go from 0 to rows - 1
-    null: int | None  # the id that means no class, which guidance steers away from
+    null: int | None  # the id that stands for no class; guidance leads away from it
     names: Mapping[int, str] = field(default_factory=dict)
 
     @classmethod
     def of(
         cls, unet: UNetConfig, embedder: ClassConfig | None, pipeline: Mapping[str, Any], where: str
     ) -> "Classes | None":
-        """Those of a model, by its networks and by `null_class` and `id2label` of model_index.json; None without any.
+        """Reads the classes of a model from its networks' configs, and `null_class` and `id2label` of model_index.json.
 
-        InputError where the null class is none of them.
+        Returns None for a model without classes. InputError, beginning with `where`, for a null class that does not
+        exist or labels that are not an object of ids and names.
         """
         if embedder:
             rows = embedder.classes
@@ -62,9 +65,9 @@ class Classes:
             raise InputError(f"{where}: id2label must be an object from ids of classes to their names")
         return cls(rows, null, {int(i): str(name) for i, name in labels.items()})
 
-    def find(self, asked: int | str) -> int:
-        """The id of a class by its number, or by one of the names it has; InputError says what there is."""
-        text = str(asked).strip()
+    def find(self, label: int | str) -> int:
+        """Returns the id of a class by its number or by one of its names; InputError lists the classes there are."""
+        text = str(label).strip()
         if re.fullmatch(r"-?\d+", text):
             number = int(text)
             if 0 <= number < self.rows:
@@ -73,10 +76,10 @@ class Classes:
         for number, names in self.names.items():
             if text.lower() in (names.lower(), *(name.strip().lower() for name in names.split(","))):
                 return number
-        some = ", ".join(list(self.names.values())[:8]) + (" ..." if len(self.names) > 8 else "")
-        known = f"among its names are {some}" if self.names else "this model does not name them"
-        raise InputError(f"there is no class {text!r}; give one {self} ({known})")
+        examples = ", ".join(list(self.names.values())[:_LISTED]) + (" ..." if len(self.names) > _LISTED else "")
+        hint = f"among its names are {examples}" if self.names else "this model does not name them"
+        raise InputError(f"there is no class {text!r}; give one {self} ({hint})")
 
     def __str__(self) -> str:
-        """The range of ids."""
+        """Returns the range of ids, for messages."""
         return f"from 0 to {self.rows - 1}" + (f", {self.null} being none" if self.null is not None else "")

@@ -1,4 +1,4 @@
-"""CLIP's text encoder, of OpenAI's and OpenCLIP's kind (CLIPTextModel, CLIPTextModelWithProjection)."""
+"""CLIP's text encoder, OpenAI's and OpenCLIP's (transformers' CLIPTextModel and CLIPTextModelWithProjection)."""
 
 from typing import NamedTuple
 
@@ -11,19 +11,19 @@ from .layers import Attention, LayerNorm, Linear
 
 _ACTIVATIONS = {"quick_gelu": ops.quick_gelu, "gelu": ops.gelu}
 _MASKED = -1e4  # exp of it is 0 in every dtype; -inf is not representable in what Core ML runs
-_LEGACY_EOS = 2  # what old configs say instead of the true id
+_LEGACY_EOS = 2  # eos_token_id in old configs, where it is not the id of the end token
 
 
 class Encoded(NamedTuple):
-    """What a text encoder knows of a text."""
+    """The features that a text encoder computes for token ids (B, tokens)."""
 
-    hidden: list[mx.array]  # before the first layer and after each: (B, tokens, width)
-    last: mx.array  # the last of them, normalised
-    pooled: mx.array  # (B, width or projection): the end token's
+    hidden: list[mx.array]  # (B, tokens, width) before the first layer and after each
+    last: mx.array  # (B, tokens, width): the last of `hidden`, normalised
+    pooled: mx.array  # (B, width or projection): `last` at the end token, projected where the model has a projection
 
 
 class TextEncoder(nn.Module):
-    """Token ids (B, tokens) -> hidden states; causal, as CLIP was trained."""
+    """A causal transformer over token ids (Radford et al. 2021)."""
 
     names = {  # noqa: RUF012 - a constant
         "token_embedding": "embeddings.token_embedding",
@@ -44,6 +44,7 @@ class TextEncoder(nn.Module):
             self.projection = Linear(config.width, config.projection, bias=False)
 
     def __call__(self, ids: mx.array) -> Encoded:
+        """Encodes token ids (B, tokens), each row ending in the end token and its padding."""
         tokens = ids.shape[1]
         x = self.token_embedding(ids) + self.position_embedding.weight[:tokens]
         mask = mx.triu(mx.full((tokens, tokens), _MASKED, dtype=x.dtype), k=1)
@@ -55,12 +56,13 @@ class TextEncoder(nn.Module):
         return Encoded(hidden, last, self.projection(pooled) if "projection" in self else pooled)
 
     def _end(self, ids: mx.array) -> mx.array:
+        # Position (B,) of the first end token. Under the legacy id it is the largest id of the vocabulary.
         legacy = self.config.eos == _LEGACY_EOS
         return mx.argmax(ids if legacy else ids == self.config.eos, axis=1)
 
 
 class Layer(nn.Module):
-    """One pre-norm transformer layer."""
+    """One transformer layer, normalised before its attention and before its feed-forward; both are residual."""
 
     def __init__(self, config: TextConfig):
         super().__init__()
@@ -71,6 +73,7 @@ class Layer(nn.Module):
         self.fc1, self.fc2 = Linear(config.width, config.hidden), Linear(config.hidden, config.width)
 
     def __call__(self, x: mx.array, mask: mx.array) -> mx.array:
+        """Returns the sequence (B, tokens, width) of x (B, tokens, width); mask (tokens, tokens) is added to scores."""
         y = self.norm1(x)
         x = x + self.attention(y, y, mask)
         return x + self.fc2(self.activation(self.fc1(self.norm2(x))))

@@ -1,4 +1,4 @@
-"""Hugging Face configs of text encoders, autoencoders and class embedders -> frozen dataclasses."""
+"""Configs of text encoders, autoencoders and class embedders from Hugging Face -> frozen dataclasses."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ def downsampling(levels: int) -> int:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """CLIPTextModel and CLIPTextModelWithProjection."""
+    """A CLIPTextModel or CLIPTextModelWithProjection."""
 
-    vocabulary: int
+    vocabulary: int  # token ids
     width: int
-    hidden: int
+    hidden: int  # width inside the feed-forwards
     layers: int
     heads: int
-    tokens: int
-    activation: str
+    tokens: int  # of a prompt, start and end included
+    activation: str  # "quick_gelu" or "gelu"
     eps: float
-    eos: int
+    eos: int  # id of the end token
     projection: int | None  # width of the projected pooled output, None without a projection
 
     @classmethod
@@ -75,14 +75,14 @@ _TEXT_IGNORED = (
 
 @dataclass(frozen=True)
 class ClassConfig:
-    """ClassEmbedder of the original latent diffusion code: a table whose rows take the place of a prompt."""
+    """A ClassEmbedder of the original latent diffusion code: a table whose rows take the place of a prompt."""
 
-    classes: int  # rows, that of no class at all included
+    classes: int  # rows, with the row that stands for no class
     width: int
 
     @classmethod
     def from_hf(cls, values: Mapping[str, Any], where: str = "class_embedder/config.json") -> "ClassConfig":
-        """Reads what `convert` writes of a class embedder; InputError names a field that is missing or unknown."""
+        """Reads a class embedder's config, as `convert` wrote it; InputError names a missing or unknown field."""
         f = ConfigFields(values, where)
         config = cls(classes=f.require("n_classes"), width=f.require("embed_dim"))
         f.done()
@@ -91,24 +91,24 @@ class ClassConfig:
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """AutoencoderKL or VQModel. `channels` goes from fine to coarse."""
+    """An AutoencoderKL or a VQModel. `channels` goes from fine to coarse."""
 
     in_channels: int
     out_channels: int
     latent_channels: int
-    inner_channels: int  # between encoder and decoder; of a VQModel the latents may have others
-    codes: int | None  # rows of a VQModel's codebook
+    inner_channels: int  # of the encoder's output and the decoder's input; a VQModel's latents may have others
+    codes: int | None  # rows of a VQModel's codebook, None for an AutoencoderKL
     channels: tuple[int, ...]
-    layers: int
+    layers: int  # residual blocks of each level of the encoder; the decoder has one more
     groups: int
-    sample_size: int
+    sample_size: int  # pixels a side of the images that the checkpoint was trained on
     scaling_factor: float
     shift_factor: float
     latents_mean: tuple[float, ...]  # per channel, or empty
     latents_std: tuple[float, ...]
-    force_upcast: bool
-    quant_conv: bool
-    post_quant_conv: bool
+    force_upcast: bool  # float16 overflows
+    quant_conv: bool  # a 1x1 convolution follows the encoder
+    post_quant_conv: bool  # a 1x1 convolution precedes the decoder
     mid_attention: bool
 
     @property
@@ -125,17 +125,18 @@ class VAEConfig:
             raise f.unsupported("_class_name", name, ("AutoencoderKL", "VQModel"))
         quantized = name == "VQModel"
         channels = tuple(f.require("block_out_channels"))
-        for side, known in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
-            types = f.take(side, [known] * len(channels))
-            if any(t != known for t in types) or len(types) != len(channels):
-                raise f.unsupported(side, types, ([known] * len(channels),))
+        for field, block in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
+            supported = [block] * len(channels)
+            types = f.take(field, supported)
+            if list(types) != supported:
+                raise f.unsupported(field, types, (supported,))
         mean, std = f.take("latents_mean"), f.take("latents_std")
         if (mean is None) != (std is None):
-            raise InputError(f"{where}: latents_mean and latents_std must be given together")
+            raise InputError(f"{where}: latents_mean and latents_std must both be there, or neither")
         inner = f.take("latent_channels", 3 if quantized else 4)
         if quantized:
             f.only("norm_type", "group")
-            f.ignore(("lookup_from_codebook",))  # of indices, which nobody here decodes
+            f.ignore(("lookup_from_codebook",))  # is about decoding indices, which is not done here
         config = cls(
             in_channels=f.take("in_channels", 3),
             out_channels=f.take("out_channels", 3),

@@ -1,7 +1,7 @@
 """Attention and activations for MLX's CPU back end, which computes exp and erf one element at a time.
 
-Here they are made of additions, multiplications and shifts, which it does vectorise, on pieces that stay in the
-cache: three to five times faster on x86. On a GPU `ops` uses MLX's own.
+Here they are made of additions, multiplications and shifts, which it vectorises, on pieces that stay in the cache:
+three to five times faster on x86. On a GPU `ops` uses MLX's own functions.
 """
 
 from collections.abc import Callable
@@ -9,9 +9,9 @@ from functools import wraps
 
 import mlx.core as mx
 
-_PIECE = 1 << 18  # elements worked on at a time: a megabyte of float32
-_SCORES = 1 << 20  # the same for attention, whose matrix products like larger pieces
-_WORTH_FUSING = 1 << 21  # elements from which it pays that MLX compiles a kernel, where there is a compiler
+_PIECE = 1 << 18  # elements of a piece: a megabyte of float32
+_SCORES = 1 << 20  # the same for attention, whose matrix products are faster on larger pieces
+_WORTH_FUSING = 1 << 21  # elements from which a kernel compiled by MLX saves more than its compilation costs
 _LOG2E = 1.4426950408889634
 _ROUND = 1.5 * 2**23  # adding it rounds to an integer, left in the low bits of the float
 # 2**f on [-1/2, 1/2], minimax of relative error 8e-8, highest power first
@@ -23,7 +23,7 @@ Elementwise = Callable[[mx.array], mx.array]
 
 
 def _elementwise(function: Elementwise) -> Elementwise:
-    """In float32, piece by piece, fused where the array is large; the result has the argument's dtype."""
+    """Makes a function of float32 run piece by piece, fused on large arrays, and return its argument's dtype."""
     fused: Elementwise = mx.compile(function)
 
     @wraps(function)
@@ -39,26 +39,26 @@ def _elementwise(function: Elementwise) -> Elementwise:
 
 @_elementwise
 def silu(x: mx.array) -> mx.array:
-    """x * sigmoid(x)."""
+    """Returns x sigmoid(x), elementwise."""
     return x / (1 + exp(-x))
 
 
 @_elementwise
 def gelu(x: mx.array) -> mx.array:
-    """x * Phi(x), the exact form with erf."""
+    """Returns x Phi(x), elementwise, with Phi from erf."""
     return 0.5 * x * (1 + _erf(x * 0.7071067811865476))
 
 
 @_elementwise
 def quick_gelu(x: mx.array) -> mx.array:
-    """x * sigmoid(1.702 x)."""
+    """Returns x sigmoid(1.702 x), elementwise."""
     return x / (1 + exp(-1.702 * x))
 
 
 def attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, scale: float) -> mx.array:
-    """softmax(scale q k^T + mask) v in float32, a few queries at a time so that the scores stay in the cache.
+    """Returns softmax(scale q k^T + mask) v, a few queries at a time so that the scores stay in the cache.
 
-    q, k, v: (batch, heads, tokens, dim); mask: (queries, keys). The result has q's dtype.
+    q, k, v: (B, heads, tokens, dim); mask: (queries, keys). Computed in float32; the result has q's dtype.
     """
     dtype, (batch, heads, tokens, _) = q.dtype, q.shape
     q, k, v = (a.astype(mx.float32) for a in (q, k, v))
@@ -81,7 +81,7 @@ def attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, scal
 
 
 def exp(x: mx.array) -> mx.array:
-    """e**x in float32, relative error at most 1e-7 (4 + |x|), clamped to the finite range."""
+    """Returns e**x in float32, elementwise and clamped to the finite range; relative error at most 1e-7 (4 + |x|)."""
     return _exp2(mx.minimum(x, 88.0) * _LOG2E)
 
 
@@ -92,8 +92,8 @@ def _attend(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, powers
     return powers(scores, scores.max(axis=-1, keepdims=True)) @ v
 
 
-def _powers(scores: mx.array, most: mx.array) -> mx.array:
-    return _exp2(scores - most)
+def _powers(scores: mx.array, maximum: mx.array) -> mx.array:
+    return _exp2(scores - maximum)
 
 
 _fused_powers: Callable[..., mx.array] = mx.compile(_powers)

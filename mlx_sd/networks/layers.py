@@ -1,4 +1,4 @@
-"""The layers the networks share, over the operations of `ops`."""
+"""The layers that the networks share; they compute through the operations of `ops`, which an exporter can record."""
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -7,33 +7,41 @@ from . import ops
 
 
 class Conv(nn.Conv2d):
-    """Square convolution that keeps the size (padding = kernel // 2) or, with stride 2, halves it."""
+    """A square convolution, (B, h, w, inputs) -> (B, h, w, outputs); with stride 2 it halves h and w, rounding up."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, bias: bool = True):
         super().__init__(inputs, outputs, kernel, stride, kernel // 2, bias=bias)
 
     def __call__(self, x: mx.array) -> mx.array:
+        """Returns the convolution of x (B, h, w, inputs), padded by half a kernel on all sides."""
         return ops.conv2d(x, self.weight, self.get("bias"), stride=self.stride[0], padding=self.padding[0])
 
 
 class FarPaddedConv(Conv):
-    """Halves the size, rounding down; padded on the far sides only, as in the original code."""
+    """A convolution that halves h and w, rounding down: padded at the bottom and right only, as in CompVis' code."""
 
     def __init__(self, channels: int):
         super().__init__(channels, channels, stride=2)
 
     def __call__(self, x: mx.array) -> mx.array:
+        """Returns (B, h / 2, w / 2, C) of x (B, h, w, C)."""
         x = mx.pad(x, [(0, 0), (0, 1), (0, 1), (0, 0)])
         return ops.conv2d(x, self.weight, self.bias, stride=2, padding=0)
 
 
 class Linear(nn.Linear):
+    """A linear layer, (..., inputs) -> (..., outputs)."""
+
     def __call__(self, x: mx.array) -> mx.array:
+        """Returns x W^T + b over the last axis."""
         return ops.linear(x, self.weight, self.get("bias"))
 
 
 class QuantizedLinear(nn.Module):
-    """A linear layer with its weight in `bits` bits, and a scale and an offset for each `group` of inputs."""
+    """A linear layer whose weight is stored in `bits` bits, with a scale and an offset for each `group` of inputs.
+
+    weight holds the codes, 32 bits of them in a word; scales and biases are named as MLX names them.
+    """
 
     def __init__(self, inputs: int, outputs: int, bias: bool, bits: int, group: int):
         super().__init__()
@@ -44,25 +52,35 @@ class QuantizedLinear(nn.Module):
             self.bias = mx.zeros((outputs,))
 
     def __call__(self, x: mx.array) -> mx.array:
-        given = self.weight, self.scales, self.biases, self.get("bias")
-        return ops.quantized_linear(x, *given, bits=self.bits, group=self.group)
+        """Returns x W^T + b over the last axis."""
+        parameters = self.weight, self.scales, self.biases, self.get("bias")
+        return ops.quantized_linear(x, *parameters, bits=self.bits, group=self.group)
 
 
 class GroupNorm(nn.GroupNorm):
+    """Group normalisation with a scale and an offset for each channel (Wu and He 2018)."""
+
     def __init__(self, dims: int, groups: int, eps: float):
         super().__init__(groups, dims, eps)
 
     def __call__(self, x: mx.array) -> mx.array:
+        """Returns x (B, ..., dims) normalised for each sample and group; computed in float32, in x's dtype."""
         return ops.group_norm(x, self.weight, self.bias, groups=self.num_groups, eps=self.eps)
 
 
 class LayerNorm(nn.LayerNorm):
+    """Layer normalisation with a scale and an offset for each feature."""
+
     def __call__(self, x: mx.array) -> mx.array:
+        """Returns x (..., dims) normalised over the last axis."""
         return ops.layer_norm(x, self.weight, self.bias, eps=self.eps)
 
 
 class Attention(nn.Module):
-    """Multi-head attention of x (B, N, dims) over `context` (B, M, context dims)."""
+    """Multi-head attention of a sequence to a context (Vaswani et al. 2017); the output is projected.
+
+    bias: whether queries, keys and values have one; the output's projection always does.
+    """
 
     def __init__(self, dims: int, context: int, heads: int, bias: bool = False):
         super().__init__()
@@ -73,6 +91,7 @@ class Attention(nn.Module):
         self.out = Linear(dims, dims)
 
     def __call__(self, x: mx.array, context: mx.array, mask: mx.array | None = None) -> mx.array:
+        """Returns (B, N, dims) for x (B, N, dims) and context (B, M, context width); mask (N, M) is added to scores."""
         q, k, v = self._split(self.q(x)), self._split(self.k(context)), self._split(self.v(context))
         y = ops.attention(q, k, v, mask, scale=q.shape[-1] ** -0.5)
         return self.out(y.transpose(0, 2, 1, 3).reshape(x.shape))
@@ -83,7 +102,7 @@ class Attention(nn.Module):
 
 
 class ImageAttention(nn.Module):
-    """Attention over all pixels of an image (B, H, W, C), around it a residual connection; groups None is no norm."""
+    """Self-attention over the pixels of an image, with a residual connection; groups=None leaves out the norm."""
 
     def __init__(self, channels: int, groups: int | None, eps: float, heads: int = 1):
         super().__init__()
@@ -92,5 +111,6 @@ class ImageAttention(nn.Module):
         self.attention = Attention(channels, channels, heads, bias=True)
 
     def __call__(self, x: mx.array) -> mx.array:
+        """Returns (B, h, w, C) of x (B, h, w, C)."""
         y = (self.norm(x) if "norm" in self else x).reshape(x.shape[0], -1, x.shape[-1])
         return x + self.attention(y, y).reshape(x.shape)

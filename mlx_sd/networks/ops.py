@@ -1,4 +1,6 @@
-"""The operations the networks are written in, each seen whole by an exporter. Everything else is ordinary MLX.
+"""The operations that the networks are written in; an exporter records each of them as one node.
+
+Everything else in the networks is ordinary MLX.
 
 Arrays are channel-last: images (batch, height, width, channels), sequences (batch, tokens, channels).
 """
@@ -23,7 +25,7 @@ _recorder: Recorder | None = None
 
 @contextmanager
 def recording(recorder: Recorder) -> Iterator[None]:
-    """While open, every operation is handed to `recorder(name, function, arrays, attributes)` instead of run."""
+    """Hands every operation to `recorder(name, function, arrays, attributes)` instead of running it, while open."""
     global _recorder
     before, _recorder = _recorder, recorder
     try:
@@ -48,14 +50,14 @@ def _on_cpu() -> bool:
 
 @_op
 def conv2d(x: mx.array, weight: mx.array, bias: mx.array | None = None, *, stride: int, padding: int) -> mx.array:
-    """Convolution of (B, H, W, C) with weight (out, kh, kw, C)."""
+    """Convolves x (B, h, w, C) with weight (out, kh, kw, C)."""
     y = mx.conv2d(x, weight, stride=stride, padding=padding)
     return y if bias is None else y + bias
 
 
 @_op
 def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.array:
-    """x W^T + b over the last axis, weight (out, in)."""
+    """Returns x W^T + b over the last axis; weight (out, in)."""
     return x @ weight.T if bias is None else mx.addmm(bias, x, weight.T)
 
 
@@ -70,8 +72,8 @@ def quantized_linear(
     bits: int,
     group: int,
 ) -> mx.array:
-    """x W^T + b over the last axis, with W = scale code + offset in groups of inputs (`mx.quantize`)."""
-    if _on_cpu():  # whose own kernel for it takes many times as long
+    """Returns x W^T + b over the last axis, with W = scale code + offset in groups of inputs (`mx.quantize`)."""
+    if _on_cpu():  # MLX's kernel for a quantized product takes many times as long there
         y = x @ mx.dequantize(codes, scales, offsets, group_size=group, bits=bits).T
     else:
         y = mx.quantized_matmul(x, codes, scales, offsets, transpose=True, group_size=group, bits=bits)
@@ -80,7 +82,7 @@ def quantized_linear(
 
 @_op
 def group_norm(x: mx.array, weight: mx.array, bias: mx.array, *, groups: int, eps: float) -> mx.array:
-    """Normalises each sample over space and over each of `groups` runs of channels, in float32."""
+    """Normalises x (B, ..., C) for each sample and each of `groups` runs of channels, in float32."""
     batch, channels = x.shape[0], x.shape[-1]
     y = x.reshape(batch, -1, channels).astype(mx.float32)
 
@@ -95,46 +97,46 @@ def group_norm(x: mx.array, weight: mx.array, bias: mx.array, *, groups: int, ep
 
 @_op
 def layer_norm(x: mx.array, weight: mx.array, bias: mx.array, *, eps: float) -> mx.array:
-    """Normalises over the last axis."""
+    """Normalises x (..., C) over the last axis."""
     return mx.fast.layer_norm(x, weight, bias, eps)
 
 
 @_op
 def attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None = None, *, scale: float) -> mx.array:
-    """softmax(scale q k^T + mask) v over (batch, heads, tokens, dim); sums and softmax are in float32."""
+    """Returns softmax(scale q k^T + mask) v for q, k, v (B, heads, tokens, dim); sums and softmax are in float32."""
     return (cpu.attention if _on_cpu() else padded_attention)(q, k, v, mask, scale)
 
 
 @_op
 def upsample(x: mx.array) -> mx.array:
-    """Nearest-neighbour upsampling by two in height and width."""
+    """Repeats every pixel of x (B, h, w, C) twice in height and width."""
     return mx.repeat(mx.repeat(x, 2, axis=1), 2, axis=2)
 
 
 @_op
 def silu(x: mx.array) -> mx.array:
-    """x * sigmoid(x)."""
+    """Returns x sigmoid(x), elementwise."""
     return cpu.silu(x) if _on_cpu() else nn.silu(x)
 
 
 @_op
 def gelu(x: mx.array) -> mx.array:
-    """x * Phi(x), the exact form."""
+    """Returns x Phi(x), elementwise; Phi is the normal distribution's, not an approximation."""
     return cpu.gelu(x) if _on_cpu() else nn.gelu(x)
 
 
 @_op
 def quick_gelu(x: mx.array) -> mx.array:
-    """x * sigmoid(1.702 x), OpenAI CLIP's activation."""
+    """Returns x sigmoid(1.702 x), elementwise: the activation of OpenAI's CLIP."""
     return cpu.quick_gelu(x) if _on_cpu() else x * mx.sigmoid(1.702 * x)
 
 
 def padded_attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, scale: float) -> mx.array:
-    """MLX's fused attention, heads padded with zeros to the next size that Apple's GPUs have a fused kernel for.
+    """Runs MLX's fused attention on heads padded with zeros to the next size that Apple's GPUs have a kernel for.
 
-    The result is the same, and the (tokens x tokens) scores never reach memory. Padding here rather than in the
-    weights costs a copy of q, k and v, less than the projections would grow by, and leaves checkpoints, adapters and
-    exported models with their true sizes.
+    Zeros change no score and no output, and the (tokens x tokens) scores never reach memory. Padding here, not in the
+    weights, costs a copy of q, k and v, which is less than the projections would grow by, and leaves checkpoints,
+    adapters and exported models with their true sizes.
     """
     dim = q.shape[-1]
     pad = fused_head(dim) - dim
@@ -144,5 +146,5 @@ def padded_attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | Non
 
 
 def fused_head(dim: int) -> int:
-    """The smallest head size with a fused kernel that holds `dim`, or `dim` itself beyond the largest."""
+    """Returns the smallest head size with a fused kernel that holds `dim`, or `dim` itself beyond the largest."""
     return next((size for size in FUSED_HEADS if size >= dim), dim)

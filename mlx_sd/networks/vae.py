@@ -1,4 +1,7 @@
-"""Autoencoders, KL or VQ: images (B, H, W, 3) in [-1, 1] <-> latents (B, h, w, C), channel-last, in tiles if large."""
+"""Autoencoders (diffusers' AutoencoderKL and VQModel), channel-last, in overlapping tiles where images are large.
+
+Images (B, H, W, 3) in [-1, 1] <-> latents (B, h, w, C).
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,14 +15,14 @@ from .configs import VAEConfig
 from .layers import Conv, FarPaddedConv, GroupNorm, ImageAttention
 
 _EPS = 1e-6
-_OVERLAP = 0.25  # of a tile, as diffusers' enable_tiling
-# Large pictures go in tiles to bound memory: of so many pixels a side, above so many latents, for in the middle every
-# latent looks at every other.
+_OVERLAP = 0.25  # of a tile's side, as diffusers' enable_tiling
+# Tiles bound the memory: the attention in the middle has a score for every pair of latents. Pixels a side of a tile,
+# and latents a side above which images are tiled.
 _TILE, _TILE_ABOVE = 512, 192
 
 
 class Autoencoder(nn.Module):
-    """Encoder and decoder; `names` gives each layer's name in a diffusers checkpoint."""
+    """An encoder and a decoder; of a VQ autoencoder also the codebook that latents are rounded to."""
 
     def __init__(self, config: VAEConfig):
         super().__init__()
@@ -28,7 +31,7 @@ class Autoencoder(nn.Module):
         self._names = {f"encoder.{place}": f"encoder.{name}" for place, name in enumerate(names)}
         self.decoder, names = _decoder(config)
         self._names |= {f"decoder.{place}": f"decoder.{name}" for place, name in enumerate(names)}
-        moments = 1 if config.codes else 2  # a latent, or the mean and variance of one
+        moments = 1 if config.codes else 2  # a latent, or its mean and log variance
         if config.quant_conv:
             self.quant_conv = Conv(moments * config.inner_channels, moments * config.latent_channels, kernel=1)
         if config.codes:
@@ -39,26 +42,29 @@ class Autoencoder(nn.Module):
 
     @property
     def names(self) -> dict[str, str]:
-        """This network's layers -> their names in a diffusers checkpoint."""
+        """Returns this network's layers -> their names in a diffusers checkpoint."""
         return self._names
 
     @property
     def dtype(self) -> mx.Dtype:
-        """Of its weights."""
+        """Returns the dtype of the weights."""
         dtype: mx.Dtype = self.decoder[0].weight.dtype
         return dtype
 
-    def tile(self, side: int, wanted: int | None) -> int:
-        """Pixels a side of the tiles that a picture whose longer side is so long goes through in; 0 is whole."""
-        if wanted is None:
+    def tile(self, side: int, tile: int | None) -> int:
+        """Returns the pixels a side of the tiles for an image whose longer side is `side` pixels; 0 is no tiles.
+
+        tile: the user's choice, or None for tiles where the image is large.
+        """
+        if tile is None:
             return max(_TILE, self.config.sample_size) if side > _TILE_ABOVE * self.config.downsampling else 0
-        return wanted
+        return tile
 
     def encode(self, image: mx.array, tile: int | None = None) -> tuple[mx.array, mx.array]:
-        """Mean and log variance of the posterior of images (B, H, W, 3), unscaled.
+        """Encodes images (B, H, W, 3) as the mean and log variance (B, h, w, C) of unscaled latents.
 
         Images larger than `tile` pixels a side are encoded in overlapping tiles of that size. Of a VQ autoencoder the
-        mean is the latent before it is quantized, and the log variance -inf.
+        mean is the latent before it is rounded to the codebook, and the log variance is -inf.
         """
         factor = self.config.downsampling
         moments = _tiled(self.moments, image, tile, 1 / factor) if tile else self.moments(image)
@@ -68,31 +74,31 @@ class Autoencoder(nn.Module):
         return mean, mx.clip(log_variance, -30.0, 20.0)
 
     def decode(self, latents: mx.array, tile: int | None = None) -> mx.array:
-        """Images (B, H, W, 3) in about [-1, 1] of unscaled latents (B, h, w, C).
+        """Decodes unscaled latents (B, h, w, C) into images (B, H, W, 3) in about [-1, 1].
 
-        Latents larger than `tile` pixels a side are decoded in overlapping tiles of that size.
+        Latents of images larger than `tile` pixels a side are decoded in overlapping tiles of that size.
         """
         factor = self.config.downsampling
         return _tiled(self._decode, latents, tile // factor, factor) if tile else self._decode(latents)
 
     def scale(self, latents: mx.array) -> mx.array:
-        """The VAE's latents -> the UNet's, of about unit variance."""
+        """Scales the autoencoder's latents (B, h, w, C) to about unit variance, as the UNet takes them."""
         c = self.config
         if c.latents_mean:
             return (latents - mx.array(c.latents_mean)) * (c.scaling_factor / mx.array(c.latents_std))
         return (latents - c.shift_factor) * c.scaling_factor
 
     def unscale(self, latents: mx.array) -> mx.array:
-        """The UNet's latents -> the VAE's."""
+        """Scales the UNet's latents (B, h, w, C) back to the autoencoder's."""
         c = self.config
         if c.latents_mean:
             return latents * (mx.array(c.latents_std) / c.scaling_factor) + mx.array(c.latents_mean)
         return latents / c.scaling_factor + c.shift_factor
 
     def moments(self, image: mx.array) -> mx.array:
-        """Mean and log variance side by side (B, h, w, 2 C) of images (B, H, W, 3), as the network gives them.
+        """Returns mean and log variance (B, h, w, 2 C), side by side and unclipped, of images (B, H, W, 3).
 
-        Of a VQ autoencoder the latents themselves, (B, h, w, C).
+        Of a VQ autoencoder it returns the latents themselves, (B, h, w, C).
         """
         x = _run(image, self.encoder)
         return self.quant_conv(x) if self.config.quant_conv else x
@@ -102,39 +108,41 @@ class Autoencoder(nn.Module):
         return _run(self.post_quant_conv(x) if self.config.post_quant_conv else x, self.decoder)
 
     def quantize(self, latents: mx.array) -> mx.array:
-        """Each latent (B, h, w, C) replaced by the nearest row of the codebook."""
+        """Replaces each latent of (B, h, w, C) by the nearest row of the codebook (van den Oord et al. 2017)."""
         z, codes = latents.astype(mx.float32), self.codebook.weight.astype(mx.float32)
-        distances = mx.sum(codes * codes, axis=-1) - 2 * (z @ codes.T)  # but for what all rows share
+        distances = mx.sum(codes * codes, axis=-1) - 2 * (z @ codes.T)  # |z - code|^2 - |z|^2
         nearest: mx.array = self.codebook(mx.argmin(distances, axis=-1))
         return nearest.astype(latents.dtype)
 
 
 class Pixels(Autoencoder):
-    """Stands where the autoencoder would for models that work on pixels: their latents are the images themselves."""
+    """Takes the place of an autoencoder in models that work on pixels: their latents are the images themselves."""
 
     dtype = mx.float32
 
     def __init__(self, channels: int, sample_size: int):
         nn.Module.__init__(self)
-        none: dict[str, Any] = {"block_out_channels": [0], "force_upcast": False, "scaling_factor": 1.0}
-        self.config = VAEConfig.from_hf(none | {"latent_channels": channels, "sample_size": sample_size})
+        values: dict[str, Any] = {"block_out_channels": [0], "force_upcast": False, "scaling_factor": 1.0}
+        self.config = VAEConfig.from_hf(values | {"latent_channels": channels, "sample_size": sample_size})
 
-    def tile(self, side: int, wanted: int | None) -> int:
-        """There is nothing to be done in tiles."""
+    def tile(self, side: int, tile: int | None) -> int:
+        """Returns 0: an image that is not encoded needs no tiles."""
         return 0
 
     def encode(self, image: mx.array, tile: int | None = None) -> tuple[mx.array, mx.array]:
-        """Images as they are; their log variance is -inf. InputError for images of other channels."""
+        """Returns images (B, H, W, C) and a log variance of -inf; InputError for images of other channels."""
         if image.shape[-1] != self.config.latent_channels:
             raise InputError(f"this model works on images of {self.config.latent_channels} channels, not of 3")
         return image, mx.full(image.shape, -mx.inf)
 
     def decode(self, latents: mx.array, tile: int | None = None) -> mx.array:
-        """Images as they are."""
+        """Returns the latents (B, H, W, C), which are the images."""
         return latents
 
 
 class ResBlock(nn.Module):
+    """Two convolutions with a residual connection around them: (B, h, w, inputs) -> (B, h, w, outputs)."""
+
     def __init__(self, inputs: int, outputs: int, groups: int):
         super().__init__()
         self.norm1, self.conv1 = GroupNorm(inputs, groups, _EPS), Conv(inputs, outputs)
@@ -143,30 +151,37 @@ class ResBlock(nn.Module):
             self.skip = Conv(inputs, outputs, kernel=1)
 
     def __call__(self, x: mx.array) -> mx.array:
+        """Returns the features (B, h, w, outputs)."""
         h = self.conv1(ops.silu(self.norm1(x)))
         h = self.conv2(ops.silu(self.norm2(h)))
         return (self.skip(x) if "skip" in self else x) + h
 
 
-class Up(Conv):
+class Upsample(Conv):
+    """Doubles height and width by repetition, and convolves."""
+
     def __init__(self, channels: int):
         super().__init__(channels, channels)
 
     def __call__(self, x: mx.array) -> mx.array:
+        """Returns (B, 2 h, 2 w, C) of x (B, h, w, C)."""
         return super().__call__(ops.upsample(x))
 
 
-class Activate(nn.Module):
+class SiLU(nn.Module):
+    """The activation before the last convolution."""
+
     def __call__(self, x: mx.array) -> mx.array:
+        """Returns x sigmoid(x), elementwise."""
         return ops.silu(x)
 
 
-Named = list[tuple[str, nn.Module]]
+NamedLayers = list[tuple[str, nn.Module]]  # layers after their names in a diffusers checkpoint
 
 
 def _encoder(config: VAEConfig) -> tuple[list[nn.Module], list[str]]:
     width = config.channels[0]
-    layers: Named = [("conv_in", Conv(config.in_channels, width))]
+    layers: NamedLayers = [("conv_in", Conv(config.in_channels, width))]
     for level, channels in enumerate(config.channels):
         for i in range(config.layers):
             layers += [(f"down_blocks.{level}.resnets.{i}", ResBlock(width, channels, config.groups))]
@@ -179,27 +194,27 @@ def _encoder(config: VAEConfig) -> tuple[list[nn.Module], list[str]]:
 
 def _decoder(config: VAEConfig) -> tuple[list[nn.Module], list[str]]:
     width = config.channels[-1]
-    layers: Named = [("conv_in", Conv(config.inner_channels, width)), *_middle(width, config)]
+    layers: NamedLayers = [("conv_in", Conv(config.inner_channels, width)), *_middle(width, config)]
     for level, channels in enumerate(reversed(config.channels)):
         for i in range(config.layers + 1):
             layers += [(f"up_blocks.{level}.resnets.{i}", ResBlock(width, channels, config.groups))]
             width = channels
         if level + 1 < len(config.channels):
-            layers += [(f"up_blocks.{level}.upsamplers.0.conv", Up(width))]
+            layers += [(f"up_blocks.{level}.upsamplers.0.conv", Upsample(width))]
     layers += _head(width, config.out_channels, config)
     return [layer for _, layer in layers], [name for name, _ in layers]
 
 
-def _middle(width: int, config: VAEConfig) -> Named:
-    found: Named = [("mid_block.resnets.0", ResBlock(width, width, config.groups))]
+def _middle(width: int, config: VAEConfig) -> NamedLayers:
+    layers: NamedLayers = [("mid_block.resnets.0", ResBlock(width, width, config.groups))]
     if config.mid_attention:
-        found += [("mid_block.attentions.0", ImageAttention(width, config.groups, _EPS))]
-    return [*found, ("mid_block.resnets.1", ResBlock(width, width, config.groups))]
+        layers += [("mid_block.attentions.0", ImageAttention(width, config.groups, _EPS))]
+    return [*layers, ("mid_block.resnets.1", ResBlock(width, width, config.groups))]
 
 
-def _head(width: int, outputs: int, config: VAEConfig) -> Named:
+def _head(width: int, outputs: int, config: VAEConfig) -> NamedLayers:
     norm = ("conv_norm_out", GroupNorm(width, config.groups, _EPS))
-    return [norm, ("", Activate()), ("conv_out", Conv(width, outputs))]
+    return [norm, ("", SiLU()), ("conv_out", Conv(width, outputs))]
 
 
 def _run(x: mx.array, layers: list[nn.Module]) -> mx.array:
@@ -209,29 +224,32 @@ def _run(x: mx.array, layers: list[nn.Module]) -> mx.array:
 
 
 def _tiled(function: Callable[[mx.array], mx.array], x: mx.array, tile: int, factor: float) -> mx.array:
-    """Applies `function`, which scales sizes by `factor`, to overlapping tiles, and blends their seams linearly."""
+    """Applies a function that scales height and width by `factor` to overlapping tiles, and blends their seams.
+
+    x: (B, h, w, C); tile: the side of a tile, in x's pixels. Seams are blended linearly, as diffusers does.
+    """
     if max(x.shape[1:3]) <= tile:
         return function(x)
     stride, size = int(tile * (1 - _OVERLAP)), int(tile * factor)
     blend = int(size * _OVERLAP)
-    keep = size - blend
+    length = size - blend  # of a tile's side that is not covered by the next tile
     rows: list[list[mx.array]] = []
     for top in range(0, x.shape[1], stride):
         row = []
         for left in range(0, x.shape[2], stride):
-            piece = function(x[:, top : top + tile, left : left + tile])
-            mx.eval(piece)  # one tile's activations at a time
-            row.append(piece)
+            result = function(x[:, top : top + tile, left : left + tile])
+            mx.eval(result)  # one tile's activations at a time
+            row.append(result)
         rows.append(row)
     lines = []
     for i, row in enumerate(rows):
-        for j, piece in enumerate(row):
+        for j, result in enumerate(row):
             if i:
-                piece = _blend(rows[i - 1][j], piece, blend, axis=1)
+                result = _blend(rows[i - 1][j], result, blend, axis=1)
             if j:
-                piece = _blend(row[j - 1], piece, blend, axis=2)
-            row[j] = piece
-        lines.append(mx.concatenate([piece[:, :keep, :keep] for piece in row], axis=2))
+                result = _blend(row[j - 1], result, blend, axis=2)
+            row[j] = result
+        lines.append(mx.concatenate([result[:, :length, :length] for result in row], axis=2))
     return mx.concatenate(lines, axis=1)
 
 
@@ -239,5 +257,5 @@ def _blend(before: mx.array, after: mx.array, extent: int, axis: int) -> mx.arra
     extent = min(extent, before.shape[axis], after.shape[axis])
     ramp = (mx.arange(extent) / extent).reshape([-1 if a == axis else 1 for a in range(4)])
     tail = mx.take(before, mx.arange(before.shape[axis] - extent, before.shape[axis]), axis)
-    head, rest = mx.split(after, [extent], axis)
-    return mx.concatenate([tail * (1 - ramp) + head * ramp, rest], axis)
+    head, body = mx.split(after, [extent], axis)
+    return mx.concatenate([tail * (1 - ramp) + head * ramp, body], axis)

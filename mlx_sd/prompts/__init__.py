@@ -1,1 +1,1 @@
-"""Text to token ids."""
+"""Prompts as token ids for the text encoders."""

@@ -1,4 +1,4 @@
-"""CLIP's byte-pair tokenizer, over the `tokenizers` library, and long prompts in chunks."""
+"""CLIP's byte-pair tokenizer, built on the `tokenizers` library; it splits long prompts into chunks."""
 
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,24 @@ SPECIAL = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}
 
 
 class Tokenizer:
-    """Text -> ids, exactly as transformers' CLIPTokenizer."""
+    """Turns text into token ids, exactly as transformers' CLIPTokenizer."""
 
     def __init__(self, backend: Backend, start: int, end: int, pad: int, length: int):
+        """start, end, pad: ids of the special tokens. length: tokens of a chunk, start and end included."""
         self._backend, self.start, self.end, self.pad, self.length = backend, start, end, pad, length
 
     @classmethod
     def load(cls, folder: Path, length: int = 77) -> "Tokenizer":
-        """Reads a tokenizer folder: vocab.json and merges.txt, or tokenizer.json alone. `length`: tokens a chunk."""
+        """Reads a tokenizer folder: vocab.json and merges.txt, or tokenizer.json alone.
+
+        length: tokens of a chunk. InputError for a folder with neither, or files that do not fit together.
+        """
         vocabulary, merges = bpe(folder)
-        special = _special(folder)
-        for token in special.values():
+        tokens = _special_tokens(folder)
+        for token in tokens.values():
             if token not in vocabulary:
                 raise InputError(f"{folder}: the special token {token!r} is not in the vocabulary")
-        end = special["eos_token"]
+        start, end, pad = tokens["bos_token"], tokens["eos_token"], tokens["pad_token"]
         backend = Backend(BPE(vocab=vocabulary, merges=merges, end_of_word_suffix="</w>", unk_token=end))
         backend.normalizer = normalizers.Sequence(
             [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
@@ -40,25 +44,28 @@ class Tokenizer:
                 pre_tokenizers.ByteLevel(add_prefix_space=False),
             ]
         )
-        backend.add_special_tokens([AddedToken(t, normalized=False) for t in special.values()])
-        return cls(backend, vocabulary[special["bos_token"]], vocabulary[end], vocabulary[special["pad_token"]], length)
+        backend.add_special_tokens([AddedToken(token, normalized=False) for token in tokens.values()])
+        return cls(backend, vocabulary[start], vocabulary[end], vocabulary[pad], length)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the text between start and end token, cut at `length`, not padded."""
+        """Returns the ids of a text between the start and the end token, cut at `length`, not padded."""
         return [self.start, *self._ids(text)[: self.length - 2], self.end]
 
     def chunks(self, text: str) -> list[list[int]]:
-        """The whole text as chunks of `length` ids, each between start and end token and padded; at least one."""
+        """Splits the ids of a text of any length into chunks of `length` ids; an empty text is one chunk.
+
+        Each chunk has a start token, as many ids as fit, an end token, and padding.
+        """
         ids, size = self._ids(text), self.length - 2
-        pieces = [ids[i : i + size] for i in range(0, len(ids), size)] or [[]]
-        return [[self.start, *p, self.end] + [self.pad] * (size - len(p)) for p in pieces]
+        chunks = [ids[i : i + size] for i in range(0, len(ids), size)] or [[]]
+        return [[self.start, *chunk, self.end] + [self.pad] * (size - len(chunk)) for chunk in chunks]
 
     def _ids(self, text: str) -> list[int]:
         return list(self._backend.encode(text, add_special_tokens=False).ids)
 
 
 def bpe(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """The vocabulary (token -> id) and the merges, in order, of a tokenizer folder."""
+    """Reads the vocabulary (token -> id) and the merges (pairs of tokens, in order) of a tokenizer folder."""
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         vocabulary = read_json(folder / "vocab.json")
         lines = (folder / "merges.txt").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -68,23 +75,24 @@ def bpe(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
         if not isinstance(model, dict) or not {"vocab", "merges"} <= model.keys():
             raise InputError(f"{folder}/tokenizer.json is not of the byte-pair kind that CLIP has")
         vocabulary = model["vocab"]
-        pairs = [tuple(m.split() if isinstance(m, str) else m) for m in model["merges"]]
+        pairs = [tuple(merge.split() if isinstance(merge, str) else merge) for merge in model["merges"]]
     else:
         raise InputError(f"{folder} has neither vocab.json with merges.txt nor tokenizer.json")
-    merges = [(p[0], p[1]) for p in pairs if len(p) == 2]
+    merges = [(pair[0], pair[1]) for pair in pairs if len(pair) == 2]
     if len(merges) != len(pairs):
         raise InputError(f"{folder}: a merge that is not a pair of tokens")
     return vocabulary, merges
 
 
-def _special(folder: Path) -> dict[str, str]:
-    found = dict(SPECIAL)
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):  # the later decides
+def _special_tokens(folder: Path) -> dict[str, str]:
+    """The texts of the special tokens; CLIP's own where the folder's files do not name them."""
+    tokens = dict(SPECIAL)
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):  # the second overrules the first
         if (folder / name).is_file():
             values: dict[str, Any] = read_json(folder / name)
-            for kind in ("bos_token", "eos_token", "pad_token"):
-                token = values.get(kind)
+            for role in ("bos_token", "eos_token", "pad_token"):
+                token = values.get(role)
                 if token is not None:
-                    found[kind] = token["content"] if isinstance(token, dict) else token
-    found.setdefault("pad_token", found["eos_token"])
-    return found
+                    tokens[role] = token["content"] if isinstance(token, dict) else token
+    tokens.setdefault("pad_token", tokens["eos_token"])
+    return tokens

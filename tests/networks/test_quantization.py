@@ -64,7 +64,7 @@ def test_a_quantized_layer_multiplies_by_what_it_stores(bits, group, groups, bia
     layer.weight = mx.array(families.numbers("weight", outputs, inputs))
     weight, network = np.array(layer.weight), nn.Module()
     network.layer = layer
-    quantization.convert(network, Quantization(bits, group))
+    quantization.quantize_network(network, Quantization(bits, group))
     made = network.layer
     assert isinstance(made, QuantizedLinear)
     x = mx.array(families.numbers("x", 3, 5, inputs))
@@ -91,7 +91,7 @@ def test_conversion_and_loading_quantize_alike(convert, folder):
 def test_what_is_not_quantized_stays_to_the_bit(folder):
     before, after = load(folder, "float32"), load(folder, "float32", quantize="4:64")
     was, now = flat(before.unet), flat(after.unet)
-    taken = quantization.layers(before.unet, Quantization(4, 64))
+    taken = quantization.quantizable_layers(before.unet, Quantization(4, 64))
     modules = dict(before.unet.named_modules())
     assert 20 < len(taken) < sum(isinstance(m, Linear) for m in modules.values())
     for name in taken:
@@ -115,7 +115,7 @@ def test_adapters_are_merged_before(convert, folder, shapes, tmp_path):
     factors = adapters.every_layer(shapes["sd1"], adapters.mixed, adapters.attention)
     file = adapters.save(tmp_path / "a.safetensors", adapters.kohya(factors))
     merged = load(folder, "float32", [(file, 0.5)])
-    quantization.convert(merged.unet, Quantization(4, 32))
+    quantization.quantize_network(merged.unet, Quantization(4, 32))
     _, _, out = convert("--dtype", "float32", "--quantize", "4:32", "--lora", f"{file}:0.5")
     for model in (load(out, "float32"), load(folder, "float32", [(file, 0.5)], "4:32")):
         ours = flat(model.unet)
@@ -182,4 +182,4 @@ def test_full_size_linears_divide_into_groups():
         unet = build("unet", config, name)
         linears = {path for path, layer in unet.named_modules() if isinstance(layer, Linear)}
         for group in (32, 64):
-            assert quantization.layers(unet, Quantization(4, group)).keys() == linears, (name, group)
+            assert quantization.quantizable_layers(unet, Quantization(4, group)).keys() == linears, (name, group)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from convert.sources import diffusers_folder
 from convert.writers.model_folder import write_model_folder
 from mlx_sd import StableDiffusion
+from mlx_sd.networks.unet import concatenate
 from tests.support import families, reference, upscalers
 from tests.support.families import FAMILIES, UNETS, distance
 
@@ -116,6 +117,27 @@ def test_every_variation_of_the_unet(name, modules, tmp_path, measure):
         inputs = families.unet_inputs(UNETS[name], size)
         ours = unet(**{key: mx.array(value) for key, value in inputs.items()})[0]
         measure("unet variations, any size", distance(ours, reference.unet(network, inputs)), NETWORK)
+
+
+@pytest.mark.parametrize("name", ["sd1", "sdxl"])
+@pytest.mark.parametrize("size", [(8, 8), (9, 13)])
+def test_residuals_act_as_a_control_network_s(name, size, modules, tmp_path, measure):
+    unet = StableDiffusion.load(save(name, modules(name), tmp_path / name), dtype="float32").unet
+    inputs = families.unet_inputs(FAMILIES[name]["unet"], size)
+    arrays: dict[int, np.ndarray] = {}
+
+    def join(x: mx.array, skip: mx.array, number: int) -> mx.array:
+        arrays[number] = families.numbers(f"residual {number}", *skip.shape)
+        return concatenate(x, skip, number)
+
+    ours = {key: mx.array(value) for key, value in inputs.items()}
+    unet(**ours, join=join)  # for the skips' shapes
+    skips = [arrays[number] for number in range(len(arrays))]
+    middle = families.numbers("middle residual", *skips[-1].shape)
+    prediction, _ = unet(**ours, skip_residuals=[mx.array(a) for a in skips], middle_residual=mx.array(middle))
+    theirs = reference.unet(modules(name)["unet"], inputs, skips, middle)
+    measure("unet with residuals", distance(prediction, theirs), NETWORK)
+    assert distance(prediction, reference.unet(modules(name)["unet"], inputs)) > 0.1
 
 
 @pytest.mark.parametrize(("name", "tile"), [("sd1", 32), ("sd1", 64), ("sdxl", 16), ("sdxl", 32)])

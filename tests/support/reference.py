@@ -5,7 +5,7 @@ Arrays go in and come out channel-last, as NumPy.
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -105,7 +105,12 @@ def text(network: torch.nn.Module, ids: Any) -> tuple[list[np.ndarray], np.ndarr
     return [h.numpy() for h in out.hidden_states], out.last_hidden_state.numpy(), pooled.numpy()
 
 
-def unet(network: torch.nn.Module, inputs: dict[str, np.ndarray]) -> np.ndarray:
+def unet(
+    network: torch.nn.Module,
+    inputs: dict[str, np.ndarray],
+    skip_residuals: Sequence[np.ndarray] | None = None,
+    middle_residual: np.ndarray | None = None,
+) -> np.ndarray:
     given = {name: first(value) for name, value in inputs.items()}
     added = {name: given[name] for name in ("text_embeds", "time_ids") if name in given}
     return last(
@@ -116,6 +121,8 @@ def unet(network: torch.nn.Module, inputs: dict[str, np.ndarray]) -> np.ndarray:
             class_labels=given.get("class_labels"),
             timestep_cond=given.get("timestep_cond"),
             added_cond_kwargs=added or None,
+            down_block_additional_residuals=None if skip_residuals is None else tuple(map(first, skip_residuals)),
+            mid_block_additional_residual=None if middle_residual is None else first(middle_residual),
         ).sample
     )
 
