@@ -86,7 +86,8 @@ def group_norm(x: mx.array, weight: mx.array, bias: mx.array, *, groups: int, ep
     batch, channels = x.shape[0], x.shape[-1]
     y = x.reshape(batch, -1, channels).astype(mx.float32)
 
-    def over_group(a: mx.array) -> mx.array:  # mean per channel first: it needs no transposed copy of the image
+    def over_group(a: mx.array) -> mx.array:
+        """Returns the means over groups; taken per channel first, which needs no transposed copy of the image."""
         mean = a.mean(axis=1).reshape(batch, groups, -1).mean(axis=-1, keepdims=True)
         return mx.broadcast_to(mean, (batch, groups, channels // groups)).reshape(batch, 1, channels)
 

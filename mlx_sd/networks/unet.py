@@ -305,5 +305,5 @@ def _names(stages: Mapping[str, Sequence[NamedLayer]]) -> dict[str, str]:
         for i, (name, layer) in enumerate(stage):
             names[f"{path}.{i}"] = name
             inside = layer.names if isinstance(layer, AttentionBlock) else {}
-            names |= {f"{path}.{i}.{ours}": f"{name}.{theirs}" for ours, theirs in inside.items()}
+            names |= {f"{path}.{i}.{part}": f"{name}.{part_name}" for part, part_name in inside.items()}
     return names

@@ -1,7 +1,6 @@
 """A model folder is whole or not there, says whether it is what was written, and goes back to diffusers unchanged."""
 
 import errno
-import hashlib
 import itertools
 import json
 import multiprocessing
@@ -15,15 +14,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import mlx.core as mx
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from convert import __main__ as command
 from convert.files import safetensors_stream
 from convert.files.diffusers_names import current_name
-from mlx_sd import StableDiffusion
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import tensors
 from tests.support import families, singles
@@ -139,45 +136,6 @@ def test_many_problems_are_counted(model, capsys):
     for file in [*model.glob("*.safetensors"), *model.glob("tokenizer/*")]:
         file.unlink()
     assert "and 6 more" in verify(model, capsys)[1]
-
-
-def rewrite_unet_as_before_version_3(model):
-    """Gives the UNet's parameters the names that they had in versions 1 and 2, and records the new file's hash."""
-    file = model / "unet.safetensors"
-    before = (
-        ("down.stages.0.0.", "inputs.0.0.conv."),
-        ("down.stages.", "inputs."),
-        ("middle.layers.", "middle."),
-        ("up.stages.", "outputs."),
-        ("embedding.timestep.", "time."),
-    )
-
-    def old(name):
-        return next((old + name.removeprefix(new) for new, old in before if name.startswith(new)), name)
-
-    save_file({old(name): array for name, array in load_file(file).items()}, file)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    edit(model / "model.json", lambda v: v["files"].update({file.name: digest}))
-
-
-def test_a_folder_of_version_1_still_loads_and_says_that_it_has_no_hashes(model, capsys):
-    rewrite_unet_as_before_version_3(model)
-    edit(model / "model.json", lambda v: (v.update(version=1), v.pop("files")))
-    code, said = verify(model, capsys)
-    assert code == 0 and "but written before files were hashed" in said
-    StableDiffusion.load(model, "float32")
-
-
-def test_a_folder_of_version_2_computes_the_same_and_goes_back_to_diffusers(model, original, tmp_path, capsys):
-    unet = StableDiffusion.load(model, "float32").unet
-    rewrite_unet_as_before_version_3(model)
-    edit(model / "model.json", lambda v: v.update(version=2))
-    assert "6 files as written" in verify(model, capsys)[1]
-    inputs = {key: mx.array(value) for key, value in families.unet_inputs(families.FAMILIES["sd1"]["unet"]).items()}
-    assert mx.array_equal(StableDiffusion.load(model, "float32").unet(**inputs)[0], unet(**inputs)[0])
-    assert convert(model, tmp_path / "back", "--to", "diffusers") == 0
-    source, back = load_file(original / UNET), load_file(tmp_path / "back" / UNET)
-    assert source.keys() == back.keys() and all((source[name] == back[name]).all() for name in source)
 
 
 def test_a_hub_snapshot_is_recorded_by_its_commit(folder, tmp_path):
