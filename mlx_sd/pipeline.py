@@ -1,6 +1,5 @@
 """Prompt -> picture: text encoders, one sampling loop around the UNet, decoder."""
 
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,9 +20,8 @@ from .networks.unet import UNet, concatenate
 from .networks.vae import Autoencoder
 from .predictor import Predictor
 from .prompts.tokenizer import Tokenizer
-from .reuse.deepcache import Reuse
-from .reuse.presets import preset
-from .reuse.tgate import Gate
+from .reuse.presets import Preset, preset
+from .reuse.tgate import caches
 from .sampling import loop
 from .sampling.table import Table
 from .settings import Settings, complete, table
@@ -93,6 +91,12 @@ class StableDiffusion:
     def tokenizer(self) -> Tokenizer:
         return self.model.tokenizers[0]
 
+    def preset(self, speed: str) -> Preset:
+        """Returns the preset of that name for this checkpoint, what `--speed` takes."""
+        model = self.model
+        distilled = model.unet.config.guidance_dims is not None or model.scheduler.sampler in ("lcm", "tcd")
+        return preset(speed, model.family, embedded=model.name == "tiny", distilled=distilled)
+
     def settings(self, speed: str | None = None, **settings: Any) -> Settings:
         """What `mlx_sd.settings.complete` makes of these keywords for this checkpoint.
 
@@ -100,7 +104,7 @@ class StableDiffusion:
         """
         if speed is not None:
             given = {name: value for name, value in settings.items() if value is not None}
-            settings = preset(self.model, speed).settings | given
+            settings = self.preset(speed).settings | given
         return complete(self.model, **settings)
 
     def generate(
@@ -182,7 +186,7 @@ class StableDiffusion:
         elif refine_at is not None:
             raise InputError("there is no refiner to begin anywhere; give --refiner too")
         starter = task.starter(self.model, chosen, len(jobs), tile)
-        if chosen.deepcache and chosen.deepcache.threshold < math.inf:
+        if chosen.deepcache and chosen.deepcache.decides_per_image:
             batch = 1  # what one picture needs must not decide for another
         for places in conditions.batches(self.model, [subject for subject, _ in jobs], negative, batch):
             subjects, seeds = [jobs[i][0] for i in places], [jobs[i][1] for i in places]
@@ -261,18 +265,18 @@ class StableDiffusion:
         given = conditions.of(self.model, subjects, negative, chosen)
         levels = (rows or table(self.model, chosen)).log_snr
         join = chosen.freeu.join(self.unet.config) if chosen.freeu else concatenate
-        step = chosen.tgate.gate_step if chosen.tgate else None
 
         def over(channels: mx.array | None) -> Predictor:
+            deepcache, tgate = caches(chosen.deepcache, chosen.tgate, levels, guided=given.guided)
             return Predictor(
                 self.unet,
                 given,
                 chosen.guidance,
-                Reuse(chosen.deepcache, levels, step),
+                deepcache,
                 rescale=chosen.guidance_rescale,
                 channels=channels,
                 join=join,
-                gate=Gate(chosen.tgate, given.guided, chosen.deepcache is not None) if chosen.tgate else None,
+                tgate=tgate,
             )
 
         size, tile = self._latent_shape(chosen)[:2], chosen.denoise_tile

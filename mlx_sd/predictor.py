@@ -5,8 +5,8 @@ import mlx.core as mx
 from .conditions import Conditions
 from .networks.blocks import Attend, apply_attention
 from .networks.unet import Deep, Join, UNet, concatenate
-from .reuse.deepcache import Reuse
-from .reuse.tgate import Gate
+from .reuse.feature_cache import FeatureCache
+from .reuse.tgate import AttentionCache
 from .sampling.denoise import guide
 
 
@@ -18,30 +18,30 @@ class Predictor:
         unet: UNet,
         conditions: Conditions,
         guidance: float,
-        reuse: Reuse,
+        deepcache: FeatureCache,
         *,
         rescale: float = 0.0,
         channels: mx.array | None = None,
         join: Join = concatenate,
-        gate: Gate | None = None,
+        tgate: AttentionCache | None = None,
     ):
         """guidance and `rescale` are as `guide` takes them; channels: (1 or N, h, w, K) beside the latents, or None."""
         self._unet, self._conditions, self._channels = unet, conditions, channels
         self._guidance, self._rescale = guidance, rescale
-        self.reuse, self._join, self._gate = reuse, join, gate
+        self.deepcache, self._join, self._tgate = deepcache, join, tgate
 
     @property
     def full(self) -> int:
         """How many evaluations were not cached."""
-        return self.reuse.full
+        return self.deepcache.full
 
     def __call__(self, x: mx.array, t: float) -> mx.array:
         """The (guided) prediction, float32, for latents x (N, h, w, C) at timestep t."""
-        evaluation, conditions = self.reuse.evaluations, self._conditions
+        evaluation, conditions = self.deepcache.evaluations, self._conditions
         attends: Attend = apply_attention
-        if self._gate:
-            attends = self._gate.attend(evaluation)
-            if self._gate.passed(evaluation):
+        if self._tgate:
+            attends = self._tgate.attend(evaluation)
+            if self._tgate.drops_guidance(evaluation):
                 conditions = conditions.unconditional()
         if self._channels is not None:
             beside = mx.broadcast_to(self._channels, (x.shape[0], *self._channels.shape[1:]))
@@ -54,5 +54,5 @@ class Predictor:
             given, extra = conditions.context, conditions.extra
             return self._unet(x, mx.array(t), given, **extra, deep=deep, depth=depth, join=self._join, attend=attends)
 
-        output = self.reuse(network).astype(mx.float32)
+        output = self.deepcache.evaluate(network).astype(mx.float32)
         return guide(output, self._guidance, self._rescale) if conditions.guided else output

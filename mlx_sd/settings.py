@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .checkpoint.model import Model
 from .core.errors import InputError
-from .reuse.deepcache import Policy, Reuse
+from .reuse.deepcache import Policy
 from .reuse.freeu import FreeU
 from .reuse.tgate import TGate
 from .sampling import samplers
@@ -80,7 +80,7 @@ def complete(
         raise InputError(f"there is no DeepCache branch {deepcache.branch} in this UNet; {has}")
     if tgate and not config.takes_context:
         raise InputError("this UNet looks at no prompt, so T-GATE has nothing to keep; leave --tgate out")
-    freeu = freeu.of(config) if freeu else None
+    freeu = freeu.for_family(model.family) if freeu else None
     sampler, schedule, options = samplers.choose(model.scheduler, sampler, schedule, options)
     fixed = step_count(schedule)
     if None not in (steps, fixed) and steps != fixed:
@@ -115,14 +115,14 @@ def complete(
         tgate,
         freeu,
     )
-    # Made here only to say what is wrong with the steps, and with the policies for so many.
-    levels = table(model, chosen).log_snr
-    Reuse(deepcache, levels)
+    evaluations = len(table(model, chosen).rows)  # built here to check the steps, too
+    if deepcache:
+        deepcache.check(evaluations)
     if tgate:
-        tgate.check(len(levels))
-    if deepcache and len(levels) <= _FEW:
+        tgate.check(evaluations)
+    if deepcache and evaluations <= _FEW:
         warnings.warn(
-            f"in {len(levels)} evaluations little repeats itself: DeepCache gains little there and costs quality; "
+            f"in {evaluations} evaluations little repeats itself: DeepCache gains little there and costs quality; "
             "leave it out",
             stacklevel=3,
         )

@@ -1,10 +1,10 @@
 """How far each DeepCache policy ends from the uncached run, on the embedded checkpoint: python -m bench policies."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -33,44 +33,52 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(branch: int, sampler: str | None, path: Path | None) -> None:
+    """Compares every policy, at every degree of forecast, with the uncached run of the same number of steps."""
     sd = StableDiffusion.load("tiny", dtype="float32")
     prompts = list(PROMPTS[:3])
 
-    def made(steps: int, policy: Policy | None, texts: list[str] = prompts) -> Result:
-        how: dict[str, Any] = {"steps": steps, "sampler": sampler, "seed": SEED, "batch": 3, "output": "latent"}
-        return sd.generate(texts, deepcache=policy, **how)
+    def latents(steps: int, policy: Policy | None, texts: list[str] = prompts) -> Result:
+        """Generates the latents of the prompts, without images."""
+        return sd.generate(texts, deepcache=policy, steps=steps, sampler=sampler, seed=SEED, batch=3, output="latent")
 
-    rows = []
+    def count_full(steps: int, policy: Policy) -> int:
+        """Counts the full evaluations of the first prompt."""
+        return latents(steps, policy, prompts[:1]).full
+
+    runs = []
     for steps in STEPS:
-        whole = made(steps, None)
+        uncached = latents(steps, None)
         for interval in INTERVALS:
-            due = len(DeepCache(interval).due(whole.evaluations))
-            for kind in (DeepCache(interval, branch), NonUniform(interval, branch=branch), Adaptive(branch=branch)):
+            target = len(DeepCache(interval).full_evaluations(uncached.evaluations))
+            for base in (DeepCache(interval, branch), NonUniform(interval, branch=branch), Adaptive(branch=branch)):
                 for degree in DEGREES:
-                    policy: Policy = replace(kind, forecast=degree)
+                    policy: Policy = replace(base, forecast=degree)
                     if isinstance(policy, Adaptive):
-                        policy = matched(lambda p, steps=steps: made(steps, p, prompts[:1]).full, policy, due)
-                    result = made(steps, policy)
-                    full = result.full * whole.evaluations / result.evaluations  # of a picture
-                    rms = fidelity.rms(np.array(result.latents), np.array(whole.latents)).tolist()
-                    row = {"steps": steps, "interval": interval, "policy": str(result.settings.deepcache)}
-                    rows.append(row | {"full": round(full, 2), "rms": [round(r, 4) for r in rms]})
-                    print(f"{steps} {row['policy']:32} {full:5.1f} {sum(rms) / len(rms):.4f}", flush=True)
-    deviation = round(float(np.std(np.array(whole.latents))), 4)
-    found = {"sampler": whole.settings.sampler, "deviation": deviation, "runs": rows, "machine": describe()}
+                        policy = matched(partial(count_full, steps), policy, target)
+                    result = latents(steps, policy)
+                    full = result.full * uncached.evaluations / result.evaluations  # for one image
+                    rms = fidelity.rms(np.array(result.latents), np.array(uncached.latents)).tolist()
+                    run = {"steps": steps, "interval": interval, "policy": str(result.settings.deepcache)}
+                    runs.append(run | {"full": round(full, 2), "rms": [round(r, 4) for r in rms]})
+                    print(f"{steps} {run['policy']:32} {full:5.1f} {sum(rms) / len(rms):.4f}", flush=True)
     if path:
-        results.write(path, found)
+        deviation = round(float(np.std(np.array(uncached.latents))), 4)
+        sampler = uncached.settings.sampler
+        results.write(path, {"sampler": sampler, "deviation": deviation, "runs": runs, "machine": describe()})
 
 
-def matched(full: Any, policy: Adaptive, wanted: int) -> Adaptive:
-    """The policy with a threshold at which `wanted` evaluations are full, or nearly, by bisection."""
+def matched(count_full: Callable[[Adaptive], int], policy: Adaptive, target: int) -> Adaptive:
+    """Returns the policy with a threshold at which about `target` evaluations are full, found by bisection.
+
+    count_full: runs a generation with a policy and returns how many of its evaluations were full.
+    """
     low, high = 0.0, 2.0
     for _ in range(10):
         middle = round((low + high) / 2, 4)
-        found = full(policy := replace(policy, threshold=middle))
-        if found == wanted:
+        full = count_full(policy := replace(policy, threshold=middle))
+        if full == target:
             break
-        low, high = (low, middle) if found < wanted else (middle, high)
+        low, high = (low, middle) if full < target else (middle, high)
     return policy
 
 

@@ -1,9 +1,8 @@
-"""Sampling loops to be compared, and our UNet to run them: what bench.latency measures."""
+"""Sampling loops with and without reuse, and a UNet with random weights that runs them: what bench.latency measures."""
 
 import json
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from math import inf
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -14,9 +13,9 @@ from mlx_sd.core.errors import InputError
 from mlx_sd.networks.unet import UNet
 from mlx_sd.networks.unet_config import UNetConfig
 from mlx_sd.predictor import Predictor
-from mlx_sd.reuse import deepcache as reuse
-from mlx_sd.reuse.deepcache import Policy, Reuse
-from mlx_sd.reuse.tgate import Gate, TGate
+from mlx_sd.reuse import deepcache, tgate
+from mlx_sd.reuse.deepcache import Policy
+from mlx_sd.reuse.tgate import TGate
 from mlx_sd.sampling import samplers
 from mlx_sd.sampling.loop import evaluate
 from mlx_sd.sampling.scheduler import Scheduler
@@ -25,7 +24,7 @@ from ..models import UNETS, Config
 from .operations import counting
 
 TOKENS, GUIDANCE = 77, 7.5
-_TGATE = "tgate:"
+_TGATE = "tgate:"  # how the T-GATE part of a loop begins in text
 SCHEDULER: Config = {"_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
 SCHEDULER |= {"beta_schedule": "scaled_linear", "clip_sample": False, "set_alpha_to_one": False}
 
@@ -33,22 +32,22 @@ MODELS = ("tiny", *UNETS)
 
 
 def config(model: str) -> Config:
-    """The UNet's config of one of MODELS."""
+    """Returns the UNet's config of one of MODELS, as Hugging Face writes it."""
     if model == "tiny":
-        found: Config = json.loads((TINY / "unet" / "config.json").read_text(encoding="utf-8"))
-        return found
+        values: Config = json.loads((TINY / "unet" / "config.json").read_text(encoding="utf-8"))
+        return values
     return UNETS[model]
 
 
 class Loop(NamedTuple):
-    """What a loop reuses from step to step."""
+    """Names what a sampling loop reuses from step to step: DeepCache, T-GATE, both or nothing."""
 
     deepcache: Policy | None = None
     tgate: TGate | None = None
 
     @classmethod
     def parse(cls, text: str) -> "Loop":
-        """Reads "full", what --deepcache takes, "tgate:" and what --tgate takes, or "3/tgate:10", which is both."""
+        """Reads "full"; what --deepcache takes; "tgate:" and what --tgate takes; or both, as "3/tgate:10"."""
         if text == "full":
             return cls()
         parts = text.split("/")
@@ -56,7 +55,7 @@ class Loop(NamedTuple):
         policies = [part for part in parts if not part.startswith(_TGATE)]
         if len(gates) > 1 or len(policies) > 1:
             raise InputError(f"a loop is full, DEEPCACHE, {_TGATE}GATE or DEEPCACHE/{_TGATE}GATE, not {text!r}")
-        return cls(reuse.parse(policies[0]) if policies else None, TGate.parse(gates[0]) if gates else None)
+        return cls(deepcache.parse(policies[0]) if policies else None, tgate.parse(gates[0]) if gates else None)
 
     def __str__(self) -> str:
         parts = [str(self.deepcache)] * bool(self.deepcache) + [f"{_TGATE}{self.tgate}"] * bool(self.tgate)
@@ -64,28 +63,28 @@ class Loop(NamedTuple):
 
     @property
     def flags(self) -> str:
-        """As the command line of pictures takes it."""
+        """Returns the loop as flags of `python -m mlx_sd.generate`."""
         return " ".join(f"--{name} {value}" for name, value in self._asdict().items() if value)
 
 
 class Setting(NamedTuple):
-    """What all loops of a comparison share."""
+    """Holds what all loops of a comparison share."""
 
     model: str
     steps: int
-    side: int  # of the latents
-    batch: int  # pictures; with guidance, twice as many latents go through the UNet
+    side: int  # height and width of the latents
+    batch: int  # images; with guidance, twice as many latents pass the UNet
     guided: bool
     dtype: mx.Dtype
 
     @property
     def rows(self) -> int:
-        """Latents through the UNet at once."""
+        """Returns how many latents pass the UNet at once."""
         return self.batch * (2 if self.guided else 1)
 
 
 class Bench:
-    """Our UNet with random weights, to run loops of one setting from the same noise."""
+    """Runs loops of one setting on a UNet with random weights, all from the same noise."""
 
     def __init__(self, setting: Setting):
         mx.random.seed(0)
@@ -97,20 +96,14 @@ class Bench:
         self.table = samplers.table(scheduler, *samplers.choose(scheduler), setting.steps)
         c, rows = self.unet.config, setting.rows
         self._noise = mx.random.normal((setting.batch, setting.side, setting.side, c.in_channels))
-        context = mx.random.normal((rows, TOKENS, _context(c))).astype(setting.dtype)
-        self._conditions = Conditions(context, _extra(c, rows), setting.guided)
+        context = mx.random.normal((rows, TOKENS, _context_width(c))).astype(setting.dtype)
+        self._conditions = Conditions(context, _size_conditions(c, rows), setting.guided)
         mx.eval(self._noise, self._conditions.context, self._conditions.extra)
 
     def run(self, loop: Loop) -> Iterator[Any]:
-        """The loop, one evaluation of the UNet at a time."""
-        levels, tgate = self.table.log_snr, loop.tgate
-        predict = Predictor(
-            self.unet,
-            self._conditions,
-            GUIDANCE,
-            Reuse(loop.deepcache, levels, tgate.gate_step if tgate else None),
-            gate=Gate(tgate, self.setting.guided, loop.deepcache is not None) if tgate else None,
-        )
+        """Runs the loop and yields after each evaluation of the UNet."""
+        features, attention = tgate.caches(loop.deepcache, loop.tgate, self.table.log_snr, guided=self.setting.guided)
+        predict = Predictor(self.unet, self._conditions, GUIDANCE, deepcache=features, tgate=attention)
         return evaluate(self.table, predict, self._noise, lambda: self._noise)
 
     def warm_up(self) -> None:
@@ -119,14 +112,17 @@ class Bench:
         mx.eval(self.step(1))
 
     def step(self, depth: int, deep: mx.array | None = None) -> tuple[mx.array, mx.array]:
-        """One pass of the UNet at one time, not yet computed: (prediction, deep)."""
+        """Returns (prediction, deep) of one pass of the UNet at timestep 500, not yet computed."""
         x = mx.concatenate([self._noise] * (2 if self.setting.guided else 1)).astype(self.setting.dtype)
         context, extra, _ = self._conditions
         return self.unet(x, mx.array(500.0), context, **extra, deep=deep, depth=depth)
 
     def costs(self, loop: Loop) -> list[tuple[int, int]]:
-        """Multiply-accumulates and bytes moved of each evaluation of a loop, gone through without computing."""
-        if loop.deepcache and loop.deepcache.threshold < inf:
+        """Counts the multiply-accumulates and the bytes moved of each evaluation of a loop, without computing it.
+
+        Raises InputError for a policy that decides per image.
+        """
+        if loop.deepcache and loop.deepcache.decides_per_image:
             raise InputError(f"what {loop} computes depends on the pictures, and cannot be counted beforehand")
         with counting(self.unet) as operations:
             ends = [len(operations) for _ in self.run(loop)]
@@ -134,26 +130,28 @@ class Bench:
         return [(sum(o.macs for o in part), sum(o.bytes for o in part)) for part in parts]
 
     def macs(self, loop: Loop) -> list[int]:
-        """Multiply-accumulates alone."""
+        """Counts the multiply-accumulates of each evaluation of a loop, without computing it."""
         return [macs for macs, _ in self.costs(loop)]
 
 
 def setting(
     model: str, steps: int, side: int | None = None, batch: int = 1, guided: bool = False, dtype: mx.Dtype = mx.float32
 ) -> Setting:
-    """A setting of a model, by default at its own size; InputError for numbers that make no sense."""
-    own = UNetConfig.from_hf(config(model))
-    multiple = own.downsampling
-    chosen = Setting(model, steps, own.sample_size if side is None else side, batch, guided, dtype)
-    if chosen.side < multiple or chosen.side % multiple:
-        raise InputError(f"latents of {model} have a side that is a multiple of {multiple}, not {chosen.side}")
+    """Returns a setting of a model, by default at the size it was trained at.
+
+    Raises InputError for a side that the UNet cannot halve often enough, and for fewer than one step or image.
+    """
+    unet = UNetConfig.from_hf(config(model))
+    side = unet.sample_size if side is None else side
+    if side < unet.downsampling or side % unet.downsampling:
+        raise InputError(f"latents of {model} have a side that is a multiple of {unet.downsampling}, not {side}")
     if steps < 1 or batch < 1:
         raise InputError(f"steps and batch must be at least 1, not {steps} and {batch}")
-    return chosen
+    return Setting(model, steps, side, batch, guided, dtype)
 
 
 def check(loops: Sequence[Loop], model: str, steps: int) -> None:
-    """InputError for a branch that a model's UNet does not have, or a gate that so few steps do not reach."""
+    """Raises InputError for a branch that the model's UNet does not have, and a gate that so few steps do not reach."""
     unet: Any = build("unet", config(model), model)
     for loop in loops:
         if loop.deepcache and loop.deepcache.branch not in unet.branches:
@@ -162,11 +160,11 @@ def check(loops: Sequence[Loop], model: str, steps: int) -> None:
             loop.tgate.check(steps)
 
 
-def _context(c: UNetConfig) -> int:
+def _context_width(c: UNetConfig) -> int:
     return max(block.context for block in c.down)
 
 
-def _extra(c: UNetConfig, rows: int) -> dict[str, Any]:
+def _size_conditions(c: UNetConfig, rows: int) -> dict[str, Any]:
     if c.added_time_dims is None:
         return {}
     pooled = c.added_inputs - 6 * c.added_time_dims

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..checkpoint.model import DTYPES
 from ..core import command
 from ..core.version import VERSION
-from ..reuse import presets as speed
+from ..reuse import presets
 from ..sampling import samplers
 from ..sampling import schedules as schedule
 from ..sampling.low_res import HIGHEST, LEVEL
@@ -72,7 +72,7 @@ def parser(name: str) -> argparse.ArgumentParser:
     p.add_argument("--refine-at", type=float, metavar="SHARE", help=f"of the way, above 0, below 1; default {AT}")
     p.add_argument(
         "--speed",
-        choices=speed.NAMES,
+        choices=presets.NAMES,
         help="sampler, steps, DeepCache and T-GATE together, from measured curves; flags of their own overrule",
     )
     p.add_argument("--steps", type=int, help=f"default {STEPS}; of upscalers {STEPS_UPSCALER} or {STEPS_LDM}")

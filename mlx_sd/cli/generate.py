@@ -22,10 +22,7 @@ from ..core.errors import InputError
 from ..core.files import check_writable
 from ..core.version import VERSION
 from ..pipeline import Result, StableDiffusion
-from ..reuse import deepcache as reuse
-from ..reuse import presets as speed
-from ..reuse.freeu import FreeU
-from ..reuse.tgate import TGate
+from ..reuse import deepcache, freeu, presets, tgate
 from ..sampling import schedules as schedule
 from ..sampling.table import Options
 from ..settings import Settings
@@ -90,11 +87,11 @@ def _generate(arguments: argparse.Namespace) -> None:
     settings = {name: wanted[name] for name in _SETTINGS}
     settings["speed"] = arguments.speed
     settings["options"] = Options(**{name: wanted[name] for name in _OPTIONS})
-    settings["deepcache"] = reuse.parse(wanted["deepcache"]) if wanted["deepcache"] else None
-    settings["tgate"] = TGate.parse(wanted["tgate"]) if wanted["tgate"] else None
-    settings["freeu"] = FreeU.parse(wanted["freeu"]) if wanted["freeu"] is not None else None
+    settings["deepcache"] = deepcache.parse(wanted["deepcache"] or None)
+    settings["tgate"] = tgate.parse(wanted["tgate"] or None)
+    settings["freeu"] = freeu.parse(wanted["freeu"])
     if arguments.speed:
-        print(f"{NAME}: {speed.preset(sd.model, arguments.speed)}", file=sys.stderr)
+        print(f"{NAME}: {sd.preset(arguments.speed)}", file=sys.stderr)
     sd.settings(**settings)  # says what is wrong with them before a preview is fitted
     steps = Film(sd, filmed)
     made: list[dict[str, Any]] = []
@@ -176,7 +173,7 @@ def _wanted(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.sampler or arguments.schedule:  # another solver, another meaning of what was told to the first
         replayed = {name: value for name, value in replayed.items() if name not in _OPTIONS}
     if arguments.speed:
-        replayed = {name: value for name, value in replayed.items() if name not in (*_OPTIONS, *speed.SETS)}
+        replayed = {name: value for name, value in replayed.items() if name not in (*_OPTIONS, *presets.FIELDS)}
     if arguments.schedule and arguments.schedule not in schedule.names():
         replayed.pop("steps", None)
     if arguments.init_image:  # whose size counts

@@ -1,82 +1,154 @@
-"""DeepCache (Ma et al. 2023): most evaluations reuse the UNet's deep features of earlier ones.
+"""DeepCache (Ma, Fang and Wang 2023, arXiv 2312.00858): most evaluations reuse the deep features of an earlier one.
 
-A policy says which evaluations of a generation are full, where the UNet is cut, and how the deep features are carried
-to the evaluations between: held (forecast 0, which is DeepCache), or extrapolated along the log-SNR through the last
-two or three full ones (1, 2), as TaylorSeer (Liu et al. 2025) does along time. Policies are values that print as what
-`--deepcache` takes; `Reuse` is what one generation keeps.
+From one sampling step to the next the features in the depth of the UNet hardly change (sec. 3.2). So only some
+evaluations run the whole network; each keeps F = U_{m+1}, the features that rise from below the cut. The evaluations
+between run the outer levels alone and join them with F, Concat(D_m, F), instead of computing what lies below
+(sec. 3.3). An evaluation of SD 1.5 then costs 31.6 GMAC in place of 401.6 at branch 0.
 
-On the embedded checkpoint (bench.policies) adaptive is best; degree 1 wins over 0 at 50 steps under every policy and in
-two of six cases at 25; degree 2 never wins over 1.
+This module holds the policies: which evaluations are full, where the UNet is cut, and how F is carried to the
+evaluations between. F is reused as it is (forecast 0, which is DeepCache), or extrapolated along the log-SNR through
+the last two or three full evaluations (forecast 1 or 2), as TaylorSeer (Liu et al. 2025) does along time.
+`feature_cache` applies a policy to a generation.
+
+To add a policy: write a frozen dataclass derived from `Policy` in this file and list it in `POLICIES`. From then on
+`--deepcache`, `generate(deepcache=...)`, the metadata of images and the benchmarks take it.
+
+On the embedded checkpoint (python -m bench policies) adaptive is best; degree 1 wins over 0 at 50 steps under every
+policy and in two of six cases at 25; degree 2 never wins over 1.
 """
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from itertools import pairwise
-from math import ceil, inf, isnan
+from math import ceil, isfinite
+from typing import Any, ClassVar, overload
 
 import mlx.core as mx
 import numpy as np
 
 from ..core.errors import InputError
-from ..networks.unet import Deep
-
-_REACH = 0.5  # of the way between the last two full evaluations
 
 
-class Policy:
-    """What all policies share. Evaluations of the network are counted, from 0, not timesteps.
+class Policy(ABC):
+    """Decides which evaluations of the UNet are full. Evaluations are counted from 0; timesteps play no part.
 
-    `branch` counts the skip connections from conv_in as diffusers' DeepCacheSDHelper does (cache_branch_id): cached
-    evaluations run the UNet's outer `branch` + 1 levels. `forecast` is the degree of the extrapolation.
+    A policy is a frozen dataclass. It declares fields of its own, then `branch: int = 0` and `forecast: int = 0`, gives
+    `prefix` and `example`, and defines `full_evaluations`, `arguments` and `from_arguments`. A policy that looks at the
+    images also defines `decides_per_image` and `refreshes`; one whose fields have ranges defines `error`.
+
+    branch: where the UNet is cut, as the number of the skip connection, counted from conv_in = 0 (diffusers'
+        `cache_branch_id`). Evaluations that are not full run the outer `branch` + 1 levels.
+    forecast: degree of the polynomial that carries the deep features on, 0, 1 or 2; 0 reuses them unchanged.
     """
 
-    branch: int
-    forecast: int
-    threshold: float = inf  # of how far the shallow features may move until an evaluation that is not due is full
+    prefix: ClassVar[str]  # how the policy begins in text: "name:" or "name="; empty for DeepCache alone
+    example: ClassVar[str]  # arguments for messages and help, written after the prefix
 
-    def due(self, evaluations: int) -> Sequence[int]:
-        """Which of so many evaluations are full in any case; 0 is the first of them."""
-        raise NotImplementedError
+    @property
+    @abstractmethod
+    def branch(self) -> int:
+        """Returns the number of the skip connection at which the UNet is cut."""
 
-    def _written(self) -> str:
-        raise NotImplementedError
+    @property
+    @abstractmethod
+    def forecast(self) -> int:
+        """Returns the degree of the extrapolation of deep features."""
 
-    def __str__(self) -> str:
-        return f"{self._written()}:{self.branch}" + (f"+forecast{self.forecast}" if self.forecast else "")
-
-    def _check(self) -> None:
+    def __post_init__(self) -> None:
         if self.branch < 0:
             raise InputError(f"the DeepCache branch must be at least 0, not {self.branch}")
         if self.forecast not in (0, 1, 2):
             raise InputError(f"DeepCache forecasts of degree 0, 1 or 2, not {self.forecast}")
+        if error := self.error():
+            raise InputError(error)
+
+    def error(self) -> str | None:
+        """Returns what is wrong with the policy's own fields, or None; asked when the policy is built."""
+        return None
+
+    @abstractmethod
+    def full_evaluations(self, evaluations: int) -> Sequence[int]:
+        """Returns the evaluations, of `evaluations` in all, that are full for any image; 0 is the first of them.
+
+        Raises InputError where the policy does not fit that number.
+        """
+
+    def check(self, evaluations: int) -> None:
+        """Raises InputError if the policy does not fit a generation of `evaluations` evaluations."""
+        self.full_evaluations(evaluations)
+
+    @property
+    def decides_per_image(self) -> bool:
+        """Tells whether `refreshes` decides about more full evaluations. Images then pass the UNet one at a time."""
+        return False
+
+    def refreshes(self, reference: mx.array, shallow: mx.array) -> bool:
+        """Tells whether an evaluation that is not in `full_evaluations` is full; used if `decides_per_image`.
+
+        reference, shallow: (B, h, w, C) features just above the cut, at the last full evaluation and at this one. They
+        are computed in every evaluation, so that looking at them costs nothing.
+        """
+        return False
+
+    @abstractmethod
+    def arguments(self) -> str:
+        """Returns the policy's own fields as text, separated by commas, without ':'; `from_arguments` reads it."""
+
+    @classmethod
+    @abstractmethod
+    def from_arguments(cls, values: Sequence[str]) -> "Policy":
+        """Builds the policy from the texts between the commas after the prefix; raises ValueError for bad ones."""
+
+    def __str__(self) -> str:
+        suffix = f"+forecast{self.forecast}" if self.forecast else ""
+        return f"{self.prefix}{self.arguments()}:{self.branch}{suffix}"
 
 
 @dataclass(frozen=True)
 class DeepCache(Policy):
-    """Every `interval`-th evaluation is full: "N" on the command line."""
+    """Makes every `interval`-th evaluation full: "uniform 1:N inference" of the paper, N on the command line."""
+
+    prefix = ""
+    example = "3"
 
     interval: int = 3
     branch: int = 0
     forecast: int = 0
 
-    def __post_init__(self) -> None:
-        _check_interval(self.interval)
-        self._check()
+    def error(self) -> str | None:
+        """Returns an error for an interval below 1."""
+        return _interval_error(self.interval)
 
-    def due(self, evaluations: int) -> Sequence[int]:
+    def full_evaluations(self, evaluations: int) -> Sequence[int]:
+        """Returns 0, N, 2N, ... (sec. 3.3: I = {x | x = iN, 0 <= i < k})."""
         return range(0, evaluations, self.interval)
 
-    def _written(self) -> str:
+    def arguments(self) -> str:
+        """Returns the interval as text."""
         return str(self.interval)
+
+    @classmethod
+    def from_arguments(cls, values: Sequence[str]) -> "DeepCache":
+        """Reads the interval, one number."""
+        (interval,) = values
+        return cls(int(interval))
 
 
 @dataclass(frozen=True)
 class NonUniform(Policy):
-    """One evaluation in `interval` is full, denser around `centre`, as in the paper: "nonuniform:N[,CENTRE[,POWER]]".
+    """Makes one evaluation in `interval` full, denser around `centre`: "non-uniform 1:N inference" of the paper.
 
-    centre: an evaluation; None is at 3/10 of all, the authors' 15 of 50. power: above 1, to 10: how much denser.
+    On the command line: nonuniform:N[,CENTRE[,POWER]].
+
+    centre: an evaluation; None stands for 3/10 of all, the authors' 15 of 50.
+    power: above 1, at most 10; the larger, the denser around the centre.
     """
+
+    prefix = "nonuniform:"
+    example = "5"
 
     interval: int = 5
     centre: int | None = None
@@ -84,187 +156,190 @@ class NonUniform(Policy):
     branch: int = 0
     forecast: int = 0
 
-    def __post_init__(self) -> None:
-        _check_interval(self.interval)
+    def error(self) -> str | None:
+        """Returns an error for an interval below 1, a negative centre or a power out of range."""
         if self.centre is not None and self.centre < 0:
-            raise InputError(f"the centre of a nonuniform DeepCache must be at least 0, not {self.centre}")
+            return f"the centre of a nonuniform DeepCache must be at least 0, not {self.centre}"
         if not 1 < self.power <= 10:
-            raise InputError(f"the power of a nonuniform DeepCache must be above 1, to 10, not {self.power}")
-        self._check()
+            return f"the power of a nonuniform DeepCache must be above 1, to 10, not {self.power}"
+        return _interval_error(self.interval)
 
-    def due(self, evaluations: int) -> Sequence[int]:
+    def full_evaluations(self, evaluations: int) -> Sequence[int]:
+        """Returns ceil(T/N) evaluations of T: c + int(l**p), l evenly spaced from (-c)**(1/p) to (T - c)**(1/p).
+
+        Where rounding makes some of them equal, the power is lowered by 0.02 until none are, as in the authors' code.
+        Raises InputError for a centre beyond the end, and where no power above 1 gives that many.
+        """
         centre = evaluations * 3 // 10 if self.centre is None else self.centre
         if centre >= evaluations:
             raise InputError(f"there is no evaluation {centre} of {evaluations} to be nonuniform DeepCache's centre")
         count, power = ceil(evaluations / self.interval), self.power
         while power > 1:
-            # The authors' own numbers: below the centre the root is complex, and only the real part is used.
+            # Below the centre the root is complex; the authors' code drops the imaginary part.
             ends = complex(-centre) ** (1 / power) if centre else 0.0, (evaluations - centre) ** (1 / power)
-            places = np.unique(np.trunc((np.linspace(*ends, count + 1) ** power).real).astype(int))
-            found = [0, *(int(place) + centre for place in places[1:-1])]
-            if len(found) == count:
-                return found
-            power -= 0.02  # some coincide
+            offsets = np.unique(np.trunc((np.linspace(*ends, count + 1) ** power).real).astype(int))
+            full = [0, *(int(offset) + centre for offset in offsets[1:-1])]
+            if len(full) == count:
+                return full
+            power -= 0.02
         raise InputError(
             f"no {count} of {evaluations} evaluations are spread around {centre} by a power of at most {self.power}; "
             "choose another centre or a larger interval"
         )
 
-    def _written(self) -> str:
-        # A power that follows no centre has an empty place before it.
+    def arguments(self) -> str:
+        """Returns "N,CENTRE,POWER"; the place of a centre of None is empty."""
         centre = "" if self.centre is None else self.centre
-        return f"nonuniform:{self.interval},{centre},{self.power!r}"
+        return f"{self.interval},{centre},{self.power!r}"
+
+    @classmethod
+    def from_arguments(cls, values: Sequence[str]) -> "NonUniform":
+        """Reads N, N,CENTRE or N,CENTRE,POWER; an empty centre or power stands for the default."""
+        interval, centre, power = [*values, *[""] * (3 - len(values))]
+        return cls(int(interval), int(centre) if centre else None, float(power or cls.power))
 
 
 @dataclass(frozen=True)
 class At(Policy):
-    """The evaluations listed are full, as far as there are so many: "at=0,4,9"."""
+    """Makes the listed evaluations full, as far as a generation has them: at=0,4,9 on the command line."""
+
+    prefix = "at="
+    example = "0,4,9"
 
     evaluations: tuple[int, ...]
     branch: int = 0
     forecast: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "evaluations", tuple(self.evaluations))
+        object.__setattr__(self, "evaluations", tuple(self.evaluations))  # a list is welcome, too
+        super().__post_init__()
+
+    def error(self) -> str | None:
+        """Returns an error for a list that does not begin with 0 or does not increase."""
         listed = self.evaluations
-        if not listed or listed[0] != 0 or any(b <= a for a, b in pairwise(listed)):
-            raise InputError(
-                f"DeepCache's full evaluations must begin with 0 and go up, not {','.join(map(str, listed)) or 'none'}"
-            )
-        self._check()
+        if listed and listed[0] == 0 and all(a < b for a, b in pairwise(listed)):
+            return None
+        return f"DeepCache's full evaluations must begin with 0 and go up, not {self.arguments() or 'none'}"
 
-    def due(self, evaluations: int) -> Sequence[int]:
-        return [place for place in self.evaluations if place < evaluations]
+    def full_evaluations(self, evaluations: int) -> Sequence[int]:
+        """Returns the listed evaluations below `evaluations`."""
+        return [evaluation for evaluation in self.evaluations if evaluation < evaluations]
 
-    def _written(self) -> str:
-        return f"at={','.join(map(str, self.evaluations))}"
+    def arguments(self) -> str:
+        """Returns the list as text, "0,4,9"."""
+        return ",".join(map(str, self.evaluations))
+
+    @classmethod
+    def from_arguments(cls, values: Sequence[str]) -> "At":
+        """Reads the list of evaluations."""
+        return cls(tuple(map(int, values)))
 
 
 @dataclass(frozen=True)
 class Adaptive(Policy):
-    """Full when the shallow features have moved by `threshold` (relative L2) since the last full one: "adaptive:X".
+    """Makes an evaluation full when the shallow features have changed by `threshold`: adaptive:X on the command line.
 
-    They are the last output above the cut, which is computed in any case. Pictures then go through the UNet one at a
-    time, for each decides for itself.
+    threshold: relative L2 change |now - then| / |then| since the last full evaluation, at least 0; 0 is always full.
     """
+
+    prefix = "adaptive:"
+    example = "0.1"
 
     threshold: float = 0.1
     branch: int = 0
     forecast: int = 0
 
-    def __post_init__(self) -> None:
-        if isnan(self.threshold) or self.threshold < 0:
-            raise InputError(f"the threshold of an adaptive DeepCache must be at least 0, not {self.threshold}")
-        self._check()
+    def error(self) -> str | None:
+        """Returns an error for a negative threshold and for NaN."""
+        if self.threshold >= 0:
+            return None
+        return f"the threshold of an adaptive DeepCache must be at least 0, not {self.threshold}"
 
-    def due(self, evaluations: int) -> Sequence[int]:
+    def full_evaluations(self, evaluations: int) -> Sequence[int]:
+        """Returns the first evaluation alone; the images decide about the others."""
         return range(min(evaluations, 1))
 
-    def _written(self) -> str:
-        return f"adaptive:{self.threshold!r}"
+    @property
+    def decides_per_image(self) -> bool:
+        """Tells that the images decide, unless the threshold is infinite, which no change reaches."""
+        return isfinite(self.threshold)
+
+    def refreshes(self, reference: mx.array, shallow: mx.array) -> bool:
+        """Tells whether the relative change reaches the threshold; a change that is not a number does."""
+        return not relative_change(reference, shallow) < self.threshold
+
+    def arguments(self) -> str:
+        """Returns the threshold as text."""
+        return repr(self.threshold)
+
+    @classmethod
+    def from_arguments(cls, values: Sequence[str]) -> "Adaptive":
+        """Reads the threshold, one number."""
+        (threshold,) = values
+        return cls(float(threshold))
 
 
-def parse(text: str) -> Policy:
-    """Reads what `--deepcache` takes: a policy as its class says, then ":BRANCH", then "+forecast1" or "+forecast2"."""
-    whole = re.fullmatch(r"(?P<kind>nonuniform:|adaptive:|at=|)(?P<values>[^:]+?)(?::(\d+))?(?:\+forecast(\d+))?", text)
-    try:
-        if whole is None:
-            raise ValueError
-        values, how = whole["values"].split(","), (int(whole[3] or 0), int(whole[4] or 0))
-        return _read(whole["kind"], values, *how)
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            "--deepcache takes N or N:BRANCH, for example 3 or 3:1, nonuniform:5, at=0,4,9 or adaptive:0.1, and after "
-            f"any of them +forecast1, not {text!r}"
-        ) from None
+POLICIES: tuple[type[Policy], ...] = (DeepCache, NonUniform, At, Adaptive)
+
+_TEXT = re.compile(r"(?P<prefix>[A-Za-z_-]+[:=])?(?P<values>[^:]+?)(?::(?P<branch>\d+))?(?:\+forecast(?P<degree>\d+))?")
 
 
-def _read(kind: str, values: list[str], branch: int, forecast: int) -> Policy:
-    if kind == "at=":
-        return At(tuple(map(int, values)), branch, forecast)
-    if kind == "nonuniform:" and len(values) <= 3:
-        interval, centre, power = values + ["", ""][len(values) - 1 :]
-        return NonUniform(int(interval), int(centre) if centre else None, float(power or 1.4), branch, forecast)
-    (value,) = values
-    return Adaptive(float(value), branch, forecast) if kind else DeepCache(int(value), branch, forecast)
+def relative_change(reference: mx.array, features: mx.array) -> float:
+    """Returns |features - reference| / |reference|, the relative L2 change, computed in float32."""
+    reference = reference.astype(mx.float32)
+    change = mx.linalg.norm(features.astype(mx.float32) - reference) / mx.linalg.norm(reference)
+    return float(np.array(change))
 
 
-def _check_interval(interval: int) -> None:
-    if interval < 1:
-        raise InputError(f"the DeepCache interval must be at least 1, not {interval}")
+def examples() -> str:
+    """Returns an example of each policy as text, for messages and help: "3 or 3:1, nonuniform:5, ..."."""
+    texts = [policy.prefix + policy.example for policy in POLICIES]
+    texts[0] += f" or {texts[0]}:1"
+    return f"{', '.join(texts[:-1])} or {texts[-1]}"
 
 
-class Reuse:
-    """The deep features of one generation, and the count of its evaluations. Made fresh for each."""
-
-    def __init__(self, policy: Policy | None, levels: Sequence[float], gate: int | None = None):
-        """levels: the log-SNR of every evaluation to come (`Table.log_snr`); without a policy nobody asks for them.
-
-        gate: T-GATE's. It wants every layer to run just before it; after it batches are smaller, and nothing kept fits.
-        """
-        self.policy, self._gate = policy, gate
-        self.evaluations = self.full = 0
-        self._levels, self._due = levels, {*(policy.due(len(levels)) if policy else ())}
-        if gate is not None:
-            self._due |= {gate - 1, gate}
-        self._past: list[tuple[float, mx.array]] = []  # the latest full evaluations: level, deep features
-        self._shallow: mx.array | None = None  # of the last of them
-
-    def __call__(self, unet: Callable[[Deep, int], tuple[mx.array, mx.array]]) -> mx.array:
-        """Runs `unet(deep, depth) -> (prediction, deep)` with what the policy keeps, and returns the prediction."""
-        if (policy := self.policy) is None:
-            self.evaluations, self.full = self.evaluations + 1, self.full + 1
-            return unet(None, 1)[0]
-        level, due = self._levels[self.evaluations], self.evaluations in self._due
-        if self.evaluations == self._gate:
-            self._past = []
-        self.evaluations += 1
-        given: mx.array | None = None
-
-        def watch(shallow: mx.array) -> mx.array | None:
-            nonlocal given
-            if not due and self._shallow is not None and _moved(self._shallow, shallow) < policy.threshold:
-                given = forecast(self._past, level)
-            else:
-                self._shallow = shallow
-            return given
-
-        if policy.threshold < inf:
-            prediction, deep = unet(watch, policy.branch + 1)
-        else:
-            given = None if due else forecast(self._past, level)
-            prediction, deep = unet(given, policy.branch + 1)
-        if given is None:
-            self.full += 1
-            # Two evaluations at one level (Heun's) say the same: the later counts.
-            past = [(was, kept) for was, kept in self._past if abs(was - level) > 5e-7]
-            self._past = [*past, (level, deep)][-1 - policy.forecast :]
-        return prediction
+@overload
+def parse(value: None) -> None:
+    """Returns None, which is no DeepCache."""
 
 
-def forecast(past: Sequence[tuple[float, mx.array]], level: float) -> mx.array:
-    """The polynomial through all of `past` (level, features) at `level`, in the features' dtype (Lagrange's form).
+@overload
+def parse(value: int | str | Policy) -> Policy:
+    """Returns the policy that a number or a text stands for, or the policy itself."""
 
-    It reaches no further than half the way between the last two, and stays there: beyond, it was seen to overshoot.
+
+def parse(value: int | str | Policy | None) -> Policy | None:
+    """Reads a policy from what `deepcache=` and `--deepcache` take; raises InputError for anything else.
+
+    value: 3 is DeepCache(3); "3:1", "nonuniform:5", "at=0,4,9" or "adaptive:0.1:2+forecast1" are a policy's prefix and
+    arguments, then ":BRANCH", then "+forecast1" or "+forecast2"; a Policy and None are returned as they are.
     """
-    if len(past) == 1:
-        return past[0][1]
-    (before, _), (last, _) = past[-2:]
-    reach = _REACH * abs(last - before)
-    level = min(max(level, last - reach), last + reach)
-    total = mx.zeros(past[0][1].shape)
-    for here, features in past:
-        weight = 1.0
-        for other, _ in past:
-            if other != here:
-                weight *= (level - other) / (here - other)
-        total = total + weight * features.astype(mx.float32)
-    return total.astype(past[0][1].dtype)
+    if value is None or isinstance(value, Policy):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise _unreadable(value)
+    match = _TEXT.fullmatch(str(value))
+    policies = {policy.prefix: policy for policy in POLICIES}
+    if match is None or (prefix := match["prefix"] or "") not in policies:
+        raise _unreadable(value)
+    try:
+        base: Any = policies[prefix].from_arguments(match["values"].split(","))
+        policy: Policy = replace(base, branch=int(match["branch"] or 0), forecast=int(match["degree"] or 0))
+    except InputError:
+        raise
+    except ValueError:
+        raise _unreadable(value) from None
+    return policy
 
 
-def _moved(before: mx.array, now: mx.array) -> float:
-    before = before.astype(mx.float32)
-    relative = mx.linalg.norm(now.astype(mx.float32) - before) / mx.linalg.norm(before)
-    return float(np.array(relative))
+def _unreadable(value: Any) -> InputError:
+    """The error for a value that is no policy; it names the nearest right spelling."""
+    message = f"--deepcache takes N or N:BRANCH, for example {examples()}, and after any of them +forecast1, not"
+    name = re.match(r"[A-Za-z_-]*", str(value))
+    spellings = {policy.prefix.rstrip(":="): policy.prefix + policy.example for policy in POLICIES if policy.prefix}
+    nearest = get_close_matches(name[0].lower(), spellings, n=1) if name else []
+    return InputError(f"{message} {value!r}" + (f"; did you mean {spellings[nearest[0]]}?" if nearest else ""))
+
+
+def _interval_error(interval: int) -> str | None:
+    return f"the DeepCache interval must be at least 1, not {interval}" if interval < 1 else None

@@ -1,38 +1,38 @@
-"""Solver, steps and reuse chosen together: what --speed takes.
+"""Sampler, steps, DeepCache and T-GATE chosen together: what --speed takes.
 
-Chosen from curves of quality against cost: for the embedded checkpoint measured (docs/results/reuse.md), for the others
-those that DeepCache and T-GATE publish, in the settings that they publish them for.
+The embedded checkpoint's presets come from measured curves of quality against cost (docs/results/reuse.md), those of
+other checkpoints from what DeepCache and T-GATE publish, in the settings that they publish it for.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
-from ..checkpoint.model import Model
 from ..core.errors import InputError
+from ..networks.family import Family
 from .deepcache import DeepCache, Policy
 from .tgate import TGate
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings, each of which a flag of its own overrules, and what is known of them."""
+    """Holds settings, each of which its own flag overrules, and the evidence for them."""
 
     steps: int
     deepcache: Policy | None
     tgate: TGate | None
-    known: str  # what it saves, and what that costs
+    evidence: str  # what the preset saves and what that costs, in one clause
     sampler: str = "dpmpp_2m"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """By the names that `mlx_sd.settings.complete` takes them by."""
+        """Returns the settings by the names that `generate` takes them by."""
         return {"sampler": self.sampler, "steps": self.steps, "deepcache": self.deepcache, "tgate": self.tgate}
 
     def __str__(self) -> str:
         flags = [f"--sampler {self.sampler} --steps {self.steps}"]
         flags += [f"--deepcache {self.deepcache}"] if self.deepcache else []
         flags += [f"--tgate {self.tgate}"] if self.tgate else []
-        return f"{' '.join(flags)}: {self.known}"
+        return f"{' '.join(flags)}: {self.evidence}"
 
 
 _SD_EXACT = Preset(25, None, None, "nothing is reused")
@@ -69,18 +69,22 @@ SDXL = {
     "fast": Preset(25, DeepCache(3), None, "2.6 times fewer multiplications, FID 24.6 to 23.8 (published)"),
     "fastest": Preset(25, DeepCache(3), TGate(10), "3.4 times fewer multiplications, FID 24.6 to 24.0 (published)"),
 }
+BY_FAMILY = {Family.SD1: SD, Family.SD2: SD, Family.SDXL: SDXL, Family.REFINER: SDXL}
 NAMES = tuple(EMBEDDED)
-SETS = ("sampler", "schedule", "steps", "deepcache", "tgate")  # what a preset decides
+FIELDS = ("sampler", "schedule", "steps", "deepcache", "tgate")  # the settings that a preset decides
 
 
-def preset(model: Model, name: str) -> Preset:
-    """The preset of that name for a model; InputError for none of that name, or a model that has nothing to repeat."""
+def preset(name: str, family: Family, *, embedded: bool = False, distilled: bool = False) -> Preset:
+    """Returns the preset of that name for a checkpoint of a family.
+
+    embedded: the checkpoint is the one that ships with the package, whose presets are measured.
+    distilled: it was trained to make images in few steps (LCM, TCD), which leave little to reuse.
+    Raises InputError for an unknown name, a family that does not turn text into images, and a distilled checkpoint.
+    """
     if name not in NAMES:
         raise InputError(f"there is no speed {name!r}; choose {', '.join(NAMES)}")
-    unet = model.unet.config
-    if not model.text_encoders or model.upscales:
-        raise InputError(f"speeds are of checkpoints that turn text into pictures; {model.name} does not")
-    if unet.guidance_dims is not None or model.scheduler.sampler in ("lcm", "tcd"):
+    if family not in BY_FAMILY:
+        raise InputError(f"--speed is for checkpoints that turn text into images, not for {family.value}; leave it out")
+    if distilled:
         raise InputError("this checkpoint is distilled to few steps, where little repeats itself: leave out --speed")
-    family = EMBEDDED if model.name == "tiny" else SD if unet.added_time_dims is None else SDXL
-    return family[name]
+    return EMBEDDED[name] if embedded else BY_FAMILY[family][name]

@@ -1,27 +1,32 @@
-"""T-GATE (Zhang et al. 2024): what a prompt does to attention settles early, so it is kept from there on.
+"""T-GATE (Zhang et al. 2024): the effect of a prompt on attention settles early, so it is reused from a gate on.
 
-Up to the gate every evaluation looks at the prompt; from the gate on what cross-attention gave last is used instead,
-and guidance, which compares two prompts, is dropped: one batch in place of two. Before the gate, self-attention may be
-kept for some evaluations, too. Like DeepCache's, the policy counts evaluations from 0.
+Up to the gate every evaluation attends to the prompt. The evaluation before the gate keeps the outputs of all
+cross-attention layers, the mean of the two halves where guidance makes two; from the gate on they are used as they are
+and guidance is dropped, so that one batch passes the UNet in place of two. Before the gate, the outputs of
+self-attention may be reused for some evaluations, too. Evaluations are counted from 0, as DeepCache's policies do.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, overload
 
 import mlx.core as mx
 
 from ..core.errors import InputError
 from ..networks.blocks import Attend
 from ..networks.layers import Attention
-
-GATE = "--tgate takes GATE[,SP[,FI[,WARM_UP]]], for example 10 or 10,5,1,2"
+from .deepcache import Policy
+from .feature_cache import FeatureCache
 
 
 @dataclass(frozen=True)
 class TGate:
-    """The authors' four numbers, in their names: "GATE[,SP[,FI[,WARM_UP]]]" on the command line.
+    """Holds the authors' four numbers under their names: GATE[,SP[,FI[,WARM_UP]]] on the command line.
 
-    gate_step: the first evaluation that looks at no prompt. sp_interval: of those before it, from `warm_up` on, only
-    multiples of this compute self-attention anew. fi_interval: the same after the gate. 1 is always.
+    gate_step: the first evaluation that reuses cross-attention, at least 1.
+    sp_interval: before the gate, after evaluation `warm_up`, self-attention is computed at multiples of this number.
+    fi_interval: the same from the gate on. 1 computes it at every evaluation.
+    warm_up: the last of the first evaluations that all compute self-attention.
     """
 
     gate_step: int = 10
@@ -36,65 +41,112 @@ class TGate:
         if self.warm_up < 0:
             raise InputError(f"T-GATE's warm_up must be at least 0, not {self.warm_up}")
 
-    @classmethod
-    def parse(cls, text: str) -> "TGate":
-        """Reads what `--tgate` takes."""
-        try:
-            numbers = [int(number) for number in text.split(",")]
-        except ValueError:
-            raise InputError(f"{GATE}, not {text!r}") from None
-        if len(numbers) > 4:
-            raise InputError(f"{GATE}, not {text!r}")
-        return cls(*numbers)
-
     def __str__(self) -> str:
         return f"{self.gate_step},{self.sp_interval},{self.fi_interval},{self.warm_up}"
 
     def check(self, evaluations: int) -> None:
-        """InputError where so few evaluations never reach the gate."""
+        """Raises InputError if a generation of `evaluations` evaluations ends before the gate."""
         if self.gate_step >= evaluations:
             raise InputError(
                 f"the gate is at evaluation {self.gate_step}, but there are only {evaluations}, from 0 to "
                 f"{evaluations - 1}; choose an earlier one, or more steps"
             )
 
-    def anew(self, evaluation: int) -> bool:
-        """Whether self-attention is computed there."""
-        if evaluation >= self.gate_step:
+    def drops_guidance(self, evaluation: int) -> bool:
+        """Tells whether the evaluation is past the gate: cross-attention is reused, and guidance dropped."""
+        return evaluation >= self.gate_step
+
+    def computes_self_attention(self, evaluation: int) -> bool:
+        """Tells whether the evaluation computes self-attention, and does not reuse its latest outputs."""
+        if self.drops_guidance(evaluation):
             return evaluation % self.fi_interval == 0
         return evaluation <= self.warm_up or evaluation % self.sp_interval == 0 or evaluation == self.gate_step - 1
 
 
-class Gate:
-    """What one generation keeps of its attentions. Made fresh for each."""
+class AttentionCache:
+    """Keeps attention outputs during one generation with T-GATE; made fresh for each generation."""
 
-    def __init__(self, policy: TGate, halves: bool, deepcache: bool):
-        """halves: before the gate, a batch is of two halves, whose mean is kept. deepcache: self-attention is not kept,
-        as in the authors' combination of the two, for most layers do not run."""
-        self._policy, self._halves, self._self = policy, halves, not deepcache
-        self._kept: dict[int, mx.array] = {}  # by the layer itself, not by the order of calls: DeepCache skips layers
+    def __init__(self, tgate: TGate, *, guided: bool, deepcache: bool):
+        """Prepares for a generation.
 
-    def passed(self, evaluation: int) -> bool:
-        """Whether guidance is dropped there."""
-        return evaluation >= self._policy.gate_step
+        guided: before the gate a batch has an unconditional and a conditional half, whose mean is kept.
+        deepcache: DeepCache runs, too. Self-attention is then never reused, as in the authors' combination of the two,
+            because most layers do not run at most evaluations.
+        """
+        self._tgate, self._guided, self._deepcache = tgate, guided, deepcache
+        self._outputs: dict[int, mx.array] = {}  # by layer, not by order of calls, because DeepCache skips layers
+
+    def drops_guidance(self, evaluation: int) -> bool:
+        """Tells whether the evaluation is past the gate, as `TGate.drops_guidance`."""
+        return self._tgate.drops_guidance(evaluation)
 
     def attend(self, evaluation: int) -> Attend:
-        """How the UNet's transformers attend at that evaluation; they are to be asked in order."""
-        policy, last = self._policy, evaluation == self._policy.gate_step - 1
-        anew = not self._self or policy.anew(evaluation)
-        keeps = self._self and anew and evaluation >= min(policy.warm_up, policy.gate_step - 1)
+        """Returns what the UNet calls for every attention of its transformers; evaluations come in order."""
+        tgate, before_gate = self._tgate, evaluation == self._tgate.gate_step - 1
+        computes_self = self._deepcache or tgate.computes_self_attention(evaluation)
+        keeps_self = not self._deepcache and computes_self and evaluation >= min(tgate.warm_up, tgate.gate_step - 1)
 
-        def attended(layer: Attention, x: mx.array, context: mx.array) -> mx.array:
-            crosses = context is not x
-            if self.passed(evaluation) if crosses else not anew:
-                return self._kept[id(layer)]
-            y = layer(x, context)
-            if last if crosses else keeps:
-                self._kept[id(layer)] = _mean(*mx.split(y, 2)) if last and self._halves else y
-            return y
+        def attend(layer: Attention, x: mx.array, context: mx.array) -> mx.array:
+            """Returns the layer's output for queries from x and keys from context, computed or reused."""
+            cross = context is not x
+            if self.drops_guidance(evaluation) if cross else not computes_self:
+                return self._outputs[id(layer)]
+            output = layer(x, context)
+            if before_gate if cross else keeps_self:
+                self._outputs[id(layer)] = _mean_of_halves(output) if before_gate and self._guided else output
+            return output
 
-        return attended
+        return attend
 
 
-def _mean(unconditional: mx.array, conditional: mx.array) -> mx.array:
+def caches(
+    deepcache: Policy | None, tgate: TGate | None, log_snr: Sequence[float], *, guided: bool
+) -> tuple[FeatureCache, AttentionCache | None]:
+    """Returns the fresh caches of one generation with DeepCache, T-GATE, both or neither.
+
+    With both, the evaluation before the gate runs the whole UNet, so that every layer's attention is kept, and so does
+    the gate, where guidance ends and a batch has half its size: no earlier deep features fit.
+    log_snr: of every evaluation, as `FeatureCache` takes it. guided: as `AttentionCache` takes it.
+    """
+    if tgate is None:
+        return FeatureCache(deepcache, log_snr), None
+    gate = tgate.gate_step
+    features = FeatureCache(deepcache, log_snr, forced=(gate - 1, gate), restart_at=gate)
+    return features, AttentionCache(tgate, guided=guided, deepcache=deepcache is not None)
+
+
+@overload
+def parse(value: None) -> None:
+    """Returns None, which is no T-GATE."""
+
+
+@overload
+def parse(value: int | str | TGate) -> TGate:
+    """Returns the TGate that a number or a text stands for, or the TGate itself."""
+
+
+def parse(value: int | str | TGate | None) -> TGate | None:
+    """Reads what `tgate=` and `--tgate` take; raises InputError for anything else.
+
+    value: 10 is TGate(10), "10,5,1,2" are its numbers in order; a TGate and None are returned as they are.
+    """
+    if value is None or isinstance(value, TGate):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise _unreadable(value)
+    try:
+        numbers = [int(number) for number in str(value).split(",")]
+    except ValueError:
+        raise _unreadable(value) from None
+    if len(numbers) > 4:
+        raise _unreadable(value)
+    return TGate(*numbers)
+
+
+def _unreadable(value: Any) -> InputError:
+    return InputError(f"--tgate takes GATE[,SP[,FI[,WARM_UP]]], for example 10 or 10,5,1,2, not {value!r}")
+
+
+def _mean_of_halves(output: mx.array) -> mx.array:
+    unconditional, conditional = mx.split(output, 2)
     return (unconditional + conditional) / 2

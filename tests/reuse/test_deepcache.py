@@ -1,187 +1,202 @@
-"""DeepCache: what is reused changes nothing, and what is due is computed."""
+"""DeepCache's policies: what they are read from, which evaluations they make full, and with which samplers."""
 
+import inspect
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import mlx.core as mx
-import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mlx_sd import At, DeepCache
+from mlx_sd import Adaptive, At, DeepCache, NonUniform
 from mlx_sd.core.errors import InputError
-from mlx_sd.networks import ops
-from mlx_sd.reuse.deepcache import Reuse
-from mlx_sd.sampling import loop, samplers
-from mlx_sd.sampling.denoise import guide
+from mlx_sd.reuse import deepcache
+from mlx_sd.reuse.deepcache import Policy, parse
+from mlx_sd.sampling import samplers
 from tests.support import families
-from tests.support.families import FAMILIES
 
-SHAPES = ("sd1", "sd2v", "sdxl")
-BRANCHES = {"sd1": 12, "sd2v": 8, "sdxl": 9}  # skips of the UNet: conv_in, its resnets, its downsamplers
-SIDE = st.integers(1, 11)
+pytestmark = pytest.mark.filterwarnings("ignore:in . evaluations little repeats itself")
 
-
-def inputs(name: str, height: int, width: int, batch: int) -> dict[str, mx.array]:
-    made = families.unet_inputs(FAMILIES[name]["unet"], (height, width), batch)
-    return {key: mx.array(value) for key, value in made.items()}
-
-
-def generate(sd, **settings):
-    given = {"steps": 7, "guidance": families.GUIDANCE, "seed": families.SEED, "output": "latent"}
-    return sd.generate(families.PROMPT, families.NEGATIVE, **(given | settings))
+BRANCH, DEGREE = st.integers(0, 11), st.integers(0, 2)
+POLICIES = st.one_of(
+    st.builds(DeepCache, st.integers(1, 60), BRANCH, DEGREE),
+    st.builds(NonUniform, st.integers(1, 60), st.none() | st.integers(0, 99), st.floats(1.01, 9), BRANCH, DEGREE),
+    st.builds(At, st.sets(st.integers(1, 99)).map(lambda s: (0, *sorted(s))), BRANCH, DEGREE),
+    st.builds(Adaptive, st.floats(0, math.inf), BRANCH, DEGREE),
+)
 
 
-@pytest.mark.parametrize("name", SHAPES)
-def test_there_is_a_branch_for_every_skip(name, family):
-    assert family(name).unet.branches == range(BRANCHES[name])
+def generate(sd, policy, **settings):
+    settings = {"steps": 7, "guidance": families.GUIDANCE, "seed": families.SEED, "output": "latent"} | settings
+    return sd.generate(families.PROMPT, families.NEGATIVE, deepcache=policy, **settings)
 
 
-@pytest.mark.parametrize("name", SHAPES)
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data(), height=SIDE, width=SIDE, batch=st.integers(1, 3))
-def test_cached_is_full_bit_for_bit_on_the_same_inputs(name, family, data, height, width, batch):
-    branch = data.draw(st.integers(0, BRANCHES[name] - 1))
-    unet, given_ = family(name).unet, inputs(name, height, width, batch)
-    full, deep = unet(**given_, depth=branch + 1)
-    cached, kept = unet(**given_, deep=deep, depth=branch + 1)
-    assert mx.array_equal(cached, full)
-    assert mx.array_equal(kept, deep)
+# ------------------------------------------------------------------------------------------------ text
 
 
-@pytest.mark.parametrize("name", SHAPES)
-def test_cached_is_full_bit_for_bit_at_every_branch_of_an_odd_size(name, family):
-    unet, given_ = family(name).unet, inputs(name, 9, 5, 2)
-    plain, _ = unet(**given_)
-    for branch in unet.branches:
-        full, deep = unet(**given_, depth=branch + 1)
-        cached, _ = unet(**given_, deep=deep, depth=branch + 1)
-        assert mx.array_equal(full, plain), f"branch {branch}"
-        assert mx.array_equal(cached, plain), f"branch {branch}"
+@given(POLICIES)
+def test_a_policy_prints_as_what_deepcache_takes(policy):
+    assert parse(str(policy)) == policy
 
 
-@pytest.mark.parametrize("name", SHAPES)
-def test_a_cached_pass_does_less_the_smaller_its_branch(name, family):
-    unet, given_ = family(name).unet, inputs(name, 8, 8, 1)
-
-    def operations(**cache) -> int:
-        count = 0
-
-        def note(kind, function, arrays, attributes):
-            nonlocal count
-            count += 1
-            return function(*arrays, **attributes)
-
-        with ops.recording(note):
-            unet(**given_, **cache)
-        return count
-
-    counts = [operations()]
-    for branch in reversed(unet.branches):
-        counts.append(operations(deep=unet(**given_, depth=branch + 1)[1], depth=branch + 1))
-    assert counts == sorted(set(counts), reverse=True)
+@given(st.text(st.sampled_from("0123456789.,:+-=atdpivenoufrmcs "), max_size=30))
+def test_text_that_is_no_policy_is_refused_in_one_line(text):
+    try:
+        assert parse(str(parse(text))) == parse(text)
+    except InputError as error:
+        assert "\n" not in str(error)
 
 
-@pytest.mark.parametrize("name", SHAPES)
-def test_a_cached_pass_sees_this_step_s_latents_and_that_step_s_features(name, family):
-    unet, now, before = family(name).unet, inputs(name, 8, 8, 1), inputs(name, 8, 8, 1)
-    before["x"] = mx.array(families.numbers("earlier", *before["x"].shape))
-    for branch in unet.branches:
-        full, _ = unet(**now, depth=branch + 1)
-        stale, _ = unet(**before, depth=branch + 1)
-        cached, _ = unet(**now, deep=unet(**before, depth=branch + 1)[1], depth=branch + 1)
-        assert not mx.array_equal(cached, full), f"branch {branch}: the features that were handed in are not used"
-        assert not mx.array_equal(cached, stale), f"branch {branch}: the latents are not looked at"
+@pytest.mark.parametrize(
+    ("text", "policy"),
+    [
+        ("3", DeepCache(interval=3, branch=0)),
+        ("3:1", DeepCache(3, 1)),
+        ("3:1+forecast1", DeepCache(3, 1, 1)),
+        ("3+forecast2", DeepCache(3, forecast=2)),
+        ("nonuniform:5", NonUniform(5)),
+        ("nonuniform:5,15,1.4:1", NonUniform(5, 15, 1.4, 1)),
+        ("nonuniform:5,,1.6", NonUniform(5, None, 1.6)),
+        ("at=0,4,9", At((0, 4, 9))),
+        ("at=0,4,9:2", At([0, 4, 9], 2)),
+        ("adaptive:0.1", Adaptive(0.1)),
+        ("adaptive:1e-2:3+forecast1", Adaptive(0.01, 3, 1)),
+    ],
+)
+def test_text_is_read_as_the_policy_it_names(text, policy):
+    assert parse(text) == policy
 
 
-@given(interval=st.integers(1, 60), evaluations=st.integers(0, 120), branch=st.integers(0, 11))
-def test_one_evaluation_in_n_is_full_and_the_first_is(interval, evaluations, branch):
-    reuse, given_ = Reuse(DeepCache(interval, branch), range(evaluations)), []
+def test_a_number_is_an_interval_and_a_policy_is_itself():
+    assert parse(4) == DeepCache(4)
+    assert parse(None) is None
+    assert parse(policy := Adaptive(0.3)) is policy
 
-    def unet(deep, depth):
-        assert depth == branch + 1
-        given_.append(deep)
-        return mx.zeros(()), mx.array(len(given_) - 1 if deep is None else deep.item())
 
-    for _ in range(evaluations):
-        reuse(unet)
-    assert (reuse.evaluations, reuse.full) == (evaluations, math.ceil(evaluations / interval))
-    # Each is full, or is handed what the latest full one gave.
-    for i, deep in enumerate(given_):
-        assert (deep is None) if i % interval == 0 else (deep.item() == i - i % interval)
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("nonunifrom:5", r"did you mean nonuniform:5\?$"),
+        ("Adaptive:0.1", r"did you mean adaptive:0.1\?$"),
+        ("adaptive=0.1", r"did you mean adaptive:0.1\?$"),
+        ("at:0,4", r"did you mean at=0,4,9\?$"),
+        ("often", r"takes N or N:BRANCH, for example 3 or 3:1, nonuniform:5, at=0,4,9 or adaptive:0.1.* not 'often'$"),
+        ("", "takes N or N:BRANCH"),
+        (True, "takes N or N:BRANCH.* not True"),
+        (2.5, "takes N or N:BRANCH.* not 2.5"),
+        ("nonuniform:5,1,2,3", "takes N or N:BRANCH"),
+        ("3+forecast3", "degree 0, 1 or 2, not 3"),
+    ],
+)
+def test_an_error_names_the_nearest_right_spelling(value, message):
+    with pytest.raises(InputError, match=message):
+        parse(value)
+
+
+# ------------------------------------------------------------------------------------------------ policies
+
+
+def test_every_policy_of_the_module_is_listed_and_has_its_example_in_messages():
+    classes = [
+        value
+        for _, value in inspect.getmembers(deepcache, inspect.isclass)
+        if issubclass(value, Policy) and value is not Policy
+    ]
+    assert set(classes) == set(deepcache.POLICIES)
+    for policy in classes:
+        example = policy.prefix + policy.example
+        assert type(parse(example)) is policy and example in deepcache.examples()
+        assert [field.name for field in fields(policy)][-2:] == ["branch", "forecast"]
+
+
+def test_a_new_policy_is_checked_when_it_is_built_and_read_where_others_are(monkeypatch):
+    """It is a class and an entry in the list; branch and forecast are checked without a line of its own."""
+
+    @dataclass(frozen=True)
+    class Once(Policy):
+        prefix, example = "once:", "4"
+
+        second: int = 4
+        branch: int = 0
+        forecast: int = 0
+
+        def full_evaluations(self, evaluations):
+            return [0, self.second]
+
+        def arguments(self):
+            return str(self.second)
+
+        @classmethod
+        def from_arguments(cls, values):
+            return cls(int(values[0]))
+
+    monkeypatch.setattr(deepcache, "POLICIES", (*deepcache.POLICIES, Once))
+    assert parse("once:7:2+forecast1") == Once(7, 2, 1)
+    assert str(Once(7, 2, 1)) == "once:7:2+forecast1" and not Once().decides_per_image
+    for fields_ in ({"branch": -1}, {"forecast": 3}):
+        with pytest.raises(InputError):
+            Once(**fields_)
+    with pytest.raises(InputError, match=r"or once:4, .* did you mean once:4\?"):
+        parse("onec:5")
+
+
+def test_nonuniform_steps_are_the_papers():
+    """The authors' own list for 50 steps: below the centre the real part of a complex root, not a signed one."""
+    assert NonUniform(5, 15, 1.4).full_evaluations(50) == [0, 5, 9, 13, 17, 21, 26, 31, 37, 43]
+    assert NonUniform(5).full_evaluations(50) == NonUniform(5, 15, 1.4).full_evaluations(50)
+
+
+@given(st.integers(2, 20), st.integers(1, 120), st.floats(1.05, 3))
+def test_nonuniform_is_one_in_n(interval, evaluations, power):
+    try:
+        full = NonUniform(interval, None, power).full_evaluations(evaluations)
+    except InputError:
+        assume(False)
+    assert len(full) == math.ceil(evaluations / interval)
+    assert full[0] == 0 and full == sorted(set(full)) and full[-1] < evaluations
+
+
+def test_a_policy_is_checked_against_a_number_of_evaluations():
+    NonUniform(2, 8).check(9)
+    with pytest.raises(InputError, match="there is no evaluation 9 of 9 to be nonuniform DeepCache's centre"):
+        NonUniform(2, 9).check(9)
+
+
+def test_adaptive_policies_decide_per_image_unless_no_change_reaches_the_threshold():
+    assert [policy.decides_per_image for policy in (DeepCache(), NonUniform(), At((0,)))] == [False] * 3
+    assert Adaptive(0.0).decides_per_image and not Adaptive(math.inf).decides_per_image
+    one, moved = mx.array([3.0, 4.0]), mx.array([3.0, 5.0])
+    assert Adaptive(0.19).refreshes(one, moved) and not Adaptive(0.21).refreshes(one, moved)
+    assert Adaptive(9.0).refreshes(mx.zeros(2), mx.zeros(2))  # 0 / 0 is not a number
+
+
+# ------------------------------------------------------------------------------------------------ generations
+
+
+def test_full_everywhere_is_no_cache_bit_for_bit(family):
+    sd = family("sd1")
+    plain = generate(sd, None).latents
+    for policy in (DeepCache(1, 2), At(tuple(range(9)), 1), Adaptive(0.0, 1), DeepCache(1, 0, 2), Adaptive(0.0, 11, 1)):
+        result = generate(sd, policy)
+        assert mx.array_equal(result.latents, plain) and result.full == result.evaluations, policy
+
+
+def test_policies_that_choose_the_same_evaluations_make_the_same_latents(family):
+    sd = family("sd1")
+    third = generate(sd, DeepCache(3, 1))
+    assert mx.array_equal(generate(sd, At((0, 3, 6), 1)).latents, third.latents)
+    once = generate(sd, At((0,), 1, 0))
+    for policy in (DeepCache(99, 1), Adaptive(math.inf, 1), Adaptive(1e9, 1), At((0,), 1, 2)):
+        result = generate(sd, policy)
+        assert result.full == 1 and mx.array_equal(result.latents, once.latents), policy
+    assert not mx.array_equal(generate(sd, DeepCache(3, 1, 1)).latents, third.latents)
 
 
 @pytest.mark.parametrize("sampler", samplers.names())
-@pytest.mark.parametrize("interval", [2, 3, 5])
-def test_a_generation_counts_evaluations_not_steps(sampler, interval, family):
-    calls = []
-    result = generate(
-        family("sd1"), steps=5, sampler=sampler, deepcache=DeepCache(interval), callback=lambda *a: calls.append(a[:2])
-    )
-    assert result.evaluations == len(calls) >= 5
-    assert result.full == math.ceil(result.evaluations / interval)
-
-
-@pytest.mark.parametrize("name", SHAPES)
-def test_nothing_survives_a_generation(name, family):
-    first = generate(family(name), deepcache=DeepCache(3, 1))
-    generate(family(name), steps=5, seed=77, deepcache=DeepCache(5, 2))
-    again = generate(family(name), deepcache=DeepCache(3, 1))
-    assert mx.array_equal(first.latents, again.latents)
-
-
-@pytest.mark.parametrize("name", SHAPES)
-def test_interval_one_is_no_cache_at_all(name, family):
-    plain = generate(family(name))
-    for branch in (0, BRANCHES[name] - 1):
-        every = generate(family(name), deepcache=DeepCache(1, branch))
-        assert mx.array_equal(every.latents, plain.latents)
-        assert every.full == every.evaluations
-    assert not mx.array_equal(generate(family(name), deepcache=DeepCache(2)).latents, plain.latents)
-
-
-def by_hand(sd, sampler: str | None, steps: int, due: Sequence[int], branch: int) -> mx.array:
-    """Final latents of a loop that computes the whole UNet at the evaluations `due`."""
-    noise = mx.array(families.noise())
-    context = mx.concatenate([sd.encode_prompt(text)[0] for text in (families.NEGATIVE, families.PROMPT)])
-    asked, kept = 0, None
-
-    def predict(x: mx.array, t: float) -> mx.array:
-        nonlocal asked, kept
-        both, time = mx.concatenate([x, x]), mx.array(t)
-        if asked in due:
-            output, kept = sd.unet(both, time, context, depth=branch + 1)
-        else:
-            output, _ = sd.unet(both, time, context, deep=kept, depth=branch + 1)
-        asked += 1
-        return guide(output, families.GUIDANCE)
-
-    stream = np.random.RandomState(families.SEED)
-
-    def normal() -> mx.array:  # channel-first, as the pipeline draws
-        drawn = stream.standard_normal((noise.shape[3], *noise.shape[1:3])).astype(np.float32)
-        return mx.array(drawn.transpose(1, 2, 0)[None])
-
-    table = samplers.table(sd.model.scheduler, *samplers.choose(sd.model.scheduler, sampler, None), steps)
-    return loop.run(table, predict, noise, normal)
-
-
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(interval=st.integers(2, 4), branch=st.integers(0, 11), steps=st.integers(2, 6))
-def test_a_cached_generation_is_the_loop_written_by_hand(interval, branch, steps, family):
-    how = {"latents": mx.array(families.noise()), "steps": steps, "deepcache": DeepCache(interval, branch)}
-    ours = generate(family("sd1"), **how)
-    assert mx.array_equal(ours.latents, by_hand(family("sd1"), None, steps, range(0, 2 * steps, interval), branch))
-
-
-@pytest.mark.parametrize("sampler", samplers.names())
-def test_under_every_sampler_it_is_the_loop_written_by_hand(sampler, family):
-    how = {"latents": mx.array(families.noise()), "steps": 6, "sampler": sampler, "deepcache": At((0, 1, 4, 7), 2)}
-    ours = generate(family("sd1"), **how)
-    assert mx.array_equal(ours.latents, by_hand(family("sd1"), sampler, 6, (0, 1, 4, 7), 2))
-
-
-def test_a_branch_that_is_not_there_is_refused(family):
-    with pytest.raises(InputError, match="no DeepCache branch 12 in this UNet; it has 0 to 11"):
-        generate(family("sd1"), deepcache=DeepCache(2, 12))
+def test_every_policy_goes_with_every_sampler(sampler, family):
+    for policy in (NonUniform(2, forecast=1), At((0, 1, 4), 1, 2), Adaptive(0.2, 0, 2)):
+        result = generate(family("sd1"), policy, steps=4, sampler=sampler)
+        assert result.evaluations >= 4 and mx.isfinite(result.latents).all().item()
+        if not isinstance(policy, Adaptive):
+            assert result.full == len(policy.full_evaluations(result.evaluations))

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from mlx_sd import DeepCache, FreeU
 from mlx_sd.core.errors import InputError
-from mlx_sd.reuse.freeu import weaken
-from tests.reuse.test_deepcache import BRANCHES, SHAPES, inputs
+from mlx_sd.networks.family import Family
+from mlx_sd.reuse.freeu import PUBLISHED, parse, scale_lowest_frequencies
+from tests.reuse.test_cached_passes import BRANCHES, SHAPES, inputs
 from tests.support import families
 
 FACTOR = st.floats(0, 3)
@@ -26,15 +27,15 @@ def filtered(z: np.ndarray, s: float) -> np.ndarray:
 @given(st.integers(1, 17), st.integers(1, 17), FACTOR, st.integers(0, 99))
 def test_matrices_are_the_fourier_filter_at_every_size(height, width, s, seed):
     z = np.random.default_rng(seed).standard_normal((2, height, width, 3))
-    assert np.abs(np.array(weaken(mx.array(z.astype(np.float32)), s)) - filtered(z, s)).max() < 1e-5
+    assert np.abs(np.array(scale_lowest_frequencies(mx.array(z.astype(np.float32)), s)) - filtered(z, s)).max() < 1e-5
 
 
 def test_the_lowest_frequencies_are_scaled_and_no_others():
     wave = np.cos(2 * np.pi * 3 * np.arange(12) / 12)[None, :, None, None] * np.ones((1, 12, 12, 2))
-    assert np.abs(np.array(weaken(mx.array(wave.astype(np.float32)), 0.2)) - wave).max() < 1e-5
+    assert np.abs(np.array(scale_lowest_frequencies(mx.array(wave.astype(np.float32)), 0.2)) - wave).max() < 1e-5
     flat = mx.full((1, 12, 8, 2), 5.0)
-    assert np.abs(np.array(weaken(flat, 0.2)) - 1.0).max() < 1e-5
-    assert weaken(flat.astype(mx.float16), 0.2).dtype == mx.float16
+    assert np.abs(np.array(scale_lowest_frequencies(flat, 0.2)) - 1.0).max() < 1e-5
+    assert scale_lowest_frequencies(flat.astype(mx.float16), 0.2).dtype == mx.float16
 
 
 def test_the_original_form_is_the_papers_formula(family):
@@ -86,17 +87,32 @@ def test_a_picture_with_deepcache_and_freeu_at_interval_one_is_that_with_freeu(f
     assert alone.settings.freeu == FreeU(1.5, 1.6, 0.9, 0.2)
 
 
-def test_published_factors_go_by_family(family):
-    assert str(FreeU().of(family("sdxl").unet.config)) == "structure:1.3,1.4,0.9,0.2"
+@pytest.mark.parametrize("checkpoint", Family)
+def test_every_family_has_published_factors_and_set_ones_stay(checkpoint):
+    assert set(PUBLISHED) == set(Family)
+    assert FreeU(form="constant").for_family(checkpoint) == FreeU(*PUBLISHED[checkpoint], "constant")
+    assert FreeU(1, 2, 3, 4).for_family(checkpoint) == FreeU(1, 2, 3, 4)
+
+
+def test_published_factors_are_those_of_the_checkpoint_s_family(family):
+    result = family("sdxl").generate("a tent", steps=1, output="latent", freeu=FreeU())
+    assert str(result.settings.freeu) == "structure:1.3,1.4,0.9,0.2"
+
+
+def test_true_and_the_bare_flag_are_published_factors_and_false_is_none():
+    assert parse(True) == parse("") == FreeU()
+    assert parse(False) is parse(None) is None
+    assert parse("1.5,1.6,0.9,0.2") == FreeU(1.5, 1.6, 0.9, 0.2)
+    assert parse(factors := FreeU(form="constant")) is factors
 
 
 @given(st.none() | st.tuples(FACTOR, FACTOR, FACTOR, FACTOR), st.sampled_from(["structure", "constant"]))
 def test_freeu_prints_as_what_it_takes(factors, form):
-    made = FreeU(*factors or (None,) * 4, form)
-    assert FreeU.parse(str(made)) == made
+    freeu = FreeU(*factors or (None,) * 4, form)
+    assert parse(str(freeu)) == freeu
 
 
-@pytest.mark.parametrize("text", ["1", "1,2,3", "a,b,c,d", "nan,1,1,1", "-1,1,1,1", "other:1,1,1,1", "a tent"])
+@pytest.mark.parametrize("text", ["1", "1,2,3", "a,b,c,d", "nan,1,1,1", "-1,1,1,1", "other:1,1,1,1", "a tent", 1.5])
 def test_nonsense_is_refused(text):
     with pytest.raises(InputError):
-        FreeU.parse(text)
+        parse(text)

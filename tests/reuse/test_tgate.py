@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mlx_sd import Adaptive, At, DeepCache, FreeU, NonUniform, StableDiffusion, TGate
 from mlx_sd.core.errors import InputError
+from mlx_sd.reuse.tgate import parse
 from mlx_sd.sampling import loop, samplers
 from mlx_sd.sampling.denoise import guide
 from tests.support import families
@@ -48,7 +49,7 @@ def test_from_the_gate_on_the_batch_is_half(name, gate, family, monkeypatch):
 @pytest.mark.parametrize("cache", [DeepCache(3), DeepCache(4, 2), NonUniform(3), At((0, 2)), DeepCache(3, forecast=1)])
 def test_with_deepcache_the_unet_is_whole_just_before_the_gate_and_at_it(cache, family, monkeypatch):
     seen = spied(family("sd1"), monkeypatch, tgate=TGate(5), deepcache=cache)
-    assert [i for i, call in enumerate(seen) if not call["cached"]] == sorted({*cache.due(STEPS), 4, 5})
+    assert [i for i, call in enumerate(seen) if not call["cached"]] == sorted({*cache.full_evaluations(STEPS), 4, 5})
 
 
 @pytest.mark.parametrize("sampler", samplers.names())
@@ -73,7 +74,7 @@ def test_a_gated_generation_is_the_loop_written_by_hand(gate, sp, fi, warm_up, g
     contexts = {2: [families.NEGATIVE, families.PROMPT], 1: [families.NEGATIVE]}
     if guidance == 1:
         contexts = {1: [families.PROMPT]}
-    join = {"join": FreeU().join(sd.unet.config)} if freeu else {}
+    join = {"join": FreeU().for_family(sd.model.family).join(sd.unet.config)} if freeu else {}
     layers = [
         (f"{place}.{name}", block, name)
         for place, module in sd.unet.named_modules()
@@ -165,16 +166,23 @@ def test_a_gate_that_is_never_reached_is_refused(gate, family):
         ("4,1,1,1,1", "takes GATE"),
         ("4.5", "takes GATE"),
         ("", "takes GATE"),
+        (True, "takes GATE"),
+        (1.5, "takes GATE"),
     ],
 )
 def test_what_is_no_gate_is_refused(text, says):
     with pytest.raises(InputError, match=says):
-        TGate.parse(text)
+        parse(text)
 
 
 @given(st.tuples(st.integers(1, 99), st.integers(1, 99), st.integers(1, 99), st.integers(0, 99)))
 def test_a_gate_reads_what_it_prints(numbers):
-    assert TGate.parse(str(TGate(*numbers))) == TGate(*numbers)
+    assert parse(str(TGate(*numbers))) == TGate(*numbers)
+
+
+def test_a_number_is_the_gate_and_a_gate_is_itself():
+    assert parse(7) == parse("7") == TGate(7)
+    assert parse(None) is None and parse(gate := TGate(4, 1)) is gate
 
 
 def test_deepcache_in_a_few_steps_warns_and_in_more_does_not(family):

@@ -51,7 +51,7 @@ def test_counting_computes_nothing():
 def test_evaluations_are_full_where_the_policy_says(bench, branch):
     policy = DeepCache(3, branch)
     full, cached = bench.macs(Loop())[0], bench.macs(Loop(policy))
-    assert [n == full for n in cached] == [i in policy.due(7) for i in range(7)]
+    assert [n == full for n in cached] == [i in policy.full_evaluations(7) for i in range(7)]
     assert cached[0] > cached[1] == cached[2]
     if branch:
         assert cached[1] > bench.macs(Loop(DeepCache(3, branch - 1)))[1]

@@ -1,0 +1,97 @@
+"""What DeepCache keeps during one generation: the deep features of the latest full evaluations.
+
+The UNet asks for them in its call, `unet(..., deep=, depth=)`: an array replaces everything below the cut, None has it
+computed, and a function decides between the two when it is shown the shallow features.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+
+import mlx.core as mx
+
+from ..networks.unet import Deep
+from .deepcache import Policy
+
+_REACH = 0.5  # of the distance between the last two full evaluations
+_SAME_LEVEL = 5e-7  # difference of log-SNRs below which two evaluations are at one noise level
+
+
+class FeatureCache:
+    """Counts the evaluations of one generation and hands the UNet its deep features; made fresh for each generation.
+
+    evaluations: how many have run. full: how many of them ran the whole UNet.
+    """
+
+    def __init__(
+        self,
+        policy: Policy | None,
+        log_snr: Sequence[float],
+        *,
+        forced: Collection[int] = (),
+        restart_at: int | None = None,
+    ):
+        """Prepares for the evaluations at `log_snr`, the log-SNR of each (`Table.log_snr`).
+
+        policy: None makes every evaluation full and keeps nothing.
+        forced: evaluations that are full beside those of the policy.
+        restart_at: an evaluation that drops what was kept, for example because the batch has another size from there
+            on; it must be full, too.
+        """
+        self.policy, self._log_snr, self._restart_at = policy, log_snr, restart_at
+        self._full_evaluations = {*(policy.full_evaluations(len(log_snr)) if policy else ()), *forced}
+        self.evaluations = self.full = 0
+        self._past: list[tuple[float, mx.array]] = []  # log-SNR and deep features of the latest full evaluations
+        self._shallow: mx.array | None = None  # shallow features of the last of them
+
+    def evaluate(self, unet: Callable[[Deep, int], tuple[mx.array, mx.array]]) -> mx.array:
+        """Runs `unet(deep, depth) -> (prediction, deep)` for the next evaluation and returns the prediction."""
+        evaluation, self.evaluations = self.evaluations, self.evaluations + 1
+        policy = self.policy
+        if policy is None:
+            self.full += 1
+            return unet(None, 1)[0]
+        log_snr, required = self._log_snr[evaluation], evaluation in self._full_evaluations
+        if evaluation == self._restart_at:
+            self._past = []
+        reused: mx.array | None = None
+
+        def decide(shallow: mx.array) -> mx.array | None:
+            """Returns the deep features to reuse, or None to have them computed."""
+            nonlocal reused
+            if required or self._shallow is None or policy.refreshes(self._shallow, shallow):
+                self._shallow = shallow
+            else:
+                reused = extrapolate(self._past, log_snr)
+            return reused
+
+        if policy.decides_per_image:
+            prediction, deep = unet(decide, policy.branch + 1)
+        else:
+            reused = None if required else extrapolate(self._past, log_snr)
+            prediction, deep = unet(reused, policy.branch + 1)
+        if reused is None:
+            self.full += 1
+            # Of two evaluations at one noise level (Heun's) the later replaces the earlier.
+            past = [(level, features) for level, features in self._past if abs(level - log_snr) > _SAME_LEVEL]
+            self._past = [*past, (log_snr, deep)][-1 - policy.forecast :]
+        return prediction
+
+
+def extrapolate(past: Sequence[tuple[float, mx.array]], log_snr: float) -> mx.array:
+    """Returns the polynomial through all of `past`, pairs of log-SNR and features, at `log_snr`, in their dtype.
+
+    Lagrange's form, sum_i F_i prod_{j != i} (x - x_j) / (x_i - x_j), summed in float32. x reaches no further than half
+    of the distance between the last two and stays there: beyond, it was seen to overshoot.
+    """
+    if len(past) == 1:
+        return past[0][1]
+    (before, _), (last, _) = past[-2:]
+    reach = _REACH * abs(last - before)
+    x = min(max(log_snr, last - reach), last + reach)
+    total = mx.zeros(past[0][1].shape)
+    for x_i, features in past:
+        weight = 1.0
+        for x_j, _ in past:
+            if x_j != x_i:
+                weight *= (x - x_j) / (x_i - x_j)
+        total = total + weight * features.astype(mx.float32)
+    return total.astype(past[0][1].dtype)

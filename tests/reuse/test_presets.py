@@ -1,0 +1,66 @@
+"""Presets: complete, overruled by flags of their own, and printed with their evidence."""
+
+import pytest
+
+from bench import results
+from bench.report import reuse
+from mlx_sd import DeepCache, StableDiffusion
+from mlx_sd import metadata as picture
+from mlx_sd.core.errors import InputError
+from mlx_sd.networks.family import Family
+from mlx_sd.reuse import presets
+
+FAMILIES = (presets.EMBEDDED, presets.SD, presets.SDXL)
+
+
+@pytest.mark.parametrize("family_presets", FAMILIES)
+def test_every_family_has_every_preset_and_each_states_its_evidence(family_presets):
+    assert tuple(family_presets) == presets.NAMES
+    assert all(preset.evidence for preset in family_presets.values())
+    assert family_presets["exact"].deepcache is family_presets["exact"].tgate is None
+
+
+@pytest.mark.parametrize("name", presets.NAMES)
+def test_the_evidence_of_the_embedded_checkpoint_s_presets_is_what_was_measured(name):
+    curves = results.read(results.FOLDER / reuse.CURVES)
+    run = reuse.row_of(curves, presets.EMBEDDED[name])
+    assert run and presets.EMBEDDED[name].evidence == reuse.preset_note(curves, run)
+
+
+@pytest.mark.parametrize("name", presets.NAMES)
+def test_a_preset_is_the_settings_it_names(name):
+    sd = StableDiffusion.load("tiny", "float32")
+    settings = sd.settings(speed=name)
+    assert {key: getattr(settings, key) for key in sd.preset(name).settings} == presets.EMBEDDED[name].settings
+    assert sd.settings(speed=name, deepcache=DeepCache(4), steps=33) == sd.settings(
+        **presets.EMBEDDED[name].settings | {"deepcache": DeepCache(4), "steps": 33}
+    )
+
+
+def test_families_have_presets_of_their_own(family):
+    assert family("sd1").preset("fast") is presets.SD["fast"]
+    assert family("sdxl").preset("fast") is presets.SDXL["fast"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "slow"}, "no speed 'slow'; choose exact, fast, fastest"),
+        ({"family": Family.UPSCALER}, "--speed is for checkpoints that turn text into images, not for x4 upscaler"),
+        ({"family": Family.UNCONDITIONAL}, "not for unconditional diffusion; leave it out"),
+        ({"distilled": True}, "distilled to few steps, where little repeats itself: leave out --speed"),
+    ],
+)
+def test_a_checkpoint_or_name_without_a_preset_is_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        presets.preset(**{"name": "fast", "family": Family.SD1} | arguments)
+
+
+def test_a_preset_is_printed_and_replayed_as_its_settings(run, tmp_path):
+    code, _, err = run("a tent", "--speed", "fastest", "--output", "a.png")
+    assert (code, err) == (0, f"mlx_sd.generate: {presets.EMBEDDED['fastest']}\n")
+    assert run("--from-image", "a.png", "--output", "b.png")[::2] == (0, "")
+    a, b = (picture.read(tmp_path / name) for name in ("a.png", "b.png"))
+    assert a == b and a["tgate"] == str(presets.EMBEDDED["fastest"].tgate)
+    assert run("--from-image", "a.png", "--speed", "exact", "--output", "c.png")[0] == 0
+    assert picture.read(tmp_path / "c.png")["tgate"] is None
