@@ -32,10 +32,9 @@ def ddim(scheduler: Scheduler, num_steps: int, schedule: str, rho: float = RHO, 
     even = schedule in (*SPACINGS, "sgm_uniform")
     ends = t - scheduler.num_train_timesteps // num_steps if even else np.append(t[1:], -1)
 
-    def level(timestep: int) -> Level:
-        return Level.from_alpha_cumprod(alphas_cumprod[timestep]) if timestep >= 0 else final
-
-    return Grid([Step(float(i), level(i), level(j)) for i, j in zip(t, ends, strict=True)])
+    levels = [Level.from_alpha_cumprod(value) for value in alphas_cumprod[t]]
+    end_levels = [Level.from_alpha_cumprod(alphas_cumprod[end]) if end >= 0 else final for end in ends]
+    return Grid([Step(float(t[i]), levels[i], end_levels[i]) for i in range(len(t))])
 
 
 def ddpm(scheduler: Scheduler, num_steps: int, schedule: str, rho: float = RHO) -> Grid:

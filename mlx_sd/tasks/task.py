@@ -20,7 +20,7 @@ class Start(NamedTuple):
     noise: mx.array  # (N, h, w, C)
     image: mx.array | None = None  # latents to begin from, (N, h, w, C)
     channels: mx.array | None = None  # beside the latents, (1 or N, h, w, K)
-    keep: Callable[[mx.array, float, float], mx.array] | None = None  # see samplers.evaluate
+    keep: Callable[[mx.array, float, float], mx.array] | None = None  # see sampling.loop.evaluate
 
 
 class Starter(Protocol):

@@ -110,7 +110,7 @@ def predictions(sampler: str) -> tuple[str, ...]:
 
 TRIPLES = [
     (sampler, schedule, prediction)
-    for sampler in samplers.names()
+    for sampler in reference.SCHEDULERS
     for schedule in samplers.SAMPLERS[sampler].schedules
     for prediction in predictions(sampler)
     if reference.supports(sampler, schedule)
@@ -133,7 +133,7 @@ MIDWAY = ((20, 3), (20, 5), (20, 12), (20, 19), (10, 3), (10, 5))
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS[:2])
-@pytest.mark.parametrize("sampler", samplers.names())
+@pytest.mark.parametrize("sampler", reference.SCHEDULERS)
 def test_midway_from_an_image_every_sampler_ends_where_diffusers_does(sampler, prediction, measure):
     """Where diffusers itself goes wrong, PNDM and LMS, it is made to start anew: see reference.midway."""
     for schedule in dict.fromkeys((samplers.SAMPLERS[sampler].default_schedule, "leading", "trailing", "karras")):
@@ -297,7 +297,7 @@ def test_sigmas_that_a_user_gives(sigmas, measure):
     measure("sigmas given", distance(found, theirs(reference.scheduler(made), {"sigmas": sigmas})), EXACT)
 
 
-@pytest.mark.parametrize("sampler", samplers.names())
+@pytest.mark.parametrize("sampler", reference.SCHEDULERS)
 def test_a_checkpoint_s_own_config_decides_sampler_and_schedule(sampler, measure):
     for changes in ({}, {"timestep_spacing": "trailing"}, {"timestep_spacing": "leading", "steps_offset": 0}):
         made = config(sampler, **changes)
@@ -347,7 +347,7 @@ def test_the_last_step_is_of_the_order_that_the_config_says(final, steps, measur
 
 
 @pytest.mark.parametrize("betas", ["linear", "squaredcos_cap_v2"])
-@pytest.mark.parametrize("sampler", samplers.names())
+@pytest.mark.parametrize("sampler", reference.SCHEDULERS)
 def test_other_beta_schedules(sampler, betas, measure):
     made = config(sampler, "v_prediction", beta_schedule=betas, beta_start=1e-4, beta_end=0.02)
     for schedule in ("leading", "karras"):
@@ -358,7 +358,7 @@ def test_other_beta_schedules(sampler, betas, measure):
             compare(measure, "other betas", made, sampler, schedule, 20)
 
 
-@pytest.mark.parametrize("sampler", samplers.names())
+@pytest.mark.parametrize("sampler", reference.SCHEDULERS)
 def test_trained_betas_and_other_lengths_of_training(sampler, measure):
     betas = [float(b) for b in np.linspace(0.001, 0.03, 600)]
     made = config(sampler, trained_betas=betas, num_train_timesteps=600)

@@ -233,6 +233,19 @@ def test_rows_go_down_in_noise_and_within_the_training_range(name, steps):
         assert all(math.isclose(row.level.signal**2 + row.level.noise**2, 1) for row in rows)
 
 
+def _memory(table):
+    """How many rows a run needs until its history reaches as far back as the table ever looks; 0 without memory."""
+    reach, first = 0, 0  # evaluations before the step; the first row of the step
+    for i, row in enumerate(table.rows):
+        if row.correction:  # of the step before, with the estimate at its end
+            reach = max(reach, len(row.correction.estimates) - (i - first + 1))
+            first = i
+        reach = max(reach, len(row.mix.estimates) - (i - first + 1))
+        if row.ends_step:
+            first = i + 1
+    return reach + 1 if reach or any(row.correction for row in table.rows) else 0
+
+
 MIDWAY = [
     *((name, {}) for name in samplers.names()),
     *(("edm", {"order": order, "s_churn": 2.0, "s_tmin": 0.4}) for order in (1, 2)),
@@ -245,37 +258,35 @@ MIDWAY = [
 def test_midway_the_rows_are_the_tail_of_the_whole_run_once_the_memory_is_full(name, options):
     """So what depends on the number of steps, churn, stride, groups and lower orders at the end, is the whole grid's.
 
-    Methods without memory have the very tail. PLMS, which asks once more at its start, needs five steps to forget it.
+    Methods without memory have the very tail. The groups of DPM-Solver++(2S) begin anew within a cut one.
     """
-    memory = {"lms": options.get("order", 4), "plms": 5, "dpmpp_3m": 3, "dpmpp_2s": options.get("order", 2)}
-    memory |= dict.fromkeys(("dpmpp_2m", "dpmpp_2m_sde"), 2)
-    memory |= dict.fromkeys(("dpm_2m", "deis", "unipc"), options.get("order", 2) + (name == "unipc"))
     for spacing, (steps, begin) in itertools.product(_named(name), ((10, 0), (10, 3), (14, 4), (20, 12), (20, 19))):
-        chosen = samplers.choose(_scheduler(), name, spacing, Options(**options))
-        whole = samplers.table(_scheduler(), *chosen, steps)
-        found = samplers.table(_scheduler(), *chosen, steps, begin)
+        resolved = samplers.choose(_scheduler(), name, spacing, Options(**options))
+        complete = samplers.table(_scheduler(), *resolved, steps)
+        tail = samplers.table(_scheduler(), *resolved, steps, begin)
         if begin == 0:
-            assert found.rows == whole.rows and found.churn_scale == whole.churn_scale
+            assert tail.rows == complete.rows and tail.churn_scale == complete.churn_scale
             continue
-        each = 2 if len(whole.rows) == 2 * steps - 1 else 1  # evaluations; at the end one
-        assert len(found.rows) == (steps - begin) * each - (each - 1) + (name == "plms" and begin + 1 < steps)
-        kept = found.rows[memory.get(name, 0) + options.get("corrector", False) :]
-        assert kept == whole.rows[len(whole.rows) - len(kept) :], (spacing, steps, begin)
+        each = 2 if len(complete.rows) == 2 * steps - 1 else 1  # evaluations; at the end one
+        assert len(tail.rows) == (steps - begin) * each - (each - 1) + (name == "plms" and begin + 1 < steps)
+        memory = options.get("order", 2) if name == "dpmpp_2s" else _memory(complete)
+        rows = tail.rows[memory:]
+        assert rows == complete.rows[len(complete.rows) - len(rows) :], (spacing, steps, begin)
 
 
 @pytest.mark.parametrize(("name", "options"), MIDWAY)
 def test_midway_the_first_latent_has_the_exact_variance_of_its_level(name, options):
     """Images ~ N(0, c^2), weighed, with the noise and the churn, are the marginal that the network is asked about."""
     scheduler = _scheduler()
-    known = [(scheduler, spacing, 1.0) for spacing in _named(name)]
+    cases = [(scheduler, spacing, 1.0) for spacing in _named(name)]
     if name in ("euler", "edm", "dpmpp_2m"):
-        known += [
+        cases += [
             (Scheduler.from_hf({"_class_name": "EDMEulerScheduler", "sigma_data": 0.7}), spacing, 0.7)
             for spacing in ("karras", "ays")
         ]
-    for (model, spacing, unit), begin in itertools.product(known, (0, 3, 9)):
-        chosen = samplers.choose(model, name, spacing, Options(**options))
-        table = samplers.table(model, *chosen, 10, begin)
+    for (model, spacing, unit), begin in itertools.product(cases, (0, 3, 9)):
+        resolved = samplers.choose(model, name, spacing, Options(**options))
+        table = samplers.table(model, *resolved, 10, begin)
         row = table.rows[0]
         variance = (table.image_scale * unit * DEVIATION) ** 2 + table.noise_scale**2 + table.churn_scale**2
         assert variance == pytest.approx(_variance(row.level), rel=1e-9), (spacing, begin)
@@ -305,17 +316,17 @@ def test_midway_from_the_exact_marginal_it_ends_with_the_exact_marginal(name, op
 def test_midway_a_method_without_memory_ends_where_the_whole_run_ends(name):
     """From what the whole run held there, with a network that is neither linear nor blind to its level."""
     scheduler, image, begin = _scheduler(), np.random.RandomState(0).standard_normal(5), 8
-    held = []
+    latents = []
 
     def network(x, row):
-        held.append((row.timestep, x))
+        latents.append((row.timestep, x))
         return np.tanh(x / row.level.signal + row.timestep / 700)
 
-    whole = samplers.table(scheduler, name, "linspace", Options(), 20)
-    final = _final(whole, image, network)
+    complete = samplers.table(scheduler, name, "linspace", Options(), 20)
+    final = _final(complete, image, network)
     tail = samplers.table(scheduler, name, "linspace", Options(), 20, begin)
     # A method of two evaluations a step is at the start of a step the second time it is told of a timestep.
-    x = [x for t, x in held if t == tail.rows[0].timestep][-1]
+    x = [x for t, x in latents if t == tail.rows[0].timestep][-1]
     assert np.array_equal(_final(tail._replace(noise_scale=1.0), x, network), final)
 
 

@@ -3,9 +3,13 @@
 import itertools
 import math
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from mlx_sd.core.errors import InputError
 from mlx_sd.sampling import grids, samplers, schedules
@@ -25,6 +29,23 @@ def test_the_names_are_those_that_users_know():
     assert set(f"{promised} edm lcm tcd".split()) <= set(samplers.names())
     promised = "normal karras exponential beta sgm_uniform simple ays leading linspace trailing"
     assert set(promised.split()) <= set(schedules.names())
+
+
+NAMES = """
+import sys, types
+package = types.ModuleType("mlx_sd")  # without what mlx_sd/__init__.py imports
+package.__path__ = [sys.argv[1]]
+sys.modules["mlx_sd"] = package
+import mlx_sd.samplers, mlx_sd.schedule, mlx_sd.sampling.low_res
+mlx_sd.samplers.names(), mlx_sd.schedule.names()
+print(*sorted({"mlx", "scipy"} & {name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def test_the_names_come_without_mlx_and_scipy():
+    package = Path(schedules.__file__).parents[1]
+    imported = subprocess.run([sys.executable, "-c", NAMES, str(package)], capture_output=True, text=True, check=True)
+    assert imported.stdout == "\n"
 
 
 # Sigmas that ComfyUI computes for Stable Diffusion 1.x, from its definitions of the two (comfy/samplers.py).
@@ -92,6 +113,12 @@ def test_ays_goes_with_every_sampler_of_a_network_that_knows_sigmas():
     assert samplers.choose(_edm(), "dpmpp_2m", "ays")[1] == "ays"
     with pytest.raises(InputError, match="it takes karras, exponential, ays, sigmas"):
         samplers.choose(_edm(), "euler", "beta")
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 50, 333])
+def test_beta_is_the_quantiles_of_its_distribution(n):
+    quantiles = stats.beta.ppf(np.linspace(1, 0, n), 0.6, 0.6)
+    assert schedules.shaped_sigmas("beta", 0.03, 14.6, n, 7.0) == pytest.approx(0.03 + quantiles * 14.57, rel=1e-14)
 
 
 def test_rho_spaces_karras():

@@ -29,7 +29,8 @@ transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 warnings.filterwarnings("ignore", category=FutureWarning)
 
-# Our sampler -> the diffusers class that means it, and what it is configured with beside the checkpoint's fields.
+# Our sampler -> the diffusers class that means it, and what it is configured with beside the checkpoint's fields. A
+# sampler that diffusers lacks is not here; tests/sampling is what proves it.
 SCHEDULERS: dict[str, tuple[str, Config]] = {
     "ddim": ("DDIMScheduler", {}),
     "ddpm": ("DDPMScheduler", {}),
