@@ -1,1 +1,1 @@
-"""The recipe of the embedded checkpoint: its drawn world and the training stages."""
+"""The recipe of the embedded checkpoint: its drawn landscapes and the training stages."""

@@ -31,7 +31,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def description() -> str:
-    """The text of --help: the stages, their times and what is written."""
+    """Returns the text of --help: the stages, their times and the files written."""
     rows = [
         f"  {stage.name:13} {f'{stage.minutes:.0f} min' if stage.minutes else '':>7}  {stage.summary}"
         for stage in STAGES
@@ -64,42 +64,42 @@ EXAMPLES = """examples:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    made = OneLineParser(
+    """Builds the parser of the command line."""
+    p = OneLineParser(
         "python -m bench tiny",
         description=description(),
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to work and to write")
-    made.add_argument("--scenes", type=int, help=f"training pictures (default {SCENES})")
-    made.add_argument(
+    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to work and to write")
+    p.add_argument("--scenes", type=int, help=f"training pictures (default {SCENES})")
+    p.add_argument(
         "--minutes",
         nargs="+",
         default=[],
         metavar="N|STAGE=N",
         help=f"training time in all (default {sum(TRAINING.values()):.0f}), or of one stage",
     )
-    made.add_argument("--only", choices=BY_NAME, metavar="STAGE", help="make the result of this stage alone")
-    made.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="default: one per core")
-    made.add_argument("--smoke", action="store_true", help="few scenes, seconds of training: a test of the recipe")
-    return made
+    p.add_argument("--only", choices=BY_NAME, metavar="STAGE", help="make the result of this stage alone")
+    p.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="default: one per core")
+    p.add_argument("--smoke", action="store_true", help="few scenes, seconds of training: a test of the recipe")
+    return p
 
 
-def split_minutes(words: list[str], defaults: dict[str, float]) -> dict[str, float]:
-    """Minutes of each training stage: a bare number is shared out in proportion, STAGE=N sets one."""
+def split_minutes(texts: list[str], defaults: dict[str, float]) -> dict[str, float]:
+    """Returns the minutes of each training stage: a bare number is shared out in proportion, STAGE=N sets one."""
     minutes = dict(defaults)
     overrides: dict[str, float] = {}
-    for word in words:
-        stage, equals, number = word.rpartition("=")
+    for text in texts:
+        stage, equals, number = text.rpartition("=")
         try:
             value = float(number)
         except ValueError:
-            raise RecipeError(f"--minutes {word}: not a number") from None
+            raise RecipeError(f"--minutes {text}: not a number") from None
         if not (value > 0 and math.isfinite(value)):
-            raise RecipeError(f"--minutes {word}: must be more than 0")
+            raise RecipeError(f"--minutes {text}: must be more than 0")
         if equals and stage not in defaults:
-            raise RecipeError(f"--minutes {word}: the training stages are {', '.join(defaults)}")
+            raise RecipeError(f"--minutes {text}: the training stages are {', '.join(defaults)}")
         if equals:
             overrides[stage] = value
         else:

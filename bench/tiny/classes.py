@@ -1,4 +1,4 @@
-"""The class-conditional checkpoint: a small UNet, told kinds of things instead of captions, on the same latents."""
+"""The class-conditional checkpoint: a small UNet, conditioned on kinds of things in place of captions."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from .training import train as run_training
 from .unet import SCHEDULE, averaging, velocity_loss
 from .vae import BATCH_TO_ENCODE, GRID
 
-NULL = len(LABELS)  # the class of pictures whose class is not told
-SCENES_PER_PICTURE = 2  # of the whole recipe's for each of these
+NULL = len(LABELS)  # the class of pictures without a class, for guidance
+SCENES_PER_PICTURE = 2  # of the captioned checkpoint, for each picture of this one
 ARCHITECTURE = {
     "sample_size": GRID,
     "in_channels": 4,
@@ -37,7 +37,7 @@ ARCHITECTURE = {
     "norm_num_groups": 32,
     "num_class_embeds": NULL + 1,
 }
-# Our layers that begin as layers of the captioned UNet, which knows these latents
+# Layers that begin as layers of the captioned UNet, which was trained on the same latents
 INHERITED = {
     **{name: name for name in ("conv_in", "time_embedding", "conv_norm_out", "conv_out")},
     "down_blocks.0.resnets.0": "down_blocks.0.resnets.0",
@@ -51,23 +51,23 @@ INHERITED = {
     "up_blocks.1.resnets.0": "up_blocks.2.resnets.0",
     "up_blocks.1.resnets.1": "up_blocks.2.resnets.2",
 }
-CLASS_DEVIATION = 0.25  # of the class embedding's numbers at first, as the time's: from zero it is heard late
+CLASS_DEVIATION = 0.25  # of the class embedding at first, as of the time embedding; from zero it learns late
 BATCH = 32
-UNTOLD = 0.1  # share trained as NULL, for guidance
+UNCONDITIONAL = 0.1  # share trained as NULL, for guidance
 
 
 def encode(plan: Plan, out: Path) -> None:
     """Draw equally many scenes of each class; write latents.npy, scaled float16 means, and labels.npy."""
     prepare(plan.threads)
     each = plan.scenes // SCENES_PER_PICTURE // len(LABELS) + 1
-    chosen: list[list[Scene]] = [[] for _ in LABELS]
+    by_class: list[list[Scene]] = [[] for _ in LABELS]
     for scene in map(training_scene, itertools.count()):
         kind = label(scene)
-        if kind is not None and len(chosen[kind]) < each:
-            chosen[kind].append(scene)
-        elif kind is not None and all(len(scenes) == each for scenes in chosen):
+        if kind is not None and len(by_class[kind]) < each:
+            by_class[kind].append(scene)
+        elif kind is not None and all(len(scenes) == each for scenes in by_class):
             break
-    scenes = [scene for of_class in chosen for scene in of_class]
+    scenes = [scene for of_class in by_class for scene in of_class]
     vae = AutoencoderKL.from_pretrained(plan.result("export") / "vae", torch_dtype=torch.float32).eval()
     latents = np.empty((len(scenes), 4, GRID, GRID), np.float16)
     with torch.no_grad(), autocast(), Progress("class-latents", len(scenes), " pictures") as progress:
@@ -82,10 +82,10 @@ def encode(plan: Plan, out: Path) -> None:
 
 
 def begin(captioned: Path) -> UNet2DModel:
-    """The network before training: layers of the UNet at `captioned`, attention that adds nothing."""
+    """Builds the network before training: layers of the UNet at `captioned`, attention that adds nothing."""
     unet, old = UNet2DModel(**ARCHITECTURE), UNet2DConditionModel.from_pretrained(captioned, torch_dtype=torch.float32)
-    for ours, theirs in INHERITED.items():
-        unet.get_submodule(ours).load_state_dict(old.get_submodule(theirs).state_dict())
+    for layer, source in INHERITED.items():
+        unet.get_submodule(layer).load_state_dict(old.get_submodule(source).state_dict())
     for name, module in unet.named_modules():
         if name.endswith("to_out.0"):
             torch.nn.init.zeros_(module.weight)
@@ -103,13 +103,15 @@ def train(plan: Plan, out: Path) -> None:
     average = copy.deepcopy(unet).requires_grad_(False)
 
     def loss(_: float) -> tuple[Tensor, str]:
+        """Returns the loss of a new batch, and numbers to show."""
         indices = randomness.arrays.integers(0, len(latents), BATCH)
-        told = np.where(randomness.arrays.random(BATCH) < UNTOLD, NULL, labels[indices])
-        clean, classes = torch.from_numpy(latents[indices].astype(np.float32)), torch.from_numpy(told)
+        conditions = np.where(randomness.arrays.random(BATCH) < UNCONDITIONAL, NULL, labels[indices])
+        clean, classes = torch.from_numpy(latents[indices].astype(np.float32)), torch.from_numpy(conditions)
         return velocity_loss(clean, lambda noisy, times: unet(noisy, times, classes).sample), ""
 
-    def rate(done: float, step: int) -> float:
-        return 8e-4 * min(1, (step + 1) / 60) * (cosine(done) * 0.98 + 0.02)
+    def rate(share: float, step: int) -> float:
+        """Returns the learning rate, after a warm-up falling along a cosine."""
+        return 8e-4 * min(1, (step + 1) / 60) * (cosine(share) * 0.98 + 0.02)
 
     optimizer = torch.optim.AdamW(unet.parameters(), lr=8e-4, weight_decay=1e-3, betas=(0.9, 0.99))
     modules = {"unet": unet, "average": average}

@@ -1,4 +1,4 @@
-"""The text encoder, trained as CLIP is: with a small image tower, to tell matching pairs from all others."""
+"""The text encoder, trained as CLIP is: with a small image tower, to recognise matching pairs among all."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class ImageTower(nn.Module):
         self.p = nn.Linear(WIDTH * 16, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features, not normalised."""
+        """Returns the features of pictures, not normalised."""
         return self.p(self.f(x).flatten(1))
 
 
 def text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
-    """Four layers of CLIP's text encoder for this vocabulary."""
+    """Returns the config of four layers of CLIP's text encoder for this vocabulary."""
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,
@@ -64,7 +64,7 @@ def text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
 
 
 def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
-    """int64 (n, TOKENS), padded and cut."""
+    """Returns the token ids of captions, int64 (n, TOKENS), padded and cut."""
     encoded = tokenizer(captions, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt")
     return encoded.input_ids
 
@@ -81,25 +81,28 @@ def train(plan: Plan, out: Path) -> None:
     scale = nn.ParameterDict({"log": nn.Parameter(torch.tensor(math.log(10.0)))})
 
     def encode_text(ids: Tensor) -> Tensor:
+        """Returns the projected state (n, WIDTH) of each text's end token."""
         states = text(input_ids=ids).last_hidden_state
         ends = ids.eq(tokenizer.eos_token_id).int().argmax(-1)
         return projection(states[torch.arange(len(ids)), ends])
 
     def loss(_: float) -> tuple[Tensor, str]:
+        """Returns the loss of a new batch, and numbers to show."""
         indices = randomness.arrays.integers(0, len(images), BATCH)
         pictures = pixels(gather(images, indices))
         ids = token_ids(tokenizer, [caption(scenes[i], randomness.words) for i in indices])
         with autocast():
-            seen = F.normalize(tower(pictures).float(), dim=-1)
-            read = F.normalize(encode_text(ids[:, :TRAINED_TOKENS]).float(), dim=-1)
-        logits = scale["log"].exp().clamp(max=MAX_SCALE) * seen @ read.T
+            image_features = F.normalize(tower(pictures).float(), dim=-1)
+            text_features = F.normalize(encode_text(ids[:, :TRAINED_TOKENS]).float(), dim=-1)
+        logits = scale["log"].exp().clamp(max=MAX_SCALE) * image_features @ text_features.T
         pairs = torch.arange(BATCH)
         accuracy = (logits.argmax(1) == pairs).float().mean().item()
-        both_ways = (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)) / 2
-        return both_ways, f"accuracy {accuracy:.2f}"
+        symmetric = (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)) / 2
+        return symmetric, f"accuracy {accuracy:.2f}"
 
-    def rate(done: float, step: int) -> float:
-        return 6e-4 * min(1, step / 100) * (cosine(done) + 0.02)
+    def rate(share: float, step: int) -> float:
+        """Returns the learning rate, after a warm-up falling along a cosine."""
+        return 6e-4 * min(1, step / 100) * (cosine(share) + 0.02)
 
     modules = {"text": text, "tower": tower, "projection": projection, "scale": scale}
     weights = [weight for module in modules.values() for weight in module.parameters()]
@@ -111,7 +114,7 @@ def train(plan: Plan, out: Path) -> None:
 
 
 def image_weights(tower: ImageTower, projection: nn.Linear, log_scale: Tensor) -> dict[str, Tensor]:
-    """What scoring needs beside the text encoder, by its name in clip_image.safetensors."""
+    """Returns the weights that scores need beside the text encoder, by their names in clip_image.safetensors."""
     weights = {f"image.{name}": t for name, t in tower.state_dict().items() if t.is_floating_point()}
     weights["text_projection.weight"] = projection.weight.detach()
     weights["logit_scale"] = log_scale.detach()

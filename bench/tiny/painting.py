@@ -41,14 +41,14 @@ LAMPS_ON = 0.4  # skies darker than this light the windows
 
 
 def mix(a: Color, b: Color, t: float) -> Color:
-    """The colour a share `t` of the way from `a` to `b`, rounded down."""
+    """Returns the colour a share `t` of the distance from `a` to `b`, rounded down."""
     red, green, blue = (int(x + (y - x) * t) for x, y in zip(a, b, strict=True))
     return red, green, blue
 
 
 @dataclass(frozen=True)
 class Sky:
-    """The colours of a sky, and the tint that its light gives to all under it."""
+    """The colours of a sky, and the tint of its light."""
 
     top: Color
     horizon: Color
@@ -58,7 +58,7 @@ class Sky:
     clouds: Color | None = None  # None: white, tinted
 
     def shade(self, color: Color, strength: float = 1.0) -> Color:
-        """`color` as seen in this light."""
+        """Returns `color` in this light."""
         return mix(color, self.tint, self.darkness * strength)
 
 
@@ -81,11 +81,11 @@ class Brush:
     scale: float
 
     def at(self, u: float, v: float) -> Point:
-        """The canvas point of (u, v)."""
+        """Returns the canvas point of (u, v)."""
         return self.x + u * self.scale, self.y + v * self.scale
 
     def shade(self, color: Color, strength: float = THING_TINT) -> Color:
-        """`color` in the light of the scene."""
+        """Returns `color` in the light of the scene."""
         return self.sky.shade(color, strength)
 
     def polygon(self, fill: Color, *points: Point) -> None:
@@ -134,7 +134,7 @@ class Canvas:
         self._fill_rows(self.horizon, np.array(self.soil) * fade)
 
     def brush(self, x: float, y: float, scale: float = 1.0) -> Brush:
-        """A brush for an object that stands at (x, y)."""
+        """Returns a brush for an object that stands at (x, y)."""
         return Brush(self.pen, self.sky, x, y, scale)
 
     def _fill_rows(self, first: int, rows: np.ndarray) -> None:
@@ -153,7 +153,7 @@ def stars(canvas: Canvas) -> None:
 
 
 def sun(canvas: Canvas, x: float, y: float, radius: float) -> None:
-    """A disc in rings of glow that fade into the sky behind it."""
+    """Draws a disc in rings of glow that fade into the sky behind it."""
     sky, brush = canvas.sky, canvas.brush(x, y)
     behind = mix(sky.top, sky.horizon, y / canvas.horizon)
     for ring in (4, 3, 2, 1):
@@ -162,7 +162,7 @@ def sun(canvas: Canvas, x: float, y: float, radius: float) -> None:
 
 
 def moon(canvas: Canvas, x: float, y: float, radius: float) -> None:
-    """A pale disc with three craters."""
+    """Draws a pale disc with three craters."""
     brush = canvas.brush(x, y, radius)
     brush.disc((236, 236, 222), 0, 0, 1)
     for u, v, size in ((-0.35, -0.2, 0.2), (0.3, 0.25, 0.16), (0.1, -0.45, 0.12)):
@@ -170,7 +170,7 @@ def moon(canvas: Canvas, x: float, y: float, radius: float) -> None:
 
 
 def cloud(canvas: Canvas) -> None:
-    """Three flat puffs side by side, anywhere in the sky."""
+    """Draws three flat puffs side by side, anywhere in the sky."""
     rng = canvas.rng
     x, y, width = rng.uniform(0.1, 0.9) * CANVAS, rng.uniform(0.12, 0.42) * CANVAS, rng.uniform(22, 36)
     color = canvas.sky.clouds or canvas.sky.shade((250, 250, 252), 0.7)
@@ -180,7 +180,7 @@ def cloud(canvas: Canvas) -> None:
 
 
 def balloon(brush: Brush, color: Color) -> None:
-    """A hot-air balloon with one pale stripe; (0, 0) is the middle of its envelope."""
+    """Draws a hot-air balloon with one pale stripe; (0, 0) is the middle of its envelope."""
     brush.ellipse(color, -24, -28, 24, 24)
     brush.ellipse(mix(color, WHITE, 0.35), -8, -28, 8, 24)
     for side in (-1, 1):
@@ -192,12 +192,12 @@ def balloon(brush: Brush, color: Color) -> None:
 
 
 def snowy_mountains(canvas: Canvas) -> None:
-    """Grey peaks under snow."""
+    """Draws grey peaks under snow."""
     _peaks(canvas, (120, 130, 150), snow=canvas.sky.shade((248, 250, 255), 0.6))
 
 
 def rocky_mountains(canvas: Canvas) -> None:
-    """Brown bare peaks."""
+    """Draws brown peaks without snow."""
     _peaks(canvas, (122, 104, 92), snow=None)
 
 
@@ -217,7 +217,7 @@ def _peaks(canvas: Canvas, rock: Color, snow: Color | None) -> None:
 
 
 def green_hills(canvas: Canvas) -> None:
-    """Three round hills."""
+    """Draws three round green hills."""
     rng, base = canvas.rng, canvas.sky.shade((66, 130, 66), 0.8)
     for j in range(3):
         x = (j + 0.5 + rng.uniform(-0.2, 0.2)) * CANVAS / 3
@@ -231,7 +231,7 @@ def green_hills(canvas: Canvas) -> None:
 
 
 def waves(canvas: Canvas) -> None:
-    """Short pale strokes."""
+    """Draws short pale strokes on the water."""
     rng, color = canvas.rng, mix(canvas.soil, WHITE, 0.35)
     for _ in range(16):
         x, y = rng.randrange(CANVAS), rng.randrange(canvas.horizon + 6, CANVAS - 4)
@@ -239,7 +239,7 @@ def waves(canvas: Canvas) -> None:
 
 
 def grass(canvas: Canvas) -> None:
-    """Dark blades that lean to the right."""
+    """Draws dark blades that lean to the right."""
     rng, color = canvas.rng, mix(canvas.soil, (20, 70, 20), 0.4)
     for _ in range(24):
         x, y = rng.randrange(CANVAS), rng.randrange(canvas.horizon + 8, CANVAS - 4)
@@ -247,7 +247,7 @@ def grass(canvas: Canvas) -> None:
 
 
 def dunes(canvas: Canvas) -> None:
-    """Three flat arcs."""
+    """Draws three flat arcs of sand."""
     rng, color = canvas.rng, mix(canvas.soil, (150, 100, 40), 0.35)
     for _ in range(3):
         y, x = rng.randrange(canvas.horizon + 14, CANVAS - 10), rng.randrange(-40, CANVAS - 60)

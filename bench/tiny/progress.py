@@ -12,7 +12,7 @@ SECONDS_BETWEEN_LINES = 30.0
 
 
 class Progress:
-    """Shows how much of `total` is done; a context manager."""
+    """Shows the progress of a task towards `total`; a context manager."""
 
     def __init__(self, name: str, total: float, unit: str) -> None:
         self.name, self.total, self.unit = name, total, unit
@@ -27,12 +27,12 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, _: object, __: TracebackType | None) -> None:
         self.bar.close()
 
-    def show(self, done: float, note: str = "") -> None:
-        """Say that `done` of the total is done, and `note`."""
+    def show(self, amount: float, note: str = "") -> None:
+        """Shows that `amount` of the total is finished, and a note."""
         if self.terminal:
             self.bar.set_postfix_str(note, refresh=False)
-            self.bar.update(min(done, self.total) - self.bar.n)
-        elif time.monotonic() >= self.next_line or done >= self.total:
+            self.bar.update(min(amount, self.total) - self.bar.n)
+        elif time.monotonic() >= self.next_line or amount >= self.total:
             self.next_line = time.monotonic() + SECONDS_BETWEEN_LINES
-            line = f"{self.name}: {min(done, self.total):.0f}/{self.total:.0f}{self.unit} {note}"
+            line = f"{self.name}: {min(amount, self.total):.0f}/{self.total:.0f}{self.unit} {note}"
             print(line.rstrip(), file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Procedural captioned landscapes: the world that the embedded checkpoint was trained on.
+"""Procedural captioned landscapes: the domain that the embedded checkpoint was trained on.
 
 A scene is drawn by lot, then painted and described. The checkpoint knows exactly these pictures and words,
 and quality is measured against fresh ones, so each draw from a generator below is part of the domain: adding,
@@ -51,7 +51,7 @@ class Balloon:
 
 @dataclass(frozen=True)
 class Scene:
-    """All that a picture shows; `seed` fixes the small things that captions never mention."""
+    """The parts of a picture; `seed` fixes details that captions never mention."""
 
     sky: str
     ground: str
@@ -170,20 +170,20 @@ def caption(scene: Scene, rng: random.Random) -> str:
     """Describe `scene` in words drawn from `rng`: all true, but any part, or even all, may be left out."""
     ground = GROUNDS[scene.ground]
     head = " and ".join(_describe(thing, rng) for thing in scene.things)
-    where, sky = rng.choice(ground.phrases), rng.choice(SKY_PHRASES[scene.sky])
+    place, sky = rng.choice(ground.phrases), rng.choice(SKY_PHRASES[scene.sky])
     if rng.random() < 0.9:
-        head = f"{head} {ground.preposition} {where}" if head else where
-    rest = _describe_backdrop(scene, rng)
+        head = f"{head} {ground.preposition} {place}" if head else place
+    backdrop = _describe_backdrop(scene, rng)
     if rng.random() < 0.35:
-        rng.shuffle(rest)
+        rng.shuffle(backdrop)
     if rng.random() < 0.92:
-        rest.append("under " + sky if rng.random() < 0.7 else sky)
-    text = ", ".join([head, *rest] if head else rest)
+        backdrop.append("under " + sky if rng.random() < 0.7 else sky)
+    text = ", ".join([head, *backdrop] if head else backdrop)
     return rng.choice(OPENINGS) + text
 
 
 def label(scene: Scene) -> int | None:
-    """The class of a scene that shows exactly one thing, a balloon being one; None of any other."""
+    """Returns the class of a scene with exactly one thing, a balloon being one; None for any other scene."""
     kinds = [thing.kind for thing in scene.things] + ["balloon"] * (scene.balloon is not None)
     return LABELS.index(kinds[0]) if len(kinds) == 1 else None
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 class RecipeError(Exception):
-    """Something the caller asked for cannot be done; the message is one line for them."""
+    """Raised for input that the recipe cannot use; the message is one line for the user."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,7 @@ STAGES = (
         "write the checkpoint in half precision",
     ),
     Stage("class-latents", "classes:encode", "class_latents", ("export",), None, "pictures of one thing each, encoded"),
-    Stage(
-        "class-unet", "classes:train", "class_unet", ("export", "class-latents"), 30, "denoiser that is told a class"
-    ),
+    Stage("class-unet", "classes:train", "class_unet", ("export", "class-latents"), 30, "class-conditional denoiser"),
     Stage(
         "class-export",
         "classes:write",
@@ -60,7 +58,7 @@ BY_NAME = {stage.name: stage for stage in STAGES}
 
 @dataclass(frozen=True)
 class Plan:
-    """What to make and where: all that a stage is told."""
+    """The folder, the number of scenes, and minutes and threads of training: the input of each stage."""
 
     directory: Path
     scenes: int
@@ -68,12 +66,12 @@ class Plan:
     threads: int
 
     def result(self, name: str) -> Path:
-        """Where the result of stage `name` is, or will be; only checkpoints lie outside `work`."""
+        """Returns where the result of stage `name` is, or will be; only checkpoints lie outside `work`."""
         parent = self.directory if name.endswith("export") else self.directory / "work"
         return parent / BY_NAME[name].result
 
     def resume_file(self, name: str) -> Path:
-        """Where the unfinished training of stage `name` is kept."""
+        """Returns the file of the unfinished training of stage `name`."""
         return self.directory / "work" / f"{name}.resume"
 
 
@@ -110,5 +108,5 @@ def discard(path: Path) -> None:
 
 
 def say(line: str) -> None:
-    """Tell the user one line about how it goes."""
+    """Prints one line about the progress to standard error."""
     print(line, file=sys.stderr, flush=True)

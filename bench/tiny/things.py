@@ -1,4 +1,4 @@
-"""The things that stand in a landscape: a function each, given a colour that the sky has tinted already."""
+"""The things that stand in a landscape: a function each, whose colour is already tinted by the sky."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .painting import BLACK, LAMPS_ON, WHITE, Brush, Color, mix
 
 
 def house(brush: Brush, roof: Color) -> None:
-    """Pale walls, a coloured roof, a door and two windows, lit after dark."""
+    """Draws pale walls, a coloured roof, a door and two windows, lit after dark."""
     brush.rectangle(brush.shade((240, 226, 200)), -30, -40, 30, 0)
     brush.polygon(roof, (-38, -38), (0, -74), (38, -38))
     brush.rectangle(brush.shade((110, 70, 40)), -8, -22, 8, 0)
@@ -18,7 +18,7 @@ def house(brush: Brush, roof: Color) -> None:
 
 
 def pine_tree(brush: Brush, _: Color) -> None:
-    """A trunk and three green tiers, whatever the colour."""
+    """Draws a trunk and three green tiers, whatever the colour."""
     brush.rectangle(brush.shade((100, 66, 40)), -5, -16, 5, 0)
     for tier in range(3):
         half, foot = 26 - 5 * tier, -14 - 20 * tier
@@ -27,20 +27,20 @@ def pine_tree(brush: Brush, _: Color) -> None:
 
 
 def round_tree(brush: Brush, crown: Color) -> None:
-    """A trunk under three coloured discs."""
+    """Draws a trunk under three coloured discs."""
     brush.rectangle(brush.shade((110, 72, 44)), -6, -34, 6, 0)
     for u, v, radius in ((-16, -48, 20), (16, -48, 20), (0, -66, 24)):
         brush.disc(crown, u, v, radius)
 
 
 def tent(brush: Brush, cloth: Color) -> None:
-    """A coloured triangle with a dark opening."""
+    """Draws a coloured triangle with a dark opening."""
     brush.polygon(cloth, (-38, 0), (0, -54), (38, 0))
     brush.polygon(mix(cloth, BLACK, 0.6), (-11, 0), (0, -34), (11, 0))
 
 
 def lighthouse(brush: Brush, stripes: Color) -> None:
-    """A white tower with two coloured stripes, a lamp and a coloured cap."""
+    """Draws a white tower with two coloured stripes, a lamp and a coloured cap."""
     brush.polygon(brush.shade((246, 246, 244)), (-17, 0), (-11, -84), (11, -84), (17, 0))
     for stripe in range(2):
         low, high = 15.2 - 2.4 * stripe, 14 - 2.4 * stripe  # half widths: the tower tapers
@@ -51,12 +51,12 @@ def lighthouse(brush: Brush, stripes: Color) -> None:
 
 
 def rock(brush: Brush) -> None:
-    """What a lighthouse in the sea stands on."""
+    """Draws the rock under a lighthouse in the sea."""
     brush.ellipse(brush.shade((110, 100, 92)), -32, -8, 32, 10)
 
 
 def sailboat(brush: Brush, sails: Color) -> None:
-    """A brown hull, a mast, a coloured main sail and a paler jib."""
+    """Draws a brown hull, a mast, a coloured main sail and a paler jib."""
     brush.polygon(brush.shade((130, 84, 50)), (-36, -14), (36, -14), (24, 4), (-24, 4))
     brush.line(brush.shade((90, 60, 40)), 3, (0, -14), (0, -78))
     brush.polygon(sails, (3, -76), (3, -18), (34, -18))
@@ -64,7 +64,7 @@ def sailboat(brush: Brush, sails: Color) -> None:
 
 
 def cactus(brush: Brush, _: Color) -> None:
-    """A green column with two arms, whatever the colour."""
+    """Draws a green column with two arms, whatever the colour."""
     flesh = brush.shade((48, 132, 66))
     brush.pill(flesh, 8, -8, -70, 8, 0)
     brush.pill(flesh, 5, -28, -50, -18, -28)
@@ -74,7 +74,7 @@ def cactus(brush: Brush, _: Color) -> None:
 
 
 def snowman(brush: Brush, scarf: Color) -> None:
-    """Three balls of snow, a coloured scarf, a carrot and two eyes."""
+    """Draws three balls of snow, a coloured scarf, a carrot and two eyes."""
     snow, edge = brush.shade((250, 250, 254), 0.5), brush.shade((200, 208, 222), 0.5)
     for v, radius in ((-18, 22), (-50, 16), (-76, 12)):
         brush.disc(snow, 0, v, radius, outline=edge)

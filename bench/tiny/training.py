@@ -30,7 +30,7 @@ class Randomness:
         torch.manual_seed(seed)
 
     def state_dict(self) -> dict[str, object]:
-        """All three states, in types that `torch.load(weights_only=True)` accepts."""
+        """Returns all three states, in types that `torch.load(weights_only=True)` accepts."""
         return {
             "arrays": self.arrays.bit_generator.state,
             "words": self.words.getstate(),
@@ -38,7 +38,7 @@ class Randomness:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Continues from a saved state."""
         self.arrays.bit_generator.state = state["arrays"]
         self.words.setstate(state["words"])
         torch.set_rng_state(state["torch"])
@@ -46,10 +46,10 @@ class Randomness:
 
 @dataclass
 class Training:
-    """What one stage trains, and how.
+    """The networks of a training stage, their optimizer and their loss.
 
-    `rate(done, step)` is the learning rate, and `loss(done)` the loss of a fresh batch, with numbers to show;
-    `done` is the share of the time that has passed, in [0, 1). `after_step(step)` follows each update.
+    `rate(share, step)` is the learning rate, and `loss(share)` the loss of a fresh batch, with numbers to show;
+    `share` is the part of the time that has passed, in [0, 1). `after_step(step)` follows each update.
     """
 
     name: str
@@ -70,10 +70,10 @@ def train(training: Training, minutes: float, resume: Path) -> None:
     saved, last = elapsed, time.monotonic()
     with Progress(training.name, seconds, " s") as progress:
         while elapsed < seconds:
-            done = elapsed / seconds
+            share = elapsed / seconds
             for group in training.optimizer.param_groups:
-                group["lr"] = training.rate(done, step)
-            loss, note = training.loss(done)
+                group["lr"] = training.rate(share, step)
+            loss, note = training.loss(share)
             if not math.isfinite(loss.item()):
                 raise FloatingPointError(f"{training.name}: the loss became {loss.item()} at step {step}")
             training.optimizer.zero_grad(set_to_none=True)
@@ -121,9 +121,9 @@ def prepare(threads: int) -> None:
     disable_progress_bar()
 
 
-def cosine(done: float) -> float:
-    """Half a cosine, from 1 to 0."""
-    return 0.5 * (1 + math.cos(math.pi * done))
+def cosine(share: float) -> float:
+    """Returns half a cosine, from 1 at share 0 to 0 at share 1."""
+    return 0.5 * (1 + math.cos(math.pi * share))
 
 
 def gather(array: np.ndarray, indices: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The denoiser: v-prediction on scaled latents, with captions; the average of its weights is what ships."""
+"""The denoiser: v-prediction on scaled latents, with captions; the checkpoint holds the average of its weights."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ MAX_AVERAGING = 0.999
 
 
 def scheduler() -> DPMSolverMultistepScheduler:
-    """The noise schedule of training, with the sampler that the checkpoint names as its own."""
+    """Returns the noise schedule of training, with the sampler that the checkpoint names as its own."""
     return DPMSolverMultistepScheduler(**SCHEDULE)
 
 
 def velocity_loss(clean: Tensor, predict: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """How far `predict(noisy, times)` is from the velocity, on freshly noised latents (n, 4, h, w); weighted."""
+    """Returns the weighted error of `predict(noisy, times)` against the velocity, for latents (n, 4, h, w)."""
     signal_powers = scheduler().alphas_cumprod
     times = torch.randint(0, len(signal_powers), (len(clean),))
     power = signal_powers[times].view(-1, 1, 1, 1)
@@ -69,10 +69,11 @@ def velocity_loss(clean: Tensor, predict: Callable[[Tensor, Tensor], Tensor]) ->
 
 
 def averaging(network: nn.Module, average: nn.Module) -> Callable[[int], None]:
-    """What draws the weights of `average` towards those of `network` after each step."""
+    """Returns a function that moves the weights of `average` towards those of `network` after each step."""
 
     @torch.no_grad()
     def update(step: int) -> None:
+        """Moves the averaged weights; the average becomes slower with the steps."""
         keep = min(MAX_AVERAGING, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - keep)
 
@@ -91,16 +92,18 @@ def train(plan: Plan, out: Path) -> None:
     average = copy.deepcopy(unet).requires_grad_(False)
 
     def loss(_: float) -> tuple[Tensor, str]:
+        """Returns the loss of a new batch, and numbers to show."""
         indices = randomness.arrays.integers(0, len(latents), BATCH)
         mean, deviation = torch.from_numpy(gather(latents, indices).astype(np.float32)).chunk(2, dim=1)
         clean = (mean + deviation * torch.randn_like(mean)) * scaling_factor
-        words = randomness.words
-        captions = ["" if words.random() < EMPTY_CAPTIONS else caption(scenes[i], words) for i in indices]
+        stream = randomness.words
+        captions = ["" if stream.random() < EMPTY_CAPTIONS else caption(scenes[i], stream) for i in indices]
         ids = token_ids(tokenizer, captions)
         return velocity_loss(clean, lambda noisy, times: unet(noisy, times, text(ids).last_hidden_state).sample), ""
 
-    def rate(done: float, step: int) -> float:
-        return 6e-4 * min(1, (step + 1) / 150) * (cosine(done) * 0.97 + 0.03)
+    def rate(share: float, step: int) -> float:
+        """Returns the learning rate, after a warm-up falling along a cosine."""
+        return 6e-4 * min(1, (step + 1) / 150) * (cosine(share) * 0.97 + 0.03)
 
     optimizer = torch.optim.AdamW(unet.parameters(), lr=6e-4, weight_decay=1e-3, betas=(0.9, 0.99))
     modules = {"unet": unet, "average": average}

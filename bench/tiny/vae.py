@@ -42,13 +42,14 @@ def train(plan: Plan, out: Path) -> None:
     randomness = Randomness(seed=0)
     vae = AutoencoderKL(**ARCHITECTURE)
 
-    def loss(done: float) -> tuple[Tensor, str]:
-        batch, crop = (16, 64) if done < 0.8 else (8, SIZE)
-        chosen = gather(images, np.sort(randomness.arrays.integers(0, len(images), batch)))
+    def loss(share: float) -> tuple[Tensor, str]:
+        """Returns the loss of a new batch, and numbers to show."""
+        batch, crop = (16, 64) if share < 0.8 else (8, SIZE)
+        pictures = gather(images, np.sort(randomness.arrays.integers(0, len(images), batch)))
         if crop < SIZE:
             y, x = randomness.arrays.integers(0, (SIZE - crop) // CELL + 1, 2) * CELL
-            chosen = chosen[:, y : y + crop, x : x + crop]
-        target = pixels(chosen)
+            pictures = pictures[:, y : y + crop, x : x + crop]
+        target = pixels(pictures)
         with autocast():
             posterior = vae.encode(target).latent_dist
             decoded = vae.decode(posterior.sample()).sample.float()
@@ -57,8 +58,9 @@ def train(plan: Plan, out: Path) -> None:
         l1, l2, edges = reconstruction_errors(decoded, target)
         return l1 + l2 + edges + KL_WEIGHT * kl, f"l1 {l1.item():.4f} kl {kl.item():.2f}"
 
-    def rate(done: float, step: int) -> float:
-        return 1.5e-3 * min(1, step / 200) * (cosine(done) + 0.02)
+    def rate(share: float, step: int) -> float:
+        """Returns the learning rate, after a warm-up falling along a cosine."""
+        return 1.5e-3 * min(1, step / 200) * (cosine(share) + 0.02)
 
     optimizer = torch.optim.AdamW(vae.parameters(), lr=1.5e-3, weight_decay=1e-4, betas=(0.9, 0.99))
     training = Training("vae", {"vae": vae}, optimizer, randomness, rate, loss)
@@ -99,22 +101,24 @@ def train_decoder(plan: Plan, out: Path) -> None:
     for weight in weights:
         weight.requires_grad_(True)
 
-    def loss(done: float) -> tuple[Tensor, str]:
-        batch, crop = (20, GRID // 2) if done < 0.85 else (6, GRID)
+    def loss(share: float) -> tuple[Tensor, str]:
+        """Returns the loss of a new batch, and numbers to show."""
+        batch, crop = (20, GRID // 2) if share < 0.85 else (6, GRID)
         indices = np.sort(randomness.arrays.integers(0, len(latents), batch))
-        moments, chosen = gather(latents, indices), gather(images, indices)
+        moments, pictures = gather(latents, indices), gather(images, indices)
         y, x = randomness.arrays.integers(0, GRID - crop + 1, 2)
         moments = moments[:, :, y : y + crop, x : x + crop]
-        chosen = chosen[:, CELL * y : CELL * (y + crop), CELL * x : CELL * (x + crop)]
-        target = pixels(chosen)
+        pictures = pictures[:, CELL * y : CELL * (y + crop), CELL * x : CELL * (x + crop)]
+        target = pixels(pictures)
         sampled = sample_latents(moments, randomness.arrays)
         with autocast():
             decoded = vae.decode(torch.from_numpy(sampled)).sample.float()
         l1, l2, edges = reconstruction_errors(decoded, target)
         return l1 + l2 + 1.5 * edges, f"l1 {l1.item():.4f} edges {edges.item():.4f}"
 
-    def rate(done: float, step: int) -> float:
-        return 1e-3 * min(1, (step + 1) / 50) * (cosine(done) + 0.01)
+    def rate(share: float, step: int) -> float:
+        """Returns the learning rate, after a warm-up falling along a cosine."""
+        return 1e-3 * min(1, (step + 1) / 50) * (cosine(share) + 0.01)
 
     optimizer = torch.optim.AdamW(weights, lr=1e-3, weight_decay=1e-4, betas=(0.9, 0.99))
     training = Training("decoder", {"vae": vae}, optimizer, randomness, rate, loss)
@@ -124,20 +128,20 @@ def train_decoder(plan: Plan, out: Path) -> None:
 
 
 def load_latents(plan: Plan) -> tuple[np.ndarray, float]:
-    """The latents' moments, (count, 8, GRID, GRID) on disk, and their scaling factor."""
+    """Reads the latents' moments, (count, 8, GRID, GRID) on disk, and their scaling factor."""
     folder = plan.result("latents")
     scale = json.loads((folder / "scale.json").read_text())["scaling_factor"]
     return np.load(folder / "latents.npy", mmap_mode="r"), scale
 
 
 def sample_latents(moments: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A float32 latent (n, 4, h, w) from each distribution, (n, 8, h, w)."""
+    """Draws a float32 latent (n, 4, h, w) from each distribution, (n, 8, h, w)."""
     mean, deviation = np.split(moments.astype(np.float32), 2, axis=1)
     return mean + deviation * rng.standard_normal(deviation.shape).astype(np.float32)
 
 
 def reconstruction_errors(decoded: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean absolute error, mean squared error, and mean absolute error of the differences of neighbours."""
+    """Returns mean absolute error, mean squared error, and mean absolute error of the differences of neighbours."""
     error = decoded - target
     across, down = decoded.diff(dim=-1) - target.diff(dim=-1), decoded.diff(dim=-2) - target.diff(dim=-2)
     return error.abs().mean(), error.pow(2).mean(), across.abs().mean() + down.abs().mean()
@@ -145,7 +149,7 @@ def reconstruction_errors(decoded: Tensor, target: Tensor) -> tuple[Tensor, Tens
 
 @torch.no_grad()
 def reconstruction_psnr(vae: AutoencoderKL, images: np.ndarray) -> float:
-    """Mean peak signal-to-noise ratio, in dB, of `images` through the autoencoder without sampling."""
+    """Returns the mean peak signal-to-noise ratio, in dB, of `images` through the autoencoder without sampling."""
     target = pixels(images.copy())
     error = (vae.decode(vae.encode(target).latent_dist.mean).sample - target).pow(2).mean((1, 2, 3))
     return (10 * torch.log10(4 / error)).mean().item()
