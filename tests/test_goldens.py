@@ -1,5 +1,7 @@
 """Networks, samplers and DeepCache against what diffusers and the authors' DeepCache computed (make_goldens.py)."""
 
+from collections.abc import Callable
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -80,17 +82,25 @@ def test_every_variation_of_the_unet_agrees_at_even_and_odd_sizes(name, shapes, 
     assert distance(odd, golden("unets", f"{name}/odd")) <= NETWORK
 
 
+def cases(of: Callable[[str], list[tuple]], first: Callable[[tuple], bool]) -> list:
+    """Every family's cases, of which all are slow but those that `first` picks: a loop of twenty steps for each."""
+    every = [(name, *case) for name in FAMILIES for case in of(name)]
+    return [case if first(case) else pytest.param(*case, marks=pytest.mark.slow) for case in every]
+
+
+# `make test` holds a checkpoint's own sampler in every family, and one of each kind of table in the first.
+QUICK = {"sd1": ("plms", "heun", "dpmpp_2m_sde"), "sd2v": ("ddim",), "sdxl": ("euler",), "inpaint9": ("dpmpp_2m",)}
+
+
 @pytest.mark.parametrize(
-    ("name", "sampler", "schedule"), [(name, *case) for name in FAMILIES for case in families.sampled(name)]
+    ("name", "sampler", "schedule"), cases(families.sampled, lambda c: c[1] in QUICK[c[0]] and c[2] is None)
 )
 def test_twenty_guided_steps_end_where_diffusers_does(name, sampler, schedule, family, golden):
     ours = latents(family(name), name, sampler=sampler, schedule=schedule)
     assert distance(ours, golden(name, f"latents/{sampler}/{schedule}")) <= LATENTS
 
 
-@pytest.mark.parametrize(
-    ("name", "sampler", "interval", "branch"), [(name, *case) for name in FAMILIES for case in families.cached(name)]
-)
+@pytest.mark.parametrize(("name", "sampler", "interval", "branch"), cases(families.cached, lambda c: c[3] == 1))
 def test_cached_steps_end_where_the_authors_deepcache_does(name, sampler, interval, branch, family, golden):
     ours = latents(family(name), name, sampler=sampler, deepcache=DeepCache(interval, branch))
     assert distance(ours, golden(name, f"deepcache/{sampler}/{interval}:{branch}")) <= LATENTS

@@ -18,6 +18,7 @@ from mlx_sd import metadata as picture
 from mlx_sd.core.errors import Failure
 
 TENT = "a red tent in the center on green grass, under a clear day sky"
+SMALL = ("--width", 64, "--height", 64)
 
 
 def _pixels(path):
@@ -69,8 +70,8 @@ def test_a_picture_replays_to_the_same_pixels(run, tmp_path):
 
 @pytest.mark.parametrize("factors", [(), ("1.2,1.3,0.9,0.5",), ("constant:",)])
 def test_freeu_is_replayed(run, factors):
-    assert run("a tent", "--steps", 3, "--output", "a.png", "--freeu", *factors)[0] == 0
-    assert run("a tent", "--steps", 3, "--output", "plain.png")[0] == 0
+    assert run("a tent", "--steps", 3, *SMALL, "--output", "a.png", "--freeu", *factors)[0] == 0
+    assert run("a tent", "--steps", 3, *SMALL, "--output", "plain.png")[0] == 0
     assert run("--from-image", "a.png", "--output", "b.png")[0] == 0
     assert (_pixels("a.png") == _pixels("b.png")).all() and (_pixels("a.png") != _pixels("plain.png")).any()
     assert picture.read(Path("a.png")) == picture.read(Path("b.png"))
@@ -78,7 +79,7 @@ def test_freeu_is_replayed(run, factors):
 
 @pytest.mark.parametrize("policy", ["nonuniform:3,1", "at=0,2:1", "adaptive:0.3", "2:3+forecast2"])
 def test_every_policy_of_deepcache_is_replayed_from_a_batch(run, policy):
-    flags = ("--steps", 5, "--deepcache", policy, "--count", 2, "--batch", 1)
+    flags = (*SMALL, "--steps", 5, "--deepcache", policy, "--count", 2, "--batch", 1)
     assert run("a tent", *flags, "--output", "a.png")[0] == 0
     assert run("--from-image", "a-1.png", "--output", "b.png")[0] == 0
     assert (_pixels("a-1.png") == _pixels("b.png")).all()
@@ -98,8 +99,7 @@ def test_every_policy_of_deepcache_is_replayed_from_a_batch(run, policy):
     ],
 )
 def test_solver_options_are_recorded_and_replayed(run, tmp_path, flags, said):
-    if "steps" not in said:
-        flags += ("--steps", 3)
+    flags += SMALL if "steps" in said else (*SMALL, "--steps", 3)
     assert run("a tent", *flags, "--output", "a.png")[0] == 0
     assert run("--from-image", "a.png", "--output", "b.png")[0] == 0
     assert (_pixels("a.png") == _pixels("b.png")).all()
@@ -116,7 +116,7 @@ def test_a_schedule_file_is_taken(run, tmp_path):
 
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler_ancestral", "dpmpp_2m_sde"])
 def test_a_seed_is_the_same_picture_whatever_the_count(run, sampler):
-    flags = ("a tent", "--steps", 3, "--sampler", sampler)
+    flags = ("a tent", "--steps", 3, *SMALL, "--sampler", sampler)
     assert run(*flags, "--seed", 2, "--output", "one.png")[0] == 0
     assert run(*flags, "--seed", 1, "--count", 3, "--output", "many.png")[0] == 0
     assert run(*flags, "--seed", 1, "--count", 3, "--batch", 3, "--output", "batch.png")[0] == 0
