@@ -1,6 +1,7 @@
 """CLIP's text encoder, OpenAI's and OpenCLIP's (transformers' CLIPTextModel and CLIPTextModelWithProjection)."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -25,7 +26,7 @@ class Encoded(NamedTuple):
 class TextEncoder(nn.Module):
     """A causal transformer over token ids (Radford et al. 2021)."""
 
-    names = {  # noqa: RUF012 - a constant
+    names: ClassVar[Mapping[str, str]] = {  # layers -> their names in a checkpoint
         "token_embedding": "embeddings.token_embedding",
         "position_embedding": "embeddings.position_embedding",
         "layers": "encoder.layers",

@@ -1,17 +1,20 @@
 """The denoising UNet (diffusers' UNet2DConditionModel and UNet2DModel), channel-last, with DeepCache in its call.
 
-    x ─▶ down.stages[0] ──────────── skip 0 ───────────▶ up.stages[-1] ─▶ prediction
-           │ down.stages[1] ──────── skip 1 ─────────▶ up.stages[-2] ▲     the outer `depth` levels run in every call
-    - - - -│- - - - - - - - - - - - - - - - - - - - - - - - - - - -  │ - - - the cut: `deep` goes up here
-           ▼   down.stages[2] ────── skip 2 ───────▶ up.stages[-3]   │     the levels below it run only where `deep`
-                 ...                                  ...            │     is not handed in
-                   down.stages[-1] ─ skip n ─▶ up.stages[0]
-                                   middle
+    x ─▶ down.stages[0] ────────────── skip 0 ─────────────▶ up.stages[-1] ─▶ prediction
+           down.stages[1] ──────────── skip 1 ───────────▶ up.stages[-2]
+    ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ deep ─ ─ ─ ─ ─ ─   the cut, here at depth = 2
+             down.stages[2] ────────── skip 2 ─────────▶ up.stages[-3]
+               ...                                         ...
+                 down.stages[-1] ───── skip n ───────▶ up.stages[0]
+                                └────▶ middle ───────────┘
 
-A stage is a list of layers: a residual block, the attention after it, and the way to the next resolution. Stages are
-counted as the blocks of the original code (CompVis input_blocks, output_blocks), skips as DeepCache's branches. The
-paths and the middle exist on their own: a control network is a `DownPath` and a `Middle` whose outputs become the
-UNet's `skip_residuals` and `middle_residual`.
+The levels above the cut run in every call. The levels below it run only where `deep`, the features that cross the cut
+on the way up, is not handed in (DeepCache, Ma et al. 2023).
+
+A stage is a list of layers: a residual block, the attention after it, and what changes the resolution. Stages are
+counted as in the original code (CompVis' input_blocks and output_blocks), skips as DeepCache counts its branches. Both
+paths and the middle exist on their own: a control network is a `DownPath` and a `Middle` of its own, whose outputs
+become the UNet's `skip_residuals` and `middle_residual`.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -114,19 +114,19 @@ def _conditional(f: ConfigFields) -> dict[str, Any]:
     channels, down_types, up_types = _levels(f, ("DownBlock2D", "CrossAttnDownBlock2D"))
     levels = len(channels)
 
-    def per_block(name: str, default: Any) -> list[Any]:
-        return f.listed(name, default, levels)
-
-    layers = per_block("layers_per_block", 2)
+    layers = f.listed("layers_per_block", 2, levels)
     # attention_head_dim means the number of heads in this class, see diffusers issue 2011.
     f.only("num_attention_heads", None)
-    heads = per_block("attention_head_dim", 8)
-    context = per_block("cross_attention_dim", 1280)
-    only_cross = per_block("only_cross_attention", False)
-    depth = per_block("transformer_layers_per_block", 1)
-    up_depth = f.take("reverse_transformer_layers_per_block") or depth[::-1]
+    heads = f.listed("attention_head_dim", 8, levels)
+    context = f.listed("cross_attention_dim", 1280, levels)
+    only_cross = f.listed("only_cross_attention", False, levels)
+    depth = f.listed("transformer_layers_per_block", 1, levels)
+    up_depth = f.listed("reverse_transformer_layers_per_block", None, levels)
+    if None in up_depth:  # the usual case: the way up has the depths of the way down
+        up_depth = depth[::-1]
 
     def block(i: int, resnets: int, attends: bool, depth: Any) -> Block:
+        """Returns the block of level `i`; depth: of its transformers, one number for all or a list of one for each."""
         depths = tuple(depth) if isinstance(depth, (list, tuple)) else (depth,) * resnets
         if attends and len(depths) != resnets:
             raise InputError(f"{f.where}: transformer_layers_per_block lists {len(depths)} depths for {resnets} layers")
@@ -135,21 +135,21 @@ def _conditional(f: ConfigFields) -> dict[str, Any]:
         return Block(channels[i], resnets, depths if attends else (), heads[i], context[i], bool(only_cross[i]))
 
     mid_type = f.only("mid_block_type", "UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None)
-    mid_depth = depth[-1] if isinstance(depth[-1], (list, tuple)) else [depth[-1]]
-    mid = {
-        "UNetMidBlock2DCrossAttn": Block(channels[-1], 2, (mid_depth[0],), heads[-1], context[-1]),
-        "UNetMidBlock2D": Block(channels[-1], 1, (), heads[-1], context[-1]),
-        None: None,
-    }[mid_type]
-    kind, classes = _classes(f, "timestep", "projection", "simple_projection", "identity")
+    mid = None
+    if mid_type == "UNetMidBlock2DCrossAttn":
+        mid_depth = depth[-1][0] if isinstance(depth[-1], (list, tuple)) else depth[-1]
+        mid = Block(channels[-1], 2, (mid_depth,), heads[-1], context[-1])
+    elif mid_type == "UNetMidBlock2D":
+        mid = Block(channels[-1], 1, (), heads[-1], context[-1])
+    kind, rows = _classes(f, "timestep", "projection", "simple_projection", "identity")
     projected = f.take("projection_class_embeddings_input_dim")
     added = f.only("addition_embed_type", None, "text_time")
-    added_time = f.take("addition_time_embed_dim")
+    added_time_dims = f.take("addition_time_embed_dim")
     if (added or kind in ("projection", "simple_projection")) and projected is None:
         raise InputError(f"{f.where}: the field projection_class_embeddings_input_dim is missing")
     for name, value in _CONDITIONAL_FIXED.items():
         f.only(name, value)
-    # Without effect here: attention always sums in float32, a linear and a 1x1 convolution are one computation, and
+    # Without effect here: attention always sums in float32, a linear layer and a 1x1 convolution compute the same, and
     # the last is read only with addition_embed_type "text".
     f.ignore(("upcast_attention", "use_linear_projection", "addition_embed_type_num_heads"))
     return {
@@ -158,12 +158,13 @@ def _conditional(f: ConfigFields) -> dict[str, Any]:
         "down": tuple(block(i, layers[i], "Attn" in down_types[i], depth[i]) for i in range(levels)),
         "mid": mid,
         "up": tuple(
-            block(levels - 1 - i, layers[levels - 1 - i] + 1, "Attn" in up_types[i], up_depth[i]) for i in range(levels)
+            block(i, layers[i] + 1, "Attn" in up_type, up_depths)
+            for i, up_type, up_depths in zip(reversed(range(levels)), up_types, up_depth, strict=True)
         ),
         "guidance_dims": f.take("time_cond_proj_dim"),
         "class_embedding": kind,
-        "class_inputs": classes if kind == "table" else projected or 0,
-        "added_time_dims": added_time if added else None,
+        "class_inputs": rows if kind == "table" else projected or 0,
+        "added_time_dims": added_time_dims if added else None,
         "added_inputs": projected if added else 0,
     }
 
@@ -180,26 +181,29 @@ def _unconditional(f: ConfigFields) -> dict[str, Any]:
     }
 
     def block(i: int, resnets: int, kind: str, side: str) -> Block:
+        """Returns the block of level `i`; kind: diffusers' class of blocks; side: "down" or "up"."""
         size = sizes[i] or channels[i]
         if channels[i] % size:
             raise InputError(f"{f.where}: {channels[i]} channels do not divide into heads of {size}")
         attends = kind.startswith("Attn")
-        # Only blocks with attention ask how to resample; the others' names say it.
+        # Only blocks with attention read downsample_type and upsample_type; the others have it in their name.
         by_resnet = kind.startswith("Resnet") or (attends and resampling[side] == "resnet")
         return Block(channels[i], resnets, (), channels[i] // size, self_attention=attends, resnet_resampling=by_resnet)
 
     attends = f.take("add_attention", True)
     mid = block(levels - 1, 2, "Attn" if attends else "", "down")
-    kind, classes = _classes(f, "timestep", "identity")
-    f.ignore(("num_train_timesteps",))  # is read only with a time_embedding_type that is refused
+    kind, rows = _classes(f, "timestep", "identity")
+    f.ignore(("num_train_timesteps",))  # diffusers reads it with a time_embedding_type that is refused here
     return {
         "in_channels": f.take("in_channels", 3),
         "out_channels": f.take("out_channels", 3),
         "down": tuple(block(i, layers, down_types[i], "down") for i in range(levels)),
         "mid": mid if f.only("mid_block_type", "UNetMidBlock2D", None) else None,
-        "up": tuple(block(levels - 1 - i, layers + 1, up_types[i], "up") for i in range(levels)),
+        "up": tuple(
+            block(i, layers + 1, up_type, "up") for i, up_type in zip(reversed(range(levels)), up_types, strict=True)
+        ),
         "class_embedding": kind,
-        "class_inputs": classes,
+        "class_inputs": rows,
         "middle_groups": f.take("attn_norm_num_groups"),
         "centers_input": bool(f.take("center_input_sample", False)),
     }

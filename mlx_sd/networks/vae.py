@@ -28,9 +28,9 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.config = config
         self.encoder, names = _encoder(config)
-        self._names = {f"encoder.{place}": f"encoder.{name}" for place, name in enumerate(names)}
+        self._names = {f"encoder.{i}": f"encoder.{name}" for i, name in enumerate(names)}
         self.decoder, names = _decoder(config)
-        self._names |= {f"decoder.{place}": f"decoder.{name}" for place, name in enumerate(names)}
+        self._names |= {f"decoder.{i}": f"decoder.{name}" for i, name in enumerate(names)}
         moments = 1 if config.codes else 2  # a latent, or its mean and log variance
         if config.quant_conv:
             self.quant_conv = Conv(moments * config.inner_channels, moments * config.latent_channels, kernel=1)

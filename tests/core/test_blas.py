@@ -1,4 +1,4 @@
-"""On Linux MLX's matrix products go to the preloaded BLAS, and a missing or late one is said."""
+"""On Linux MLX's matrix products go to the preloaded BLAS, and a warning names a missing or a late one."""
 
 import os
 import subprocess
@@ -30,17 +30,17 @@ def test_mlx_binds_sgemm_to_the_preloaded_library():
 
 
 @linux
-def test_a_missing_blas_is_said_once_with_the_way_out():
+def test_a_missing_blas_is_named_once_with_the_way_out():
     code = "import mlx_sd; mlx_sd.StableDiffusion.load()"
-    said = _run(code, MLX_SD_BLAS="/no/such/library.so").stderr
-    assert said.count("60 times slower") == 1
-    assert "mlx-sd[cpu]" in said
+    stderr = _run(code, MLX_SD_BLAS="/no/such/library.so").stderr
+    assert stderr.count("60 times slower") == 1
+    assert "mlx-sd[cpu]" in stderr
 
 
 @linux
-def test_a_late_import_is_said():
-    said = _run("import mlx.core, mlx_sd; mlx_sd.StableDiffusion.load()").stderr
-    assert "import mlx_sd first" in said
+def test_a_late_import_is_named():
+    stderr = _run("import mlx.core, mlx_sd; mlx_sd.StableDiffusion.load()").stderr
+    assert "import mlx_sd first" in stderr
 
 
 @linux
@@ -54,5 +54,5 @@ def test_large_arrays_reuse_their_pages():
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
     )
     pages = (1 << 26) // os.sysconf("SC_PAGE_SIZE")
-    kept = int(_run(code.format(first="mlx_sd,")).stdout)
-    assert kept < 3 * pages, f"{kept} page faults for {pages} pages"
+    faults = int(_run(code.format(first="mlx_sd,")).stdout)
+    assert faults < 3 * pages, f"{faults} page faults for {pages} pages"

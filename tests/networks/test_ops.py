@@ -34,8 +34,8 @@ def test_activations_equal_their_definitions(scale, size):
 
 @given(st.floats(-87, 88))
 def test_exp_is_within_a_few_ulp(x):
-    want = math.exp(np.float32(x))
-    assert abs(cpu.exp(mx.array(x)).item() - want) <= want * 1e-7 * (4 + abs(x))
+    expected = math.exp(np.float32(x))
+    assert abs(cpu.exp(mx.array(x)).item() - expected) <= expected * 1e-7 * (4 + abs(x))
 
 
 @settings(deadline=None, max_examples=25)
@@ -53,14 +53,14 @@ def test_cpu_attention_equals_mlx(batch, heads, queries, keys, dim, masked, dtyp
     q = mx.random.normal((batch, heads, queries, dim)).astype(dtype)
     k, v = (mx.random.normal((batch, heads, keys, dim)).astype(dtype) for _ in range(2))
     mask = mx.triu(mx.full((queries, keys), -1e4), k=1).astype(dtype) if masked else None
-    want = mx.fast.scaled_dot_product_attention(
+    expected = mx.fast.scaled_dot_product_attention(
         *(a.astype(mx.float32) for a in (q, k, v)),
         scale=dim**-0.5,
         mask=None if mask is None else mask.astype(mx.float32),
     )
-    got = cpu.attention(q, k, v, mask, dim**-0.5)
-    assert got.dtype == dtype
-    assert _difference(got, want) <= (2e-6 if dtype == mx.float32 else 2e-3)
+    result = cpu.attention(q, k, v, mask, dim**-0.5)
+    assert result.dtype == dtype
+    assert _difference(result, expected) <= (2e-6 if dtype == mx.float32 else 2e-3)
 
 
 @given(dim=st.integers(1, 300))
@@ -69,8 +69,8 @@ def test_padding_heads_to_a_fused_size_changes_nothing(dim):
     """Zeros add nothing to q k^T, and the padded columns of the result are cut off."""
     mx.random.seed(dim)
     q, k, v = (mx.random.normal((1, 2, 9, dim)) for _ in range(3))
-    want = mx.fast.scaled_dot_product_attention(q, k, v, scale=dim**-0.5)
-    assert _difference(ops.padded_attention(q, k, v, None, dim**-0.5), want) <= 1e-5
+    expected = mx.fast.scaled_dot_product_attention(q, k, v, scale=dim**-0.5)
+    assert _difference(ops.padded_attention(q, k, v, None, dim**-0.5), expected) <= 1e-5
     assert ops.fused_head(dim) in ops.FUSED_HEADS if dim <= max(ops.FUSED_HEADS) else ops.fused_head(dim) == dim
 
 
@@ -78,12 +78,12 @@ def test_padding_heads_to_a_fused_size_changes_nothing(dim):
 def test_every_attention_of_a_full_size_unet_is_eligible_for_the_fused_kernel(name):
     """From shapes alone: heads fit a fused size after padding, and those that need none are not padded."""
     config = UNetConfig.from_hf(UNETS[name])
-    seen: dict[int, int] = {}
+    head_sizes: dict[int, int] = {}
 
     def shapes_only(op, function, arrays, attributes):
         if op == "attention":
             dim = arrays[0].shape[-1]
-            seen[dim] = seen.get(dim, 0) + 1
+            head_sizes[dim] = head_sizes.get(dim, 0) + 1
         return function(*arrays, **attributes)
 
     unet, extra = UNet(config), {}
@@ -92,24 +92,24 @@ def test_every_attention_of_a_full_size_unet_is_eligible_for_the_fused_kernel(na
     with ops.recording(shapes_only):  # lazily: nothing is computed
         unet(mx.zeros((1, 64, 64, 4)), mx.array(1.0), mx.zeros((1, 77, config.down[-1].context)), **extra)
     heads = {"sd15": {40: 10, 80: 10, 160: 12}, "sd21": {64: 32}, "sdxl": {64: 140}}[name]
-    assert seen == heads
-    assert {ops.fused_head(d) for d in seen} <= set(ops.FUSED_HEADS)
-    assert all(ops.fused_head(d) == d for d in seen if d in (64, 80))
+    assert head_sizes == heads
+    assert {ops.fused_head(d) for d in head_sizes} <= set(ops.FUSED_HEADS)
+    assert all(ops.fused_head(d) == d for d in head_sizes if d in (64, 80))
 
 
 def test_group_norm_equals_mlx():
     mx.random.seed(0)
     x, layer = mx.random.normal((2, 5, 7, 24)) * 3 + 1, nn.GroupNorm(4, 24, eps=1e-6, pytorch_compatible=True)
     layer.weight, layer.bias = mx.random.normal((24,)), mx.random.normal((24,))
-    got = ops.group_norm(x, layer.weight, layer.bias, groups=4, eps=1e-6)
-    assert _difference(got, layer(x)) <= 1e-5
+    result = ops.group_norm(x, layer.weight, layer.bias, groups=4, eps=1e-6)
+    assert _difference(result, layer(x)) <= 1e-5
 
 
 def test_a_recorder_sees_whole_operations_and_leaves_no_trace():
-    seen = []
+    operations = []
 
     def record(name, function, arrays, attributes):
-        seen.append((name, attributes))
+        operations.append((name, attributes))
         return function(*arrays, **attributes)
 
     x = mx.zeros((1, 4, 4, 8))
@@ -117,4 +117,4 @@ def test_a_recorder_sees_whole_operations_and_leaves_no_trace():
         ops.silu(x)
         ops.conv2d(x, mx.zeros((8, 3, 3, 8)), stride=1, padding=1)
     ops.silu(x)
-    assert seen == [("silu", {}), ("conv2d", {"stride": 1, "padding": 1})]
+    assert operations == [("silu", {}), ("conv2d", {"stride": 1, "padding": 1})]

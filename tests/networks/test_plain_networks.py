@@ -113,19 +113,19 @@ FULL_SIZE = {
 @pytest.mark.parametrize("name", FULL_SIZE)
 def test_full_size_networks_cost_what_deepcache_counts(name):
     """Of a full evaluation and of branches 0, 1 and 2; nothing is computed."""
-    config, side, known = FULL_SIZE[name]
+    config, side, expected = FULL_SIZE[name]
     unet = build("unet", config, name)
-    given = {"context": mx.zeros((1, 1, 512))} if unet.config.takes_context else {}
-    call = partial(unet, mx.zeros((1, side, side, 3)), mx.array(1.0), **given)
-    found = []
+    context = {"context": mx.zeros((1, 1, 512))} if unet.config.takes_context else {}
+    call = partial(unet, mx.zeros((1, side, side, 3)), mx.array(1.0), **context)
+    evaluations = []
     with counting(unet) as full:
         call()
-    found.append(full)
+    evaluations.append(full)
     for depth in (1, 2, 3):
         with counting(unet):
             _, deep = call(depth=depth)
         with counting(unet) as cached:
             call(depth=depth, deep=deep)
-        found.append(cached)
-    for operations, billions in zip(found, known, strict=True):
+        evaluations.append(cached)
+    for operations, billions in zip(evaluations, expected, strict=True):
         assert abs(sum(o.macs for o in operations) / 1e9 / billions - 1) < 0.01

@@ -65,14 +65,14 @@ def test_a_quantized_layer_multiplies_by_what_it_stores(bits, group, groups, bia
     weight, network = np.array(layer.weight), nn.Module()
     network.layer = layer
     quantization.quantize_network(network, Quantization(bits, group))
-    made = network.layer
-    assert isinstance(made, QuantizedLinear)
+    quantized = network.layer
+    assert isinstance(quantized, QuantizedLinear)
     x = mx.array(families.numbers("x", 3, 5, inputs))
-    expected = np.array(x) @ restored(made).T + (np.array(layer.bias) if bias else 0)
-    assert families.distance(np.array(made(x)), expected) < 1e-5
+    expected = np.array(x) @ restored(quantized).T + (np.array(layer.bias) if bias else 0)
+    assert families.distance(np.array(quantized(x)), expected) < 1e-5
     runs = weight.reshape(outputs, -1, group)
     step = (runs.max(-1) - runs.min(-1)) / (2**bits - 1)
-    error = np.abs(restored(made) - weight).reshape(runs.shape).max(-1)
+    error = np.abs(restored(quantized) - weight).reshape(runs.shape).max(-1)
     assert (error <= 1.01 * step).all() and error.max() > 0
 
 
@@ -83,21 +83,21 @@ def test_conversion_and_loading_quantize_alike(convert, folder):
     for a, b in zip((one.unet, *one.text_encoders), (two.unet, *two.text_encoders), strict=True):
         a, b = flat(a), flat(b)
         assert a.keys() == b.keys() and all((a[name] == b[name]).all() for name in a)
-    said = json.loads((out / "model.json").read_text())["quantization"]
-    assert said == {"unet": {"bits": 4, "group": 32}, "text_encoder": {"bits": 8, "group": 32}}
+    record = json.loads((out / "model.json").read_text())["quantization"]
+    assert record == {"unet": {"bits": 4, "group": 32}, "text_encoder": {"bits": 8, "group": 32}}
     assert one.hash != load(folder, "float32").hash
 
 
 def test_what_is_not_quantized_stays_to_the_bit(folder):
     before, after = load(folder, "float32"), load(folder, "float32", quantize="4:64")
-    was, now = flat(before.unet), flat(after.unet)
-    taken = quantization.quantizable_layers(before.unet, Quantization(4, 64))
+    weights, quantized_weights = flat(before.unet), flat(after.unet)
+    layers = quantization.quantizable_layers(before.unet, Quantization(4, 64))
     modules = dict(before.unet.named_modules())
-    assert 20 < len(taken) < sum(isinstance(m, Linear) for m in modules.values())
-    for name in taken:
-        assert was[f"{name}.weight"].shape[1] % 64 == 0 and was[f"{name}.weight"].size >= 2048
-    kept = was.keys() - {f"{name}.weight" for name in taken}
-    assert all((was[name] == now[name]).all() for name in kept)
+    assert 20 < len(layers) < sum(isinstance(m, Linear) for m in modules.values())
+    for name in layers:
+        assert weights[f"{name}.weight"].shape[1] % 64 == 0 and weights[f"{name}.weight"].size >= 2048
+    unchanged = weights.keys() - {f"{name}.weight" for name in layers}
+    assert all((weights[name] == quantized_weights[name]).all() for name in unchanged)
     for one, two in ((before.text_encoders[0], after.text_encoders[0]), (before.vae, after.vae)):
         assert all((array == flat(two)[name]).all() for name, array in flat(one).items())
 
@@ -105,7 +105,7 @@ def test_what_is_not_quantized_stays_to_the_bit(folder):
 def test_the_command_says_how_many_bytes(convert):
     _, _, plain = convert("--dtype", "float16", out="plain")
     code, err, out = convert("--dtype", "float16", "--quantize", "4:32")
-    sizes = [(place / "unet.safetensors").stat().st_size / 1e6 for place in (plain, out)]
+    sizes = [(model / "unet.safetensors").stat().st_size / 1e6 for model in (plain, out)]
     linear, small, stay = (float(number) for number in re.findall(r"([\d.]+) MB", err))
     assert code == 0 and err.count("\n") == 1
     assert abs(linear + stay - sizes[0]) < 0.15 and abs(small + stay - sizes[1]) < 0.15
@@ -141,12 +141,12 @@ def test_a_mistake_is_one_line(convert, name):
 
 @given(st.text(alphabet="48:=,unet_x 1632", max_size=20))
 @settings(deadline=None)
-def test_what_quantize_takes_is_known_or_refused(text):
+def test_a_value_of_quantize_is_read_or_refused(text):
     try:
-        found = quantization.parse(text)
+        schemes = quantization.parse(text)
     except InputError:
         return
-    assert found and all(how.bits in (4, 8) and how.group in (32, 64, 128) for how in found.values())
+    assert schemes and all(s.bits in (4, 8) and s.group in (32, 64, 128) for s in schemes.values())
 
 
 def test_a_quantized_folder_takes_no_more(convert, shapes, tmp_path, capsys):
