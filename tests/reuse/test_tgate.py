@@ -20,42 +20,42 @@ SHAPES = ("sd1", "sd2v", "sdxl")
 STEPS = 7
 
 
-def generate(sd: StableDiffusion, **how):
-    asked = {"steps": STEPS, "sampler": "ddim", "guidance": families.GUIDANCE, "seed": families.SEED} | how
-    return sd.generate(families.PROMPT, families.NEGATIVE, output="latent", **asked)
+def generate(sd: StableDiffusion, **options):
+    options = {"steps": STEPS, "sampler": "ddim", "guidance": families.GUIDANCE, "seed": families.SEED} | options
+    return sd.generate(families.PROMPT, families.NEGATIVE, output="latent", **options)
 
 
-def spied(sd: StableDiffusion, monkeypatch, **how) -> list[dict]:
+def spied(sd: StableDiffusion, monkeypatch, **options) -> list[dict]:
     """What each call of the UNet was given: rows of latents and of prompts, and whether it was handed deep features."""
-    seen, own = [], type(sd.unet).__call__
+    calls, original = [], type(sd.unet).__call__
 
-    def call(unet, x, t, context, *, deep=None, **rest):
-        seen.append({"rows": x.shape[0], "prompts": context.shape[0], "cached": deep is not None})
-        return own(unet, x, t, context, deep=deep, **rest)
+    def call(unet, x, t, context, *, deep=None, **inputs):
+        calls.append({"rows": x.shape[0], "prompts": context.shape[0], "cached": deep is not None})
+        return original(unet, x, t, context, deep=deep, **inputs)
 
     monkeypatch.setattr(type(sd.unet), "__call__", call)
-    generate(sd, **how)
-    return seen
+    generate(sd, **options)
+    return calls
 
 
 @pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("gate", [1, 4, 6])
 def test_from_the_gate_on_the_batch_is_half(name, gate, family, monkeypatch):
-    seen = spied(family(name), monkeypatch, tgate=TGate(gate))
-    assert [call["rows"] for call in seen] == [2] * gate + [1] * (STEPS - gate)
-    assert all(call["prompts"] == call["rows"] for call in seen)
+    calls = spied(family(name), monkeypatch, tgate=TGate(gate))
+    assert [call["rows"] for call in calls] == [2] * gate + [1] * (STEPS - gate)
+    assert all(call["prompts"] == call["rows"] for call in calls)
 
 
 @pytest.mark.parametrize("cache", [DeepCache(3), DeepCache(4, 2), NonUniform(3), At((0, 2)), DeepCache(3, forecast=1)])
 def test_with_deepcache_the_unet_is_whole_just_before_the_gate_and_at_it(cache, family, monkeypatch):
-    seen = spied(family("sd1"), monkeypatch, tgate=TGate(5), deepcache=cache)
-    assert [i for i, call in enumerate(seen) if not call["cached"]] == sorted({*cache.full_evaluations(STEPS), 4, 5})
+    calls = spied(family("sd1"), monkeypatch, tgate=TGate(5), deepcache=cache)
+    assert [i for i, call in enumerate(calls) if not call["cached"]] == sorted({*cache.full_evaluations(STEPS), 4, 5})
 
 
 @pytest.mark.parametrize("sampler", samplers.names())
 def test_it_counts_evaluations_under_every_sampler(sampler, family, monkeypatch):
-    seen = spied(family("sd1"), monkeypatch, tgate=TGate(3), sampler=sampler, steps=5)
-    assert [call["rows"] for call in seen] == [2] * 3 + [1] * (len(seen) - 3)
+    calls = spied(family("sd1"), monkeypatch, tgate=TGate(3), sampler=sampler, steps=5)
+    assert [call["rows"] for call in calls] == [2] * 3 + [1] * (len(calls) - 3)
 
 
 @settings(max_examples=7, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -143,9 +143,11 @@ def test_nothing_survives_a_generation(name, cache, family):
 
 
 def test_a_batch_is_its_pictures_one_by_one(family):
-    how = {"tgate": TGate(3), "deepcache": DeepCache(2), "count": 3}
+    options = {"tgate": TGate(3), "deepcache": DeepCache(2), "count": 3}
     assert (
-        families.distance(generate(family("sd1"), batch=3, **how).latents, generate(family("sd1"), **how).latents)
+        families.distance(
+            generate(family("sd1"), batch=3, **options).latents, generate(family("sd1"), **options).latents
+        )
         < 1e-5
     )
 
