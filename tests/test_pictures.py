@@ -7,7 +7,14 @@ import pytest
 
 from mlx_sd.cli import generate
 from tests.support import pictures
+from tests.support.effort import slow_but
 
+# One of each sampler's kind, each way of reuse, each task and each family of checkpoints.
+QUICK = """
+    demo euler-ancestral-trailing heun-exponential plms-leading unipc-ays nonuniform adaptive tgate freeu-constant
+    speed-fastest long-prompt batch quantized mask-blur only-masked classes sd1-lora single-file sd2v sdxl-refiner
+    inpaint9 x4 ldm-super-resolution ddim-model
+"""
 LEVEL = 1  # of 255: another processor may round otherwise
 
 
@@ -22,7 +29,7 @@ def test_every_picture_has_its_fixture_and_every_fixture_its_picture():
     assert sum(file.stat().st_size for file in pictures.FOLDER.glob("*.png")) < 1.5e6
 
 
-@pytest.mark.parametrize("name", pictures.CASES)
+@pytest.mark.parametrize("name", slow_but(QUICK.split(), pictures.CASES))
 def test_a_picture_is_what_it_was(name, sources, monkeypatch, capfd):
     monkeypatch.chdir(sources)
     pictures.write_sources(sources, pictures.CASES[name])

@@ -269,7 +269,7 @@ def test_a_picture_that_says_nonsense_is_refused(run, tmp_path):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_makes_nearly_the_same_picture(run, dtype):
     for kind in (dtype, "float32"):
-        assert run("a tent", "--steps", 4, "--dtype", kind, "--output", f"{kind}.png")[0] == 0
+        assert run("a tent", "--steps", 4, *SMALL, "--dtype", kind, "--output", f"{kind}.png")[0] == 0
     assert np.abs(_pixels(f"{dtype}.png") - _pixels("float32.png")).mean() < 4
     assert picture.read(Path(f"{dtype}.png"))["dtype"] == dtype
 

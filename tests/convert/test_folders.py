@@ -24,6 +24,7 @@ from convert.files.diffusers_names import current_name
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import tensors
 from tests.support import families, singles
+from tests.support.effort import slow_but
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 
@@ -173,7 +174,7 @@ def test_back_to_diffusers_is_the_identity(name, shapes, tmp_path):
     assert all(one[n] == two[n] for n in one if n != "model.json") and one.keys() == two.keys()
 
 
-@pytest.mark.parametrize("name", singles.NAMES)
+@pytest.mark.parametrize("name", slow_but(["sd1", "sdxl"], singles.NAMES))
 def test_a_single_file_becomes_a_diffusers_folder_that_reads_the_same(name, shapes, tmp_path):
     file, weights = singles.write(name, shapes, tmp_path / "x.safetensors")
     families.write_tokenizer(tmp_path / "tokenizer", "!")

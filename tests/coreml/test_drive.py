@@ -48,6 +48,7 @@ def test_batches_may_be_smaller_and_larger_than_the_packages(options, packaged, 
     assert mx.abs(results[1] - results[0]).max().item() < 1e-3
 
 
+@pytest.mark.slow
 def test_functions_of_another_size_drive_the_loop(functions, family):
     sd, packaged = family("sd1"), StableDiffusion(drive.load(functions))
     options = {"steps": 3, "width": 64, "height": 128, "deepcache": DeepCache(2), "output": "latent"}
@@ -57,6 +58,7 @@ def test_functions_of_another_size_drive_the_loop(functions, family):
         packaged.generate("a red tent", width=128, height=128)
 
 
+@pytest.mark.slow
 def test_halves_drive_the_loop_without_deepcache(halves, family):
     sd, packaged = family("sd1"), StableDiffusion(drive.load(halves))
     expected, latents = (s.generate("a tent", steps=2, output="latent").latents for s in (sd, packaged))
@@ -65,6 +67,7 @@ def test_halves_drive_the_loop_without_deepcache(halves, family):
         packaged.generate("a tent", deepcache=DeepCache(2))
 
 
+@pytest.mark.slow
 def test_another_branch_and_batch_drive_the_loop(branch_4_batch_1, family):
     sd, packaged = family("sd1"), StableDiffusion(drive.load(branch_4_batch_1))
     options = {"steps": 4, "deepcache": DeepCache(2, 4), "output": "latent"}

@@ -109,6 +109,7 @@ def test_chunk_after_chunk_is_the_whole_unet(exported):
 # ------------------------------------------------------------------------------------------------ other packages
 
 
+@pytest.mark.slow
 def test_several_functions_share_their_weights(functions, exported):
     unet = exported("sd1 float16") / "Unet.mlpackage"
     weights, alone = (
@@ -119,6 +120,7 @@ def test_several_functions_share_their_weights(functions, exported):
     assert package.size(unet) > weights  # four programs and one set of weights
 
 
+@pytest.mark.slow
 def test_every_function_of_every_size_computes_what_its_network_computes(functions, family):
     checks = [check for chain in verify.chains(functions) for check in verify.verify(chain, family("sd1"))]
     assert min(check.psnr for check in checks) > 60
@@ -126,12 +128,14 @@ def test_every_function_of_every_size_computes_what_its_network_computes(functio
     assert names == {"full_64x64", "shallow_64x64", "full_64x128", "shallow_64x128"}
 
 
+@pytest.mark.slow
 def test_halves_compute_the_whole_unet_one_after_the_other(halves, family):
     chains = [chain for chain in verify.chains(halves) if chain[0][1]["piece"] != [1, 1]]
     assert [[path.stem for path, _ in chain] for chain in chains] == [["UnetChunk1", "UnetChunk2"]]
     assert max(check.error for check in verify.verify(chains[0], family("sd1"))) <= 1e-4
 
 
+@pytest.mark.slow
 def test_a_package_above_the_limit_is_cut_into_parts_below_it(exported, family, monkeypatch):
     monkeypatch.setattr(export, "GIGABYTE", 1_500_000)
     folder = exported("sd1", ("unet",), split=True, unets=("chunks",), attention="original", compress="int8")
@@ -143,6 +147,7 @@ def test_a_package_above_the_limit_is_cut_into_parts_below_it(exported, family, 
     assert min(check.psnr for check in checks) > 30  # int8
 
 
+@pytest.mark.slow
 def test_another_branch_and_batch_compute_what_the_network_computes(branch_4_batch_1, family):
     for chain in verify.chains(branch_4_batch_1):
         assert max(check.error for check in verify.verify(chain, family("sd1"))) <= 1e-4

@@ -50,6 +50,7 @@ def test_another_kind_of_model_is_refused(exported, family, capfd):
     assert "does not have" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_one_piece_of_several_is_refused(halves):
     with pytest.raises(InputError, match="piece"):
         list(verify.chains(halves / "UnetChunk1.mlpackage"))

@@ -15,6 +15,7 @@ from mlx_sd.reuse import deepcache
 from mlx_sd.reuse.deepcache import Policy, parse
 from mlx_sd.sampling import samplers
 from tests.support import families
+from tests.support.effort import SAMPLERS, slow_but
 
 pytestmark = pytest.mark.filterwarnings("ignore:in . evaluations little repeats itself")
 
@@ -193,7 +194,7 @@ def test_policies_that_choose_the_same_evaluations_make_the_same_latents(family)
     assert not mx.array_equal(generate(sd, DeepCache(3, 1, 1)).latents, third.latents)
 
 
-@pytest.mark.parametrize("sampler", samplers.names())
+@pytest.mark.parametrize("sampler", slow_but(SAMPLERS, samplers.names()))
 def test_every_policy_goes_with_every_sampler(sampler, family):
     for policy in (NonUniform(2, forecast=1), At((0, 1, 4), 1, 2), Adaptive(0.2, 0, 2)):
         result = generate(family("sd1"), policy, steps=4, sampler=sampler)

@@ -16,6 +16,7 @@ from mlx_sd.sampling import loop, samplers
 from mlx_sd.sampling.denoise import guide
 from tests.reuse.test_cached_passes import BRANCHES, SHAPES
 from tests.support import families
+from tests.support.effort import SAMPLERS, slow_but
 
 pytestmark = pytest.mark.filterwarnings("ignore:in . evaluations little repeats itself")
 
@@ -149,8 +150,8 @@ def test_levels_that_come_again_do_no_harm(levels, degree, interval):
 # ------------------------------------------------------------------------------------------------ generations
 
 
-@pytest.mark.parametrize("sampler", samplers.names())
-@pytest.mark.parametrize("interval", [2, 3, 5])
+@pytest.mark.parametrize("sampler", slow_but(SAMPLERS, samplers.names()))
+@pytest.mark.parametrize("interval", slow_but([3], [2, 3, 5]))
 def test_a_generation_counts_evaluations_not_steps(sampler, interval, family):
     calls = []
     result = generate(
@@ -160,7 +161,7 @@ def test_a_generation_counts_evaluations_not_steps(sampler, interval, family):
     assert result.full == math.ceil(result.evaluations / interval)
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", slow_but(["sd1"], SHAPES))
 def test_nothing_survives_a_generation(name, family):
     first = generate(family(name), deepcache=DeepCache(3, 1))
     generate(family(name), steps=5, seed=77, deepcache=DeepCache(5, 2))
@@ -168,7 +169,7 @@ def test_nothing_survives_a_generation(name, family):
     assert mx.array_equal(first.latents, again.latents)
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", slow_but(["sd1"], SHAPES))
 def test_interval_one_is_no_cache_at_all(name, family):
     plain = generate(family(name))
     for branch in (0, BRANCHES[name] - 1):
@@ -212,7 +213,7 @@ def test_a_cached_generation_is_the_loop_written_by_hand(interval, branch, steps
     assert mx.array_equal(ours.latents, by_hand(family("sd1"), None, steps, range(0, 2 * steps, interval), branch))
 
 
-@pytest.mark.parametrize("sampler", samplers.names())
+@pytest.mark.parametrize("sampler", slow_but(SAMPLERS, samplers.names()))
 def test_under_every_sampler_it_is_the_loop_written_by_hand(sampler, family):
     settings_ = {
         "latents": mx.array(families.noise()),

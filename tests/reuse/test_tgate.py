@@ -13,6 +13,7 @@ from mlx_sd.reuse.tgate import parse
 from mlx_sd.sampling import loop, samplers
 from mlx_sd.sampling.denoise import guide
 from tests.support import families
+from tests.support.effort import SAMPLERS, slow_but
 
 pytestmark = pytest.mark.filterwarnings("ignore:in . evaluations little repeats itself")
 
@@ -38,7 +39,7 @@ def spied(sd: StableDiffusion, monkeypatch, **options) -> list[dict]:
     return calls
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", slow_but(["sd1"], SHAPES))
 @pytest.mark.parametrize("gate", [1, 4, 6])
 def test_from_the_gate_on_the_batch_is_half(name, gate, family, monkeypatch):
     calls = spied(family(name), monkeypatch, tgate=TGate(gate))
@@ -52,7 +53,7 @@ def test_with_deepcache_the_unet_is_whole_just_before_the_gate_and_at_it(cache, 
     assert [i for i, call in enumerate(calls) if not call["cached"]] == sorted({*cache.full_evaluations(STEPS), 4, 5})
 
 
-@pytest.mark.parametrize("sampler", samplers.names())
+@pytest.mark.parametrize("sampler", slow_but(SAMPLERS, samplers.names()))
 def test_it_counts_evaluations_under_every_sampler(sampler, family, monkeypatch):
     calls = spied(family("sd1"), monkeypatch, tgate=TGate(3), sampler=sampler, steps=5)
     assert [call["rows"] for call in calls] == [2] * 3 + [1] * (len(calls) - 3)
@@ -133,7 +134,7 @@ def test_a_gated_generation_is_the_loop_written_by_hand(gate, sp, fi, warm_up, g
     assert families.distance(ours.latents, by_hand) <= 1e-6
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", slow_but(["sd1"], SHAPES))
 @pytest.mark.parametrize("cache", [None, DeepCache(2), Adaptive(0.05, forecast=1)])
 def test_nothing_survives_a_generation(name, cache, family):
     first = generate(family(name), tgate=TGate(3), deepcache=cache)

@@ -21,6 +21,7 @@ from mlx_sd.core.errors import InputError
 from mlx_sd.tasks import tiles
 from tests.conftest import GOLDENS
 from tests.support import families, singles, unprompted, upscalers
+from tests.support.effort import slow_but
 
 PROMPT = families.PROMPT
 
@@ -191,7 +192,9 @@ def test_tiles_leave_no_seam(x4, monkeypatch):
 @pytest.mark.filterwarnings("ignore:in 8 evaluations")
 @pytest.mark.parametrize(
     "policy",
-    [DeepCache(2, 0), DeepCache(3, 2, 1), NonUniform(2, branch=1), At((0, 3)), Adaptive(0.6)],
+    slow_but(
+        [DeepCache(3, 2, 1)], [DeepCache(2, 0), DeepCache(3, 2, 1), NonUniform(2, branch=1), At((0, 3)), Adaptive(0.6)]
+    ),
     ids=str,
 )
 def test_every_deepcache_policy_in_tiles(policy, either):
