@@ -122,27 +122,27 @@ CLASSES: dict[str, SchedulerClass] = {
 }
 
 
-def sampler_of(f: ConfigFields, class_name: str) -> tuple[str, Options]:
+def sampler_of(config: ConfigFields, class_name: str) -> tuple[str, Options]:
     """Returns the sampler, with its options, that a config's class and fields mean; takes those fields.
 
     Raises InputError that names the class or the field with no equal here.
     """
     if class_name not in CLASSES:
-        raise InputError(f"{f.where}: {class_name} is not among the samplers here")
+        raise InputError(f"{config.where}: {class_name} is not among the samplers here")
     meaning = CLASSES[class_name]
     sampler, order, kind = meaning.sampler, None, None
-    rho = f.take("rho") if class_name.startswith("EDM") else None
+    rho = config.take("rho") if class_name.startswith("EDM") else None
     if sampler is None:
-        algorithm = meaning.algorithms[f.only("algorithm_type", *meaning.algorithms)]
-        sampler, order = algorithm.sampler, f.only("solver_order", *algorithm.orders)
-        solver_type = f.only("solver_type", *meaning.solver_types, *_SOLVER_TYPES)
+        algorithm = meaning.algorithms[config.only("algorithm_type", *meaning.algorithms)]
+        sampler, order = algorithm.sampler, config.only("solver_order", *algorithm.orders)
+        solver_type = config.only("solver_type", *meaning.solver_types, *_SOLVER_TYPES)
         kind = solver_type if solver_type in meaning.solver_types else None
         if sampler == "dpmpp_2m" and order == 3:
             sampler, order = "dpmpp_3m", None
     for name, entry in {**_EVERY_CLASS, **meaning.fields}.items():
-        value = f.take(name, entry.default)
+        value = config.take(name, entry.default)
         if value not in entry.accepted:
-            raise f.unsupported(name, value, entry.accepted)
-    f.ignore(_WITHOUT_EFFECT)
-    f.done()
+            raise config.unsupported(name, value, entry.accepted)
+    config.ignore(_WITHOUT_EFFECT)
+    config.done()
     return sampler, Options(order=order, kind=kind, rho=rho)

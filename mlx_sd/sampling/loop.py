@@ -55,7 +55,7 @@ def evaluate(
     Raises InputError if the image is missing, Failure as soon as the latents are not finite.
     """
     if (table.image_scale is None) != (image is None):
-        raise InputError("a table that begins midway needs the image it starts from, and no other takes one")
+        raise InputError("a table that begins midway needs the image it starts from; other tables take no image")
     x = noise.astype(mx.float32) * table.noise_scale
     if table.image_scale is not None and image is not None:
         x = x + table.image_scale * image.astype(mx.float32)

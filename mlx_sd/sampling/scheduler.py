@@ -68,37 +68,37 @@ class Scheduler:
         Raises InputError for a field that no sampler could honour. A field that only the config's own class reads
         becomes the `problem` instead, because the user may choose another sampler.
         """
-        f = ConfigFields(values, where)
+        config = ConfigFields(values, where)
         class_name = str(values.get("_class_name", "PNDMScheduler"))
         edm = None
         if class_name.startswith("EDM"):
-            edm = Edm(f.take("sigma_min", 0.002), f.take("sigma_max", 80.0), f.take("sigma_data", 0.5))
-        prediction_type = f.only("prediction_type", "epsilon", "v_prediction", "sample")
-        betas = f.take("trained_betas")
+            edm = Edm(config.take("sigma_min", 0.002), config.take("sigma_max", 80.0), config.take("sigma_data", 0.5))
+        prediction_type = config.only("prediction_type", "epsilon", "v_prediction", "sample")
+        betas = config.take("trained_betas")
         training = {
             "prediction_type": "edm" if edm and prediction_type == "epsilon" else prediction_type,
-            "num_train_timesteps": f.take("num_train_timesteps", 1000),
-            "beta_start": f.take("beta_start", 0.0001),
-            "beta_end": f.take("beta_end", 0.02),
-            "beta_schedule": f.only("beta_schedule", "linear", "scaled_linear", "squaredcos_cap_v2"),
+            "num_train_timesteps": config.take("num_train_timesteps", 1000),
+            "beta_start": config.take("beta_start", 0.0001),
+            "beta_end": config.take("beta_end", 0.02),
+            "beta_schedule": config.only("beta_schedule", "linear", "scaled_linear", "squaredcos_cap_v2"),
             "trained_betas": None if betas is None else tuple(betas),
-            "rescale_betas_zero_snr": bool(f.take("rescale_betas_zero_snr", False)),
-            "timestep_spacing": f.only("timestep_spacing", None, *SPACINGS),
-            "steps_offset": f.take("steps_offset", 0),
-            "set_alpha_to_one": f.take("set_alpha_to_one"),
-            "final_sigma_zero": f.only("final_sigmas_type", "zero", "sigma_min") == "zero",
-            "lower_order_final": bool(f.take("lower_order_final", class_name != "DPMSolverSinglestepScheduler")),
-            "euler_at_final": bool(f.take("euler_at_final", False)),
-            "runge_kutta_start": not f.take("skip_prk_steps", class_name != "PNDMScheduler"),
-            "original_inference_steps": f.take("original_inference_steps", 50),
-            "timestep_scaling": f.take("timestep_scaling", 10.0),
-            "clip": _clip(f, class_name),
+            "rescale_betas_zero_snr": bool(config.take("rescale_betas_zero_snr", False)),
+            "timestep_spacing": config.only("timestep_spacing", None, *SPACINGS),
+            "steps_offset": config.take("steps_offset", 0),
+            "set_alpha_to_one": config.take("set_alpha_to_one"),
+            "final_sigma_zero": config.only("final_sigmas_type", "zero", "sigma_min") == "zero",
+            "lower_order_final": bool(config.take("lower_order_final", class_name != "DPMSolverSinglestepScheduler")),
+            "euler_at_final": bool(config.take("euler_at_final", False)),
+            "runge_kutta_start": not config.take("skip_prk_steps", class_name != "PNDMScheduler"),
+            "original_inference_steps": config.take("original_inference_steps", 50),
+            "timestep_scaling": config.take("timestep_scaling", 10.0),
+            "clip": _clip(config, class_name),
             "large_variance": values.get("variance_type") == "fixed_large",
         }
         sigma_schedule, sampler, options, problem = None, None, Options(), None
         try:
-            sigma_schedule = _sigma_schedule(f, edm)
-            sampler, options = diffusers_classes.sampler_of(f, class_name)
+            sigma_schedule = _sigma_schedule(config, edm)
+            sampler, options = diffusers_classes.sampler_of(config, class_name)
         except InputError as error:
             problem = str(error)
         return cls(
@@ -155,12 +155,12 @@ class Scheduler:
         return np.interp(np.log(sigma), logs, np.arange(len(logs)))
 
 
-def _clip(f: ConfigFields, class_name: str) -> Clip | None:
+def _clip(config: ConfigFields, class_name: str) -> Clip | None:
     """Returns how DDIM and DDPM clip estimates; other classes do so only if the config says it.
 
     Fields are read without being taken, because each class has its own rules about them.
     """
-    values = f.unread
+    values = config.unread
     if values.get("thresholding"):
         return Clip(values.get("sample_max_value", 1.0), values.get("dynamic_thresholding_ratio", 0.995))
     if values.get("clip_sample", class_name in diffusers_classes.CLIPPING):
@@ -173,10 +173,10 @@ def _cumprod(alphas: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.cumprod(alphas, dtype=np.float64).astype(np.float32)
 
 
-def _sigma_schedule(f: ConfigFields, edm: Edm | None) -> str | None:
+def _sigma_schedule(config: ConfigFields, edm: Edm | None) -> str | None:
     if edm:
-        return str(f.only("sigma_schedule", "karras", "exponential"))
-    shapes = [shape for shape in ("karras", "exponential", "beta") if f.take(f"use_{shape}_sigmas", False)]
+        return str(config.only("sigma_schedule", "karras", "exponential"))
+    shapes = [shape for shape in ("karras", "exponential", "beta") if config.take(f"use_{shape}_sigmas", False)]
     if len(shapes) > 1:
-        raise InputError(f"{f.where}: use_{shapes[0]}_sigmas and use_{shapes[1]}_sigmas exclude each other")
+        raise InputError(f"{config.where}: use_{shapes[0]}_sigmas and use_{shapes[1]}_sigmas exclude each other")
     return shapes[0] if shapes else None

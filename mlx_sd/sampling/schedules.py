@@ -83,10 +83,9 @@ def step_count(schedule: str) -> int | None:
 
 
 def timesteps(scheduler: Scheduler, num_steps: int, schedule: str) -> NDArray[np.float64]:
-    """Returns a schedule's timesteps, descending, fractional for some schedules.
+    """Returns the timesteps of a schedule that is not one of SHAPES, descending, fractional for some schedules.
 
-    The spacings are those of Lin et al. 2023, table 2, and diffusers. Any other schedule of SHAPES is spaced like
-    "trailing".
+    The spacings are those of Lin et al. 2023, table 2, and diffusers; "sgm_uniform" is another name of "trailing".
     """
     total = scheduler.num_train_timesteps
     listed = user_list(schedule)
