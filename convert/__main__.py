@@ -41,13 +41,13 @@ _EXAMPLES = f"""examples:
   python -m convert --inspect style.safetensors
   python -m convert --verify models/dreamy
 
-kinds of single files (which one it is follows from its names and shapes; turbo cannot be told from the others):
+kinds of single files (found from names and shapes; only turbo cannot be told from the others):
 {_KINDS}
 """
 
 
 def parser() -> argparse.ArgumentParser:
-    """All options."""
+    """Returns the parser of all options."""
     p = command.Parser(
         prog=f"python -m {NAME}",
         description="Convert a Stable Diffusion checkpoint into a model folder for mlx_sd, or back.",
@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, metavar="DIR", help="the folder to write; must not exist")
     p.add_argument("--to", choices=("mlx", "diffusers"), default="mlx", help="what to write (default: mlx)")
     p.add_argument("--verify", type=Path, metavar="DIR", help="check a converted folder instead")
-    p.add_argument("--inspect", metavar="FILE", help="say what a safetensors file is; with --model, whether it fits")
+    p.add_argument("--inspect", metavar="FILE", help="describe a safetensors file; with --model, say whether it fits")
     p.add_argument("--dtype", choices=tuple(DTYPES), help="of the weights (default: as they are stored)")
     p.add_argument("--variant", help="which variant of a folder's files to read, for example fp16")
     p.add_argument("--vae", type=Path, metavar="PATH", help="another VAE: a file or a folder")
@@ -80,8 +80,8 @@ def parser() -> argparse.ArgumentParser:
         help="the UNet's linear layers in 4 or 8 bits, groups of 32, 64 (default) or 128; or NETWORK=BITS[:GROUP],...",
     )
     single = p.add_argument_group("single files")
-    single.add_argument("--kind", choices=tuple(KINDS), metavar="KIND", help="see below (default: found out)")
-    single.add_argument("--prediction", choices=PREDICTIONS, help="what the UNet predicts (default: found out)")
+    single.add_argument("--kind", choices=tuple(KINDS), metavar="KIND", help="see below (default: by names and shapes)")
+    single.add_argument("--prediction", choices=PREDICTIONS, help="what the UNet predicts (default: from the file)")
     single.add_argument("--ema", action="store_true", help="the averaged weights, where the file has both")
     single.add_argument(
         "--tokenizer", type=Path, metavar="DIR", help="CLIP's vocab.json and merges.txt (default: from the hub)"
@@ -127,12 +127,13 @@ def _write(arguments: argparse.Namespace, options: SourceOptions, out: Path) -> 
     if arguments.quantize:
         quantization.parse(arguments.quantize)
     adapters = open_adapters(Lora.parse(text) for text in arguments.lora)
-    found = open_checkpoint(arguments.model, options)
-    about = {"model": arguments.model}
-    remarks = write_model_folder(found, out, about, _dtype(arguments), adapters, arguments.quantize)
-    for said in (f"{arguments.model}: {found.summary}" if found.summary else "", found.warning, *remarks):
-        if said:  # at the end, so that what goes wrong is one line
-            print(f"{NAME}: {said}", file=sys.stderr)
+    checkpoint = open_checkpoint(arguments.model, options)
+    source = {"model": arguments.model}
+    reports = write_model_folder(checkpoint, out, source, _dtype(arguments), adapters, arguments.quantize)
+    summary = f"{arguments.model}: {checkpoint.summary}" if checkpoint.summary else ""
+    for line in (summary, checkpoint.warning, *reports):
+        if line:  # at the end, so that an error is the only line
+            print(f"{NAME}: {line}", file=sys.stderr)
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
@@ -146,8 +147,8 @@ def _networks(arguments: argparse.Namespace) -> dict[str, Module]:
     if (folder / "model.json").is_file():
         configs = read_about(folder)["networks"]
     else:
-        found = open_checkpoint(arguments.model, _options(arguments))
-        configs = {part: component.config for part, component in found.components.items()}
+        checkpoint = open_checkpoint(arguments.model, _options(arguments))
+        configs = {part: component.config for part, component in checkpoint.components.items()}
     return {part: build(part, config, f"{arguments.model}: {part}") for part, config in configs.items()}
 
 

@@ -1,4 +1,4 @@
-"""What a safetensors file is, in a few lines."""
+"""Describes a safetensors file in a few lines: its kind, and of an adapter its modules and what was recorded of it."""
 
 import json
 from collections import Counter
@@ -12,22 +12,12 @@ from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import Tensor, metadata, tensors
 
 from .adapters import adapter_file, merge
+from .adapters.adapter_file import Adapter, Module
+from .adapters.family import family, width_names
+from .adapters.formulas import DORA
+from .files.file_kinds import recognise
 
-# How some name begins -> what a file with it holds, the first that fits.
-_CHECKPOINTS = (
-    ("model.diffusion_model.", "a whole checkpoint in one file"),
-    ("control_model.", "a ControlNet"),
-    ("controlnet_cond_embedding.", "a ControlNet"),
-    ("time_embedding.", "a UNet"),
-    ("first_stage_model.", "an autoencoder in the original code's names"),
-    ("quant_conv.", "an autoencoder"),
-    ("decoder.mid_block.", "an autoencoder"),
-    ("text_model.", "a text encoder"),
-    ("encoder.layers.", "a text encoder"),
-    ("string_to_param", "a textual inversion embedding"),
-    ("emb_params", "a textual inversion embedding"),
-)
-# What trainers write about a training -> how it is called here.
+# Keys that trainers write into the metadata -> the words for them in the description.
 _TRAINING = {
     "modelspec.title": "title",
     "modelspec.architecture": "architecture",
@@ -42,23 +32,23 @@ _TRAINING = {
     "modelspec.trigger_phrase": "trigger",
     "ss_training_comment": "comment",
 }
-_SCALES = {"rank": "rank", "alpha": "alpha", "scaling": "scaled by"}
-_WORDS, _LONGEST = 12, 200
+_WORDS, _LONGEST = 12, 200  # frequent words that are listed, characters of a value
 
 
 def describe(path: str, model: str | None = None, networks: Mapping[str, Network] | None = None) -> Iterator[str]:
-    """Lines that say what a safetensors file holds; with a model's networks, whether it can be merged into them.
+    """Yields lines that describe a safetensors file; with a model's networks, also whether it can be merged into them.
 
-    `path` may be a folder or a hub id, as for `--lora`. Raises InputError for what cannot be read.
+    path: also a folder or a hub id, as for `--lora`. model: the name of the model in the lines. Raises InputError for a
+    file that cannot be read.
     """
     place = merge.locate(path)
     file = place / adapter_file.choose(sorted(p.name for p in place.iterdir()), path) if place.is_dir() else place
-    found = list(tensors(file))
-    if any(adapter_file.is_part(tensor.name) for tensor in found):
-        read = adapter_file.read(file)
-        yield from _adapter(read)
+    stored = list(tensors(file))
+    if any(adapter_file.is_part(tensor.name) for tensor in stored):
+        adapter = adapter_file.read(file)
+        yield from _adapter(adapter)
         if networks is not None:
-            yield from (f"  of no layer: {name}" for name in merge.unmatched(read, merge.layers_of(networks)))
+            yield from (f"  of no layer: {name}" for name in merge.unmatched(adapter, merge.layers_of(networks)))
             try:
                 merge.plan_merge(merge.open_adapters([Lora(str(file))]), networks)
             except InputError as error:
@@ -66,56 +56,56 @@ def describe(path: str, model: str | None = None, networks: Mapping[str, Network
             else:
                 yield f"  fits {model}"
     else:
-        yield from _checkpoint(file, found)
+        yield from _other(file, stored)
 
 
-def _adapter(read: adapter_file.Adapter) -> Iterator[str]:
-    kinds = Counter(_kind(module) for module in read.modules)
-    stored = [t for module in read.modules for t in (*module.factors.values(), *module.beside.values())]
+def _adapter(adapter: Adapter) -> Iterator[str]:
+    kinds = Counter(_kind(module) for module in adapter.modules)
+    stored = [t for module in adapter.modules for t in (*module.factors.values(), *module.extras.values())]
     yield (
-        f"{read.file}: {' and '.join(kind for kind, _ in kinds.most_common())} "
-        f"for {merge.family(read) or 'a family it does not tell'}, {_size(stored)}"
+        f"{adapter.file}: {' and '.join(kind for kind, _ in kinds.most_common())} "
+        f"for {family(adapter) or 'a family it does not tell'}, {_size(stored)}"
     )
-    for part, modules in _by_part(read).items():
-        values = [_values(name, {getattr(m, what) for m in modules}) for what, name in _SCALES.items()]
-        yield f"  {part}: {len(modules)} modules, {', '.join(values)}"
-    yield from _metadata(read.metadata)
-    yield f"  sha256: {read.sha256}"
+    for part, modules in _by_part(adapter).items():
+        ranks, alphas = {m.rank for m in modules}, {m.alpha for m in modules}
+        scalings = _range("scaled by", {m.scaling for m in modules})
+        yield f"  {part}: {len(modules)} modules, {_range('rank', ranks)}, {_range('alpha', alphas)}, {scalings}"
+    yield from _metadata(adapter.metadata)
+    yield f"  sha256: {adapter.sha256}"
 
 
-def _checkpoint(file: Path, found: list[Tensor]) -> Iterator[str]:
-    what = next(
-        (what for start, what in _CHECKPOINTS if any(t.name.startswith(start) for t in found)), "nothing known here"
-    )
-    widths = {t.shape[1] for t in found if t.name.endswith("attn2.to_k.weight")}
-    family = f" for {merge.named(widths)}" if widths else ""
-    yield f"{file}: {what}{family}, {len(found)} tensors, {_size(found)}"
+def _other(file: Path, stored: list[Tensor]) -> Iterator[str]:
+    """Lines for a file that is no adapter."""
+    kind = recognise(tensor.name for tensor in stored)
+    title = kind.title if kind else "of no kind known here"
+    widths = {t.shape[1] for t in stored if t.name.endswith("attn2.to_k.weight")}
+    model = f" for {width_names(widths)}" if widths else ""
+    yield f"{file}: {title}{model}, {len(stored)} tensors, {_size(stored)}"
     yield from _metadata(metadata(file))
 
 
-def _kind(module: adapter_file.Module) -> str:
+def _kind(module: Module) -> str:
     name = module.kind.name if module.kind else "bias"
-    weighted = not module.beside.keys().isdisjoint(("dora_scale", "magnitude"))
-    return f"DoRA ({name})" if weighted else name
+    return f"DoRA ({name})" if not module.extras.keys().isdisjoint(DORA) else name
 
 
-def _by_part(read: adapter_file.Adapter) -> dict[str, list[adapter_file.Module]]:
-    found: dict[str, list[adapter_file.Module]] = {}
-    for module in read.modules:
-        found.setdefault(module.part or "network not named", []).append(module)
-    return dict(sorted(found.items()))
+def _by_part(adapter: Adapter) -> dict[str, list[Module]]:
+    modules: dict[str, list[Module]] = {}
+    for module in adapter.modules:
+        modules.setdefault(module.part or "network not named", []).append(module)
+    return dict(sorted(modules.items()))
 
 
-def _values(what: str, values: set[float | None]) -> str:
-    known = sorted(value for value in values if value is not None)
-    if not known:
-        return f"no {what}"
-    return f"{what} {known[0]:g}" + (f" to {known[-1]:g}" if len(known) > 1 else "")
+def _range(name: str, values: set[float | None] | set[int | None] | set[float]) -> str:
+    numbers = sorted(value for value in values if value is not None)
+    if not numbers:
+        return f"no {name}"
+    return f"{name} {numbers[0]:g}" + (f" to {numbers[-1]:g}" if len(numbers) > 1 else "")
 
 
 def _size(stored: list[Tensor]) -> str:
-    kinds = ", ".join(kind for kind, _ in Counter(t.dtype for t in stored).most_common())
-    return f"{sum(t.end - t.start for t in stored) / 1e6:.1f} MB of {kinds}"
+    dtypes = ", ".join(dtype for dtype, _ in Counter(t.dtype for t in stored).most_common())
+    return f"{sum(t.end - t.start for t in stored) / 1e6:.1f} MB of {dtypes}"
 
 
 def _metadata(metadata: Mapping[str, str]) -> Iterator[str]:
@@ -132,12 +122,12 @@ def _frequent(text: str) -> list[str]:
     try:
         for words in json.loads(text).values():
             counts.update({str(word).strip(): int(count) for word, count in words.items()})
-    except (AttributeError, TypeError, ValueError, OverflowError, RecursionError):  # anybody's text
+    except (AttributeError, TypeError, ValueError, OverflowError, RecursionError):  # the text may hold anything
         return []
     return [word for word, _ in counts.most_common(_WORDS)]
 
 
 def _printable(text: str) -> str:
-    # Metadata is anybody's text: nothing in it may speak to the terminal.
+    # Metadata may hold anything: control characters must not reach the terminal.
     clean = "".join(c if c.isprintable() else " " for c in text)
     return clean if len(clean) <= _LONGEST else clean[:_LONGEST] + " ..."

@@ -1,4 +1,4 @@
-"""Is a model folder what was written? Hashes, shapes, configs, tokenizers."""
+"""Checks that a model folder is as it was written: hashes, shapes, configs, tokenizers."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,25 +13,25 @@ from mlx_sd.networks import quantization
 from mlx_sd.prompts.tokenizer import Tokenizer
 from mlx_sd.sampling.scheduler import Scheduler
 
+from .files.refusals import first
 from .files.safetensors_stream import progress, sha256
 
-_MOST = 4  # problems told at once
+_LIMIT = 4  # problems in one message
 _FIELDS = {"source": dict, "pipeline": dict, "networks": dict, "scheduler": dict, "tokenizers": list, "files": dict}
 
 
 def verify(folder: Path) -> str:
-    """Checks a model folder and says in one line what is in it.
+    """Checks a model folder and returns one line about its contents.
 
-    InputError where it is no model folder; Failure names the first problems of one that is damaged.
+    Raises InputError where it is no model folder, and Failure with the first problems of one that is damaged.
     """
     about = read_about(folder)
     for name, kind in _FIELDS.items():
         if not isinstance(about.get(name), kind):
             raise Failure(f"{folder}/model.json: {name} is missing or damaged; convert the checkpoint again")
-    problems = [*_networks(folder, about), *_rest(folder, about), *_hashes(folder, about["files"])]
+    problems = [*_networks(folder, about), *_scheduler_and_tokenizers(folder, about), *_hashes(folder, about["files"])]
     if problems:
-        more = f"; and {len(problems) - _MOST} more" if len(problems) > _MOST else ""
-        raise Failure(f"{folder} is damaged: {'; '.join(problems[:_MOST])}{more}; convert the checkpoint again")
+        raise Failure(f"{folder} is damaged: {first(problems, _LIMIT, '; ')}; convert the checkpoint again")
     size = sum((folder / f"{part}.safetensors").stat().st_size for part in about["networks"])
     hashes = f"{len(about['files'])} files as written" if about["files"] else "but written before files were hashed"
     return f"{folder}: OK, {len(about['networks'])} networks, {size / 1e9:.3g} GB, {hashes}"
@@ -47,18 +47,19 @@ def _networks(folder: Path, about: dict[str, Any]) -> Iterator[str]:
             network = build(part, config, f"model.json: {part}")
             if part in quantized:
                 quantization.replace_layers(network, quantized[part])
-            wanted = shapes(network)
-            found = network_tensors(folder, part, about["version"])
+            expected = shapes(network)
+            present = network_tensors(folder, part, about["version"])
         except InputError as error:
             yield str(error)
             continue
-        if wrong := sorted(n for n in wanted.keys() | found if n not in found or found[n].shape != wanted.get(n)):
-            yield f"{file.name} does not fit model.json ({', '.join(wrong[:_MOST])})"
-        elif other := {t.dtype for t in found.values()} - stored - ({"U32"} if part in quantized else set()):
+        shape_of = {name: tensor.shape for name, tensor in present.items()}
+        if misfits := sorted(n for n in expected.keys() | shape_of if shape_of.get(n) != expected.get(n)):
+            yield f"{file.name} does not fit model.json ({first(misfits, _LIMIT)})"
+        elif other := {t.dtype for t in present.values()} - stored - ({"U32"} if part in quantized else set()):
             yield f"{file.name} holds {', '.join(sorted(other))}, model.json says {dtype}"
 
 
-def _rest(folder: Path, about: dict[str, Any]) -> Iterator[str]:
+def _scheduler_and_tokenizers(folder: Path, about: dict[str, Any]) -> Iterator[str]:
     checks: list[Callable[[], Any]] = [partial(Scheduler.from_hf, about["scheduler"], "model.json: scheduler")]
     checks += [partial(Tokenizer.load, folder / str(name)) for name in about["tokenizers"]]
     for check in checks:
@@ -74,9 +75,9 @@ def _hashes(folder: Path, files: dict[str, str]) -> Iterator[str]:
     inside = {name: folder / name for name in files if not Path(name).is_absolute() and ".." not in Path(name).parts}
     yield from (f"model.json names {name!r}, which is not in the folder" for name in files.keys() - inside.keys())
     sizes = [path.stat().st_size for path in inside.values() if path.is_file()]
-    with progress(sum(sizes), "verify") as moved:
+    with progress(sum(sizes), "verify") as advance:
         for name, path in inside.items():
             if not path.is_file():
                 yield f"{name} is missing"
-            elif sha256(path, moved) != files[name]:
+            elif sha256(path, advance) != files[name]:
                 yield f"{name} is not the file that was written"

@@ -19,7 +19,7 @@ import numpy as np
 from mlx_sd import resolve
 from mlx_sd.checkpoint import model_folder
 from mlx_sd.core.errors import Failure, InputError
-from mlx_sd.core.files import Tensor
+from mlx_sd.core.files import Tensor, temporary_folder
 from mlx_sd.prompts.tokenizer import bpe
 
 from . import info
@@ -190,23 +190,17 @@ def _packages_before(out: Path) -> list[str]:
 def _beside(out: Path) -> Iterator[Path]:
     """Yields a folder beside `out` whose entries move into `out` when the block succeeds; removes it in any case."""
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        home = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise InputError(f"{out} cannot be written: {error.strerror}") from None
-    try:
-        yield home
-        out.mkdir(exist_ok=True)
-        for name in _packages_before(out):
-            shutil.rmtree(out / name, ignore_errors=True)
-        for path in sorted(home.iterdir()):
-            old = out / path.name
-            if old.is_dir():
-                shutil.rmtree(old)
-            path.replace(old)
+        with temporary_folder(out) as home:
+            yield home
+            out.mkdir(exist_ok=True)
+            for name in _packages_before(out):
+                shutil.rmtree(out / name, ignore_errors=True)
+            for path in sorted(home.iterdir()):
+                old = out / path.name
+                if old.is_dir():
+                    shutil.rmtree(old)
+                path.replace(old)
     except OSError as error:
         if error.errno == ENOSPC:
             raise Failure(f"{out}: no space is left; nothing was written") from None
         raise
-    finally:
-        shutil.rmtree(home, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""Block weights: a factor for each stage of the UNet, in the order that the field writes them.
+"""Block weights of LoRAs: a factor for each stage of the UNet, in the order in which block weights are written.
 
-BASE (text encoders, and what of the UNet is in no stage), IN00, IN01 ..., M00, OUT00, OUT01 ...: all of them (26 for
-Stable Diffusion 1.x and 2.x, 20 for SDXL), or those with attention alone (17 and 12).
+BASE (text encoders, and the layers of the UNet in no stage), IN00, IN01 ..., M00, OUT00, OUT01 ...: all stages (26
+for Stable Diffusion 1.x and 2.x, 20 for SDXL), or only those with attention (17 and 12).
 """
 
 import re
@@ -14,9 +14,10 @@ _STAGE = re.compile(r"(down|up)\.stages\.(\d+)|middle")
 
 
 def factors(lora: Lora, unet: Iterable[str]) -> Callable[[str, str], float]:
-    """What a layer's difference is multiplied by: of (network, layer), for a UNet with parameters of these names.
+    """Returns the function (network, layer) -> factor of the layer's difference.
 
-    InputError where the numbers are not as many as the stages, or a layer has none.
+    unet: the names of the UNet's parameters. Raises InputError where the numbers are not as many as the stages, and
+    the function raises it where a layer has no factor.
     """
     if not lora.blocks:
         return lambda part, layer: 1.0

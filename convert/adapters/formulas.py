@@ -1,7 +1,7 @@
-"""What an adapter adds to a weight, by its kind: one formula each, over small factors.
+"""What each kind of adapter adds to a weight: one formula per kind, over small factors.
 
-Factors are as torch keeps them, (out, in) or (out, in, height, width). A formula returns the whole difference as
-(out, in, height, width) where its factors tell the size of the kernel, and as (out, in * height * width) where not.
+Factors are as torch stores them, (out, in) or (out, in, height, width). A formula returns the full difference as
+(out, in, height, width) where its factors tell the size of the kernel, and as (out, in * height * width) otherwise.
 """
 
 import math
@@ -14,12 +14,13 @@ import mlx.core as mx
 Factors = Mapping[str, mx.array]
 
 # Roles beside the factors: a difference of the bias, LoRA's own bias, and DoRA's magnitudes.
+BIASES = ("diff_b", "bias")
 DORA = ("dora_scale", "magnitude")
-BESIDE = ("diff_b", "bias", *DORA)
+EXTRAS = (*BIASES, *DORA)
 
 
 class Kind(NamedTuple):
-    """A way to write a difference down."""
+    """A way to store a difference: its factors and its formula."""
 
     name: str
     forms: tuple[frozenset[str], ...]  # the sets of factors it comes in
@@ -28,26 +29,26 @@ class Kind(NamedTuple):
 
 
 def lora(f: Factors) -> mx.array:
-    """up down; for convolutions with a kernel of its own between two of size one, a Tucker product (LoCon)."""
+    """Returns up @ down; with a kernel between two convolutions of size one, their Tucker product (LoCon)."""
     if "mid" in f:
         return _tucker(f["mid"], _matrix(f["up"]).T, _matrix(f["down"]))
     return (_matrix(f["up"]) @ _matrix(f["down"])).reshape(f["up"].shape[0], *f["down"].shape[1:])
 
 
 def loha(f: Factors) -> mx.array:
-    """The elementwise product of two low-rank matrices (Hyeon-Woo et al. 2022, FedPara)."""
+    """Returns the elementwise product of two low-rank matrices (Hyeon-Woo et al. 2022, FedPara)."""
     if "hada_t1" in f:
-        one = _tucker(f["hada_t1"], f["hada_w1_a"], f["hada_w1_b"])
-        two = _tucker(f["hada_t2"], f["hada_w2_a"], f["hada_w2_b"])
+        w1 = _tucker(f["hada_t1"], f["hada_w1_a"], f["hada_w1_b"])
+        w2 = _tucker(f["hada_t2"], f["hada_w2_a"], f["hada_w2_b"])
     else:
-        one, two = f["hada_w1_a"] @ f["hada_w1_b"], f["hada_w2_a"] @ f["hada_w2_b"]
-    if one.shape != two.shape:
-        raise ValueError(f"its halves are of the shapes {one.shape} and {two.shape}")
-    return one * two
+        w1, w2 = f["hada_w1_a"] @ f["hada_w1_b"], f["hada_w2_a"] @ f["hada_w2_b"]
+    if w1.shape != w2.shape:
+        raise ValueError(f"its halves are of the shapes {w1.shape} and {w2.shape}")
+    return w1 * w2
 
 
 def lokr(f: Factors) -> mx.array:
-    """The Kronecker product of a small matrix and a larger one, either of which may itself be of low rank."""
+    """Returns the Kronecker product of a small matrix and a larger one; either may itself be of low rank."""
     w1 = f["lokr_w1"] if "lokr_w1" in f else f["lokr_w1_a"] @ f["lokr_w1_b"]
     if "lokr_w2" in f:
         w2 = f["lokr_w2"]
@@ -55,12 +56,12 @@ def lokr(f: Factors) -> mx.array:
         w2 = _tucker(f["lokr_t2"], f["lokr_w2_a"], f["lokr_w2_b"])
     else:
         w2 = (f["lokr_w2_a"] @ _matrix(f["lokr_w2_b"])).reshape(-1, *f["lokr_w2_b"].shape[1:])
-    whole = mx.kron(w1, _matrix(w2))  # a kernel's axes come last, so that flat is as good
-    return whole.reshape(whole.shape[0], -1, *w2.shape[2:])
+    product = mx.kron(w1, _matrix(w2))  # a kernel's axes come last, so w2 may be flat
+    return product.reshape(product.shape[0], -1, *w2.shape[2:])
 
 
 def full(f: Factors) -> mx.array:
-    """The difference itself."""
+    """Returns the difference, which is stored as it is."""
     return f["diff"]
 
 
@@ -83,19 +84,19 @@ KINDS = (
 
 
 def kind_of(roles: frozenset[str]) -> Kind | None:
-    """The kind that has exactly these factors."""
+    """Returns the kind that has exactly these factors; None where no kind has."""
     return next((kind for kind in KINDS if roles in kind.forms), None)
 
 
 def decomposed(weight: mx.array, magnitude: mx.array, axis: int) -> mx.array:
-    """DoRA (Liu et al. 2024): `weight` with the norm of each slice along `axis` replaced by its magnitude."""
+    """Returns `weight` with the norm of each slice along `axis` replaced by its magnitude (DoRA, Liu et al. 2024)."""
     others = [a for a in range(weight.ndim) if a != axis % weight.ndim]
     norm = mx.sqrt(mx.square(weight).sum(axis=others, keepdims=True))
     return weight * (magnitude.reshape(norm.shape) / mx.maximum(norm, 1e-30))
 
 
 def scaling(alpha: float | None, rank: int | None, stabilised: bool) -> float:
-    """alpha / rank, or alpha / sqrt(rank) where rank-stabilised (Kalajdzievski 2023); no alpha, or 0, means 1."""
+    """Returns alpha / rank, or alpha / sqrt(rank) if rank-stabilised (Kalajdzievski 2023); without alpha, or 0: 1."""
     if not alpha or not rank:
         return 1.0
     return alpha / (math.sqrt(rank) if stabilised else rank)
@@ -106,5 +107,5 @@ def _matrix(a: mx.array) -> mx.array:
 
 
 def _tucker(core: mx.array, outputs: mx.array, inputs: mx.array) -> mx.array:
-    """(rank, rank, h, w) with (rank, out) and (rank, in) -> (out, in, h, w)."""
+    """Multiplies (rank, rank, h, w) by (rank, out) and (rank, in) -> (out, in, h, w)."""
     return mx.einsum("rshw,ro,si->oihw", core, outputs, inputs)

@@ -1,6 +1,5 @@
-"""Adapters written into a model's weights: W + sum of scale times difference, in float32, one weight at a time."""
+"""Merges adapters into a model's weights: W + the sum of scale times difference, in float32, one weight at a time."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,26 +12,17 @@ from mlx_sd.checkpoint.model_folder import shapes
 from mlx_sd.core.errors import InputError
 
 from ..files import hub
+from ..files.refusals import first
 from . import adapter_file, block_weights
 from .adapter_file import Adapter, Module
-from .formulas import decomposed
+from .family import family, prompt_widths, width_names
+from .formulas import BIASES, DORA, decomposed
 from .layer_names import Target, spellings
-
-# How wide the prompt is that attention looks at -> what has such a prompt.
-FAMILIES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 1280: "the SDXL refiner", 2048: "SDXL"}
-_CROSS = re.compile(r"attn2[._]to_(k|v|kv)$")
-_ELSEWHERE = (
-    (re.compile(r"double_blocks|single_blocks|single_transformer_blocks"), "Flux"),
-    (re.compile(r"joint_blocks|lora_te3_"), "Stable Diffusion 3"),
-    (re.compile(r"lora_prior_"), "Stable Cascade"),
-    (
-        re.compile(r"^(lora_)?transformer[._](?!resblocks|text_model)|diffusion_model\.layers\."),
-        "a diffusion transformer",
-    ),
-)
+from .peft_config import CONFIG_FILE, PARTS
 
 OpenAdapter = tuple[Lora, Adapter]
-Layers = Mapping[str, Mapping[str, list[Target]]]  # network -> name, in any spelling -> what it means
+Layers = Mapping[str, Mapping[str, list[Target]]]  # network -> a name in any spelling -> the layers it means
+Shape = tuple[int, ...]
 
 
 class _Change(NamedTuple):
@@ -44,70 +34,70 @@ class _Change(NamedTuple):
 
 
 class Merge:
-    """What is to be added to which parameter; made by `plan_merge`. `records` say what was merged, for model.json."""
+    """The changes that adapters make to each parameter; made by `plan_merge`. `records` go into model.json."""
 
     def __init__(self, changes: Mapping[tuple[str, str], Sequence[_Change]], records: list[dict[str, Any]]):
         self._changes = changes
         self.records = records
 
     def __call__(self, part: str, parameter: str, array: mx.array) -> mx.array:
-        """A parameter of network `part` (channel-last, as in a model folder) with what is added to it, in float32.
+        """Returns a parameter of network `part` (channel-last, as in a model folder) with its changes, in float32.
 
-        One that nothing is added to comes back as it is. Differences are all taken from the weight as it came, so the
-        order of adapters does not matter. The work is the CPU's: GPUs may round products of float32 to fewer bits.
+        A parameter without changes is returned as it is. All differences are taken from the original weight, so the
+        order of adapters does not matter. The CPU computes it: GPUs may round products of float32 to fewer bits.
         """
         changes = self._changes.get((part, parameter))
         if not changes:
             return array
         with mx.stream(mx.cpu):
             weight = array.astype(mx.float32)
-            add = _bias if parameter.endswith(".bias") else _difference
-            total = sum((add(change, weight) for change in changes), mx.zeros_like(weight))
+            difference = _bias_difference if parameter.endswith(".bias") else _weight_difference
+            total = sum((difference(change, weight) for change in changes), mx.zeros_like(weight))
             merged = weight + total
             mx.eval(merged)
         return merged
 
 
 def open_adapters(loras: Iterable[Lora]) -> list[OpenAdapter]:
-    """Finds and opens adapters; raises InputError for what `locate` and `adapter_file.read` refuse."""
+    """Finds and opens adapters; raises the InputErrors of `locate` and `adapter_file.read`."""
     return [(lora, adapter_file.read(locate(lora.path))) for lora in loras]
 
 
-def plan_merge(found: Sequence[OpenAdapter], networks: Mapping[str, nn.Module]) -> Merge:
-    """What each module of adapters changes in `networks`, by the names of the parts.
+def plan_merge(adapters: Sequence[OpenAdapter], networks: Mapping[str, nn.Module]) -> Merge:
+    """Returns what each module of the adapters changes in `networks`, by the names of the parts.
 
     Raises InputError for an adapter of another family, and for modules that fit no layer by name or by shape; all are
     listed.
     """
     changes: dict[tuple[str, str], list[tuple[str, _Change]]] = {}
-    if found:
+    if adapters:
         layers = layers_of(networks)
-        sizes = {part: shapes(network) for part, network in networks.items()}
-        for lora, held in found:
-            for parameter, change in _changes(lora, held, layers, sizes):
+        parameters = {part: shapes(network) for part, network in networks.items()}
+        for lora, adapter in adapters:
+            for key, change in _changes(lora, adapter, layers, parameters):
                 if change.scale:  # 0 is the identity, to the bit
-                    changes.setdefault(parameter, []).append((held.sha256, change))
+                    changes.setdefault(key, []).append((adapter.sha256, change))
     return Merge(
-        # In an order of their own: sums of three do depend on it in the last bit.
-        {key: [c for _, c in sorted(many, key=lambda m: (m[0], m[1].scale))] for key, many in changes.items()},
+        # Sorted, because the last bit of a sum of three depends on the order.
+        {key: [c for _, c in sorted(several, key=lambda s: (s[0], s[1].scale))] for key, several in changes.items()},
         [
-            {"path": lora.path, "sha256": held.sha256, "scale": lora.scale}
+            {"path": lora.path, "sha256": adapter.sha256, "scale": lora.scale}
             | ({"blocks": list(lora.blocks)} if lora.blocks else {})
-            for lora, held in found
+            for lora, adapter in adapters
         ],
     )
 
 
 def layers_of(networks: Mapping[str, nn.Module]) -> Layers:
-    """What the names of adapters mean in a model."""
-    return {part: spellings(part, network) for part, network in networks.items() if part in adapter_file.PARTS}
+    """Returns what the names of adapters mean in a model, network by network."""
+    return {part: spellings(part, network) for part, network in networks.items() if part in PARTS}
 
 
 def locate(path: str) -> Path:
-    """The file or folder that `path` means: itself, or an adapter on the hub (owner/name or owner/name/file)."""
-    here = Path(path).expanduser()
-    if here.exists():
-        return here
+    """Returns the file or folder that `path` means: a local path, or an adapter on the hub (owner/name[/file])."""
+    local = Path(path).expanduser()
+    if local.exists():
+        return local
     repository, file = "/".join(path.split("/")[:2]), "/".join(path.split("/")[2:])
     # folder/file.safetensors has the form of an id, too
     if hub.is_id(repository) and path.endswith(".safetensors") == bool(file):
@@ -115,128 +105,103 @@ def locate(path: str) -> Path:
     raise InputError(f"LoRA {path} does not exist")
 
 
+def unmatched(adapter: Adapter, layers: Layers) -> list[str]:
+    """Returns the names of the modules that belong to no layer of the model."""
+    return [module.name for module in adapter.modules if not _targets(module, layers)]
+
+
 def _download(repository: str, file: str) -> Path:
     def select(files: list[str]) -> list[str]:
-        return [file or adapter_file.choose(files, repository), adapter_file.CONFIG]
+        return [file or adapter_file.choose(files, repository), CONFIG_FILE]
 
     folder, selected = hub.download(repository, select)
     return folder / (selected[0] if selected else file)  # without a connection perhaps the folder alone
 
 
-def family(held: Adapter) -> str | None:
-    """What an adapter was made for, as far as it tells."""
-    for module in held.modules:
-        for pattern, name in _ELSEWHERE:
-            if pattern.search(module.name):
-                return name
-    widths = _widths(held)
-    if widths:
-        return named(widths)
-    return "SDXL" if any(module.part == "text_encoder_2" for module in held.modules) else None
-
-
-def unmatched(held: Adapter, layers: Layers) -> list[str]:
-    """The modules that no layer is found for."""
-    return [module.name for module in held.modules if not _targets(module, layers)]
-
-
 def _changes(
-    lora: Lora,
-    held: Adapter,
-    layers: Layers,
-    sizes: Mapping[str, Mapping[str, tuple[int, ...]]],
+    lora: Lora, adapter: Adapter, layers: Layers, parameters: Mapping[str, Mapping[str, Shape]]
 ) -> Iterator[tuple[tuple[str, str], _Change]]:
-    ours = {size[1] for name, size in sizes["unet"].items() if name.endswith("attn2.k.weight")}
-    theirs = _widths(held)
-    if theirs and ours and not theirs & ours:
-        raise InputError(f"LoRA {lora.path} is for {family(held)}, this model is {named(ours)}")
-    if strangers := unmatched(held, layers):
-        whose = f" (it is for {family(held)})" if family(held) else ""
+    model_widths = {shape[1] for name, shape in parameters["unet"].items() if name.endswith("attn2.k.weight")}
+    adapter_widths = prompt_widths(adapter)
+    if adapter_widths and model_widths and not adapter_widths & model_widths:
+        raise InputError(f"LoRA {lora.path} is for {family(adapter)}, this model is {width_names(model_widths)}")
+    if strangers := unmatched(adapter, layers):
+        origin = f" (it is for {family(adapter)})" if family(adapter) else ""
         raise InputError(
-            f"LoRA {lora.path}{whose}: {len(strangers)} of its {len(held.modules)} modules are of no layer of this "
-            f"model: {adapter_file.some(strangers, 20)}"
+            f"LoRA {lora.path}{origin}: {len(strangers)} of its {len(adapter.modules)} modules are of no layer of this "
+            f"model: {first(strangers, 20)}"
         )
-    factor = block_weights.factors(lora, sizes["unet"])
-    taken: dict[Target, str] = {}
-    wrong: list[str] = []
-    for module in held.modules:
+    factor = block_weights.factors(lora, parameters["unet"])
+    modules: dict[Target, str] = {}
+    problems: list[str] = []
+    for module in adapter.modules:
         for target in _targets(module, layers):
-            if target in taken:
-                raise InputError(f"LoRA {lora.path}: {taken[target]} and {module.name} are of the same layer")
-            taken[target] = module.name
+            if target in modules:
+                raise InputError(f"LoRA {lora.path}: {modules[target]} and {module.name} are of the same layer")
+            modules[target] = module.name
             weight, bias = f"{target.layer}.weight", f"{target.layer}.bias"
-            wrong += _misfits(module, target, sizes[target.part].get(weight), sizes[target.part].get(bias))
+            shape = parameters[target.part]
+            problems += _misfits(module, target, shape.get(weight), shape.get(bias))
             change = _Change(module, lora.scale * factor(target.part, target.layer), target)
             if module.kind:
                 yield (target.part, weight), change
-            if not module.beside.keys().isdisjoint(("diff_b", "bias")):
+            if not module.extras.keys().isdisjoint(BIASES):
                 yield (target.part, bias), change
-    if wrong:
-        raise InputError(f"LoRA {lora.path} does not fit this model: {'; '.join(wrong)}")
+    if problems:
+        raise InputError(f"LoRA {lora.path} does not fit this model: {'; '.join(problems)}")
 
 
 def _targets(module: Module, layers: Layers) -> list[Target]:
-    """The layers a module is for; none, too, where it may be of several networks and nothing says of which."""
+    """The layers a module is for; none, too, where it may be of several networks and its name does not say of which."""
     parts = [module.part] if module.part else list(layers)
-    found = [layers[part][module.layer] for part in parts if module.layer in layers.get(part, {})]
-    return found[0] if len(found) == 1 else []
+    matches = [layers[part][module.layer] for part in parts if module.layer in layers.get(part, {})]
+    return matches[0] if len(matches) == 1 else []
 
 
-def named(widths: set[int]) -> str:
-    """The families with prompts so wide."""
-    return " or ".join(FAMILIES.get(width, f"a model with prompts {width} wide") for width in sorted(widths))
-
-
-def _widths(held: Adapter) -> set[int]:
-    shapes = [module.shape for module in held.modules if _CROSS.search(module.layer)]
-    return {shape[1] for shape in shapes if shape}
-
-
-def _misfits(
-    module: Module, target: Target, weight: tuple[int, ...] | None, bias: tuple[int, ...] | None
-) -> Iterator[str]:
-    """What of a module has not the shape of its layer (channel-last), if anything."""
+def _misfits(module: Module, target: Target, weight: Shape | None, bias: Shape | None) -> Iterator[str]:
+    """Descriptions of tensors of a module that have not the shape of its layer (weight: channel-last)."""
     if weight is None:
         yield f"{module.name} has no weight to change"
         return
     outputs = weight[0] * target.pieces
-    wanted = (outputs, weight[-1], *weight[1:-1]) if len(weight) > 1 else (outputs,)
-    have = module.shape
-    if have is not None and not _fits(have, wanted):
-        yield f"{module.name} is {have}, its layer {wanted}"
-    for role, tensor in module.beside.items():
-        if role in ("diff_b", "bias"):
+    expected = (outputs, weight[-1], *weight[1:-1]) if len(weight) > 1 else (outputs,)
+    if module.shape is not None and not _fits(module.shape, expected):
+        yield f"{module.name} is {module.shape}, its layer {expected}"
+    for role, tensor in module.extras.items():
+        if role in BIASES:
             if bias is None:
                 yield f"{module.name} has {role}, its layer no bias"
             elif tensor.shape != (outputs,):
                 yield f"{module.name} has {role} {tensor.shape}, its layer's bias is {(outputs,)}"
-        elif len(weight) == 1 or _axis(role, tensor.shape, wanted) is None:
-            yield f"{module.name} has {role} {tensor.shape}, its layer is {wanted}"
-        elif target.pieces > 1 and _axis(role, tensor.shape, wanted) == 1:
+        elif len(weight) == 1 or _axis(role, tensor.shape, expected) is None:
+            yield f"{module.name} has {role} {tensor.shape}, its layer is {expected}"
+        elif target.pieces > 1 and _axis(role, tensor.shape, expected) == 1:
             yield f"{module.name} has {role} over inputs of several projections in one"
 
 
-def _fits(have: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    def flat(shape: tuple[int, ...]) -> tuple[int, ...]:
+def _fits(shape: Shape, expected: Shape) -> bool:
+    """Whether a difference of this shape fits a layer, (out, in, h, w) or (out, in)."""
+
+    def flat(shape: Shape) -> Shape:
         return shape[:2] if set(shape[2:]) <= {1} else shape
 
-    kernel = len(flat(wanted)) == 4
-    rows = (wanted[0], wanted[1] * wanted[2] * wanted[3]) if kernel else None
-    return flat(have) == flat(wanted) or have == rows
+    kernel = len(flat(expected)) == 4
+    rows = (expected[0], expected[1] * expected[2] * expected[3]) if kernel else None
+    return flat(shape) == flat(expected) or shape == rows
 
 
-def _axis(role: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> int | None:
-    """Along which axis of (out, in, ...) DoRA's magnitudes lie, by their shape; PEFT's are always the outputs'."""
+def _axis(role: str, shape: Shape, expected: Shape) -> int | None:
+    """The axis of (out, in, ...) that DoRA's magnitudes of this shape lie along; PEFT's are always the outputs'."""
     sides = [axis for axis, size in enumerate(shape) if size > 1] or [0]
     count = shape[sides[0]] if shape else 1
     if len(sides) > 1:
         return None
-    if role == "magnitude" or len(shape) == 1 or (sides[0] == 0 and count == wanted[0]):
-        return 0 if count == wanted[0] else None
-    return 1 if sides[0] == 1 and count == wanted[1] else None
+    if role == "magnitude" or len(shape) == 1 or (sides[0] == 0 and count == expected[0]):
+        return 0 if count == expected[0] else None
+    return 1 if sides[0] == 1 and count == expected[1] else None
 
 
-def _difference(change: _Change, weight: mx.array) -> mx.array:
+def _weight_difference(change: _Change, weight: mx.array) -> mx.array:
     """What `change` adds to a weight (channel-last), in float32."""
     module, target = change.module, change.target
     assert module.kind is not None
@@ -248,8 +213,8 @@ def _difference(change: _Change, weight: mx.array) -> mx.array:
     else:
         delta = delta.reshape(weight.shape)
     delta = delta * module.scaling
-    for role in module.beside.keys() & {"dora_scale", "magnitude"}:
-        tensor = module.beside[role]
+    for role in module.extras.keys() & set(DORA):
+        tensor = module.extras[role]
         o, i = weight.shape[0] * target.pieces, weight.shape[-1]
         axis = _axis(role, tensor.shape, (o, i))
         magnitude = tensor.read().astype(mx.float32).reshape(-1)
@@ -260,12 +225,13 @@ def _difference(change: _Change, weight: mx.array) -> mx.array:
     return delta * change.scale
 
 
-def _bias(change: _Change, bias: mx.array) -> mx.array:
+def _bias_difference(change: _Change, bias: mx.array) -> mx.array:
+    """What `change` adds to a bias, in float32: a difference as it is, a LoRA's own bias with the LoRA's scaling."""
     module = change.module
     total = mx.zeros_like(bias)
-    for role, factor in (("diff_b", 1.0), ("bias", module.scaling)):
-        if role in module.beside:
-            total = total + _piece(module.beside[role].read().astype(mx.float32), change.target) * factor
+    for role, factor in zip(BIASES, (1.0, module.scaling), strict=True):
+        if role in module.extras:
+            total = total + _piece(module.extras[role].read().astype(mx.float32), change.target) * factor
     return total * change.scale
 
 

@@ -1,8 +1,8 @@
-"""How parameters are called in a diffusers checkpoint, as data: one segment table per kind of network."""
+"""The names of parameters in a diffusers checkpoint, as data: one table of segments per kind of network."""
 
 from collections.abc import Mapping
 
-# our segment -> theirs; "" drops the segment
+# our segment -> diffusers'; "" drops the segment
 UNET = {
     "attention": "",
     "blocks": "transformer_blocks",
@@ -40,16 +40,16 @@ TEXT = {
 }
 SEGMENTS = {"unet": UNET, "vae": VAE, "text_encoder": TEXT, "text_encoder_2": TEXT, "class_embedder": {}}
 
-# What older versions of diffusers and transformers wrote -> what today's write.
+# Segments that older versions of diffusers and transformers wrote -> those that current versions write.
 _RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0", "text_model": ""}
-# Saved by older versions, but constants and no weights.
+# Saved by older versions: constants, not weights.
 _CONSTANTS = ("position_ids",)
 
 
 def diffusers_name(part: str, layers: Mapping[str, str], parameter: str) -> str:
-    """The name in a diffusers checkpoint of one of our parameters of network `part`.
+    """Returns the name in a diffusers checkpoint of one of our parameters of network `part`.
 
-    `layers` maps the network's layers to their names there; what lies inside a layer follows the segment table.
+    layers: our layers -> their names in the checkpoint; names inside a layer follow the table of segments.
     """
     layer = parameter
     while layer and layer not in layers:
@@ -60,7 +60,7 @@ def diffusers_name(part: str, layers: Mapping[str, str], parameter: str) -> str:
 
 
 def current_name(name: str) -> str | None:
-    """A checkpoint's name in today's spelling, or None for what is no weight."""
+    """Returns a checkpoint's name in current spelling, or None for a constant that is not a weight."""
     segments = name.split(".")
     if segments[-1] in _CONSTANTS:
         return None

@@ -1,4 +1,4 @@
-"""Hugging Face configs read off the shapes of weights: what a file without configs, whole or pruned, must be."""
+"""Hugging Face configs from the shapes of weights, for files without configs, pruned networks among them."""
 
 import math
 from collections import defaultdict
@@ -16,7 +16,7 @@ _LARGEST = 1 << 20  # of all sizes that a network here may have
 
 
 class Shapes:
-    """Tensors by diffusers' names, asked for their dimensions and for how many of something there are."""
+    """Answers questions about tensors by diffusers' names: their dimensions, the number of blocks or layers."""
 
     def __init__(self, tensors: Mapping[str, Tensor], where: str):
         self.tensors, self.where = tensors, where
@@ -27,47 +27,48 @@ class Shapes:
                 self._children[".".join(segments[:i])].add(segment)
 
     def dim(self, name: str, axis: int) -> int:
-        """The size of an axis; InputError where there is no such tensor or axis."""
+        """Returns the size of an axis; InputError where there is no such tensor or axis."""
         shape = self.tensors[name].shape if name in self.tensors else ()
         if len(shape) <= axis or not 0 < shape[axis] <= _LARGEST:
             raise InputError(f"{self.where}: no {name} to read the network's size off")
         return shape[axis]
 
     def count(self, place: str) -> int:
-        """How many children a place has: blocks, layers, resnets."""
+        """Returns how many children a place has: blocks, layers, resnets."""
         return len(self._children.get(place, ()))
 
     def has(self, place: str) -> bool:
+        """Returns whether there is a tensor of this name or anything below it."""
         return place in self.tensors or place in self._children
 
 
 def head_size(channels: int) -> int:
-    """The number of heads of 64 channels, or of the nearest size there can be."""
+    """Returns the number of heads of 64 channels, or of the nearest possible size."""
     return next(heads for heads in range(max(1, channels // _HEAD), 0, -1) if channels % heads == 0)
 
 
 def eight_heads(channels: int) -> int:
-    """Eight heads, whatever their size."""
+    """Returns eight, or the largest divisor of eight that divides the channels."""
     return math.gcd(8, channels)
 
 
 def heads_of_32(channels: int) -> int:
-    """The number of heads of 32 channels."""
+    """Returns the number of heads of 32 channels."""
     return max(1, channels // 32)
 
 
 def one_head(channels: int) -> int:
-    """One, whatever its size."""
+    """Returns one: a single head of any size."""
     return 1
 
 
 def unet(
     tensors: Mapping[str, Tensor], where: str, heads: Callable[[int], int], only_cross: Sequence[bool] = ()
 ) -> Config:
-    """The config of a UNet2DConditionModel with these weights.
+    """Returns the config of a UNet2DConditionModel or UNet2DModel with these weights.
 
-    heads: number of attention heads for a number of channels, which no shape tells; only_cross: per level, where the
-    width of image and prompt are the same and do not tell either. Raises InputError for what is no such UNet.
+    heads: number of attention heads for a number of channels, which no shape tells. only_cross: per level, used where
+    image and prompt have the same width, so that no shape tells it. Raises InputError for what is no such UNet.
     """
     s = Shapes(tensors, where)
     levels = range(s.count("down_blocks"))
@@ -79,7 +80,7 @@ def unet(
     down, up = ([_depths(s, f"{side}_blocks.{i}") for i in levels] for side in ("down", "up"))
     places = [f"down_blocks.{i}" if down[i] else f"up_blocks.{len(levels) - 1 - i}" for i in levels]
     attends = [bool(down[i] or up[len(levels) - 1 - i]) for i in levels]
-    # What has no attention has no context: the next level's stands for it.
+    # A level without attention has no context: that of the others stands for it.
     contexts = [_width(s, place, "attn2") if has else 0 for place, has in zip(places, attends, strict=True)]
     middle = _depths(s, "mid_block")
     context = _width(s, "mid_block", "attn2") if middle else max(contexts)
@@ -92,9 +93,9 @@ def unet(
         "block_out_channels": channels,
         "down_block_types": ["CrossAttnDownBlock2D" if d else "DownBlock2D" for d in down],
         "up_block_types": ["CrossAttnUpBlock2D" if u else "UpBlock2D" for u in up],
-        "layers_per_block": _one([s.count(f"down_blocks.{i}.resnets") for i in levels]),
-        "attention_head_dim": _one([heads(c) for c in channels]),  # the number of heads, in this class
-        "cross_attention_dim": _one(contexts),
+        "layers_per_block": _shortened([s.count(f"down_blocks.{i}.resnets") for i in levels]),
+        "attention_head_dim": _shortened([heads(c) for c in channels]),  # the number of heads, in this class
+        "cross_attention_dim": _shortened(contexts),
         "norm_num_groups": math.gcd(_GROUPS, *channels),
         "use_linear_projection": any(
             name.endswith(".proj_in.weight") and len(t.shape) == 2 for name, t in tensors.items()
@@ -103,9 +104,9 @@ def unet(
     config |= _transformers(down, middle, up)
     if not middle:
         config["mid_block_type"] = "UNetMidBlock2D" if s.has("mid_block") else None
-    told = only_cross if len(only_cross) == len(levels) else [False] * len(levels)
+    by_kind = only_cross if len(only_cross) == len(levels) else [False] * len(levels)
     crossing = [
-        told[i] if contexts[i] == channels[i] else widths[i] == contexts[i] if widths[i] else False for i in levels
+        by_kind[i] if contexts[i] == channels[i] else widths[i] == contexts[i] if widths[i] else False for i in levels
     ]
     if any(crossing):
         config["only_cross_attention"] = crossing
@@ -127,7 +128,7 @@ def _plain_unet(s: Shapes, channels: list[int], heads: Callable[[int], int]) -> 
     levels = range(len(channels))
 
     def types(side: str, place: str) -> list[str]:
-        """Of blocks, and how those with attention resample."""
+        """Block types of a side; sets how the blocks with attention resample."""
         blocks = [f"{side.lower()}_blocks.{i}" for i in levels]
         resnet = any(s.has(f"{block}.{place}.0.conv1") for block in blocks)
         plain = f"Resnet{place.removesuffix('rs').capitalize()}Block2D" if resnet else f"{side}Block2D"
@@ -144,7 +145,7 @@ def _plain_unet(s: Shapes, channels: list[int], heads: Callable[[int], int]) -> 
         "out_channels": s.dim("conv_out.weight", 0),
         "block_out_channels": channels,
         "layers_per_block": layers.pop(),
-        "attention_head_dim": _one([c // heads(c) for c in channels]),
+        "attention_head_dim": _shortened([c // heads(c) for c in channels]),
         "norm_num_groups": groups,
         "add_attention": s.has("mid_block.attentions"),
     }
@@ -157,7 +158,7 @@ def _plain_unet(s: Shapes, channels: list[int], heads: Callable[[int], int]) -> 
 
 
 def vae(tensors: Mapping[str, Tensor], where: str) -> Config:
-    """The config of an autoencoder with these weights, but for the scale of its latents, which no shape tells."""
+    """Returns the config of an autoencoder with these weights, but for the scale of latents, which no shape tells."""
     s = Shapes(tensors, where)
     levels = range(s.count("encoder.down_blocks"))
     if not levels or not s.has("decoder"):
@@ -186,14 +187,14 @@ def vae(tensors: Mapping[str, Tensor], where: str) -> Config:
 
 
 def class_embedder(tensors: Mapping[str, Tensor], where: str) -> Config:
-    """The config of a class embedder with these weights."""
+    """Returns the config of a class embedder with these weights."""
     s = Shapes(tensors, where)
     rows, width = (s.dim("embedding.weight", i) for i in (0, 1))
     return {"_class_name": "ClassEmbedder", "n_classes": rows, "embed_dim": width}
 
 
 def text(tensors: Mapping[str, Tensor], where: str, activation: str, projected: bool) -> Config:
-    """The config of a CLIPTextModel with these weights, or of a CLIPTextModelWithProjection."""
+    """Returns the config of a CLIPTextModel or, if `projected`, of a CLIPTextModelWithProjection with these weights."""
     s = Shapes(tensors, where)
     width = s.dim("embeddings.token_embedding.weight", 1)
     return {
@@ -209,7 +210,7 @@ def text(tensors: Mapping[str, Tensor], where: str, activation: str, projected: 
         "layer_norm_eps": 1e-5,
         "projection_dim": s.dim("text_projection.weight", 0) if projected else width,
         "bos_token_id": 0,
-        "eos_token_id": 2,  # as all of them say; the end token is then taken to be the largest id
+        "eos_token_id": 2,  # as in all of these configs; the end token is then taken to be the largest id
         "pad_token_id": 1,
     }
 
@@ -224,16 +225,16 @@ def _width(s: Shapes, block: str, attention: str) -> int:
 
 
 def _transformers(down: list[list[int]], middle: list[int], up: list[list[int]]) -> Config:
-    """The depths as the config has them: per level, going down; going up only where they are not the same."""
-    per_level = [_one(depths) if depths else 1 for depths in down]
+    """The config's fields of depths: per level, going down; going up only where they are not the same."""
+    per_level = [_shortened(depths) if depths else 1 for depths in down]
     if middle and not down[-1]:
         per_level[-1] = middle[0]
-    upwards = [_one(depths) if depths else 1 for depths in up]
+    upwards = [_shortened(depths) if depths else 1 for depths in up]
     if all(a == b or not depths for a, b, depths in zip(upwards, reversed(per_level), up, strict=True)):
-        return {} if per_level == [1] * len(per_level) else {"transformer_layers_per_block": _one(per_level)}
+        return {} if per_level == [1] * len(per_level) else {"transformer_layers_per_block": _shortened(per_level)}
     return {"transformer_layers_per_block": per_level, "reverse_transformer_layers_per_block": upwards}
 
 
-def _one(values: list[Any]) -> Any:
-    """The value itself where a list has only one."""
+def _shortened(values: list[Any]) -> Any:
+    """One value in place of a list of equal values."""
     return values[0] if all(value == values[0] for value in values) else values

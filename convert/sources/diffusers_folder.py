@@ -1,4 +1,4 @@
-"""A diffusers folder -> its configs and tensors, by name, nothing read before it is asked for."""
+"""A diffusers folder -> its configs and tensors by name; no tensor is read."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,16 +7,12 @@ from typing import Any
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import Tensor, check_inside, read_json, tensors
 
-from ..files import diffusers_names
-from . import unsupported_pipelines
-from .checkpoint import PARTS, SCHEDULERS, TOKENIZERS, VQ, Checkpoint, Component, Vocabulary, names_of, readable
+from ..files.diffusers_names import current_name
+from ..files.refusals import check_dtypes, first, is_pickle, pickle_error
+from .checkpoint import PARTS, SCHEDULERS, TOKENIZERS, VQ, Checkpoint, Component, Vocabulary, names_of
+from .unsupported_pipelines import problem
 
 STEMS = ("diffusion_pytorch_model", "model")
-PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl")
-PICKLED = (
-    "which can run code when opened; get the safetensors version, or convert it in a sandbox with safetensors' "
-    "convert.py"
-)
 
 
 def read(folder: Path, variant: str | None = None) -> Checkpoint:
@@ -27,8 +23,8 @@ def read(folder: Path, variant: str | None = None) -> Checkpoint:
     if not (folder / "model_index.json").is_file():
         raise InputError(_no_index(folder))
     index = read_json(check_inside(folder, folder / "model_index.json"))
-    if problem := unsupported_pipelines.problem(index, [name for name in (*PARTS, VQ) if _listed(index, name)]):
-        raise InputError(f"{folder}/model_index.json: {problem}")
+    if reason := problem(index, [name for name in (*PARTS, VQ) if _listed(index, name)]):
+        raise InputError(f"{folder}/model_index.json: {reason}")
     places = {part: folder / name for part in PARTS for name in names_of(part) if _listed(index, name)}
     tokenizers = [name for name in TOKENIZERS if _listed(index, name)]
     schedulers = [name for name in SCHEDULERS if name == "scheduler" or _listed(index, name)]
@@ -50,22 +46,23 @@ def read(folder: Path, variant: str | None = None) -> Checkpoint:
 
 
 def infixes(variant: str | None) -> tuple[str, ...]:
-    """What may stand before the suffix of weights, best first: the variant asked for, none, half precision."""
+    """Returns what may stand before the suffix of weights, best first: the variant, nothing, half precision."""
     return tuple(dict.fromkeys([f".{variant}" if variant else "", "", ".fp16"]))
 
 
 def component(folder: Path, variant: str | None = None) -> Component:
-    """One network in its folder, config.json beside the weights."""
+    """Opens one network in its folder, config.json beside the weights."""
     config = read_json(folder / "config.json")
     files = _weights(folder, variant)
-    return Component(config, readable(named(tensor for file in files for tensor in tensors(file))), files)
+    by_name = _by_current_name(tensor for file in files for tensor in tensors(file))
+    check_dtypes(by_name.values())
+    return Component(config, by_name, files)
 
 
-def named(found: Iterable[Tensor]) -> dict[str, Tensor]:
-    """Tensors by their names in today's spelling, each there once."""
+def _by_current_name(stored: Iterable[Tensor]) -> dict[str, Tensor]:
     by_name: dict[str, Tensor] = {}
-    for tensor in found:
-        name = diffusers_names.current_name(tensor.name)
+    for tensor in stored:
+        name = current_name(tensor.name)
         if name is None:
             continue
         if name in by_name:
@@ -78,16 +75,15 @@ def _weights(folder: Path, variant: str | None) -> tuple[Path, ...]:
     # The variant goes before the last dot: x.fp16.safetensors, x.safetensors.index.fp16.json.
     for infix in infixes(variant):
         for stem in STEMS:
-            index, whole = folder / f"{stem}.safetensors.index{infix}.json", folder / f"{stem}{infix}.safetensors"
+            index, file = folder / f"{stem}.safetensors.index{infix}.json", folder / f"{stem}{infix}.safetensors"
             if index.is_file():
                 return _shards(index)
-            if whole.is_file():
-                return (whole,)
-    pickles = sorted(p.name for pattern in PICKLES for p in folder.glob(pattern))
-    if pickles:
-        raise InputError(f"{folder} has only pickled weights ({', '.join(pickles)}), {PICKLED}")
+            if file.is_file():
+                return (file,)
+    if pickles := sorted(p.name for p in folder.glob("*") if is_pickle(p.name)):
+        raise pickle_error(folder, pickles)
     others = sorted(p.name for p in folder.glob("*.safetensors"))
-    hint = f" (there is {', '.join(others)})" if others else ""
+    hint = f" (there is {first(others)})" if others else ""
     raise InputError(f"{folder}: no {STEMS[0]}.safetensors or {STEMS[1]}.safetensors{hint}")
 
 
@@ -121,5 +117,5 @@ def _no_index(folder: Path) -> str:
     if (folder / "model.json").is_file():
         return f"{folder} is converted already"
     files = sorted(p.name for p in folder.glob("*.safetensors"))
-    hint = f"; give --model one of its files: {', '.join(files[:8])}" if files else ""
+    hint = f"; give --model one of its files: {first(files, 8)}" if files else ""
     return f"{folder} has neither model_index.json (diffusers) nor model.json (converted){hint}"

@@ -1,4 +1,4 @@
-"""What a single file's UNet predicts, noise or v, as far as the file says."""
+"""The prediction type of a single file's UNet, noise or v, as far as the file tells."""
 
 from collections.abc import Mapping
 
@@ -19,21 +19,21 @@ _NORM, _SPREAD = "up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias", 0.0
 def find(
     kind: str, tensors: Mapping[str, Tensor], unet: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> tuple[str, str, bool]:
-    """(prediction, how that is known, whether it is only likely) of a file of a kind.
+    """Returns the prediction type of a file of a kind, the reason, and whether it is only likely.
 
-    tensors: all of the file; unet: the UNet's by diffusers' names; metadata: the file's own.
+    tensors: all of the file. unet: the UNet's, by diffusers' names. metadata: of the file.
     """
     if "v_pred" in tensors:
         return "v_prediction", "by its v_pred key", False
-    if found := _MODELSPEC.get(metadata.get("modelspec.prediction_type", "").lower()):
-        return found, "by its metadata", False
+    if prediction := _MODELSPEC.get(metadata.get("modelspec.prediction_type", "").lower()):
+        return prediction, "by its metadata", False
     architecture = metadata.get("modelspec.architecture", "").partition("/")[0]
-    if found := _ARCHITECTURES.get(architecture):
-        return found, "by its metadata", False
+    if prediction := _ARCHITECTURES.get(architecture):
+        return prediction, "by its metadata", False
     if kind != "sd2" or unet["conv_in.weight"].shape[1] != 4:
         return KINDS[kind].prediction, "as this kind does unless a file says otherwise", False
-    if found := _STEPS.get(_integer(tensors.get("global_step"))):
-        return found, "by the step it was saved at", False
+    if prediction := _STEPS.get(_integer(tensors.get("global_step"))):
+        return prediction, "by the step it was saved at", False
     bias = unet.get(_NORM)
     if bias is not None and bias.dtype in TENSOR_DTYPES and bias.end > bias.start:
         spread = float(np.std(np.asarray(bias.read().astype(TENSOR_DTYPES["F32"][1]), np.float64)))

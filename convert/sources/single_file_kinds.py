@@ -1,4 +1,4 @@
-"""The kinds of latent diffusion that a file may hold, as data: all that its names and shapes do not say."""
+"""The kinds of latent diffusion that a single file may hold, as data: all that its names and shapes do not tell."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -14,9 +14,9 @@ PREDICTIONS = ("epsilon", "v_prediction")
 
 @dataclass(frozen=True)
 class Text:
-    """A text encoder: where a file of that kind may have it, and what its shapes do not tell."""
+    """Where a text encoder may be in a file, and what its shapes do not tell."""
 
-    prefixes: tuple[str, ...]
+    prefixes: tuple[str, ...]  # of its tensors
     activation: str = "gelu"
     pad: str = "!"  # OpenCLIP pads with its token 0
     projected: bool = False
@@ -32,14 +32,14 @@ class Kind:
     scheduler: Config
     texts: Mapping[str, Text]
     heads: Callable[[int], int] = configs_from_shapes.head_size
-    prediction: str = "epsilon"  # where nothing says otherwise
-    pixels: int = 512  # a side
+    prediction: str = "epsilon"  # where the file tells no other
+    pixels: int = 512  # width and height of the images it was trained on
     only_cross: tuple[bool, ...] = ()  # per level, where the widths of image and prompt do not tell
     vae: Config = field(default_factory=lambda: {"scaling_factor": 0.18215})
-    sizes: int = 0  # how many numbers about its size the UNet is given: SDXL
+    sizes: int = 0  # how many numbers about the image's size the UNet takes (SDXL)
     low_res_scheduler: Config | None = None
-    channels: tuple[int, ...] = (4, 9)  # that the UNet takes: 9 to fill in images
-    classes: bool = False  # a class embedder is in the place of text encoders
+    channels: tuple[int, ...] = (4, 9)  # input channels that the UNet may have; 9 for inpainting
+    classes: bool = False  # it has a class embedder in the place of text encoders
 
 
 _BETAS: Config = {
@@ -101,6 +101,7 @@ KINDS: dict[str, Kind] = {
         pixels=1024,
         vae=_XL_VAE,
         sizes=5,
+        channels=(4,),
     ),
     "playground": Kind(
         "Playground 2.5",
@@ -184,39 +185,13 @@ KINDS: dict[str, Kind] = {
     ),
 }
 
-# What 9 channels, those of an image to fill in, make of a pipeline
+# The pipeline of a kind -> its pipeline for inpainting
 INPAINTING = {
     "StableDiffusionPipeline": "StableDiffusionInpaintPipeline",
     "StableDiffusionXLPipeline": "StableDiffusionXLInpaintPipeline",
 }
 
-# Names that only another kind of file has -> what it is and the way out
-_NOT_HERE = "is not Stable Diffusion 1, 2 or XL, and not supported"
-FOREIGN: dict[str, str] = {
-    r"(.+[._](lora_(down|up|A|B)|hada_w1_a|lokr_w[12]|oft_blocks|dora_scale)\b.*|.+\.lora\.(down|up)\..*"
-    r"|.+_lora\.(down|up)\..*|lora_(unet|te\d?)_.*)": "is a LoRA; give it by --lora beside the checkpoint it is for",
-    r"(emb_params|string_to_param.*|clip_[lg])": "is a textual inversion (an embedding), not a checkpoint",
-    r"(.*control_model\..*|.*input_hint_block\..*|controlnet_.*)": "is a ControlNet, not a checkpoint",
-    r"(image_proj|ip_adapter)\..*": "is an IP-Adapter, not a checkpoint",
-    r".*motion_modules\..*": "is an AnimateDiff motion module, not a checkpoint",
-    r".*time_stack\..*": f"looks like Stable Video Diffusion, which {_NOT_HERE}",
-    r".*single_stream_modulation\..*": f"looks like Flux 2, which {_NOT_HERE}",
-    r".*distilled_guidance_layer\..*": f"looks like Chroma, which {_NOT_HERE}",
-    r"(.*\.)?(double_blocks|single_transformer_blocks)\..*": f"looks like Flux, which {_NOT_HERE}",
-    r"(.*\.)?joint_blocks\..*|.*transformer_blocks\.0\.attn\.add_k_proj\..*": (
-        f"looks like Stable Diffusion 3, which {_NOT_HERE}"
-    ),
-    r"(.*\.)?double_layers\..*": f"looks like AuraFlow, which {_NOT_HERE}",
-    r"(.*\.channelwise\..*|clip_txt_mapper\..*)": f"looks like Stable Cascade, which {_NOT_HERE}",
-    r"(.*\.)?blocks\.0\.(cross_attn|attn|self_attn)\..*": f"looks like a diffusion transformer, which {_NOT_HERE}",
-    r".*cap_embedder\..*": f"looks like Lumina, which {_NOT_HERE}",
-    r"cond_stage_model\.transformer\.token_emb\..*": f"looks like latent diffusion by BERT, which {_NOT_HERE}",
-    r"depth_model\..*": "looks like Stable Diffusion 2 depth, which is not supported",
-    r"embedder\.model\.visual\..*": "looks like Stable Diffusion 2.1 unCLIP, which is not supported",
-    r"(model\.\d+\.(weight|bias)|.*\.RDB\d\..*)": "looks like an ESRGAN upscaler, not a checkpoint",
-}
-
-# Tensors beside the networks that say nothing needed here: training state and schedules, which follow from the kind.
+# Tensors beside the networks that are not needed: training state, and schedules, which follow from the kind.
 IGNORED = re.compile(
     r"(model_ema\..*|(.*\.)?(alphas_cumprod|betas|logvar|lvlb_weights|global_step|scale_factor|lr|v_pred|ztsnr)"
     r"|(sqrt|log_one_minus|posterior)_.*|alphas_cumprod_prev|denoiser\..*|edm_.*|low_scale_model\..*"
@@ -226,18 +201,8 @@ IGNORED = re.compile(
 TEXT_IGNORED = re.compile(r"(logit_scale|attn_mask|.*position_ids|(vision_model|visual|visual_projection)\..*)")
 
 
-def foreign(names: Iterable[str]) -> str | None:
-    """What a file with tensors of these names is, if it is known to be something else."""
-    names = list(names)
-    for pattern, what in FOREIGN.items():
-        wanted = re.compile(pattern)
-        if any(wanted.fullmatch(name) for name in names):
-            return what
-    return None
-
-
 def detect(names: Iterable[str], unet: Config) -> str | None:
-    """The kind of a checkpoint by all its names and by the UNet's config; None for none that is known."""
+    """Returns the kind of a checkpoint by all its names and by the UNet's config; None for none that is known."""
     names = set(names)
     if "cond_stage_model.embedding.weight" in names:
         return "ldm-classes"
@@ -247,7 +212,7 @@ def detect(names: Iterable[str], unet: Config) -> str | None:
         return "ldm-churches" if "resnet_time_scale_shift" in unet else "ldm"
     added = unet.get("addition_embed_type") is not None
     if unet.get("num_class_embeds"):
-        return "upscaler" if unet["in_channels"] == 7 else None
+        return "upscaler" if unet["in_channels"] in KINDS["upscaler"].channels else None
     if added:
         if any(name.startswith("cond_stage_model.") for name in names):
             return None  # unCLIP

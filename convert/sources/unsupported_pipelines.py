@@ -1,4 +1,4 @@
-"""What the pipelines of diffusers are for: those that are not here are refused by what they do."""
+"""Pipelines of diffusers that are not supported; the error says what each is for."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -6,8 +6,8 @@ from typing import Any
 
 from mlx_sd.checkpoint.model_folder import PIXELS
 
-# The class of a pipeline -> what it is for, the first that fits.
-_ELSEWHERE = {
+# The class of a pipeline -> its task, the first that fits.
+_TASKS = {
     r"(Audio|MusicLDM|StableAudio|DanceDiffusion).*": "sound",
     r".*(Video|AnimateDiff|I2VGen).*": "video",
     r".*(ShapE|Img23D).*": "things in three dimensions",
@@ -20,9 +20,9 @@ _ELSEWHERE = {
 
 
 def problem(index: Mapping[str, Any], parts: Collection[str]) -> str | None:
-    """Why a model_index.json with these parts is of no model that is read here, or None."""
+    """Returns why a model_index.json with these parts is of no model that is read here; None where it is of one."""
     name = str(index.get("_class_name", ""))
-    for pattern, task in _ELSEWHERE.items():
+    for pattern, task in _TASKS.items():
         if re.fullmatch(pattern, name):
             return f"{name} is for {task}, which is not supported"
     if "unet" not in parts:

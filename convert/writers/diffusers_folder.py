@@ -9,17 +9,17 @@ import mlx.core as mx
 
 from mlx_sd.checkpoint.model_folder import build, network_tensors, read_about, shapes
 from mlx_sd.core.errors import InputError
-from mlx_sd.core.files import TENSOR_DTYPES, Tensor
+from mlx_sd.core.files import TENSOR_DTYPES, Tensor, atomic_folder
 
-from ..files import diffusers_names
-from ..files.safetensors_stream import Entry, atomic_folder, progress, write_tensors
+from ..files.diffusers_names import diffusers_name
+from ..files.safetensors_stream import Entry, progress, write_tensors
 from ..sources.checkpoint import SCHEDULERS, VQ, Vocabulary
 from .model_folder import write_tokenizer
 
 _TEXT = ("CLIPTextModel",)
 _VERSION = "0.30.0"  # of diffusers, whose names and fields these are, where the source does not say
 _CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
-# Parts that a pipeline's constructor wants to be told of though they are not there
+# Parts that a pipeline's constructor requires as null where they are absent
 _ABSENT = {
     "StableDiffusionPipeline": ("feature_extractor", "image_encoder", "safety_checker"),
     "StableDiffusionInpaintPipeline": ("feature_extractor", "image_encoder", "safety_checker"),
@@ -31,9 +31,10 @@ _ABSENT = {
 
 
 def write_diffusers_folder(folder: Path, out: Path, dtype: mx.Dtype | None = None) -> None:
-    """Writes the diffusers folder `out`, which must not exist, from a model folder; all or nothing.
+    """Writes the diffusers folder `out`, which must not exist, from a model folder; complete or not at all.
 
-    dtype: of the weights; None keeps the model folder's. Raises InputError where `folder` is no model folder.
+    dtype: of the weights; None keeps the model folder's. Raises InputError where `folder` is no model folder, or one
+    that diffusers could not load.
     """
     about = read_about(folder)
     if about.get("quantization"):
@@ -44,27 +45,27 @@ def write_diffusers_folder(folder: Path, out: Path, dtype: mx.Dtype | None = Non
         part: _entries(folder, part, about["version"], config, dtype) for part, config in about["networks"].items()
     }
     total = sum(entry.size for entries in networks.values() for entry in entries)
-    with atomic_folder(out, total) as made, progress(total, "diffusers") as moved:
+    with atomic_folder(out, total) as home, progress(total, "diffusers") as advance:
         for part, entries in networks.items():
-            place = made / _name(part, about)
+            place = home / _name(part, about)
             place.mkdir()
             config = about["networks"][part]
             if part in _CLASSES:
                 config = {"_class_name": _CLASSES[part]} | config
             _write_json(place / "config.json", config)
             stem = "diffusion_pytorch_model" if part in _CLASSES else "model"
-            write_tensors(place / f"{stem}.safetensors", entries, moved, kind="pt")
+            write_tensors(place / f"{stem}.safetensors", entries, advance, format="pt")
         for name in about["tokenizers"]:
-            write_tokenizer(Vocabulary(folder / name), made / name)
+            write_tokenizer(Vocabulary(folder / name), home / name)
         schedulers = {name: about[name] for name in SCHEDULERS if name in about}
         for name, config in schedulers.items():
-            (made / name).mkdir()
-            _write_json(made / name / "scheduler_config.json", config)
-        _write_json(made / "model_index.json", _index(about, schedulers))
+            (home / name).mkdir()
+            _write_json(home / name / "scheduler_config.json", config)
+        _write_json(home / "model_index.json", _index(about, schedulers))
 
 
 def _name(part: str, about: Mapping[str, Any]) -> str:
-    """What the source's pipeline calls a part."""
+    """The name of a part in the source's pipeline."""
     latent = str(about["pipeline"].get("_class_name", "")).startswith(("LDM", "LatentDiffusion"))
     return VQ if part == "vae" and latent else part
 
@@ -82,14 +83,14 @@ def _problem(configs: Mapping[str, Any]) -> str | None:
 
 def _entries(folder: Path, part: str, version: int, config: dict[str, Any], dtype: mx.Dtype | None) -> list[Entry]:
     network = build(part, config, f"{folder}/model.json: {part}")
-    wanted, have = shapes(network), network_tensors(folder, part, version)
-    if {name: tensor.shape for name, tensor in have.items()} != wanted:
+    stored = network_tensors(folder, part, version)
+    if {name: tensor.shape for name, tensor in stored.items()} != shapes(network):
         raise InputError(f"{folder}/{part}.safetensors does not fit model.json; convert the checkpoint again")
     # The one layer that is a convolution in some checkpoints and a linear one in others, which compute the same
     convolutions = part == "unet" and not config.get("use_linear_projection")
     entries = []
-    for ours, tensor in have.items():
-        name = diffusers_names.diffusers_name(part, network.names, ours)
+    for parameter, tensor in stored.items():
+        name = diffusers_name(part, network.names, parameter)
         if part.startswith("text_encoder") and not name.startswith("text_projection"):
             name = f"text_model.{name}"
         projection = convolutions and name.endswith((".proj_in.weight", ".proj_out.weight"))
@@ -116,15 +117,16 @@ def _index(about: dict[str, Any], schedulers: Mapping[str, Any]) -> dict[str, An
     """model_index.json: the pipeline's own fields, and the class of each part."""
     parts: dict[str, Any] = {}
     for part, config in about["networks"].items():
-        known = _CLASSES.get(part) and config.get("_class_name", _CLASSES[part])
-        parts[_name(part, about)] = (
-            ["diffusers", known] if known else ["transformers", (config.get("architectures") or _TEXT)[0]]
-        )
+        if part in _CLASSES:
+            entry = ["diffusers", config.get("_class_name", _CLASSES[part])]
+        else:
+            entry = ["transformers", (config.get("architectures") or _TEXT)[0]]
+        parts[_name(part, about)] = entry
     parts |= {name: ["transformers", "CLIPTokenizer"] for name in about["tokenizers"]}
     parts |= {name: ["diffusers", config.get("_class_name", "PNDMScheduler")] for name, config in schedulers.items()}
     absent = _ABSENT.get(about["pipeline"].get("_class_name", ""), ())
-    nothing = {name: [None, None] for name in absent if name not in parts}
-    return {"_diffusers_version": _VERSION, **about["pipeline"], **nothing, **parts}
+    nulls = {name: [None, None] for name in absent if name not in parts}
+    return {"_diffusers_version": _VERSION, **about["pipeline"], **nulls, **parts}
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""What is written in the place of a linear layer's weight when it is quantized."""
+"""The tensors written in the place of a linear layer's weight that is quantized."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -11,31 +11,31 @@ from mlx_sd.networks.quantization import Quantization
 from ..files.safetensors_stream import Entry
 
 
-def quantized(entries: Iterable[Entry], network: nn.Module, how: Quantization) -> Iterator[Entry]:
-    """The entries of a network with each weight that is quantized as three: codes, scales and offsets.
+def quantized(entries: Iterable[Entry], network: nn.Module, settings: Quantization) -> Iterator[Entry]:
+    """Replaces each weight that is quantized by three entries: codes, scales and offsets.
 
-    Quantized is what an entry reads, before it is cast: with adapters, the float32 sum.
+    The numbers that an entry reads are quantized before any cast: with adapters, the float32 sum.
     """
-    weights = {f"{name}.weight": name for name in quantization.quantizable_layers(network, how)}
+    weights = {f"{name}.weight": name for name in quantization.quantizable_layers(network, settings)}
     for entry in entries:
         if entry.name in weights:
-            yield from _split(entry, weights[entry.name], how)
+            yield from _split(entry, weights[entry.name], settings)
         else:
             yield entry
 
 
-def _split(entry: Entry, layer: str, how: Quantization) -> Iterator[Entry]:
+def _split(entry: Entry, layer: str, settings: Quantization) -> Iterator[Entry]:
     outputs, inputs = entry.shape
-    made: dict[str, mx.array] = {}  # by the first of the three that is read, kept until the last
+    arrays: dict[str, mx.array] = {}  # computed when the first of the three is read, kept until the last
 
     def reader(role: str) -> Callable[[], mx.array]:
         def read() -> mx.array:
-            if not made:
-                made.update(quantization.quantize_weight(entry.read().reshape(entry.shape), how, entry.dtype))
-            return made.pop(role)
+            if not arrays:
+                arrays.update(quantization.quantize_weight(entry.read().reshape(entry.shape), settings, entry.dtype))
+            return arrays.pop(role)
 
         return read
 
-    yield Entry(entry.name, (outputs, inputs * how.bits // 32), mx.uint32, reader("weight"))
+    yield Entry(entry.name, (outputs, inputs * settings.bits // 32), mx.uint32, reader("weight"))
     for role in ("scales", "biases"):
-        yield Entry(f"{layer}.{role}", (outputs, inputs // how.group), entry.dtype, reader(role))
+        yield Entry(f"{layer}.{role}", (outputs, inputs // settings.group), entry.dtype, reader(role))

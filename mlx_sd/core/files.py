@@ -1,10 +1,13 @@
 """Reading JSON and safetensors files that may be damaged or hostile, and writing files atomically."""
 
+import fcntl
 import json
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -12,7 +15,7 @@ import mlx.core as mx
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from .errors import InputError
+from .errors import Failure, InputError
 
 # dtype in safetensors -> the NumPy type that reads its bytes, and the MLX dtype that those bytes mean
 TENSOR_DTYPES: dict[str, tuple[type, mx.Dtype]] = {
@@ -156,3 +159,77 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def temporary_folder(out: Path) -> Iterator[Path]:
+    """Makes a folder beside `out` and removes it when the block ends, with all that is still in it.
+
+    Temporary folders that killed processes have left beside the same `out` are removed first. Raises InputError where
+    no folder can be made.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(out)
+        folder, lock = _claim(out)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written: {error.strerror}") from None
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+@contextmanager
+def atomic_folder(out: Path, size: int = 0) -> Iterator[Path]:
+    """Makes a folder that becomes `out` when the block ends well and leaves nothing when it does not.
+
+    size: bytes that will be written, for which there must be space. Raises InputError where `out` exists or cannot be
+    written, Failure where writing fails half-way.
+    """
+    if out.exists():
+        raise InputError(f"{out} exists; choose another name or remove it first")
+    with temporary_folder(out) as folder:
+        try:
+            free = shutil.disk_usage(folder).free
+            if size > free:
+                raise Failure(f"{out} takes {size / 1e9:.1f} GB, and only {free / 1e9:.1f} GB are free there")
+            yield folder
+            folder.chmod(0o755)  # mkdtemp's is private
+            if out.exists():  # an empty folder would be replaced without a word
+                raise InputError(f"{out} exists by now; another conversion was first")
+            folder.rename(out)
+        except OSError as error:
+            if out.exists():
+                raise InputError(f"{out} exists by now; another conversion was first") from None
+            raise Failure(f"{error.filename or out} failed: {error.strerror}; nothing is left of {out}") from None
+
+
+def _claim(out: Path) -> tuple[Path, int]:
+    """A temporary folder and a lock on it, which the system drops when this process ends, however it does."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+        try:
+            lock = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:  # another process swept it before it was locked
+            continue
+        with suppress(OSError):  # a file system without locks: then nobody sweeps either
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.is_dir():
+            return folder, lock
+        os.close(lock)
+
+
+def _sweep(out: Path) -> None:
+    """Removes temporary folders of `out` that no living process has locked."""
+    temporary = re.compile(rf"\.{re.escape(out.name)}\.\w{{8}}\.part")
+    for folder in [p for p in out.parent.iterdir() if temporary.fullmatch(p.name)]:
+        try:
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)

@@ -54,7 +54,7 @@ def changed(changes):
 
 BAD = np.array([[np.nan] * 32] * 4, np.float32)
 WRONG = {
-    "half an adapter": ({f"{TO_Q}.lora_up.weight": None}, f"{TO_Q} has down alone, which is no whole adapter"),
+    "half an adapter": ({f"{TO_Q}.lora_up.weight": None}, f"{TO_Q} has down alone, which is no complete adapter"),
     "alpha alone": (
         {f"{TO_Q}.lora_up.weight": None, f"{TO_Q}.lora_down.weight": None, f"{TO_Q}.alpha": ()},
         "has alpha alone",
@@ -112,7 +112,7 @@ def test_an_adapter_that_is_wrong_is_one_line_and_no_folder(name, folders, tmp_p
 FILES = {
     "missing": (lambda f: None, "does not exist"),
     "empty": (lambda f: f.write_bytes(b""), "is damaged or incomplete"),
-    "a pickle": (lambda f: f.with_suffix(".pt").write_bytes(b"x"), "is pickled weights, which can run code"),
+    "a pickle": (lambda f: f.with_suffix(".pt").write_bytes(b"x"), "is a pickle, which can run code"),
     "a folder without": (lambda f: f.mkdir(), "holds no safetensors file"),
     "a folder of pickles": (lambda f: (f.mkdir(), (f / "x.bin").touch()), "has only pickled weights"),
     "a folder of several": (

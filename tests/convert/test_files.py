@@ -197,7 +197,7 @@ def test_single_files_of_any_names_and_shapes_are_read_or_refused(shapes, tmp_pa
                 every[rng.choice([old + ".x", old.replace("0", "77"), new, old.rpartition(".")[0], "." + old])] = tensor
             elif change == 2:
                 every[old.replace("blocks", "block")] = tensor
-        monkeypatch.setattr("convert.sources.single_file._tensors", lambda file, every=every: every)
+        monkeypatch.setattr("convert.sources.single_file.open_tensors", lambda file, every=every: every)
         try:
             done += bool(open_checkpoint(str(file), SourceOptions(tokenizer=tmp_path / "tokenizer")).components)
         except InputError as error:

@@ -19,10 +19,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from convert import __main__ as command
-from convert.files import safetensors_stream
 from convert.files.diffusers_names import current_name
 from mlx_sd.core.errors import InputError
-from mlx_sd.core.files import tensors
+from mlx_sd.core.files import atomic_folder, tensors
 from tests.support import families, singles
 from tests.support.effort import slow_but
 
@@ -239,7 +238,7 @@ def nothing_left(tmp_path):
 def test_too_little_space_is_seen_before_anything_is_written(original, tmp_path, monkeypatch, capsys):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    monkeypatch.setattr(safetensors_stream, "write_tensors", None)
+    monkeypatch.setattr("convert.writers.model_folder.write_tensors", None)
     assert convert(original, tmp_path / "out") == 1
     assert "and only 0.0 GB are free there" in capsys.readouterr().err
     assert nothing_left(tmp_path) == []
@@ -281,9 +280,9 @@ def test_of_two_conversions_to_one_place_the_first_wins(tmp_path):
     out = tmp_path / "out"
     with (
         pytest.raises(InputError, match="another conversion was first"),
-        safetensors_stream.atomic_folder(out) as second,
+        atomic_folder(out) as second,
     ):
-        with safetensors_stream.atomic_folder(out) as first:
+        with atomic_folder(out) as first:
             (first / "whose").write_text("first")
         (second / "whose").write_text("second")
     assert bytes_of(tmp_path) == {"out/whose": b"first"}
@@ -295,8 +294,8 @@ def test_what_a_living_process_writes_is_not_swept_and_what_a_dead_one_left_is(t
     for left in (dead, other):
         left.mkdir()
         (left / "unet.safetensors").touch()
-    with safetensors_stream.atomic_folder(out) as first:
-        with pytest.raises(ZeroDivisionError), safetensors_stream.atomic_folder(out):
+    with atomic_folder(out) as first:
+        with pytest.raises(ZeroDivisionError), atomic_folder(out):
             raise ZeroDivisionError
         assert first.is_dir() and not dead.exists() and other.exists()
     assert out.is_dir()
@@ -307,7 +306,7 @@ def test_no_conversion_sweeps_another_away(tmp_path):
 
     def work():
         for _ in range(100):
-            with pytest.raises(ZeroDivisionError), safetensors_stream.atomic_folder(tmp_path / "out") as folder:
+            with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "out") as folder:
                 (folder / "file").touch()
                 raise ZeroDivisionError
 

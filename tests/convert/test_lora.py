@@ -61,13 +61,13 @@ class Beside(nn.Module):
         self.scale = scale * (factors["alpha"].item() / len(factors["lora_down.weight"]))
         self.down, self.up = (mx.array(factors[f"lora_{side}.weight"]) for side in ("down", "up"))
 
-    def __call__(self, x):
+    def __call__(self, x, *conditioning):
         if isinstance(self.layer, Linear):
             down, up = (a.reshape(a.shape[0], -1) for a in (self.down, self.up))
             return self.layer(x) + self.scale * (x @ down.T @ up.T)
         down, up = (a.transpose(0, 2, 3, 1) for a in (self.down, self.up))
         y = ops.conv2d(x, down, stride=self.layer.stride[0], padding=self.layer.padding[0])
-        return self.layer(x) + self.scale * ops.conv2d(y, up, stride=1, padding=0)
+        return self.layer(x, *conditioning) + self.scale * ops.conv2d(y, up, stride=1, padding=0)
 
 
 def run_beside(model, factors, scale):

@@ -120,7 +120,7 @@ def test_a_file_generates_as_the_folder_it_is_converted_to(sd1, tokenizer, tmp_p
 def test_what_is_found_is_said(sd1, tokenizer, tmp_path, capsys):
     flags = ["--model", str(sd1), "--tokenizer", str(tokenizer), "--prediction", "v_prediction", "--dtype", "float16"]
     assert command.main([*flags, "--out", str(tmp_path / "out")]) == 0
-    assert "Stable Diffusion 1.x, v_prediction (as you say)" in capsys.readouterr().err
+    assert "Stable Diffusion 1.x, v_prediction (by --prediction)" in capsys.readouterr().err
     about = json.loads((tmp_path / "out/model.json").read_text())
     assert about["scheduler"]["prediction_type"] == "v_prediction" and about["dtype"] == "float16"
     assert about["source"]["kind"] == "sd1" and list(about["source"]["sha256"]) == ["sd1.safetensors"]
