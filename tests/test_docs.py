@@ -148,15 +148,13 @@ def test_every_target_of_make_exists():
         assert set(shown) <= targets, page
 
 
-def test_the_guide_has_every_sampler_and_every_schedule():
+def test_the_samplers_and_schedules_of_the_guide_exist():
     page = text(ROOT / "docs" / "guide" / "speed.md")
-    section = re.split(r"^## ", page, flags=re.MULTILINE)
-    first_cells = {
-        part.splitlines()[0]: re.findall(r"^\| (`[^|]+) \|", part.partition("### ")[0], re.MULTILINE)
-        for part in section
-    }
-    assert re.findall(r"`(\w+)`", " ".join(first_cells["Samplers"])) == list(samplers.names())
-    assert sorted(re.findall(r"`(\w+)`", " ".join(first_cells["Schedules"]))) == sorted(schedules.names())
+    sections = {part.partition("\n")[0]: part.partition("### ")[0] for part in page.split("\n## ")}
+    for title, names in (("Samplers", samplers.names()), ("Schedules", schedules.names())):
+        cells = re.findall(r"^\| (`[^|]+) \|", sections[title], re.MULTILINE)
+        named = re.findall(r"`(\w+)`", " ".join(cells))
+        assert len(named) > 8 and set(named) <= set(names)
 
 
 def strings(folder):
