@@ -13,7 +13,7 @@ from mlx_sd.core import command
 from mlx_sd.pipeline import Result
 from mlx_sd.reuse.deepcache import Policy
 
-from .. import results
+from .. import arguments, results
 from ..machine import describe
 from ..prompts import SHOWCASE as PROMPTS
 from ..prompts import SHOWCASE_SEED as SEED
@@ -24,12 +24,12 @@ STEPS, INTERVALS, DEGREES = (25, 50), (3, 5), (0, 1, 2)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
-    p = command.Parser(prog="python -m bench policies", description=__doc__)
+    p = arguments.parser("policies", __doc__)
     p.add_argument("--branch", type=int, default=0, help="where the UNet is cut, default 0")
     p.add_argument("--sampler", help="default: the checkpoint's")
-    p.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
-    arguments = p.parse_args(argv)
-    return command.run("bench policies", lambda: _run(arguments.branch, arguments.sampler, arguments.json))
+    arguments.add_json(p)
+    options = p.parse_args(argv)
+    return command.run("bench policies", lambda: _run(options.branch, options.sampler, options.json))
 
 
 def _run(branch: int, sampler: str | None, path: Path | None) -> None:

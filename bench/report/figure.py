@@ -100,7 +100,7 @@ def _panel(axis: Any, points: Sequence[Point], measure: str, samplers: Sequence[
         curve = [point["evaluations"] for point in measured], [point[measure] for point in measured]
         if name not in samplers:
             axis.plot(*curve, color="0.87", linewidth=0.8, zorder=1)
-        elif name == (names := [other for other in samplers if _same_points(lines[other], line)])[0]:
+        elif name == (names := [sampler for sampler in samplers if _same_points(lines[sampler], line)])[0]:
             style = STYLES[samplers.index(name) % len(STYLES)]
             axis.plot(*curve, label=", ".join(names), zorder=3, markersize=4, linewidth=1.4, **style)
     axis.set_xscale("log")

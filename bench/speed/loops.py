@@ -1,4 +1,4 @@
-"""Sampling loops with and without reuse, and a UNet with random weights that runs them: what bench.latency measures."""
+"""Sampling loops with and without reuse, and a UNet with random weights that runs them, for bench latency."""
 
 import json
 from collections.abc import Iterator, Sequence

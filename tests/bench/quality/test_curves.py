@@ -44,6 +44,7 @@ def test_a_full_loop_costs_its_evaluations_and_reuse_costs_less(comparison):
     assert 3 < costs["dpmpp_2m", 9, "3/tgate:4"] < 4.5
 
 
+@pytest.mark.slow  # test_solvers has the same of other blocks
 def test_finished_blocks_are_stored_and_results_are_of_them(comparison, monkeypatch):
     compared = [configuration._replace(steps=9) for configuration in CONFIGURATIONS[2:]]
     for configuration in compared:

@@ -34,10 +34,10 @@ def run(folder):
 
 
 def test_a_loop_that_reuses_nothing_does_not_drift_and_others_do(run):
-    found, _, _ = run
-    assert (found["pictures"], found["reference_pictures"], found["seeds"]) == (4, 3, [0, 1])
-    full, same, cached, gated = found["loops"]
-    assert [row["loop"] for row in found["loops"]] == ["full", "1:0", "3:0", "2:0/tgate:4,5,1,2"]
+    values, _, _ = run
+    assert (values["pictures"], values["reference_pictures"], values["seeds"]) == (4, 3, [0, 1])
+    full, same, cached, gated = values["loops"]
+    assert [row["loop"] for row in values["loops"]] == ["full", "1:0", "3:0", "2:0/tgate:4,5,1,2"]
     assert "psnr" not in full and "frechet_to_full" not in full and full["frechet_to_reference"] > 0
     assert same["latent_rms"]["max"] == 0 and same["ssim"]["min"] == 1 and same["psnr"]["median"] is None
     assert same["frechet_to_full"] < 1e-2 and same["clip_score"] == full["clip_score"]
@@ -45,41 +45,41 @@ def test_a_loop_that_reuses_nothing_does_not_drift_and_others_do(run):
         assert row["latent_rms"]["min"] > 0 and row["psnr"]["max"] < 100 and row["ssim"]["max"] < 1
         assert row["frechet_to_full"] > same["frechet_to_full"]
     assert [row["full_evaluations"]["median"] for row in (full, same, cached)] == [9, 9, 3]
-    assert all(row["evaluations"] == 9 and row["seconds"]["min"] > 0 for row in found["loops"])
+    assert all(row["evaluations"] == 9 and row["seconds"]["min"] > 0 for row in values["loops"])
 
 
-def test_what_is_measured_is_between_the_pictures_kept(run):
-    found, work, _ = run
-    (made,) = (path for path in work.iterdir() if path.name != "features")
-    full, cached = (sorted((made / name).glob("*.png")) for name in ("full", "3-0"))
+def test_errors_are_between_the_stored_pictures(run):
+    values, work, _ = run
+    (folder,) = (path for path in work.iterdir() if path.name != "features")
+    full, cached = (sorted((folder / name).glob("*.png")) for name in ("full", "3-0"))
     assert [path.name for path in full] == [path.name for path in cached] and len(full) == 4
     pairs = [[np.asarray(Image.open(path), np.float64) for path in pair] for pair in zip(full, cached, strict=True)]
     psnr = [10 * np.log10(255**2 / np.mean((one - other) ** 2)) for one, other in pairs]
-    assert found["loops"][2]["psnr"]["median"] == pytest.approx(np.median(psnr), abs=1e-4)
+    assert values["loops"][2]["psnr"]["median"] == pytest.approx(np.median(psnr), abs=1e-4)
     one, other = (np.stack([np.load(path.with_suffix(".npy")) for path in paths]) for paths in (full, cached))
     rms = np.sqrt(np.mean((one - other) ** 2, axis=(1, 2, 3)))
-    assert found["loops"][2]["latent_rms"]["max"] == pytest.approx(rms.max(), abs=1e-4)
+    assert values["loops"][2]["latent_rms"]["max"] == pytest.approx(rms.max(), abs=1e-4)
 
 
-def test_nothing_is_made_twice(run, monkeypatch, capsys):
-    found, _, flags = run
+def test_no_picture_is_made_twice(run, monkeypatch, capsys):
+    values, _, flags = run
     monkeypatch.setattr(StableDiffusion, "stream", lambda *_, **__: pytest.fail("made again"))
     monkeypatch.setattr(quality.TinyClip, "images", lambda *_: pytest.fail("looked at again"))
     assert quality.main([*flags[:-2]]) == 0
     again = json.loads(capsys.readouterr().out)
-    assert again["loops"] == found["loops"]
+    assert again["loops"] == values["loops"]
 
 
 def test_pictures_are_those_of_the_pipeline_whatever_the_batch(family, tmp_path):
     sd = family("sd1")
-    how = {"steps": 4, "width": 16, "height": 16}
-    gallery = Gallery(sd, ["one", "two"], range(5, 7), tmp_path, 2, **how)
+    settings = {"steps": 4, "width": 16, "height": 16}
+    gallery = Gallery(sd, ["one", "two"], range(5, 7), tmp_path, 2, **settings)
     assert sum(gallery.make(Loop())) == len(gallery) == 4
-    known = [sd.generate(text, seed=seed, **how) for seed in (5, 6) for text in ("one", "two")]
-    for pixels, latents, result in zip(gallery.pixels(Loop()), gallery.latents(Loop()), known, strict=True):
+    expected = [sd.generate(text, seed=seed, **settings) for seed in (5, 6) for text in ("one", "two")]
+    for pixels, latents, result in zip(gallery.pixels(Loop()), gallery.latents(Loop()), expected, strict=True):
         assert latents == pytest.approx(np.array(result.latents[0]), abs=1e-4)
         assert np.abs(pixels.astype(int) - np.asarray(result.images[0])).max() <= 1
-    other = Gallery(sd, ["one"], range(5, 6), tmp_path, **how | {"steps": 5})
+    other = Gallery(sd, ["one"], range(5, 6), tmp_path, **settings | {"steps": 5})
     assert not other.paths(Loop())[0].exists()
 
 
@@ -99,13 +99,13 @@ def test_pictures_are_those_of_the_pipeline_whatever_the_batch(family, tmp_path)
         (["--model", "elsewhere", "--reference", "."], "--reference is what the FID is measured to; add --inception"),
     ],
 )
-def test_what_makes_no_sense_is_refused_in_one_line_before_any_picture(flags, why, tmp_path, monkeypatch, capsys):
+def test_bad_input_is_refused_in_one_line_before_any_picture(flags, why, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prompts.txt").write_text(TEXTS)
     monkeypatch.setattr(StableDiffusion, "stream", lambda *_, **__: pytest.fail("began"))
     assert quality.main(["--prompts", "prompts.txt", *flags]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and why in said
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and why in error
     assert [path.name for path in tmp_path.iterdir()] == ["prompts.txt"]
 
 
@@ -121,7 +121,7 @@ def test_prompts_and_pictures_that_do_not_suffice_are_refused(tmp_path, capsys):
         assert why in capsys.readouterr().err
 
 
-def test_a_device_or_a_judge_that_is_not_there_is_one_line(tmp_path, monkeypatch, capsys):
+def test_a_device_or_an_extractor_that_is_missing_is_one_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "prompts.txt").write_text(TEXTS)
     flags = ["--prompts", str(tmp_path / "prompts.txt"), "--count", "5"]
     monkeypatch.setitem(sys.modules, "pytorch_fid", None)

@@ -63,7 +63,7 @@ def test_guidance_takes_twice_the_multiplications():
     assert two == rows and 1.9 * one < two <= 2 * one
 
 
-def test_what_depends_on_pictures_is_not_counted(bench):
+def test_a_policy_that_depends_on_pictures_is_not_counted(bench):
     with pytest.raises(InputError, match=r"adaptive:0.1:0 computes depends on the pictures"):
         bench.macs(Loop(Adaptive()))
 
@@ -117,8 +117,8 @@ def test_a_machine_that_slows_down_changes_no_speed_up():
         latency.Run("a", Loop(), [100] * 8, slower),
         latency.Run("a", Loop(None, TGate(4)), macs, [n / 100 * s for n, s in zip(macs, slower, strict=True)]),
     ]
-    found = latency.summary(runs)["loops"][1]
-    assert found["speedup_by_medians"] == found["ideal"] and found["of_ideal"] == 1
+    gated = latency.summary(runs)["loops"][1]
+    assert gated["speedup_by_medians"] == gated["ideal"] and gated["of_ideal"] == 1
 
 
 def test_results_hold_every_loop(tmp_path, capsys):
@@ -142,10 +142,10 @@ def test_results_hold_every_loop(tmp_path, capsys):
         (["--steps", "0"], "at least 1, not 0"),
     ],
 )
-def test_what_makes_no_sense_is_refused_in_one_line(flags, why, capsys):
+def test_bad_input_is_refused_in_one_line(flags, why, capsys):
     assert latency.main(["--model", "tiny", *flags]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and why in said
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and why in error
 
 
 def test_a_device_that_is_not_there_is_one_line(monkeypatch, capsys):
@@ -173,7 +173,7 @@ def test_a_loop_prints_as_what_it_is_read_from(deepcache, tgate):
 
 
 @pytest.mark.parametrize("text", ["", "/", "3/", "3/4", "3/tgate:x", "tgate:", "tgate:5/tgate:6", "full/3"])
-def test_what_is_no_loop_is_refused_in_one_line(text):
+def test_text_that_is_no_loop_is_refused_in_one_line(text):
     with pytest.raises(InputError, match=r"^[^\n]+$"):
         Loop.parse(text)
 
