@@ -7,11 +7,14 @@ import io
 import itertools
 import re
 import shlex
+import textwrap
 from functools import cache
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 
+from mlx_sd import StableDiffusion
 from mlx_sd.sampling import samplers, schedules
 
 ROOT = Path(__file__).parent.parent
@@ -138,6 +141,30 @@ def test_every_option_is_in_the_guide(command):
     guide = "".join(map(text, sorted((ROOT / "docs" / "guide").glob("*.md"))))
     for option in options(command) - {"--help"}:
         assert re.search(rf"{option}\b(?!-)", guide), option
+
+
+def test_the_control_network_of_the_architecture_page_begins_without_effect():
+    (block,) = re.findall(
+        r"^    ```python\n(.*?)^    ```", text(ROOT / "docs/architecture.md"), re.DOTALL | re.MULTILINE
+    )
+    page: dict = {}
+    exec(textwrap.dedent(block), page)
+    sd = StableDiffusion.load("tiny", "float32")
+    x, t, (context, _) = (
+        mx.random.normal((1, 8, 8, 4), key=mx.random.key(0)),
+        mx.array(500.0),
+        sd.encode_prompt("a tent"),
+    )
+    control = page["Control"](sd.unet.config)
+    residuals, middle = control(x, t, context, mx.ones((1, 8, 8, 3)))
+    plain, deep = sd.unet(x, t, context)
+    for kept in (None, deep):
+        controlled, _ = sd.unet(x, t, context, deep=kept, skip_residuals=residuals, middle_residual=middle)
+        assert mx.array_equal(controlled, plain)
+    raised = [residual + 1 for residual in residuals]
+    for kept in (None, deep):
+        controlled, _ = sd.unet(x, t, context, deep=kept, skip_residuals=raised, middle_residual=middle)
+        assert not mx.allclose(controlled, plain, atol=1e-2)
 
 
 def test_every_target_of_make_exists():
