@@ -33,6 +33,7 @@ def factors(lora: Lora, unet: Iterable[str]) -> Callable[[str, str], float]:
     weights = dict(zip(("base", *stages), lora.blocks, strict=True))
 
     def factor(part: str, layer: str) -> float:
+        """Returns the block weight of the layer's stage."""
         place = stage(layer) if part == "unet" else "base"
         if place not in weights:
             raise InputError(
@@ -55,6 +56,7 @@ def _sorted(stages: Iterable[str]) -> list[str]:
     sides = ("down", "middle", "up")
 
     def place(name: str) -> tuple[int, int]:
+        """Returns a stage's place in the order of block weights."""
         side, _, number = name.partition(".")
         return sides.index(side), int(number or 0)
 

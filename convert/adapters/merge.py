@@ -112,6 +112,7 @@ def unmatched(adapter: Adapter, layers: Layers) -> list[str]:
 
 def _download(repository: str, file: str) -> Path:
     def select(files: list[str]) -> list[str]:
+        """Picks the adapter's file and its config."""
         return [file or adapter_file.choose(files, repository), CONFIG_FILE]
 
     folder, selected = hub.download(repository, select)
@@ -183,6 +184,7 @@ def _fits(shape: Shape, expected: Shape) -> bool:
     """Whether a difference of this shape fits a layer, (out, in, h, w) or (out, in)."""
 
     def flat(shape: Shape) -> Shape:
+        """Drops the axes of a kernel of size one."""
         return shape[:2] if set(shape[2:]) <= {1} else shape
 
     kernel = len(flat(expected)) == 4

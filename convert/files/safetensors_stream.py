@@ -49,6 +49,7 @@ def write_tensors(path: Path, entries: Sequence[Entry], advance: Callable[[int],
     with path.open("wb") as f:
 
         def append(data: Any) -> None:
+            """Writes bytes and adds them to the hash."""
             f.write(data)
             digest.update(data)
 

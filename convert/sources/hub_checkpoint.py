@@ -20,6 +20,7 @@ def fetch(repository: str, variant: str | None = None) -> Path:
     """
 
     def select(files: list[str]) -> list[str]:
+        """Picks the files and patterns to download."""
         if "model_index.json" in files:
             return _CONFIGS + weights(files, variant)
         return [single_file(repository, files)]

@@ -107,6 +107,7 @@ def _entry(name: str, tensor: Tensor, projection: bool, dtype: mx.Dtype) -> Entr
         shape = (*shape, 1, 1)
 
     def read() -> mx.array:
+        """Reads the tensor, channels first as in torch."""
         array = tensor.read()
         return array.transpose(0, 3, 1, 2) if array.ndim == 4 else array
 

@@ -150,6 +150,7 @@ def _entry(
     parameter: str, tensor: Tensor, shape: Shape, dtype: mx.Dtype | None, merge: Callable[[mx.array], mx.array]
 ) -> Entry:
     def read() -> mx.array:
+        """Reads the tensor, channel-last, and merges adapters into it."""
         array = tensor.read()
         return merge((array.transpose(0, 2, 3, 1) if array.ndim == 4 else array).reshape(shape))
 
@@ -172,10 +173,12 @@ def _digests(checkpoint: Checkpoint) -> Iterator[Callable[[], dict[str, str]]]:
     ended = threading.Event()
 
     def check(size: int) -> None:
+        """Raises CancelledError once the conversion has ended."""
         if ended.is_set():  # with the conversion, by an error
             raise CancelledError
 
     def digests() -> dict[str, str]:
+        """Computes the SHA-256 of each file."""
         return {str(f.relative_to(home) if f.is_relative_to(home) else f): sha256(f, check) for f in files}
 
     with ThreadPoolExecutor(1) as thread:

@@ -29,7 +29,10 @@ def _split(entry: Entry, layer: str, settings: Quantization) -> Iterator[Entry]:
     arrays: dict[str, mx.array] = {}  # computed when the first of the three is read, kept until the last
 
     def reader(role: str) -> Callable[[], mx.array]:
+        """Returns the function that reads one of the three arrays."""
+
         def read() -> mx.array:
+            """Quantizes the weight at the first call and returns the array of this role."""
             if not arrays:
                 arrays.update(quantization.quantize_weight(entry.read().reshape(entry.shape), settings, entry.dtype))
             return arrays.pop(role)

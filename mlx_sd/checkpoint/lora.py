@@ -15,7 +15,8 @@ Given = Pathlike | tuple[Pathlike, float] | tuple[Pathlike, float, Sequence[floa
 class Lora(NamedTuple):
     """An adapter (a safetensors file, a folder with one, or a hub id) and its scale: 0 leaves the model as it is.
 
-    blocks: factors beside the scale for the stages of the UNet, in the order of `convert.blocks`; empty is 1 for all.
+    blocks: factors beside the scale for the stages of the UNet, in the order of `convert.adapters.block_weights`; empty
+    is 1 for all.
     """
 
     path: str

@@ -10,12 +10,7 @@ from convert import __main__ as command
 from convert.sources.checkpoint import SourceOptions
 from convert.sources.open_checkpoint import open_checkpoint
 from mlx_sd.core.errors import InputError
-from tests.support import families, singles
-
-
-@pytest.fixture
-def sd1(shapes, tmp_path):
-    return singles.write("sd1", shapes, tmp_path / "sd1.safetensors")[0]
+from tests.support import families
 
 
 def _only(*names):

@@ -26,13 +26,6 @@ from tests.support import adapters, families
 
 
 @pytest.fixture(scope="module")
-def folders(shapes, tmp_path_factory):
-    """Family -> its diffusers folder, made once."""
-    home = tmp_path_factory.mktemp("folders")
-    return {name: families.write_folder(name, shapes[name], home / name) for name in ("sd1", "sdxl")}
-
-
-@pytest.fixture(scope="module")
 def unet():
     return build("unet", families.FAMILIES["sd1"]["unet"], "unet")
 

@@ -29,11 +29,6 @@ def single(shapes, tmp_path):
     return lambda name, **extra: singles.write(name, shapes, tmp_path / "x.safetensors", **extra)
 
 
-@pytest.fixture
-def sd1(shapes, tmp_path):
-    return singles.write("sd1", shapes, tmp_path / "sd1.safetensors")[0]
-
-
 def change(file, rule):
     """Rewrites a file: rule(name, array) is a dict of what stands in its place."""
     save_file({n: a for name, array in load_file(file).items() for n, a in rule(name, array).items()}, file)
