@@ -17,7 +17,7 @@ from mlx_sd.cli import animation as film
 from mlx_sd.cli import generate
 from mlx_sd.core.errors import Failure, InputError
 from mlx_sd.networks.vae import Autoencoder
-from tests.support.exports import exported  # noqa: F401 - a fixture
+from tests.support.exports import exported, model  # noqa: F401 - fixtures
 
 
 @pytest.fixture(scope="module")

@@ -1,27 +1,27 @@
-"""Fixtures of the tests of coreml: exports of the tiny sd1 checkpoint that several files look at."""
+"""Fixtures of the tests of coreml: exports of the small checkpoint that several files look at."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.support.exports import UNET_AND_TEXT, exported  # noqa: F401 - a fixture
+from tests.support.exports import SMALL, UNET_AND_TEXT, exported, model  # noqa: F401 - fixtures
 
 
 @pytest.fixture
 def functions(exported) -> Path:  # noqa: F811
     """Two sizes in packages of several functions."""
     options = {"target": "iOS18", "unets": ("functions",), "attention": "original", "sizes": ((64, 64), (64, 128))}
-    return exported("sd1", UNET_AND_TEXT, **options)
+    return exported(SMALL, UNET_AND_TEXT, **options)
 
 
 @pytest.fixture
 def halves(exported) -> Path:  # noqa: F811
     """A UNet in two halves of equal weights."""
-    return exported("sd1", UNET_AND_TEXT, dtype="float32", unets=("halves",), attention="original")
+    return exported(SMALL, UNET_AND_TEXT, dtype="float32", unets=("halves",), attention="original")
 
 
 @pytest.fixture
-def branch_4_batch_1(exported) -> Path:  # noqa: F811
-    """Chunks cut at DeepCache branch 4, of one row."""
-    options = {"dtype": "float32", "unets": ("chunks",), "attention": "original", "batch": 1, "branch": 4}
-    return exported("sd1", UNET_AND_TEXT, **options)
+def branch_2_batch_1(exported) -> Path:  # noqa: F811
+    """Chunks cut at DeepCache branch 2, of one row."""
+    options = {"dtype": "float32", "unets": ("chunks",), "attention": "original", "batch": 1, "branch": 2}
+    return exported(SMALL, UNET_AND_TEXT, **options)

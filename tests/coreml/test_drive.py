@@ -10,17 +10,20 @@ from mlx_sd import DeepCache, StableDiffusion
 from mlx_sd.cli import generate
 from mlx_sd.core.errors import InputError
 from mlx_sd.networks.family import Family, Task
-from tests.support.exports import FORMS
+from tests.support.exports import FORMS, SMALL
+
+# A few steps show that two loops agree; that DeepCache saves little in them is beside the point.
+pytestmark = pytest.mark.filterwarnings("ignore:in . evaluations little repeats itself:UserWarning")
 
 
 @pytest.fixture
 def packaged(exported) -> StableDiffusion:
-    return StableDiffusion(drive.load(exported("sd1 float32")))
+    return StableDiffusion(drive.load(exported("small float32")))
 
 
-@pytest.mark.parametrize("name", ("sd1 float32", "sdxl float16"))
-def test_the_loop_of_an_app_is_the_loop_of_mlx(name, exported, family):
-    sd, packaged = family(FORMS[name][0]), StableDiffusion(drive.load(exported(name)))
+@pytest.mark.parametrize("name", ("small float32", pytest.param("sdxl float16", marks=pytest.mark.slow)))
+def test_the_loop_of_an_app_is_the_loop_of_mlx(name, exported, model):
+    sd, packaged = model(FORMS[name][0]), StableDiffusion(drive.load(exported(name)))
     options = {"steps": 6, "guidance": 5.0, "seed": 3, "deepcache": DeepCache(3), "output": "latent"}
     expected, result = (s.generate("a red tent", "a dark sky", **options) for s in (sd, packaged))
     assert result.full == expected.full < result.evaluations
@@ -28,14 +31,17 @@ def test_the_loop_of_an_app_is_the_loop_of_mlx(name, exported, family):
     assert difference.item() <= (1e-3 if "float32" in name else 2e-2)
 
 
-@pytest.mark.parametrize(("name", "family_name"), (("sd1 float32", Family.SD1), ("sdxl float16", Family.SDXL)))
+@pytest.mark.parametrize(
+    ("name", "family_name"),
+    (("small float32", Family.SD1), pytest.param("sdxl float16", Family.SDXL, marks=pytest.mark.slow)),
+)
 def test_packages_have_the_family_and_the_task_of_their_model(name, family_name, exported):
     model = drive.load(exported(name))
     assert (model.family, model.task) == (family_name, Task.GENERATION)
 
 
-def test_pictures_are_encoded_and_decoded_by_packages(packaged, family):
-    sd = family("sd1")
+def test_pictures_are_encoded_and_decoded_by_packages(packaged, model):
+    sd = model(SMALL)
     image = sd.generate("a red tent", steps=1).images[0]
     latents = sd.encode(image)
     assert mx.abs(packaged.encode(image) - latents).max().item() < 1e-4
@@ -43,14 +49,14 @@ def test_pictures_are_encoded_and_decoded_by_packages(packaged, family):
 
 
 @pytest.mark.parametrize("options", ({"guidance": 1.0}, {"count": 3, "batch": 3}), ids=("one row", "six rows"))
-def test_batches_may_be_smaller_and_larger_than_the_packages(options, packaged, family):
-    results = [s.generate("a red tent", steps=2, output="latent", **options).latents for s in (family("sd1"), packaged)]
+def test_batches_may_be_smaller_and_larger_than_the_packages(options, packaged, model):
+    results = [s.generate("a red tent", steps=2, output="latent", **options).latents for s in (model(SMALL), packaged)]
     assert mx.abs(results[1] - results[0]).max().item() < 1e-3
 
 
 @pytest.mark.slow
-def test_functions_of_another_size_drive_the_loop(functions, family):
-    sd, packaged = family("sd1"), StableDiffusion(drive.load(functions))
+def test_functions_of_another_size_drive_the_loop(functions, model):
+    sd, packaged = model(SMALL), StableDiffusion(drive.load(functions))
     options = {"steps": 3, "width": 64, "height": 128, "deepcache": DeepCache(2), "output": "latent"}
     expected, latents = (s.generate("a red tent", **options).latents for s in (sd, packaged))
     assert mx.abs(latents - expected).max() / mx.abs(expected).max() < 2e-2
@@ -59,8 +65,8 @@ def test_functions_of_another_size_drive_the_loop(functions, family):
 
 
 @pytest.mark.slow
-def test_halves_drive_the_loop_without_deepcache(halves, family):
-    sd, packaged = family("sd1"), StableDiffusion(drive.load(halves))
+def test_halves_drive_the_loop_without_deepcache(halves, model):
+    sd, packaged = model(SMALL), StableDiffusion(drive.load(halves))
     expected, latents = (s.generate("a tent", steps=2, output="latent").latents for s in (sd, packaged))
     assert mx.abs(latents - expected).max().item() < 1e-3
     with pytest.raises(InputError, match="DeepCache branch 0"):
@@ -68,9 +74,9 @@ def test_halves_drive_the_loop_without_deepcache(halves, family):
 
 
 @pytest.mark.slow
-def test_another_branch_and_batch_drive_the_loop(branch_4_batch_1, family):
-    sd, packaged = family("sd1"), StableDiffusion(drive.load(branch_4_batch_1))
-    options = {"steps": 4, "deepcache": DeepCache(2, 4), "output": "latent"}
+def test_another_branch_and_batch_drive_the_loop(branch_2_batch_1, model):
+    sd, packaged = model(SMALL), StableDiffusion(drive.load(branch_2_batch_1))
+    options = {"steps": 4, "deepcache": DeepCache(2, 2), "output": "latent"}
     expected, latents = (s.generate("a tent", **options).latents for s in (sd, packaged))
     assert mx.abs(latents - expected).max().item() < 1e-3
 

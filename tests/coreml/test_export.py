@@ -11,11 +11,13 @@ from coreml import export, info, verify
 from coreml.__main__ import main
 from coreml.interpret.package import Package
 from coreml.mil import package
-from tests.support.exports import FORMS, leave_out
+from tests.support.exports import FORMS, SMALL, leave_out
 
 
 # One form holds every theorem; the others are other networks and widths of the same.
-@pytest.fixture(params=[f if f == "sd1 float16" else pytest.param(f, marks=pytest.mark.slow) for f in FORMS])
+@pytest.fixture(
+    params=[f if f in ("sd1 float16", "small float32") else pytest.param(f, marks=pytest.mark.slow) for f in FORMS]
+)
 def form(request) -> str:
     return request.param
 
@@ -25,8 +27,8 @@ def folder(form, exported) -> Path:
     return exported(form)
 
 
-def test_every_package_computes_what_its_network_computes(form, folder, family):
-    sd, exact = family(FORMS[form][0]), "float32" in form
+def test_every_package_computes_what_its_network_computes(form, folder, model):
+    sd, exact = model(FORMS[form][0]), "float32" in form
     for chain in verify.chains(folder):
         for check in verify.verify(chain, sd):
             assert check.psnr > 60, check  # Apple asks for 35
@@ -61,6 +63,7 @@ def test_interfaces_are_those_of_apples_code(name, exported):
         assert dtype == (np.float16 if n in (*STEP, "deep_feature", "z", "x") else np.float32), n
 
 
+@pytest.mark.slow
 def test_sdxl_takes_sizes_and_pooled_text_too(exported):
     folder = exported("sdxl float16")
     assert {"time_ids", "text_embeds"} < Package.load(folder / "Unet.mlpackage").inputs().keys()
@@ -77,9 +80,9 @@ BUDGETS = {
 }
 
 
-@pytest.mark.parametrize("attention", BUDGETS)
+@pytest.mark.parametrize("attention", [pytest.param("original", marks=pytest.mark.slow), "split-einsum"])
 def test_operations_are_within_budget(attention, exported):
-    form = next(form for form, (_, options) in FORMS.items() if options["attention"] == attention)
+    form = {"original": "sd1 float32", "split-einsum": "sd1 float16"}[attention]
     kinds = Package.load(exported(form) / "Unet.mlpackage").kinds()
     assert {kind: kinds[kind] for kind in BUDGETS[attention]} == BUDGETS[attention]
     assert kinds["linear"] == 24  # of the embedded time alone: all others are convolutions
@@ -97,7 +100,7 @@ def test_the_time_is_in_float32_and_the_rest_is_not(exported):
 
 def test_chunk_after_chunk_is_the_whole_unet(exported):
     """What Apple's code does with two chunks, in an app that does not know DeepCache."""
-    folder = exported("sd1 float32")
+    folder = exported("small float32")
     rng = np.random.default_rng(0)
     feeds = {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in STEP.items()}
     full = Package.load(folder / "Unet.mlpackage").run(feeds)["noise_pred"]
@@ -111,7 +114,8 @@ def test_chunk_after_chunk_is_the_whole_unet(exported):
 
 @pytest.mark.slow
 def test_several_functions_share_their_weights(functions, exported):
-    unet = exported("sd1 float16") / "Unet.mlpackage"
+    options = {"target": "iOS18", "unets": ("full",), "attention": "original"}
+    unet = exported(SMALL, ("unet",), **options) / "Unet.mlpackage"
     weights, alone = (
         (path / "Data/com.apple.CoreML/weights/weight.bin").stat().st_size
         for path in (functions / "UnetFunctions.mlpackage", unet)
@@ -121,36 +125,36 @@ def test_several_functions_share_their_weights(functions, exported):
 
 
 @pytest.mark.slow
-def test_every_function_of_every_size_computes_what_its_network_computes(functions, family):
-    checks = [check for chain in verify.chains(functions) for check in verify.verify(chain, family("sd1"))]
+def test_every_function_of_every_size_computes_what_its_network_computes(functions, model):
+    checks = [check for chain in verify.chains(functions) for check in verify.verify(chain, model(SMALL))]
     assert min(check.psnr for check in checks) > 60
     names = {check.function for check in checks if check.package == "UnetFunctions"}
     assert names == {"full_64x64", "shallow_64x64", "full_64x128", "shallow_64x128"}
 
 
 @pytest.mark.slow
-def test_halves_compute_the_whole_unet_one_after_the_other(halves, family):
+def test_halves_compute_the_whole_unet_one_after_the_other(halves, model):
     chains = [chain for chain in verify.chains(halves) if chain[0][1]["piece"] != [1, 1]]
     assert [[path.stem for path, _ in chain] for chain in chains] == [["UnetChunk1", "UnetChunk2"]]
-    assert max(check.error for check in verify.verify(chains[0], family("sd1"))) <= 1e-4
+    assert max(check.error for check in verify.verify(chains[0], model(SMALL))) <= 1e-4
 
 
 @pytest.mark.slow
-def test_a_package_above_the_limit_is_cut_into_parts_below_it(exported, family, monkeypatch):
-    monkeypatch.setattr(export, "GIGABYTE", 1_500_000)
-    folder = exported("sd1", ("unet",), split=True, unets=("chunks",), attention="original", compress="int8")
+def test_a_package_above_the_limit_is_cut_into_parts_below_it(exported, model, monkeypatch):
+    monkeypatch.setattr(export, "GIGABYTE", 500_000)
+    folder = exported(SMALL, ("unet",), split=True, unets=("chunks",), attention="original", compress="int8")
     content = info.read(folder)
     parts = [name for name in content["packages"] if name.startswith("UnetChunk1")]
     assert parts == ["UnetChunk1Part1", "UnetChunk1Part2"]
     assert content["roles"]["64x64"]["unet_deep"] == [[name, "main"] for name in parts]
-    checks = [check for chain in verify.chains(folder) for check in verify.verify(chain, family("sd1"))]
+    checks = [check for chain in verify.chains(folder) for check in verify.verify(chain, model(SMALL))]
     assert min(check.psnr for check in checks) > 30  # int8
 
 
 @pytest.mark.slow
-def test_another_branch_and_batch_compute_what_the_network_computes(branch_4_batch_1, family):
-    for chain in verify.chains(branch_4_batch_1):
-        assert max(check.error for check in verify.verify(chain, family("sd1"))) <= 1e-4
+def test_another_branch_and_batch_compute_what_the_network_computes(branch_2_batch_1, model):
+    for chain in verify.chains(branch_2_batch_1):
+        assert max(check.error for check in verify.verify(chain, model(SMALL))) <= 1e-4
 
 
 # ------------------------------------------------------------------------------------------------ the folder

@@ -9,6 +9,7 @@ import pytest
 
 from coreml import verify
 from coreml.__main__ import main
+from coreml.mil import package
 from mlx_sd.core.errors import InputError
 
 
@@ -44,8 +45,10 @@ def test_a_folder_that_is_no_export_is_refused(tmp_path, capfd):
     assert "info.json is missing" in capfd.readouterr().err
 
 
-def test_another_kind_of_model_is_refused(exported, family, capfd):
-    path = exported("sdxl float16") / "TextEncoder2.mlpackage"
+def test_another_kind_of_model_is_refused(exported, family, tmp_path, capfd):
+    path = Path(shutil.copytree(exported("sd1 float16") / "TextEncoder.mlpackage", tmp_path / "TextEncoder2.mlpackage"))
+    text_encoder_2 = {"main": {"role": "text_encoder_2", "size": None}}  # of SDXL
+    package.write_metadata(path, {"functions": text_encoder_2, "branch": 0, "piece": [1, 1], "compress": None})
     assert main(["verify", str(path), "--model", family("sd1").model.name]) == 2
     assert "does not have" in capfd.readouterr().err
 

@@ -1,26 +1,73 @@
 """Exports that several tests look at: each written once."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import save_file
 
 from coreml import export
 from coreml.plan import Options
+from mlx_sd import StableDiffusion
+from mlx_sd.checkpoint.model_folder import build, shapes
+from tests.support import families
 
+SMALL = "small"  # the family sd1 with a UNet of two levels: a quarter of the operations, for what any UNet shows
 # Forms of an export that tests share: (family of `families.FAMILIES`, options).
 FORMS = {  # the families and dtypes, and between them every form of attention
     "sd1 float32": ("sd1", {"dtype": "float32", "attention": "original"}),
     "sd1 float16": ("sd1", {"dtype": "float16", "attention": "split-einsum"}),
     "sd2 float16": ("sd2v", {"attention": "fused", "target": "iOS18", "unets": ("full",)}),
     "sdxl float16": ("sdxl", {"attention": "split-einsum", "target": "iOS17"}),
+    "small float32": (SMALL, {"dtype": "float32", "attention": "original"}),
 }
 UNET_AND_TEXT = ("unet", "text_encoder")  # the networks of a generation that ends with latents
+_SMALL_UNET = {
+    "block_out_channels": [32, 64],
+    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+    "layers_per_block": 1,
+}
+
+Model = Callable[[str], StableDiffusion]
 
 
 @pytest.fixture(scope="session")
-def exported(family, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """exported("sd1", dtype="float16", ...) is the folder of that family's tiny checkpoint with those options.
+def model(family: Model, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """model(name) is the tiny checkpoint of a family of `families.FAMILIES`, or SMALL, loaded in float32."""
+    loaded: dict[str, StableDiffusion] = {}
+
+    def load(name: str) -> StableDiffusion:
+        if name != SMALL:
+            return family(name)
+        if name not in loaded:
+            folder = tmp_path_factory.mktemp("checkpoints") / SMALL
+            write_small(family("sd1").model.folder, folder)
+            loaded[name] = StableDiffusion.load(folder, dtype="float32")
+        return loaded[name]
+
+    return load
+
+
+def write_small(sd1: Path, folder: Path) -> None:
+    """Writes the model folder of SMALL from that of sd1."""
+    shutil.copytree(sd1, folder)
+    about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    config = about["networks"]["unet"] | _SMALL_UNET
+    about["networks"]["unet"] = config
+    (folder / "model.json").write_text(json.dumps(about), encoding="utf-8")
+    weights = families.weights(
+        "unet", {name: list(shape) for name, shape in shapes(build("unet", config, "unet")).items()}
+    )
+    (folder / "unet.safetensors").unlink()
+    save_file(weights, folder / "unet.safetensors")
+
+
+@pytest.fixture(scope="session")
+def exported(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """exported("sd1", dtype="float16", ...) is the folder of that checkpoint with those options.
 
     exported("sd1 float16") is that of a name in FORMS. only=("unet", ...) leaves out the packages of other networks.
     """
@@ -34,7 +81,7 @@ def exported(family, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
             folders[key] = tmp_path_factory.mktemp("exports") / name
             with pytest.MonkeyPatch.context() as patch:
                 leave_out(patch, only)
-                export.export(family(name).model.name, folders[key], key[2], report=lambda line: None)
+                export.export(model(name).model.name, folders[key], key[2], report=lambda line: None)
         return folders[key]
 
     return write

@@ -10,7 +10,9 @@ from mlx_sd.checkpoint.model_folder import shapes
 from tests.support.graphs import full_size, full_size_graph
 
 
-@pytest.mark.parametrize("name", UNETS)
+@pytest.mark.parametrize(
+    "name", [name if name == "sd15" else pytest.param(name, marks=pytest.mark.slow) for name in UNETS]
+)
 def test_halves_weigh_about_the_same_and_pass_on_images_and_vectors(name):
     functions, network = full_size(name)
     sizes = {parameter: math.prod(shape) for parameter, shape in shapes(network).items()}
