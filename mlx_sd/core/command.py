@@ -19,7 +19,13 @@ class Parser(argparse.ArgumentParser):
 
 def run(name: str, command: Callable[[], None]) -> int:
     """Runs a command and returns its exit code: 0, 1 for a failure, 2 for bad input, 130 for Ctrl-C."""
-    warnings.showwarning = lambda message, *_, **__: print(f"{name}: {message}", file=sys.stderr)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: print(f"{name}: {message}", file=sys.stderr)
+        return _exit_code(name, command)
+
+
+def _exit_code(name: str, command: Callable[[], None]) -> int:
     try:
         command()
     except InputError as error:

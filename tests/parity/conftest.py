@@ -2,10 +2,14 @@
 
 import functools
 import importlib.util
+import os
 from collections import defaultdict
 from collections.abc import Callable
 
 import pytest
+
+# The networks are tiny, and each pytest-xdist worker has one core: torch's threads cost more than they give.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 NEEDED = ("torch", "diffusers", "transformers", "DeepCache", "peft", "lycoris", "skimage")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -13,18 +17,27 @@ MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 # Modules here import the reference when they are collected.
 collect_ignore_glob = ["test_*.py"] if MISSING else []
 
-_measured: dict[str, list[float]] = defaultdict(list)
+PROPERTY = "relative error"
+_errors: dict[str, list[float]] = defaultdict(list)  # by the name of the measure
 
 
 @pytest.fixture
-def measure() -> Callable[[str, float, float], None]:
+def measure(request: pytest.FixtureRequest) -> Callable[[str, float, float], None]:
     """measure(name, error, limit) notes a relative error for the table, and fails above the limit."""
 
     def note(name: str, error: float, limit: float) -> None:
-        _measured[name].append(error)
+        request.node.user_properties.append((PROPERTY, (name, float(error))))
         assert error <= limit, f"{name}: {error:.2g} is more than {limit:.2g}"
 
     return note
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Gathers the errors of a test, which may have run in a pytest-xdist worker."""
+    if report.when == "call":
+        for key, value in report.user_properties:
+            if key == PROPERTY:
+                _errors[value[0]].append(value[1])
 
 
 @pytest.fixture(scope="session")
@@ -40,10 +53,10 @@ def pytest_terminal_summary(terminalreporter) -> None:
         terminalreporter.write_line(
             f"skipped: parity needs {', '.join(MISSING)}; pip install -e '.[reference]'", yellow=True
         )
-    if not _measured:
+    if not _errors:
         return
     terminalreporter.section("parity with diffusers")
-    width = max(map(len, _measured))
+    width = max(map(len, _errors))
     terminalreporter.write_line(f"{'measure':<{width}}  combinations  worst relative error")
-    for name, errors in sorted(_measured.items()):
+    for name, errors in sorted(_errors.items()):
         terminalreporter.write_line(f"{name:<{width}}  {len(errors):12d}  {max(errors):.1e}")
