@@ -1,28 +1,65 @@
 """Stable Diffusion in MLX that keeps the UNet's deep features between steps (DeepCache)."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .core import blas
 from .core.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from .core.errors import Failure, InputError
+    from .generation import Result
+    from .pipeline import StableDiffusion
+    from .preview import Preview
+    from .request import Request
+    from .reuse.deepcache import Adaptive, At, DeepCache, NonUniform
+    from .reuse.freeu import FreeU
+    from .reuse.tgate import TGate
 
 # The one thing that happens at import: a fast BLAS counts only if it is there before mlx.core.
 blas.preload()
 
-from .pipeline import Result, StableDiffusion  # noqa: E402
-from .preview import Preview  # noqa: E402
-from .reuse.deepcache import Adaptive, At, DeepCache, NonUniform  # noqa: E402
-from .reuse.freeu import FreeU  # noqa: E402
-from .reuse.tgate import TGate  # noqa: E402
-from .sampling.table import Options  # noqa: E402
+# Public names -> the modules that define them, imported at first use: --help and --version need none of them.
+_MODULES = {
+    "Adaptive": "reuse.deepcache",
+    "At": "reuse.deepcache",
+    "DeepCache": "reuse.deepcache",
+    "Failure": "core.errors",
+    "FreeU": "reuse.freeu",
+    "InputError": "core.errors",
+    "NonUniform": "reuse.deepcache",
+    "Preview": "preview",
+    "Request": "request",
+    "Result": "generation",
+    "StableDiffusion": "pipeline",
+    "TGate": "reuse.tgate",
+}
 
 __all__ = [
     "Adaptive",
     "At",
     "DeepCache",
+    "Failure",
     "FreeU",
+    "InputError",
     "NonUniform",
-    "Options",
     "Preview",
+    "Request",
     "Result",
     "StableDiffusion",
     "TGate",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name at its first use."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -11,7 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from . import resolve
-from .checkpoint.lora import Given
+from .checkpoint.lora import LoraSource
 from .checkpoint.model import DTYPES, Model, default_dtype
 from .checkpoint.model_folder import (
     TEXT,
@@ -39,7 +39,7 @@ from .sampling.scheduler import Scheduler
 def load(
     model: str | os.PathLike[str] = "tiny",
     dtype: str | mx.Dtype | None = None,
-    loras: Sequence[Given] = (),
+    loras: Sequence[LoraSource] = (),
     quantize: str | None = None,
 ) -> Model:
     """Loads "tiny", a model folder, a diffusers folder, a single file or a hub id; the cache keeps what it converts.

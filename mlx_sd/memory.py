@@ -1,4 +1,4 @@
-"""How much memory a picture will take, said before it is begun."""
+"""An estimate of the memory that a picture needs, checked before any work."""
 
 import os
 from math import floor, inf, sqrt
@@ -14,62 +14,62 @@ from .core.errors import InputError
 # The UNet's peak over its outermost activations: 55 to 73 measured on the embedded checkpoint, at 16 to 64 latents a
 # side, and 50 to 56 on the x4 upscaler. It does not grow with their square: attention is fused on a GPU, and goes piece
 # by piece on the CPU.
-_ACTIVATIONS = 64
+_UNET_FACTOR = 64
 # The same of the VAE's decoder on the CPU, where convolutions unfold their input: 39 measured on the x4 upscaler's.
-_DECODED = 40
-_PICTURE = 48  # bytes of a pixel: float32 twice while tiles are joined, then clipped and rounded
+_DECODER_FACTOR = 40
+_BYTES_PER_PIXEL = 48  # float32 twice while tiles are joined, then clipped and rounded
 
 
 def needed(model: Model, width: int, height: int, batch: int = 1, denoise_tile: int = 0) -> int:
-    """Bytes that the weights and guided evaluations of pictures of (width, height) take at their peak, roughly.
+    """Estimates the peak in bytes of the weights and guided evaluations of pictures of (width, height) pixels.
 
-    denoise_tile: latents a side that the UNet is given at once; 0 is any number.
+    denoise_tile: latents a side that the UNet computes at once; 0 is the whole picture.
     """
     config, factor = model.unet.config, model.vae.config.downsampling
     wide, high = (min(side // factor, denoise_tile or inf) for side in (width, height))
     outermost = int(2 * batch * wide * high * config.channels * model.dtype.size)
-    return _weights(model) + _ACTIVATIONS * outermost
+    return _weights(model) + _UNET_FACTOR * outermost
 
 
 def decoding(model: Model, width: int, height: int, tile: int | None = None) -> int:
-    """Bytes that weights and decoding take, roughly; tile: as `StableDiffusion.decode` takes it."""
-    config, whole = model.vae.config, width * height * _PICTURE
+    """Estimates the peak in bytes of weights and decoding; tile: as `StableDiffusion.decode` takes it."""
+    config, picture = model.vae.config, width * height * _BYTES_PER_PIXEL
     if mx.default_device() != mx.cpu:
-        return _weights(model) + whole
+        return _weights(model) + picture
     side = model.vae.tile(max(width, height), tile) or inf
-    seen = int(min(width, side) * min(height, side))
-    return _weights(model) + whole + _DECODED * seen * config.channels[0] * model.vae.dtype.size
+    pixels = int(min(width, side) * min(height, side))
+    return _weights(model) + picture + _DECODER_FACTOR * pixels * config.channels[0] * model.vae.dtype.size
 
 
 def available() -> int:
-    """Bytes that this machine has."""
+    """Returns the bytes of memory that this machine has."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def check(
     model: Model, width: int, height: int, batch: int = 1, denoise_tile: int = 0, tile: int | None = None
 ) -> None:
-    """InputError, with a size that would fit or what makes it fit, where there is not as much memory as is needed.
+    """Raises InputError where the machine has too little memory; the error names a size or an option that would fit.
 
-    The VAE is a reason for upscalers alone: other large pictures go through it in tiles.
+    Decoding counts for upscalers alone: other large pictures go through the VAE in tiles.
     """
-    if model.sizes:  # packages made for them
+    if model.sizes:  # Core ML packages, exported for these sizes
         return
-    wanted, have = needed(model, width, height, batch, denoise_tile), available()
+    required, present = needed(model, width, height, batch, denoise_tile), available()
     if model.upscales:
-        wanted = max(wanted, decoding(model, width, height, tile))
-    if wanted <= have:
+        required = max(required, decoding(model, width, height, tile))
+    if required <= present:
         return
     weights, factor = _weights(model), model.vae.config.downsampling
-    scale = sqrt(max(have - weights, 0) / (wanted - weights))
+    scale = sqrt(max(present - weights, 0) / (required - weights))
     fits = [floor(side * scale / factor) * factor for side in (width, height)]
-    way = f"{fits[0]} x {fits[1]} would fit (--width, --height)" if all(fits) else "none of any size would fit"
+    remedy = f"{fits[0]} x {fits[1]} would fit (--width, --height)" if all(fits) else "none of any size would fit"
     if model.upscales:
-        way = "give a smaller image, or a smaller --denoise-tile or --tile"
-    many = f" by {batch} at a time" if batch > 1 else ""
+        remedy = "give a smaller image, or a smaller --denoise-tile or --tile"
+    at_once = f" by {batch} at a time" if batch > 1 else ""
     raise InputError(
-        f"pictures of {width} x {height}{many} need about {wanted / 2**30:.0f} GB of memory, and there are "
-        f"{have / 2**30:.0f} GB; {way}"
+        f"pictures of {width} x {height}{at_once} need about {required / 2**30:.0f} GB of memory, and there are "
+        f"{present / 2**30:.0f} GB; {remedy}"
     )
 
 

@@ -1,64 +1,33 @@
-"""Prompt -> picture: text encoders, one sampling loop around the UNet, decoder."""
+"""`StableDiffusion`: a loaded checkpoint that makes pictures."""
 
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import partial
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import mlx.core as mx
-import numpy as np
-from PIL import Image
 
-from . import conditions, memory
-from .checkpoint.lora import Given
+from . import codec, conditions, generation
+from .checkpoint.lora import LoraSource
 from .checkpoint.model import Model
-from .core.errors import Failure, InputError
+from .completion import complete
+from .core.errors import InputError
+from .generation import Callback, Result
+from .keywords import suggests_keywords
 from .load import load
-from .networks.unet import UNet, concatenate
+from .networks.unet import UNet
 from .networks.vae import Autoencoder
 from .predictor import Predictor
 from .prompts.tokenizer import Tokenizer
-from .reuse.presets import Preset, preset
-from .reuse.tgate import caches
-from .sampling import loop
+from .request import HIGHEST_SEED, Request
+from .reuse.deepcache import Policy
+from .reuse.freeu import FreeU
+from .reuse.tgate import TGate
 from .sampling.table import Table
-from .settings import Settings, complete, table
-from .tasks import painting as paint
-from .tasks import refiner as handover
-from .tasks import upscaling as upscale
-from .tasks.images import Source, opaque, read, to_pixels
-from .tasks.task import FromNoise, Start, Task
+from .tasks.images import ImageSource
 from .tasks.tiles import Tiled
-
-Callback = Callable[[int, int, mx.array], None]
-
-
-@dataclass(frozen=True)
-class Result:
-    """Pictures, one entry each, and what they took."""
-
-    images: list[Image.Image]  # none where only latents were asked for
-    latents: mx.array  # (N, h, w, C), float32, of about unit variance
-    subjects: list[conditions.Subject]  # what they are of: prompts, or the ids of classes
-    seeds: list[int]
-    settings: Settings
-    seconds: list[float]  # one per evaluation of the UNet
-    full: int  # how many evaluations were not cached
-
-    @property
-    def prompts(self) -> list[str]:
-        """Of pictures of prompts."""
-        return [subject for subject in self.subjects if isinstance(subject, str)]
-
-    @property
-    def evaluations(self) -> int:
-        return len(self.seconds)
 
 
 class StableDiffusion:
-    """A loaded checkpoint; `generate` makes pictures, the rest are its parts."""
+    """A loaded checkpoint: `generate` makes pictures; the other methods are its parts."""
 
     def __init__(self, model: Model):
         self.model = model
@@ -68,7 +37,7 @@ class StableDiffusion:
         cls,
         model: str | os.PathLike[str] = "tiny",
         dtype: str | mx.Dtype | None = None,
-        loras: Sequence[Given] = (),
+        loras: Sequence[LoraSource] = (),
         quantize: str | None = None,
     ) -> "StableDiffusion":
         """Loads "tiny" (the embedded checkpoint), a model folder, a diffusers folder, a single file or a hub id.
@@ -81,48 +50,25 @@ class StableDiffusion:
 
     @property
     def unet(self) -> UNet:
+        """The denoising network: unet(x, t, context, ...) -> (prediction, deep features)."""
         return self.model.unet
 
     @property
     def vae(self) -> Autoencoder:
+        """The autoencoder between images and latents."""
         return self.model.vae
 
     @property
     def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the first text encoder."""
         return self.model.tokenizers[0]
 
-    def preset(self, speed: str) -> Preset:
-        """Returns the preset of that name for this checkpoint, what `--speed` takes."""
-        model = self.model
-        distilled = model.unet.config.guidance_dims is not None or model.scheduler.sampler in ("lcm", "tcd")
-        return preset(speed, model.family, embedded=model.name == "tiny", distilled=distilled)
+    def complete(self, request: Request) -> Request:
+        """Returns the request with everything filled in that decides its picture; InputError where it does not fit."""
+        return complete(self.model, request)
 
-    def settings(self, speed: str | None = None, **settings: Any) -> Settings:
-        """What `mlx_sd.settings.complete` makes of these keywords for this checkpoint.
-
-        speed: a preset of `mlx_sd.speed` for those that are None.
-        """
-        if speed is not None:
-            given = {name: value for name, value in settings.items() if value is not None}
-            settings = self.preset(speed).settings | given
-        return complete(self.model, **settings)
-
+    @suggests_keywords
     def generate(
-        self, prompt: str | Sequence[str] | None = None, negative: str | None = None, **options: Any
-    ) -> Result:
-        """Makes pictures: everything `stream` yields, as one result. All keywords are those of `stream`."""
-        parts = list(self.stream(prompt, negative, **options))
-        return Result(
-            [image for part in parts for image in part.images],
-            mx.concatenate([part.latents for part in parts]),
-            [subject for part in parts for subject in part.subjects],
-            [seed for part in parts for seed in part.seeds],
-            parts[0].settings,
-            [seconds for part in parts for seconds in part.seconds],
-            sum(part.full for part in parts),
-        )
-
-    def stream(
         self,
         prompt: str | Sequence[str] | None = None,
         negative: str | None = None,
@@ -131,196 +77,227 @@ class StableDiffusion:
         seed: int = 0,
         count: int = 1,
         batch: int = 1,
-        latents: mx.array | None = None,
-        channels: mx.array | None = None,
-        image: Source | None = None,
-        mask: Source | None = None,
-        mask_blur: float = 0.0,
-        only_masked: bool = False,
+        steps: int | None = None,
+        guidance: float | None = None,
+        guidance_rescale: float = 0.0,
+        sampler: str | None = None,
+        schedule: str | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        clip_skip: int = 0,
+        deepcache: Policy | int | str | None = None,
+        tgate: TGate | int | str | None = None,
+        freeu: FreeU | bool | str | None = None,
+        speed: str | None = None,
+        image: ImageSource | None = None,
+        strength: float | None = None,
+        mask: ImageSource | None = None,
+        mask_blur: float | None = None,
+        only_masked: bool | None = None,
         padding: int | None = None,
+        noise_level: int | None = None,
         refiner: "StableDiffusion | None" = None,
         refine_at: float | None = None,
-        output: str = "image",
+        eta: float | None = None,
+        gamma: float | None = None,
+        order: int | None = None,
+        kind: str | None = None,
+        corrector: bool | None = None,
+        rho: float | None = None,
+        s_churn: float | None = None,
+        s_tmin: float | None = None,
+        s_tmax: float | None = None,
+        s_noise: float | None = None,
         tile: int | None = None,
+        denoise_tile: int | None = None,
+        latents: mx.array | None = None,
+        channels: mx.array | None = None,
+        output: str = "image",
         callback: Callback | None = None,
-        **settings: Any,
-    ) -> Iterator[Result]:
-        """Makes `count` pictures of each prompt, the i-th with seed + i whatever the count; yields batch by batch.
+    ) -> Result:
+        """Makes `count` pictures of each prompt, the i-th with seed + i whatever the count.
 
-        classes: ids or names, in the place of prompts, for models that make pictures of classes; other models without
-        a prompt take neither, and upscalers need none. negative: what to steer away from; None is the checkpoint's own
-        idea of nothing (SDXL: zeros). batch: how many pictures go through the UNet together. latents: unit-variance
-        noise (N, h, w, C) to start from instead of the seeds'. channels: (1 or N, h, w, K) given to the UNet beside
-        the latents, for networks with more input channels. image: a path or picture to begin with, or that upscalers
-        make larger. mask, mask_blur, only_masked and padding: where to paint into it and how, see
-        `mlx_sd.paint.canvas`; what comes out then has the image's size. refiner: goes on with the latents at
-        `refine_at` of the way, 0.8 unless said. output: "image", or "latent" to skip decoding. tile: see `decode`.
-        callback(evaluation, evaluations, denoised) follows each evaluation of each batch.
-        The other keywords are those of `settings`. Raises InputError before any work, Failure for NaN.
+        None means the checkpoint's own default. Raises InputError before any work, Failure for NaN.
+
+        Args:
+            prompt: what the picture shows, or several prompts; left out with models that take no prompt.
+            negative: what to steer away from; None is the checkpoint's own idea of nothing (SDXL: zeros).
+            classes: ids or names, in the place of prompts, for class-conditional models.
+            seed: of the first picture, from 0 to 2**32 - 1.
+            count: pictures of each prompt, 1 or more.
+            batch: pictures that go through the UNet together, 1 or more; it does not change the pictures.
+            steps: steps of the sampler, from 1 to the training timesteps (1000); 25, upscalers 75 or 100.
+            guidance: strength of classifier-free guidance, any finite number; at most 1 is none. 7.5, SDXL 5, the x4
+                upscaler 9, classes 3.
+            guidance_rescale: from 0 to 1, how far guidance's contrast is taken back (Lin et al. 2023).
+            sampler: one of `mlx_sd.samplers.names()`.
+            schedule: one of `mlx_sd.schedule.names()`, "timesteps=999,850,...", "sigmas=14.6,...,0" or a JSON file.
+            width: in pixels, a multiple of 8.
+            height: in pixels, a multiple of 8.
+            clip_skip: layers of the text encoder to leave out at the end, from 0.
+            deepcache: which evaluations run the whole UNet: 3, "3:1" (interval:branch), DeepCache(3, branch=1) or
+                another policy of `mlx_sd.reuse`.
+            tgate: the evaluation from which on no prompt is looked at: 10, "10,5,1,2" or TGate(10).
+            freeu: True for the factors published for the family, "1.5,1.6,0.9,0.2" (b1, b2, s1, s2) or FreeU(...).
+            speed: "exact", "fast" or "fastest": sampler, steps, DeepCache and T-GATE together, where they are None.
+            image: a path or a PIL image to begin with, or that upscalers make larger.
+            strength: above 0, to 1, the share of the steps that run from the image; 0.8, with a mask 1.
+            mask: a path or a PIL image, white where to paint, or "alpha": where the image is transparent.
+            mask_blur: pixels over which the painted part fades in, from 0.
+            only_masked: paint the mask's surroundings alone, at the size of a whole picture.
+            padding: pixels of those surroundings, from 0; 32.
+            noise_level: of an x4 upscaler's small image, from 0 to 350; 20.
+            refiner: another loaded model that goes on with the latents, on the same schedule.
+            refine_at: share of the way at which the refiner begins, above 0, below 1; 0.8.
+            eta: fresh noise in ddim (0) and euler_ancestral (1), from 0 to 1.
+            gamma: fresh noise in tcd, from 0 to 1; 0.3.
+            order: of the solver, from 1 to 3; 2, lms 4.
+            kind: "midpoint" or "heun" of the dpm samplers, "bh2" or "bh1" of unipc.
+            corrector: UniPC's corrector after each step of a deterministic multistep sampler.
+            rho: how unevenly the karras schedule is spaced, above 0; 7.
+            s_churn: noise that edm adds over all steps, from 0; 0.
+            s_tmin: the lowest sigma at which edm adds noise, from 0; 0.
+            s_tmax: the highest sigma at which edm adds noise, from 0.
+            s_noise: standard deviation of that noise, from 0; 1.
+            tile: decode in tiles of so many pixels a side; 0 never; None above 192 latents a side.
+            denoise_tile: denoise in overlapping tiles of so many latents a side; 0 never; None for upscalers only.
+            latents: noise of unit variance (N, h, w, C) to start from, in place of the seeds'.
+            channels: (1 or N, h, w, K) shown to the UNet beside the latents, for UNets with more input channels.
+            output: "image", or "latent" to skip decoding.
+            callback: callback(evaluation, evaluations, denoised) follows each evaluation of each batch.
         """
-        beside = {"mask": mask, "mask_blur": mask_blur, "only_masked": only_masked, "padding": padding}
-        task = self._task(image, channels, settings.get("noise_level"), **beside)
-        chosen = self.settings(**task.settings(self.model, settings))
-        if output not in ("image", "latent"):
-            raise InputError(f"output is 'image' or 'latent', not {output!r}")
         if count < 1 or batch < 1:
             raise InputError(f"count and batch must be at least 1, not {count} and {batch}")
-        if not 0 <= seed <= seed + count - 1 < 2**32:
-            raise InputError(f"seeds must be from 0 to {2**32 - 1}, not {seed} to {seed + count - 1}")
-        jobs = [
-            (subject, seed + i) for subject in conditions.subjects(self.model, prompt, classes) for i in range(count)
+        if not 0 <= seed <= seed + count - 1 <= HIGHEST_SEED:
+            raise InputError(f"seeds must be from 0 to {HIGHEST_SEED}, not {seed} to {seed + count - 1}")
+        request = Request(
+            negative=negative,
+            steps=steps,
+            guidance=guidance,
+            guidance_rescale=guidance_rescale,
+            sampler=sampler,
+            schedule=schedule,
+            width=width,
+            height=height,
+            clip_skip=clip_skip,
+            deepcache=deepcache,  # type: ignore[arg-type]  # friendly values become policies
+            tgate=tgate,  # type: ignore[arg-type]
+            freeu=freeu,  # type: ignore[arg-type]
+            speed=speed,
+            init_image=image,
+            strength=strength,
+            mask=mask,
+            mask_blur=mask_blur,
+            only_masked=only_masked,
+            padding=padding,
+            noise_level=noise_level,
+            refine_at=refine_at,
+            eta=eta,
+            gamma=gamma,
+            order=order,
+            kind=kind,
+            corrector=corrector,
+            rho=rho,
+            s_churn=s_churn,
+            s_tmin=s_tmin,
+            s_tmax=s_tmax,
+            s_noise=s_noise,
+            tile=tile,
+            denoise_tile=denoise_tile,
+        )
+        requests = [
+            subject.with_values(seed=seed + i) for subject in _subjects(request, prompt, classes) for i in range(count)
         ]
-        size = chosen.width, chosen.height
-        memory.check(self.model, *size, min(batch, len(jobs)), denoise_tile=chosen.denoise_tile, tile=tile)
-        shape = self._latent_shape(chosen)
-        if latents is not None:
-            if latents.ndim != 4 or latents.shape[1:] != shape:
-                raise InputError(f"latents must be (N, {', '.join(map(str, shape))}), not {latents.shape}")
-            jobs = jobs * latents.shape[0] if len(jobs) == 1 else jobs
-            if len(jobs) != latents.shape[0]:
-                raise InputError(f"{latents.shape[0]} latents for {len(jobs)} pictures")
-        rows = table(self.model, chosen if task.midway(chosen) else replace(chosen, strength=None))
-        parts = [(self, chosen, rows)]
-        if refiner is not None:
-            parts = self._handed_over(refiner, chosen, rows, handover.AT if refine_at is None else refine_at)
-        elif refine_at is not None:
-            raise InputError("there is no refiner to begin anywhere; give --refiner too")
-        starter = task.starter(self.model, chosen, len(jobs), tile)
-        if chosen.deepcache and chosen.deepcache.decides_per_image:
-            batch = 1  # what one picture needs must not decide for another
-        for places in conditions.batches(self.model, [subject for subject, _ in jobs], negative, batch):
-            subjects, seeds = [jobs[i][0] for i in places], [jobs[i][1] for i in places]
-            streams = [np.random.RandomState(s) for s in seeds]
-            normal = partial(_normal, streams, shape)
-            noise = None if latents is None else latents[mx.array(places)]
-            start = starter.start(normal, noise, places)
-            runs = [(rows, sd.predictor(subjects, negative, c, start.channels, rows)) for sd, c, rows in parts]
-            final, seconds = _timed(runs, start, normal, callback)
-            decoded = [] if output == "latent" else [to_image(self.decode(z, tile)[0]) for z in final[:, None]]
-            images = [task.finish(picture) for picture in decoded]
-            yield Result(images, final, subjects, seeds, chosen, seconds, sum(p.full for _, p in runs))
+        if latents is not None and len(requests) == 1:
+            requests = requests * latents.shape[0]
+        batches = list(
+            self.stream(
+                requests,
+                batch=batch,
+                refiner=refiner,
+                latents=latents,
+                channels=channels,
+                output=output,
+                callback=callback,
+            )
+        )
+        return Result(
+            [image for result in batches for image in result.images],
+            mx.concatenate([result.latents for result in batches]),
+            [request for result in batches for request in result.requests],
+            [seconds for result in batches for seconds in result.seconds],
+            sum(result.full for result in batches),
+        )
+
+    def stream(
+        self,
+        requests: Sequence[Request],
+        *,
+        batch: int = 1,
+        refiner: "StableDiffusion | None" = None,
+        latents: mx.array | None = None,
+        channels: mx.array | None = None,
+        output: str = "image",
+        callback: Callback | None = None,
+    ) -> Iterator[Result]:
+        """Makes the picture of each request, in order, and yields them batch by batch.
+
+        Consecutive requests that differ in prompt, class and seed alone go through the UNet together, at most `batch`.
+        The other arguments are those of `generate`; latents: (N, h, w, C) of all requests. Raises InputError before
+        any work on the requests that share their settings, Failure for NaN.
+        """
+        return generation.stream(
+            self.model,
+            requests,
+            batch=batch,
+            refiner=None if refiner is None else refiner.model,
+            latents=latents,
+            channels=channels,
+            output=output,
+            callback=callback,
+        )
 
     def encode_prompt(
         self, text: str, clip_skip: int = 0, chunks: int | None = None
     ) -> tuple[mx.array, mx.array | None]:
-        """(context (1, 77 k, C), pooled (1, P) or None) of a text of any length, as `mlx_sd.conditions.encode`."""
+        """Returns (context (1, 77 k, C), pooled (1, P) or None) of a text of any length, in k chunks of 77 tokens.
+
+        clip_skip: layers of the encoder to leave out at the end. chunks: at least so many.
+        """
         return conditions.encode(self.model, text, clip_skip, chunks)
 
     def decode(self, latents: mx.array, tile: int | None = None) -> mx.array:
-        """Images (N, H, W, 3) in [-1, 1] of latents as `generate` returns them.
+        """Returns images (N, H, W, 3) in [-1, 1] of latents (N, h, w, C) as `generate` returns them.
 
         tile: decode in tiles of so many pixels a side; 0 never; None where the image is larger than 192 latents.
         """
-        tile = self.vae.tile(max(latents.shape[1:3]) * self.vae.config.downsampling, tile)
-        x = self.vae.unscale(latents.astype(mx.float32)).astype(self.vae.dtype)
-        image = mx.clip(self.vae.decode(x, tile).astype(mx.float32), -1, 1)
-        if not mx.isfinite(image).all().item():
-            raise Failure("the decoded picture is not finite: the VAE overflows float16 (try --dtype float32)")
-        return image
+        return codec.decode(self.model, latents, tile)
 
-    def encode(self, image: Source, tile: int | None = None) -> mx.array:
-        """Latents (1, h, w, C) of a picture: the posterior's mean, scaled as the UNet takes them. tile: as `decode`."""
-        picture = opaque(read(image))
-        if any(side % self.vae.config.downsampling for side in picture.size):
-            raise InputError(
-                f"width and height must be multiples of {self.vae.config.downsampling}, not {picture.size}"
-            )
-        mean, _ = paint.posterior(self.vae, to_pixels(picture), tile)
-        return self.vae.scale(mean)
+    def encode(self, image: ImageSource, tile: int | None = None) -> mx.array:
+        """Returns latents (1, h, w, C) of an image: the posterior's mean, scaled as the UNet takes them.
 
-    def _latent_shape(self, chosen: Settings) -> tuple[int, int, int]:
-        factor = self.vae.config.downsampling
-        return chosen.height // factor, chosen.width // factor, self.vae.config.latent_channels
-
-    def _task(self, image: Source | None, channels: mx.array | None, level: int | None, **painting: Any) -> Task:
-        if self.model.upscales:
-            small = upscale.small(self.model, image, level, painting, channels is not None)
-            return FromNoise(channels) if small is None else small
-        return paint.canvas(self.model, image, **painting, channels=channels is not None) or FromNoise(channels)
-
-    def _handed_over(
-        self, refiner: "StableDiffusion", chosen: Settings, rows: Table, at: float
-    ) -> list[tuple["StableDiffusion", Settings, Table]]:
-        """Who runs what: the rows of this model up to `at`, and the refiner's after it."""
-        if chosen.tgate:
-            raise InputError("T-GATE's gate is of one network; leave out T-GATE or the refiner")
-        handover.check(self.model, refiner.model)
-        given = {field.name: getattr(chosen, field.name) for field in fields(chosen)}
-        follows = refiner.settings(**given | {"clip_skip": 0})
-        first, rest = handover.tables(self.model, refiner.model, chosen, rows, at)
-        return [(self, chosen, first), (refiner, follows, rest)]
+        tile: encode in tiles of so many pixels a side, as `decode`.
+        """
+        return codec.encode(self.model, image, tile)
 
     def predictor(
-        self,
-        subjects: Sequence[conditions.Subject],
-        negative: str | None,
-        chosen: Settings,
-        channels: mx.array | None = None,
-        rows: Table | None = None,
+        self, requests: Sequence[Request], channels: mx.array | None = None, table: Table | None = None
     ) -> Predictor | Tiled:
-        """The network as the sampling loop sees it, for pictures that go through it together.
+        """Returns the network as the sampling loop sees it, for completed requests that go through it together.
 
-        rows: what it will run, where that is not all of `chosen`.
+        channels: (1 or N, h, w, K) beside the latents. table: the rows that it will run, where that is not all.
         """
-        given = conditions.of(self.model, subjects, negative, chosen)
-        levels = (rows or table(self.model, chosen)).log_snr
-        join = chosen.freeu.join(self.unet.config) if chosen.freeu else concatenate
-
-        def over(channels: mx.array | None) -> Predictor:
-            deepcache, tgate = caches(chosen.deepcache, chosen.tgate, levels, guided=given.guided)
-            return Predictor(
-                self.unet,
-                given,
-                chosen.guidance,
-                deepcache,
-                rescale=chosen.guidance_rescale,
-                channels=channels,
-                join=join,
-                tgate=tgate,
-            )
-
-        size, tile = self._latent_shape(chosen)[:2], chosen.denoise_tile
-        if not tile or max(size) <= tile:
-            return over(channels)
-        return Tiled(size, tile, self.unet.config.downsampling, channels, over)
+        return generation.predictor_of(self.model, requests, channels, table)
 
 
-def _timed(
-    runs: Sequence[tuple[Table, Predictor | Tiled]],
-    start: Start,
-    normal: Callable[[], mx.array],
-    callback: Callback | None,
-) -> tuple[mx.array, list[float]]:
-    """Runs tables, each from where the one before ended.
-
-    Returns the final latents and the seconds of each evaluation, callbacks not counted.
-    """
-    seconds: list[float] = []
-    clock, total = time.perf_counter(), sum(len(rows.rows) for rows, _ in runs)
-
-    def after(_i: int, _total: int, image: mx.array) -> None:
-        nonlocal clock
-        seconds.append(time.perf_counter() - clock)
-        if callback is not None:
-            callback(len(seconds), total, image)
-        clock = time.perf_counter()
-
-    latents = start.noise
-    for rows, predict in runs:
-        image = None if rows.image_scale is None else start.image
-        latents = loop.run(rows, predict, latents, normal, after, image, start.keep)
-    return latents, seconds
-
-
-def to_image(pixels: mx.array) -> Image.Image:
-    """A picture of (H, W, 3), or a grey one of (H, W, 1), in [-1, 1], rounded."""
-    colours = np.array(mx.round((pixels + 1) * 127.5).astype(mx.uint8))
-    return Image.fromarray(colours[..., 0] if colours.shape[-1] == 1 else colours)
-
-
-def _normal(streams: list[np.random.RandomState], shape: tuple[int, int, int], channels: int | None = None) -> mx.array:
-    # NumPy's legacy stream is frozen for ever and the same on every machine; drawn channel-first, as Apple's Core ML
-    # pipeline draws it, so that one seed means one picture there and here.
-    height, width, depth = shape[0], shape[1], channels or shape[2]
-    drawn = [s.standard_normal((depth, height, width)).astype(np.float32).transpose(1, 2, 0) for s in streams]
-    return mx.array(np.stack(drawn))
+def _subjects(
+    request: Request, prompt: str | Sequence[str] | None, classes: int | str | Sequence[int | str] | None
+) -> list[Request]:
+    """Returns a request for each prompt or class."""
+    if classes is not None:
+        labels = [classes] if isinstance(classes, (int, str)) else list(classes)
+        texts = [None] if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
+        return [request.with_values(prompt=texts[0] if texts else None, class_label=label) for label in labels]
+    if prompt is None:
+        return [request]
+    return [request.with_values(prompt=text) for text in ([prompt] if isinstance(prompt, str) else prompt)]

@@ -11,7 +11,7 @@ from .sampling.denoise import guide
 
 
 class Predictor:
-    """For one generation of a batch of N pictures."""
+    """The guided network for one generation of a batch of N pictures."""
 
     def __init__(
         self,
@@ -20,14 +20,19 @@ class Predictor:
         guidance: float,
         deepcache: FeatureCache,
         *,
-        rescale: float = 0.0,
+        guidance_rescale: float = 0.0,
         channels: mx.array | None = None,
         join: Join = concatenate,
         tgate: AttentionCache | None = None,
     ):
-        """guidance and `rescale` are as `guide` takes them; channels: (1 or N, h, w, K) beside the latents, or None."""
+        """Collects what one generation needs.
+
+        guidance, guidance_rescale: as `guide` takes them. deepcache: the deep features of this generation.
+        channels: (1 or N, h, w, K) beside the latents. join: how the UNet joins skips (FreeU). tgate: the attention
+        outputs of this generation.
+        """
         self._unet, self._conditions, self._channels = unet, conditions, channels
-        self._guidance, self._rescale = guidance, rescale
+        self._guidance, self._guidance_rescale = guidance, guidance_rescale
         self.deepcache, self._join, self._tgate = deepcache, join, tgate
 
     @property
@@ -35,24 +40,33 @@ class Predictor:
         """How many evaluations were not cached."""
         return self.deepcache.full
 
-    def __call__(self, x: mx.array, t: float) -> mx.array:
-        """The (guided) prediction, float32, for latents x (N, h, w, C) at timestep t."""
+    def __call__(self, latents: mx.array, timestep: float) -> mx.array:
+        """Returns the guided prediction, float32, for latents (N, h, w, C)."""
         evaluation, conditions = self.deepcache.evaluations, self._conditions
-        attends: Attend = apply_attention
+        attend: Attend = apply_attention
         if self._tgate:
-            attends = self._tgate.attend(evaluation)
+            attend = self._tgate.attend(evaluation)
             if self._tgate.drops_guidance(evaluation):
                 conditions = conditions.unconditional()
+        x = latents
         if self._channels is not None:
-            beside = mx.broadcast_to(self._channels, (x.shape[0], *self._channels.shape[1:]))
-            x = mx.concatenate([x, beside], axis=-1)
+            channels = mx.broadcast_to(self._channels, (x.shape[0], *self._channels.shape[1:]))
+            x = mx.concatenate([x, channels], axis=-1)
         if conditions.guided:
             x = mx.concatenate([x, x])
         x = x.astype(self._unet.dtype)
 
-        def network(deep: Deep, depth: int) -> tuple[mx.array, mx.array]:
-            given, extra = conditions.context, conditions.extra
-            return self._unet(x, mx.array(t), given, **extra, deep=deep, depth=depth, join=self._join, attend=attends)
+        def evaluate(deep: Deep, depth: int) -> tuple[mx.array, mx.array]:
+            return self._unet(
+                x,
+                mx.array(timestep),
+                conditions.context,
+                **conditions.keywords,
+                deep=deep,
+                depth=depth,
+                join=self._join,
+                attend=attend,
+            )
 
-        output = self.deepcache.evaluate(network).astype(mx.float32)
-        return guide(output, self._guidance, self._rescale) if conditions.guided else output
+        output = self.deepcache.evaluate(evaluate).astype(mx.float32)
+        return guide(output, self._guidance, self._guidance_rescale) if conditions.guided else output

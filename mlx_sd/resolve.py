@@ -11,7 +11,7 @@ from typing import Any
 import mlx.nn as nn
 import platformdirs
 
-from .checkpoint.lora import Given, Lora
+from .checkpoint.lora import Lora, LoraSource
 from .checkpoint.model_folder import EMBEDDED, VERSION
 from .core.errors import InputError
 
@@ -41,7 +41,7 @@ def converted(model: str, variant: str | None = None) -> Path:
     return out
 
 
-def adapters(loras: Sequence[Given]) -> list[Any]:
+def adapters(loras: Sequence[LoraSource]) -> list[Any]:
     """Opened by convert, which builds on this package."""
     if not loras:
         return []

@@ -131,12 +131,12 @@ def _told(folder):
 
 def test_the_first_preview_stores_the_map_and_the_next_reads_it(converted, monkeypatch):
     before = _told(converted)
-    first = preview.colours(StableDiffusion.load(converted, "float32").model)
+    first = preview.colour_map(StableDiffusion.load(converted, "float32").model)
     assert _told(converted) == before | {"preview": first.tolist()}
     assert sorted(p.name for p in converted.iterdir() if p.name.startswith(".")) == []
     monkeypatch.setattr(preview, "fit", lambda *_: pytest.fail("fitted twice"))
     again = StableDiffusion.load(converted, "float32")
-    assert (preview.colours(again.model) == first).all()
+    assert (preview.colour_map(again.model) == first).all()
     assert again.model.hash == StableDiffusion.load("tiny", "float32").model.hash  # a map changes no picture
 
 
@@ -148,10 +148,10 @@ def test_a_folder_that_cannot_be_written_or_is_of_another_version_is_left_alone(
             raise PermissionError(13, "Permission denied", str(path))
 
         patch.setattr(preview, "atomic_file", refuse)
-        fitted = preview.colours(sd.model)
+        fitted = preview.colour_map(sd.model)
     old = _told(converted) | {"version": 1}
     (converted / "model.json").write_text(json.dumps(old))
-    assert (preview.colours(StableDiffusion.load(converted, "float32").model) == fitted).all()
+    assert (preview.colour_map(sd.model) == fitted).all()
     assert _told(converted) == old
 
 
@@ -171,7 +171,7 @@ def test_a_preview_is_a_picture_for_each_estimate(tiny, enlarge, size):
     estimates = mx.array(np.random.default_rng(0).standard_normal((2, 2, 3, 4)).astype(np.float32)) * 50
     images = Preview(tiny, enlarge)(estimates)
     assert [(image.mode, image.size) for image in images] == [("RGB", size)] * 2
-    table = preview.colours(tiny.model)
+    table = preview.colour_map(tiny.model)
     wanted = np.clip(np.array(estimates) @ table[:-1] + table[-1], -1, 1)
     if enlarge != "bicubic":
         shown = np.stack([np.asarray(image, float) for image in images])[
@@ -297,7 +297,7 @@ def test_packages_are_previewed_through_their_own_encoder(exported, family):  # 
     """... to the map that the network itself has at that size."""
     folder = exported("sd1", dtype="float32", only=("vae",))
     packaged, sd = StableDiffusion(drive.load(folder)), family("sd1")
-    found = preview.colours(packaged.model)
+    found = preview.colour_map(packaged.model)
     wanted = preview.fit(sd.vae, packaged.model.sizes[0])
     assert np.abs(found - wanted).max() < 1e-3 * np.abs(wanted).max()
     z = mx.zeros((1, 8, 8, 4))

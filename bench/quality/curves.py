@@ -20,9 +20,10 @@ import mlx.core as mx
 import numpy as np
 from tqdm import tqdm
 
+from mlx_sd.completion import table_of
 from mlx_sd.core import command
+from mlx_sd.request import Request
 from mlx_sd.sampling import loop
-from mlx_sd.settings import Settings, table
 
 from .. import arguments, results
 from ..machine import describe
@@ -102,10 +103,16 @@ class ReuseComparison:
         self.work, self.solvers = work, solvers.SolverComparison(work)
         self.sd = self.solvers.sd
 
-    def settings(self, configuration: Configuration) -> Settings:
-        """Returns the complete settings of a configuration."""
-        reused = Loop.parse(configuration.loop)._asdict()
-        return self.sd.settings(sampler=configuration.sampler, steps=configuration.steps, guidance=GUIDANCE, **reused)
+    def settings(self, configuration: Configuration) -> Request:
+        """Returns the completed request of a configuration, with an empty prompt."""
+        request = Request(
+            prompt="",
+            sampler=configuration.sampler,
+            steps=configuration.steps,
+            guidance=GUIDANCE,
+            **Loop.parse(configuration.loop)._asdict(),
+        )
+        return self.sd.complete(request)
 
     def block(self, configuration: Configuration, block: int) -> blocks.Arrays:
         """Returns the final latents (16, h, w, C), the pictures (16, H, W, 3) and their features of one block."""
@@ -115,8 +122,9 @@ class ReuseComparison:
         settings, side = self.settings(configuration), self.sd.unet.config.sample_size
         stream = np.random.RandomState(block)
         noise = mx.array(stream.standard_normal((blocks.BLOCK, side, side, 4)).astype(np.float32))
-        predict = self.sd.predictor(landscapes.captions(blocks.scenes(block)), None, settings)
-        latents = loop.run(table(self.sd.model, settings), predict, noise, lambda: noise)
+        texts = landscapes.captions(blocks.scenes(block))
+        predict = self.sd.predictor([settings.with_values(prompt=text) for text in texts])
+        latents = loop.run(table_of(self.sd.model, settings), predict, noise, lambda: noise)
         pixels = self.sd.decode(latents)
         pictures = mx.round((pixels + 1) * 127.5).astype(mx.uint8)
         return {"latents": latents, "pictures": pictures, "features": self.solvers.clip.images(pixels)}
@@ -124,10 +132,10 @@ class ReuseComparison:
     def cost(self, configuration: Configuration) -> float:
         """Counts the multiplications of the whole loop, in those of one forward of the whole guided UNet."""
         settings, side = self.settings(configuration), self.sd.unet.config.sample_size
-        predict = self.sd.predictor([""], None, settings)
+        predict = self.sd.predictor([settings])
         with counting(self.sd.unet) as operations:
             totals = []  # multiplications up to each evaluation
-            for row in table(self.sd.model, settings).rows:
+            for row in table_of(self.sd.model, settings).rows:
                 predict(mx.zeros((1, side, side, 4)), row.timestep)
                 totals.append(sum(o.macs for o in operations))
         return totals[-1] / totals[0]
@@ -153,7 +161,7 @@ class ReuseComparison:
         psnr = np.median([fidelity.psnr(*pair) for pair in zip(arrays["pictures"], full["pictures"], strict=True)])
         return {
             **configuration._asdict(),
-            "evaluations": len(table(self.sd.model, self.settings(configuration)).rows),
+            "evaluations": len(table_of(self.sd.model, self.settings(configuration)).rows),
             "forwards": round(self.cost(configuration), 3),
             **self.solvers.picture_scores(arrays["features"]),
             "drift_rms": round(float(np.median(fidelity.rms(arrays["latents"], full["latents"]))), 5),

@@ -17,7 +17,7 @@ from PIL import Image
 from mlx_sd import StableDiffusion, metadata
 from mlx_sd.core.files import atomic_file
 from mlx_sd.core.version import VERSION
-from mlx_sd.settings import Settings
+from mlx_sd.request import Request
 
 from ..speed.loops import Loop
 
@@ -26,12 +26,18 @@ class Gallery:
     """A model, its prompts and seeds, and the folder of its pictures."""
 
     def __init__(
-        self, sd: StableDiffusion, prompts: Sequence[str], seeds: range, work: Path, batch: int = 1, **settings: Any
+        self,
+        sd: StableDiffusion,
+        prompts: Sequence[str],
+        seeds: range,
+        work: Path,
+        batch: int = 1,
+        request: Request | None = None,
     ):
-        """Checks the settings, those of `sd.settings` without DeepCache and T-GATE; InputError for invalid ones."""
+        """Completes the request that all pictures share but for prompt, seed and reuse; InputError where that fails."""
         self.sd, self.prompts, self.seeds, self.batch = sd, list(prompts), seeds, batch
-        self._arguments = settings
-        self.settings = sd.settings(**settings)
+        self._request = request = request or Request()
+        self.settings = sd.complete(request.with_values(prompt=""))
         model = (VERSION, sd.model.hash, str(sd.model.dtype))
         self.work = work / _digest(repr((*model, self.settings)))
 
@@ -44,9 +50,9 @@ class Gallery:
         names = ("steps", "guidance", "sampler", "schedule", "width", "height")
         return {name: getattr(self.settings, name) for name in names}
 
-    def check(self, loop: Loop) -> Settings:
-        """Returns the complete settings of a loop; InputError for a loop that this model cannot run."""
-        return self.sd.settings(**self._arguments, **loop._asdict())
+    def check(self, loop: Loop) -> Request:
+        """Returns the completed request of a loop; InputError for a loop that this model cannot run."""
+        return self.sd.complete(self._request.with_values(prompt="", **loop._asdict()))
 
     def paths(self, loop: Loop) -> list[Path]:
         """Returns where the pictures are, or will be: seed by seed, prompt by prompt."""
@@ -61,7 +67,8 @@ class Gallery:
                 yield from self._make(loop, missing, seed)
 
     def _make(self, loop: Loop, prompts: list[str], seed: int) -> Iterator[int]:
-        for result in self.sd.stream(prompts, seed=seed, batch=self.batch, **self._arguments, **loop._asdict()):
+        request = self._request.with_values(seed=seed, **loop._asdict())
+        for result in self.sd.stream([request.with_values(prompt=text) for text in prompts], batch=self.batch):
             # The pictures of a batch share its time; each evaluation was one of all of them.
             cost = {"seconds": sum(result.seconds) / len(result.images), "evaluations": result.evaluations}
             for image, latents, prompt in zip(result.images, np.array(result.latents), result.prompts, strict=True):

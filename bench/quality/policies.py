@@ -10,7 +10,7 @@ import numpy as np
 
 from mlx_sd import Adaptive, DeepCache, NonUniform, StableDiffusion
 from mlx_sd.core import command
-from mlx_sd.pipeline import Result
+from mlx_sd.generation import Result
 from mlx_sd.reuse.deepcache import Policy
 
 from .. import arguments, results
@@ -58,12 +58,12 @@ def _run(branch: int, sampler: str | None, path: Path | None) -> None:
                     result = latents(steps, policy)
                     full = result.full * uncached.evaluations / result.evaluations  # for one image
                     rms = fidelity.rms(np.array(result.latents), np.array(uncached.latents)).tolist()
-                    run = {"steps": steps, "interval": interval, "policy": str(result.settings.deepcache)}
+                    run = {"steps": steps, "interval": interval, "policy": str(result.requests[0].deepcache)}
                     runs.append(run | {"full": round(full, 2), "rms": [round(r, 4) for r in rms]})
                     print(f"{steps} {run['policy']:32} {full:5.1f} {sum(rms) / len(rms):.4f}", flush=True)
     if path:
         deviation = round(float(np.std(np.array(uncached.latents))), 4)
-        sampler = uncached.settings.sampler
+        sampler = uncached.requests[0].sampler
         results.write(path, {"sampler": sampler, "deviation": deviation, "runs": runs, "machine": describe()})
 
 

@@ -21,6 +21,7 @@ from mlx_sd import StableDiffusion
 from mlx_sd.checkpoint.model import DTYPES
 from mlx_sd.core import command
 from mlx_sd.core.errors import InputError
+from mlx_sd.request import Request
 
 from .. import arguments, prompts, results
 from ..machine import describe, use
@@ -72,7 +73,7 @@ def _quality(options: argparse.Namespace) -> None:
     sd = StableDiffusion.load(options.model, options.dtype)
     settings = {name: getattr(options, name) for name in ("steps", "guidance", "sampler", "width", "height")}
     seeds = range(options.seed, options.seed + options.count)
-    gallery = Gallery(sd, texts, seeds, options.work, options.batch, **settings)
+    gallery = Gallery(sd, texts, seeds, options.work, options.batch, Request(**settings))
     for loop in loops:
         gallery.check(loop)
     with tqdm(total=len(loops) * len(gallery), unit="picture", disable=not sys.stderr.isatty()) as bar:

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from mlx_sd import StableDiffusion
 from mlx_sd.core import command
+from mlx_sd.request import Request
 from mlx_sd.sampling import loop, samplers
 from mlx_sd.sampling.table import Table
 
@@ -128,7 +129,8 @@ class SolverComparison:
 
     def _latents(self, table: Table, guidance: float, block: int) -> mx.array:
         texts = landscapes.captions(blocks.scenes(block))
-        predict = self.sd.predictor(texts, None, self.sd.settings(guidance=guidance))
+        request = self.sd.complete(Request(prompt="", guidance=guidance))
+        predict = self.sd.predictor([request.with_values(prompt=text) for text in texts])
         stream = np.random.RandomState(block)
         side = self.sd.unet.config.sample_size
 

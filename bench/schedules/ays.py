@@ -24,6 +24,8 @@ from mlx_sd import StableDiffusion
 from mlx_sd.core import command
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import atomic_file
+from mlx_sd.generation import latent_shape
+from mlx_sd.request import Request
 from mlx_sd.sampling import loop, samplers, schedules
 from mlx_sd.sampling.denoise import estimate_image
 from mlx_sd.sampling.steps import Level
@@ -132,17 +134,14 @@ class PromptedModel:
 
     def __init__(self, sd: StableDiffusion, texts: Sequence[str], guidance: float | None, seed: int):
         """Draws first latents for the prompts, and computes the fine solution."""
-        settings = sd.settings(guidance=guidance)
-        self.guidance = settings.guidance
+        settings = sd.complete(Request(prompt="", guidance=guidance))
+        self.guidance = settings.guidance or 0.0
         self._scheduler = sd.model.scheduler
         parts = [range(i, min(i + _BATCH, len(texts))) for i in range(0, len(texts), _BATCH)]
-        self._predictors = [(part, sd.predictor([texts[i] for i in part], None, settings)) for part in parts]
-        shape = (
-            len(texts),
-            settings.height // sd.vae.config.downsampling,
-            settings.width // sd.vae.config.downsampling,
-        )
-        normal = np.random.RandomState(seed).standard_normal((*shape, sd.vae.config.latent_channels))
+        requests = [settings.with_values(prompt=text) for text in texts]
+        self._predictors = [(part, sd.predictor([requests[i] for i in part])) for part in parts]
+        shape = (len(texts), *latent_shape(sd.model, settings))
+        normal = np.random.RandomState(seed).standard_normal(shape)
         self._noise = mx.array(normal.astype(np.float32))
         self._fine = self._sample(FINE, None, FINE_STEPS)
 

@@ -98,7 +98,7 @@ class Bench:
         self._noise = mx.random.normal((setting.batch, setting.side, setting.side, c.in_channels))
         context = mx.random.normal((rows, TOKENS, _context_width(c))).astype(setting.dtype)
         self._conditions = Conditions(context, _size_conditions(c, rows), setting.guided)
-        mx.eval(self._noise, self._conditions.context, self._conditions.extra)
+        mx.eval(self._noise, self._conditions.context, self._conditions.keywords)
 
     def run(self, loop: Loop) -> Iterator[Any]:
         """Runs the loop and yields after each evaluation of the UNet."""
@@ -114,8 +114,8 @@ class Bench:
     def step(self, depth: int, deep: mx.array | None = None) -> tuple[mx.array, mx.array]:
         """Returns (prediction, deep) of one pass of the UNet at timestep 500, not yet computed."""
         x = mx.concatenate([self._noise] * (2 if self.setting.guided else 1)).astype(self.setting.dtype)
-        context, extra, _ = self._conditions
-        return self.unet(x, mx.array(500.0), context, **extra, deep=deep, depth=depth)
+        context, keywords, _ = self._conditions
+        return self.unet(x, mx.array(500.0), context, **keywords, deep=deep, depth=depth)
 
     def costs(self, loop: Loop) -> list[tuple[int, int]]:
         """Counts the multiply-accumulates and the bytes moved of each evaluation of a loop, without computing it.

@@ -1,4 +1,4 @@
-"""A loaded model: its networks, and what else its folder says."""
+"""The record of a loaded model: its networks, and what else its folder says."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
 
 
 def default_dtype() -> mx.Dtype:
-    """float16 on a GPU, float32 on the CPU, where half precision is slower."""
+    """Returns float16 on a GPU and float32 on the CPU, where half precision is slower."""
     return mx.float32 if mx.default_device() == mx.cpu else mx.float16
 
 
@@ -27,26 +27,31 @@ def default_dtype() -> mx.Dtype:
 class Model:
     """A loaded model folder."""
 
-    name: str
+    name: str  # as `--model` named it
     hash: str  # of the source's weights
     dtype: mx.Dtype
+    family: Family
+    task: Task
     text_encoders: tuple[TextEncoder, ...]  # none in models without a prompt
     tokenizers: tuple[Tokenizer, ...]
     unet: UNet
     vae: Autoencoder
     scheduler: Scheduler
     zeros_for_empty: bool  # SDXL: no negative prompt means zeros, not an encoded empty text
-    family: Family
-    task: Task
-    sizes: tuple[tuple[int, int], ...] = ()  # (width, height) of the pictures it makes; empty is any
+    sizes: tuple[tuple[int, int], ...] = ()  # (width, height) in pixels that it can make; empty is any
     loras: tuple[dict[str, Any], ...] = ()  # merged while loading: path, sha256 and scale of each
     quantization: str | None = None  # done while loading, as `--quantize` takes it
-    folder: Path | None = None  # a model folder, where it comes from one
-    low_res: LowRes | None = None  # of upscalers: how the small picture is noised
-    classes: Classes | None = None  # those it makes pictures of
-    class_embedder: ClassEmbedder | None = None  # what makes a context of them, where the UNet does not look them up
+    folder: Path | None = None  # the model folder, where it comes from one
+    low_res: LowRes | None = None  # of x4 upscalers: how the small image is noised
+    classes: Classes | None = None  # of class-conditional models
+    class_embedder: ClassEmbedder | None = None  # makes a context of class ids, where the UNet does not look them up
 
     @property
     def upscales(self) -> bool:
-        """Whether the UNet takes a small picture beside the latents."""
+        """Whether the UNet is shown a small image that it makes larger."""
         return self.task is Task.UPSCALING
+
+    @property
+    def additional_channels(self) -> int:
+        """How many channels the UNet takes beside the latents."""
+        return self.unet.config.in_channels - self.vae.config.latent_channels

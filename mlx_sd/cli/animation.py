@@ -1,4 +1,4 @@
-"""What --preview and --animate write: a picture of each step while it is made, and all of them in motion."""
+"""The files of --preview and --animate: an image of each step while the picture is made, and all steps in motion."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,15 +17,15 @@ _LONGEST, _SHORTEST, _ALL, _LAST = 200, 20, 3000, 1500  # milliseconds: of a ste
 
 
 class Plan(NamedTuple):
-    """Where things go; nothing where it was not asked for."""
+    """The paths of pictures, step images and animations."""
 
     targets: Sequence[Path]  # of the pictures
-    folder: Path | None  # of a picture per step
-    animations: Sequence[Path]  # one for each target, or none
+    folder: Path | None  # of the step images; None without --preview
+    animations: Sequence[Path]  # one for each target; empty without --animate
 
 
 def plan(targets: Sequence[Path], preview: str | None, animate: str | None) -> Plan:
-    """Checks what --preview and --animate were given; "" for `animate` is beside each picture."""
+    """Checks the values of --preview and --animate; "" for `animate` is beside each picture."""
     folder = None if preview is None else Path(preview)
     if folder is not None:
         if folder.exists() and not folder.is_dir():
@@ -46,21 +46,21 @@ def plan(targets: Sequence[Path], preview: str | None, animate: str | None) -> P
     return Plan(targets, folder, [path.with_name(f"{path.stem}-{target.stem}{path.suffix}") for target in targets])
 
 
-class Film:
-    """Keeps the steps of the pictures being made, and writes what the plan wants of them."""
+class StepImages:
+    """Shows the steps of the batch that is being made, and writes the files of a plan."""
 
     def __init__(self, sd: StableDiffusion, plan: Plan):
         self._plan, self._factor = plan, sd.vae.config.downsampling
         self._preview = Preview(sd) if plan.folder or plan.animations else None
         self._frames: list[list[Image.Image]] = []  # of each picture of the batch, small
 
-    def see(self, first: int, evaluation: int, estimate: mx.array) -> None:
-        """Takes in the estimates (N, h, w, C) that an evaluation gave of the targets from `first` on."""
+    def add(self, first: int, evaluation: int, denoised: mx.array) -> None:
+        """Adds the denoised estimates (N, h, w, C) of an evaluation of the targets from `first` on."""
         if self._preview is None:
             return
         if evaluation == 1:
-            self._frames = [[] for _ in range(estimate.shape[0])]
-        for i, (frames, image) in enumerate(zip(self._frames, self._preview(estimate), strict=True)):
+            self._frames = [[] for _ in range(denoised.shape[0])]
+        for i, (frames, image) in enumerate(zip(self._frames, self._preview(denoised), strict=True)):
             frames.append(image)
             if self._plan.folder:
                 self._plan.folder.mkdir(parents=True, exist_ok=True)
@@ -68,20 +68,20 @@ class Film:
                 with atomic_file(path) as f:
                     enlarged(image, self._factor).save(f, format="PNG", compress_level=1)  # fast, hardly larger
 
-    def end(self, place: int, image: Image.Image) -> dict[str, str]:
-        """Writes the animation of the target at `place`, which came out as `image`; returns where, to be reported."""
+    def finish(self, index: int, image: Image.Image) -> dict[str, str]:
+        """Writes the animation of the target at `index`, whose picture is `image`; returns its path for the report."""
         if not self._plan.animations:
             return {}
-        path = self._plan.animations[place]
+        path = self._plan.animations[index]
         steps = [enlarged(frame, self._factor) for frame in self._frames.pop(0)]
-        each = min(max(_ALL // len(steps), _SHORTEST), _LONGEST) // 10 * 10  # GIF counts in hundredths of a second
+        duration = min(max(_ALL // len(steps), _SHORTEST), _LONGEST) // 10 * 10  # GIF counts in hundredths of a second
         with atomic_file(path) as f:
             steps[0].save(
                 f,
                 format=_FORMATS[path.suffix.lower()],
                 save_all=True,
                 append_images=[*steps[1:], image],
-                duration=[each] * len(steps) + [_LAST],
+                duration=[duration] * len(steps) + [_LAST],
                 loop=0,
             )
         return {"animation": str(path)}

@@ -1,4 +1,4 @@
-"""Pictures that come in: files of any kind and PIL images of any mode -> what the networks take."""
+"""Images that the user brings: files of any kind and PIL images of any mode -> pixels for the networks."""
 
 import os
 import warnings
@@ -10,22 +10,23 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..core.errors import InputError
 
-Source = str | os.PathLike[str] | Image.Image
+ImageSource = str | os.PathLike[str] | Image.Image
 
-_WORDS = {"I;16": 257.0, "I;16L": 257.0, "I;16B": 257.0, "I;16N": 257.0, "I": 257.0, "F": 1.0}  # mode -> of its 255th
+# Modes of more than 8 bits -> what a value is divided by to be one of 0 to 255.
+_DIVISORS = {"I;16": 257.0, "I;16L": 257.0, "I;16B": 257.0, "I;16N": 257.0, "I": 257.0, "F": 1.0}
 
 
-def read(source: Source) -> Image.Image:
-    """A picture, wholly read and turned as its EXIF says, of mode L, RGB or RGBA; InputError if it cannot be read."""
+def read(source: ImageSource) -> Image.Image:
+    """Reads an image completely and turns it as its EXIF says; mode L, RGB or RGBA. InputError where that fails."""
     if isinstance(source, Image.Image):
-        return _plain(ImageOps.exif_transpose(source), "the picture")
+        return _to_common_mode(ImageOps.exif_transpose(source), "the picture")
     path = Path(source)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 image.load()
-                return _plain(ImageOps.exif_transpose(image), str(path))
+                return _to_common_mode(ImageOps.exif_transpose(image), str(path))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -35,7 +36,7 @@ def read(source: Source) -> Image.Image:
 
 
 def opaque(image: Image.Image, ground: str = "white") -> Image.Image:
-    """The colours of a picture, mode RGB; what is transparent lies over `ground`."""
+    """Returns the image in mode RGB; transparent parts lie over the colour `ground`."""
     if image.mode != "RGBA":
         return image.convert("RGB")
     below = Image.new("RGBA", image.size, ground)
@@ -43,26 +44,26 @@ def opaque(image: Image.Image, ground: str = "white") -> Image.Image:
 
 
 def fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The picture at (width, height), by Lanczos as in diffusers; untouched where it has that size."""
+    """Returns the image at (width, height), by Lanczos as in diffusers; unchanged where it has that size."""
     return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
 
 
 def nearest(size: tuple[float, float], factor: int) -> tuple[int, int]:
-    """(width, height) with both sides the nearest multiple of `factor`, at least one of it."""
+    """Returns (width, height) rounded to the nearest multiples of `factor`, at least one of it a side."""
     width, height = (max(round(side / factor), 1) * factor for side in size)
     return width, height
 
 
 def to_pixels(image: Image.Image) -> mx.array:
-    """(1, H, W, 3) in [-1, 1] of a picture of mode RGB."""
+    """Returns pixels (1, H, W, 3), float32 in [-1, 1], of an image of mode RGB."""
     return mx.array(np.asarray(image, np.float32))[None] / 127.5 - 1
 
 
-def _plain(image: Image.Image, name: str) -> Image.Image:
+def _to_common_mode(image: Image.Image, name: str) -> Image.Image:
     if 0 in image.size:
         raise InputError(f"{name} is empty: {image.width} x {image.height} pixels")
-    if image.mode in _WORDS:  # PIL would clip these at 255
-        values = np.asarray(image, np.float32) / _WORDS[image.mode]
+    if image.mode in _DIVISORS:  # PIL would clip these at 255
+        values = np.asarray(image, np.float32) / _DIVISORS[image.mode]
         return Image.fromarray(np.clip(np.nan_to_num(values).round(), 0, 255).astype(np.uint8))
     if image.has_transparency_data:
         return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")

@@ -1,13 +1,12 @@
-"""Pictures made from pictures: image to image, and painting into the masked part of one.
+"""Pictures made from images: image to image, and painting into the masked part of one.
 
-A checkpoint that paints (nine input channels) is shown the mask and what is kept beside the latents. Any other is led:
-after each step the kept part of the latents is put back, with the noise of the level they are then at.
+A checkpoint for inpainting (nine input channels) is shown the mask and what is kept beside the latents. Any other is
+led: after each step the kept part of the latents is put back, with the noise of the level they are then at.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -15,127 +14,123 @@ from PIL import Image, ImageChops, ImageFilter
 
 from ..checkpoint.model import Model
 from ..core.errors import Failure, InputError
+from ..networks.family import Task
 from ..networks.vae import Autoencoder
-from ..settings import Settings
-from . import images as pictures
-from .images import Source
-from .task import Normal, Start
+from . import images
+from .images import ImageSource
+from .start import DrawNoise, Start
 
-STRENGTH, PADDING = 0.8, 32  # of image to image, and pixels around --only-masked
-ALPHA = "alpha"  # as a mask: what is transparent in the image is painted
-
-_TASKS = {3: "makes pictures larger", 4: "edits pictures by instruction"}  # by channels beside the latents
+ALPHA = "alpha"  # as a mask: the transparent part of the image is painted
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
+Moments = tuple[mx.array, mx.array]  # mean and deviation of a posterior
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """A picture to begin with, and which part of it is to be painted."""
+    """An image to begin with, and which part of it is to be painted."""
 
-    picture: Image.Image  # RGB
-    mask: Image.Image | None = None  # L of the picture's size, 255 where to paint, else 0; None is everywhere
+    image: Image.Image  # RGB
+    mask: Image.Image | None = None  # L of the image's size, 255 where to paint, else 0; None is everywhere
     blur: float = 0.0  # pixels over which the painted part fades in, from the mask's edge inwards
-    padding: int | None = None  # of --only-masked; None is the whole picture
+    padding: int | None = None  # pixels around the mask that are painted alone; None paints the whole image
+    default_strength: float = 0.8  # without a mask; with one it is 1
 
-    def settings(self, model: Model, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings of a generation, with size and strength filled in.
+    def size(self, model: Model, width: int | None, height: int | None) -> tuple[int | None, int | None]:
+        """Returns the size to paint at: the requested one, else the image's, in whole latents.
 
-        The size to paint at is that wanted, else the picture's, in whole latents, else, of a part, the checkpoint's.
+        Of a part of an image it stays None where it is not requested: the checkpoint's own size.
         """
-        width, height = given.get("width"), given.get("height")
-        strength = given.get("strength")
-        if strength is None:
-            strength = STRENGTH if self.mask is None else 1.0
-        if self.padding is None and (width is None or height is None):
-            w, h = self.picture.size
-            scale = width / w if width is not None else height / h if height is not None else 1
-            near = pictures.nearest((w * scale, h * scale), model.vae.config.downsampling)
-            width, height = near[0] if width is None else width, near[1] if height is None else height
-        return {**given, "width": width, "height": height, "strength": strength}
+        if self.padding is not None or (width is not None and height is not None):
+            return width, height
+        image_width, image_height = self.image.size
+        scale = width / image_width if width is not None else height / image_height if height is not None else 1
+        near = images.nearest((image_width * scale, image_height * scale), model.vae.config.downsampling)
+        return near[0] if width is None else width, near[1] if height is None else height
+
+    def strength(self, strength: float | None) -> float | None:
+        """Returns the strength, or the default: with a mask everything under it is new."""
+        if strength is not None:
+            return strength
+        return self.default_strength if self.mask is None else 1.0
+
+    def begins_midway(self, strength: float | None) -> bool:
+        """Returns True unless everything under a mask is new."""
+        return self.mask is None or strength != 1
 
     def box(self, width: int, height: int) -> Box:
-        """The part of the picture that is painted at (width, height): as near to that shape as the picture allows."""
+        """Returns the part that is painted at (width, height): as near to that shape as the image allows."""
         if self.padding is None or self.mask is None:
-            return (0, 0, *self.picture.size)
-        left, top, right, bottom = self.mask.getbbox() or (0, 0, *self.picture.size)
-        w, h = self.picture.size
+            return (0, 0, *self.image.size)
+        left, top, right, bottom = self.mask.getbbox() or (0, 0, *self.image.size)
+        image_width, image_height = self.image.size
         left, top = max(left - self.padding, 0), max(top - self.padding, 0)
-        right, bottom = min(right + self.padding, w), min(bottom + self.padding, h)
+        right, bottom = min(right + self.padding, image_width), min(bottom + self.padding, image_height)
         wide, high = round((bottom - top) * width / height), round((right - left) * height / width)
-        left, right = _grown(left, right, wide, w)
-        top, bottom = _grown(top, bottom, high, h)
+        left, right = _grown(left, right, wide, image_width)
+        top, bottom = _grown(top, bottom, high, image_height)
         return left, top, right, bottom
 
-    def midway(self, chosen: Settings) -> bool:
-        """Unless all of a masked part is new."""
-        return self.mask is None or chosen.strength != 1
+    def prepare(
+        self, model: Model, width: int, height: int, strength: float | None, count: int, tile: int | None
+    ) -> "Painter":
+        """Encodes the image for painting at (width, height)."""
+        return Painter(self, model, (width, height), self.begins_midway(strength), tile)
 
-    def starter(self, model: Model, chosen: Settings, pictures: int, tile: int | None) -> "Painter":
-        """It as a checkpoint takes it, encoded."""
-        return Painter(self, model, chosen, tile)
-
-    def finish(self, painted: Image.Image) -> Image.Image:
-        """The picture with what was painted in its place; pixels outside the mask are the picture's own."""
+    def finish(self, image: Image.Image) -> Image.Image:
+        """Returns the canvas with the painted part in its place; pixels outside the mask are the original's."""
         if self.mask is None:
-            return painted
-        box = self.box(*painted.size)
+            return image
+        box = self.box(*image.size)
         weight = self.mask
         if self.blur:  # from one half at the edge, where nothing is painted yet, to one
             blurred = np.asarray(weight.filter(ImageFilter.GaussianBlur(self.blur)), np.float32)
             faded = np.where(np.asarray(weight) > 0, np.clip(2 * blurred - 255, 0, 255), 0)
             weight = Image.fromarray(faded.round().astype(np.uint8))
-        whole = self.picture.copy()
-        part = pictures.fitted(painted, (box[2] - box[0], box[3] - box[1]))
-        whole.paste(part, box, weight.crop(box))
-        return whole
+        finished = self.image.copy()
+        part = images.fitted(image, (box[2] - box[0], box[3] - box[1]))
+        finished.paste(part, box, weight.crop(box))
+        return finished
 
 
 def canvas(
     model: Model,
-    image: Source | None,
-    mask: Source | None = None,
+    image: ImageSource | None,
+    mask: ImageSource | None = None,
     mask_blur: float = 0.0,
-    only_masked: bool = False,
     padding: int | None = None,
     channels: bool = False,
+    default_strength: float = 0.8,
 ) -> Canvas | None:
-    """What was given, opened and checked; None without an image. InputError says what does not fit together.
+    """Opens and checks image and mask; returns None without an image.
 
     mask: white where to paint, grey from one half; "alpha" is where the image is transparent. It is scaled to the
-    image, whose shape it must have. mask_blur: pixels. only_masked: paint the mask's surroundings alone, up to
-    `padding` pixels away, at full resolution. channels: whether the UNet's further input is given in another way.
+    image, whose shape it must have. mask_blur: pixels. padding: paint the mask's surroundings alone, up to so many
+    pixels away, at full resolution; None paints the whole image. channels: whether the UNet's additional input is an
+    argument of its own. Raises InputError where these do not fit together or not the checkpoint.
     """
     _check_task(model, image is not None, mask is not None, channels)
     if image is None:
         return None
-    if mask is None and (mask_blur or only_masked or padding is not None):
-        raise InputError("mask blur, only-masked and padding are about a mask; give --mask")
-    if padding is not None and not only_masked:
-        raise InputError("padding is of --only-masked; give both")
-    if not 0 <= mask_blur < np.inf:
-        raise InputError(f"mask blur must be a number of pixels from 0, not {mask_blur}")
-    if padding is not None and padding < 0:
-        raise InputError(f"padding must be a number of pixels from 0, not {padding}")
-    picture = pictures.read(image)
-    found = None if mask is None else _mask(picture, mask)
-    around = (PADDING if padding is None else padding) if only_masked else None
-    return Canvas(pictures.opaque(picture), found, mask_blur, around)
+    opened = images.read(image)
+    opened_mask = None if mask is None else _mask(opened, mask)
+    return Canvas(images.opaque(opened), opened_mask, mask_blur, padding, default_strength)
 
 
 class Painter:
     """A canvas as one checkpoint takes it: encoded once, for any number of batches."""
 
-    def __init__(self, canvas: Canvas, model: Model, chosen: Settings, tile: int | None):
-        """Raises InputError for a mask too thin to be seen at that size."""
-        self._vae, size = model.vae, (chosen.width, chosen.height)
-        self._midway = canvas.midway(chosen)
-        self._mask = self._picture = self._masked = None
+    def __init__(self, canvas: Canvas, model: Model, size: tuple[int, int], midway: bool, tile: int | None):
+        """Encodes the canvas at (width, height); InputError for a mask that is too thin to be seen at that size."""
+        self._vae, self._midway = model.vae, midway
+        self._mask: mx.array | None = None
+        self._image: Moments | None = None
+        self._masked: Moments | None = None
         box = canvas.box(*size)
-        pixels = pictures.to_pixels(pictures.fitted(canvas.picture.crop(box), size))
-        shown = canvas.mask is not None and _extra(model) > 0
+        pixels = images.to_pixels(images.fitted(canvas.image.crop(box), size))
+        shown = canvas.mask is not None and model.task is Task.INPAINTING
         if canvas.mask is not None:
-            mask = mx.array(np.asarray(pictures.fitted(canvas.mask.crop(box), size)) > 127)[None, :, :, None]
+            mask = mx.array(np.asarray(images.fitted(canvas.mask.crop(box), size)) > 127)[None, :, :, None]
             # Of each latent the first pixel decides, as in diffusers and in the training of nine channels.
             factor = model.vae.config.downsampling
             self._mask = mask[:, ::factor, ::factor].astype(mx.float32)
@@ -143,28 +138,31 @@ class Painter:
                 raise InputError("the mask is too thin to be seen in latents; make it wider, or use --only-masked")
             if shown:
                 self._masked = posterior(model.vae, mx.where(mask, 0.0, pixels), tile)
-        if self._midway or not shown:
-            self._picture = posterior(model.vae, pixels, tile)
+        if midway or not shown:
+            self._image = posterior(model.vae, pixels, tile)
 
-    def start(self, normal: Normal, noise: mx.array | None, places: Sequence[int]) -> Start:
-        """Draws what a batch begins with by `normal()`, in diffusers' order: picture, noise unless given, masked."""
-        image = None if self._picture is None else self._draw(*self._picture, normal)
-        noise = normal() if noise is None else noise
-        begin = image if self._midway else None
+    def start(self, draw_noise: DrawNoise, noise: mx.array | None, indices: Sequence[int]) -> Start:
+        """Draws by `draw_noise()` in diffusers' order: image, noise unless it is an argument, masked image."""
+        latents = None if self._image is None else self._draw(*self._image, draw_noise)
+        noise = draw_noise() if noise is None else noise
+        begin = latents if self._midway else None
         if self._mask is not None and self._masked is not None:
-            masked = self._draw(*self._masked, normal)
+            masked = self._draw(*self._masked, draw_noise)
             mask = mx.broadcast_to(self._mask, (*masked.shape[:3], 1))
             return Start(noise, begin, channels=mx.concatenate([mask, masked], axis=-1))
-        if self._mask is not None and image is not None:
-            return Start(noise, begin, keep=partial(_kept, self._mask, image, noise))
+        if self._mask is not None and latents is not None:
+            return Start(noise, begin, keep=partial(_keep_unmasked, self._mask, latents, noise))
         return Start(noise, begin)
 
-    def _draw(self, mean: mx.array, deviation: mx.array, normal: Normal) -> mx.array:
-        return self._vae.scale(mean + deviation * normal())
+    def _draw(self, mean: mx.array, deviation: mx.array, draw_noise: DrawNoise) -> mx.array:
+        return self._vae.scale(mean + deviation * draw_noise())
 
 
-def posterior(vae: Autoencoder, pixels: mx.array, tile: int | None = None) -> tuple[mx.array, mx.array]:
-    """Mean and deviation of the unscaled latents of pixels (1, H, W, 3), float32; Failure where they are not finite."""
+def posterior(vae: Autoencoder, pixels: mx.array, tile: int | None = None) -> Moments:
+    """Returns mean and deviation, float32, of the unscaled latents of pixels (1, H, W, 3).
+
+    tile: pixels a side, as `StableDiffusion.encode` takes it. Raises Failure where they are not finite.
+    """
     mean, log_variance = vae.encode(pixels.astype(vae.dtype), vae.tile(max(pixels.shape[1:3]), tile))
     mean, deviation = mean.astype(mx.float32), mx.exp(log_variance.astype(mx.float32) / 2)
     mx.eval(mean, deviation)
@@ -173,51 +171,47 @@ def posterior(vae: Autoencoder, pixels: mx.array, tile: int | None = None) -> tu
     return mean, deviation
 
 
-def _mask(picture: Image.Image, mask: Source) -> Image.Image:
-    """Of the picture's size, 0 or 255."""
+def _mask(image: Image.Image, mask: ImageSource) -> Image.Image:
+    """Returns a mask of the image's size, 0 or 255."""
     if mask == ALPHA:
-        if picture.mode != "RGBA":
+        if image.mode != "RGBA":
             raise InputError("the image is not transparent anywhere; give a mask of its own")
-        found = ImageChops.invert(picture.getchannel("A"))
+        opened = ImageChops.invert(image.getchannel("A"))
     else:
-        found = pictures.opaque(pictures.read(mask), "black").convert("L")
-        (w, h), (width, height) = found.size, picture.size
+        opened = images.opaque(images.read(mask), "black").convert("L")
+        (w, h), (width, height) = opened.size, image.size
         if abs(w * height - h * width) > max(w, h, width, height):  # more than rounding to whole pixels does
             raise InputError(f"the mask is {w} x {h} and the image {width} x {height}; give one of the same shape")
-        found = pictures.fitted(found, picture.size)
-    found = found.point(lambda value: 255 if value > 127 else 0)
-    values = np.asarray(found)
+        opened = images.fitted(opened, image.size)
+    opened = opened.point(lambda value: 255 if value > 127 else 0)
+    values = np.asarray(opened)
     if not values.any():
         raise InputError("the mask is black all over: nothing would be painted; make white what is to change")
     if values.all():
         raise InputError("the mask is white all over: nothing of the image would be kept; leave the image out")
-    return found
+    return opened
 
 
-def _kept(mask: mx.array, image: mx.array, noise: mx.array, x: mx.array, a: float, s: float) -> mx.array:
-    """x where the mask is 1, else the image with the noise of level (a, s)."""
-    return (1 - mask) * (a * image + s * noise) + mask * x
-
-
-def _extra(model: Model) -> int:
-    return model.unet.config.in_channels - model.vae.config.latent_channels
+def _keep_unmasked(
+    mask: mx.array, image: mx.array, noise: mx.array, latents: mx.array, signal: float, deviation: float
+) -> mx.array:
+    """Returns the latents where the mask is 1, else signal * image + deviation * noise."""
+    return (1 - mask) * (signal * image + deviation * noise) + mask * latents
 
 
 def _check_task(model: Model, image: bool, mask: bool, channels: bool) -> None:
-    extra, paints = _extra(model), 1 + model.vae.config.latent_channels
     if mask and not image:
         raise InputError("a mask is of an image; give --init-image too")
     if image and channels:
         raise InputError("give an image or channels, not both")
-    if extra == paints and not mask and not channels:
+    if model.task is Task.INPAINTING and not mask and not channels:
         raise InputError("this checkpoint paints into pictures; give --init-image and --mask")
-    if image and extra not in (0, paints):
-        does = _TASKS.get(extra, "is for something else")
-        raise InputError(f"this checkpoint {does} ({extra} channels beside the latents) and takes no --init-image here")
+    if image and model.task not in (Task.GENERATION, Task.INPAINTING):
+        raise InputError(f"this checkpoint {model.task.value} and takes no --init-image here")
 
 
 def _grown(low: int, high: int, least: int, limit: int) -> tuple[int, int]:
-    """A span grown around its middle to at least so long, as far as there is room from 0 to `limit`."""
+    """Returns a span grown around its middle to at least so long, as far as there is room from 0 to `limit`."""
     length = min(max(high - low, least), limit)
     low = min(max((low + high - length) // 2, 0), limit - length)
     return low, low + length

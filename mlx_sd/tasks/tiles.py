@@ -13,6 +13,8 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+_OVERLAP = 0.25  # of a tile's side, at least
+
 
 class Predictor(Protocol):
     """The network as the sampling loop sees it, over one tile."""
@@ -22,16 +24,13 @@ class Predictor(Protocol):
         """How many evaluations were not cached."""
         ...
 
-    def __call__(self, x: mx.array, t: float) -> mx.array:
-        """Returns the prediction, float32, for latents x (N, h, w, C) at timestep t."""
+    def __call__(self, latents: mx.array, timestep: float) -> mx.array:
+        """Returns the prediction, float32, for latents (N, h, w, C)."""
         ...
 
 
-_OVERLAP = 0.25  # of a tile's side, at least
-
-
 class Span(NamedTuple):
-    """From one latent to another, along one side of a picture, with the weight of each."""
+    """The latents from `begin` to before `end` along one side of a picture, with the weight of each."""
 
     begin: int
     end: int
@@ -39,10 +38,10 @@ class Span(NamedTuple):
 
 
 def spans(length: int, tile: int, multiple: int) -> list[Span]:
-    """Spans of one size, at most `tile`, that cover `length` evenly and whose weights add up to 1 everywhere.
+    """Returns spans of one size, at most `tile`, that cover `length` evenly; their weights add up to 1 everywhere.
 
-    They begin at multiples of `multiple`, by which the network shrinks its input: shifted by as much, it computes the
-    same. Only the last may be shorter. A tile is at least two multiples.
+    They begin at multiples of `multiple`, the network's downsampling: shifted by that much, it computes the same. Only
+    the last may be shorter. A tile is at least two multiples.
     """
     overlap = _up(_OVERLAP * tile, multiple)
     stride = (tile - overlap) // multiple * multiple
@@ -52,9 +51,9 @@ def spans(length: int, tile: int, multiple: int) -> list[Span]:
     ends = [min(begin + size, length) for begin in begins]
     weights = np.zeros((count, length))
     for i, (begin, end) in enumerate(zip(begins, ends, strict=True)):
-        place = np.arange(begin, end) + 0.5
-        rise = (place - begin) / (ends[i - 1] - begin) if i else np.ones(end - begin)
-        fall = (end - place) / (end - begins[i + 1]) if i + 1 < count else np.ones(end - begin)
+        position = np.arange(begin, end) + 0.5
+        rise = (position - begin) / (ends[i - 1] - begin) if i else np.ones(end - begin)
+        fall = (end - position) / (end - begins[i + 1]) if i + 1 < count else np.ones(end - begin)
         weights[i, begin:end] = np.sin(pi / 2 * np.clip(np.minimum(rise, fall), 0, 1)) ** 2
     weights /= weights.sum(axis=0)
     return [Span(b, e, w[b:e]) for b, e, w in zip(begins, ends, weights, strict=True)]
@@ -71,21 +70,26 @@ class Tiled:
         channels: mx.array | None,
         predictor: Callable[[mx.array | None], Predictor],
     ):
-        """size: height and width in latents. `predictor` makes that of a tile, given its part of the `channels`."""
+        """Lays the tiles over `size`, (height, width) in latents; `predictor` is called for each, with its channels."""
         rows, columns = (spans(side, tile, multiple) for side in size)
         self._tiles = [
             (row, column, predictor(None if channels is None else _part(channels, row, column)))
             for row, column in product(rows, columns)
         ]
 
-    def __call__(self, x: mx.array, t: float) -> mx.array:
-        """The prediction, float32, for latents x (N, h, w, C) at timestep t."""
-        blended = mx.zeros(x.shape)
+    def __call__(self, latents: mx.array, timestep: float) -> mx.array:
+        """Returns the blended prediction, float32, for latents (N, h, w, C)."""
+        blended = mx.zeros(latents.shape)
         for row, column, predict in self._tiles:
             weights = mx.array(np.outer(row.weights, column.weights)[..., None].astype(np.float32))
-            part = weights * predict(_part(x, row, column), t)
-            around = [(0, 0), (row.begin, x.shape[1] - row.end), (column.begin, x.shape[2] - column.end), (0, 0)]
-            blended = blended + mx.pad(part, around)
+            part = weights * predict(_part(latents, row, column), timestep)
+            margins = [
+                (0, 0),
+                (row.begin, latents.shape[1] - row.end),
+                (column.begin, latents.shape[2] - column.end),
+                (0, 0),
+            ]
+            blended = blended + mx.pad(part, margins)
             mx.eval(blended)  # one tile's activations at a time
         return blended
 

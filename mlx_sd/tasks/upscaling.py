@@ -1,12 +1,11 @@
-"""Pictures made larger: a small picture goes into the UNet beside the latents, one pixel to each latent.
+"""Images made larger: a small image goes into the UNet beside the latents, one pixel to each latent.
 
 The x4 upscaler of Stable Diffusion 2 is shown it with noise, of a level that it is told; latent diffusion's
-super-resolution (Rombach et al. 2022, sec. 4.4) as it is.
+super-resolution (Rombach et al. 2022, sec. 4.4) without noise.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
 
 import mlx.core as mx
 from PIL import Image
@@ -14,76 +13,76 @@ from PIL import Image
 from ..checkpoint.model import Model
 from ..core.errors import InputError
 from ..sampling.low_res import LowRes
-from ..settings import Settings
-from . import images as pictures
-from .task import Normal, Start
+from . import images
+from .images import ImageSource
+from .start import DrawNoise, Start
 
 
 @dataclass(frozen=True)
-class Small:
-    """The picture to be made larger."""
+class SmallImage:
+    """The image to be made larger."""
 
-    picture: Image.Image  # RGB
-    factor: int  # by how much
+    image: Image.Image  # RGB
+    factor: int  # how many times as wide and as high the picture is
     low_res: LowRes | None
-    level: int
+    level: int  # of the noise, a training timestep
 
-    def settings(self, model: Model, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings of a generation, with the size filled in; InputError for another."""
-        if given.get("strength") is not None:
-            _refuse(model, "strength")
-        width, height = (side * self.factor for side in self.picture.size)
-        if any(given.get(name) not in (None, side) for name, side in (("width", width), ("height", height))):
+    def size(self, model: Model, width: int | None, height: int | None) -> tuple[int | None, int | None]:
+        """Returns the enlarged size; InputError where another one is requested."""
+        large = self.image.width * self.factor, self.image.height * self.factor
+        if width not in (None, large[0]) or height not in (None, large[1]):
             raise InputError(
-                f"this checkpoint makes pictures {self.factor} times as large, here {width} x {height}; leave out "
+                f"this checkpoint makes pictures {self.factor} times as large, here {large[0]} x {large[1]}; leave out "
                 "--width and --height, or resize the image first"
             )
-        return {**given, "width": width, "height": height}
+        return large
 
-    def midway(self, chosen: Settings) -> bool:
-        """Never."""
+    def strength(self, strength: float | None) -> float | None:
+        """Returns None: all steps run; `small_image` refuses a strength."""
+        return None
+
+    def begins_midway(self, strength: float | None) -> bool:
+        """Returns False: sampling begins with noise alone."""
         return False
 
-    def starter(self, model: Model, chosen: Settings, pictures: int, tile: int | None) -> "Small":
-        """This."""
+    def prepare(
+        self, model: Model, width: int, height: int, strength: float | None, count: int, tile: int | None
+    ) -> "SmallImage":
+        """Returns itself: nothing is encoded."""
         return self
 
-    def finish(self, picture: Image.Image) -> Image.Image:
-        """As it is."""
-        return picture
-
-    def start(self, normal: Normal, noise: mx.array | None, places: Sequence[int]) -> Start:
-        """Draws what a batch begins with, in diffusers' order: the small picture's noise, then that of the latents."""
-        pixels = pictures.to_pixels(self.picture)
+    def start(self, draw_noise: DrawNoise, noise: mx.array | None, indices: Sequence[int]) -> Start:
+        """Draws in diffusers' order: the noise of the small image, then that of the latents."""
+        pixels = images.to_pixels(self.image)
         if self.low_res is not None:
-            pixels = self.low_res.noised(pixels, normal(pixels.shape[-1]), self.level)
-        return Start(normal() if noise is None else noise, channels=pixels)
+            pixels = self.low_res.noised(pixels, draw_noise(pixels.shape[-1]), self.level)
+        return Start(draw_noise() if noise is None else noise, channels=pixels)
+
+    def finish(self, image: Image.Image) -> Image.Image:
+        """Returns the picture unchanged."""
+        return image
 
 
-def small(
+def small_image(
     model: Model,
-    image: pictures.Source | None,
+    image: ImageSource | None,
     level: int | None,
-    others: Mapping[str, Any],
+    unsupported: Sequence[str] = (),
     channels: bool = False,
-) -> Small | None:
-    """The image given to an upscaler, opened; None where what it is shown is given in another way, as `channels`.
+) -> SmallImage | None:
+    """Opens the image for an upscaler; returns None where the UNet is shown `channels` in its place.
 
-    level: of the noise; None is the usual. `others` are what only other checkpoints take. InputError says what does not
-    fit together.
+    level: of the noise; None is the default. unsupported: names of settings of the request that only other checkpoints
+    take. InputError says what does not fit together.
     """
     if image is None and not channels:
         raise InputError(f"{model.name} makes pictures larger; give it one (--init-image)")
     if image is not None and channels:
         raise InputError("give an image or channels, not both")
-    for name, value in others.items():
-        if value:
-            _refuse(model, name.replace("_", " "))
+    if unsupported:
+        name = unsupported[0].replace("_", " ")
+        raise InputError(f"{model.name} makes pictures larger, all of them and as they are; it takes no {name}")
     if image is None:
         return None
     level = model.low_res.level(level) if model.low_res else 0
-    return Small(pictures.opaque(pictures.read(image)), model.vae.config.downsampling, model.low_res, level)
-
-
-def _refuse(model: Model, name: str) -> NoReturn:
-    raise InputError(f"{model.name} makes pictures larger, all of them and as they are; it takes no {name}")
+    return SmallImage(images.opaque(images.read(image)), model.vae.config.downsampling, model.low_res, level)

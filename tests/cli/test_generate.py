@@ -155,7 +155,10 @@ def test_guidance_at_most_1_is_one_batch(run):
     inner = sd.unet.down.stages[0][0]
     call = type(inner).__call__
     try:
-        type(inner).__call__ = lambda self, x: (widths.append(x.shape[0]) if self is inner else None, call(self, x))[1]
+        type(inner).__call__ = lambda self, x, *others: (
+            widths.append(x.shape[0]) if self is inner else None,
+            call(self, x, *others),
+        )[1]
         for guidance in (0.0, 1.0, 1.5):
             sd.generate("a tent", steps=1, guidance=guidance, output="latent")
     finally:

@@ -12,7 +12,6 @@ from mlx_sd.networks.unet import UNet
 from mlx_sd.networks.unet_config import UNetConfig
 from mlx_sd.sampling import samplers
 from mlx_sd.sampling.scheduler import Scheduler
-from mlx_sd.sampling.table import Options
 from tests.parity import test_samplers as stepping
 from tests.support import families, reference, reference_unprompted, unprompted
 from tests.support.families import distance
@@ -58,7 +57,7 @@ def test_pipelines(name, eta, saved, measure):
     sd = StableDiffusion.load(folder, dtype="float32")
     for steps in (1, 5, 20):
         theirs = reference_unprompted.pictures(folder, families.SEED, 2, steps, **own)
-        made = sd.generate(count=2, batch=2, seed=families.SEED, steps=steps, options=Options(**own), output="latent")
+        made = sd.generate(count=2, batch=2, seed=families.SEED, steps=steps, **own, output="latent")
         measure(f"{name} pipeline, pictures", distance((sd.decode(made.latents) + 1) / 2, theirs), LATENTS)
 
 

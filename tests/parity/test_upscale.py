@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlx_sd import DeepCache, Options, StableDiffusion
+from mlx_sd import DeepCache, StableDiffusion
 from tests.conftest import GOLDENS
 from tests.support import reference, unprompted, upscalers
 from tests.support.families import GUIDANCE, NEGATIVE, PROMPT, SEED, distance
@@ -95,7 +95,7 @@ def test_x4_s_own_settings(x4, ours, measure):
     with _noise(pipe):
         expected = reference.last(pipe(PROMPT, small, output_type="latent").images)
     found = ours.generate(PROMPT, image=small, seed=SEED, output="latent")
-    chosen = found.settings
+    chosen = found.requests[0]
     assert (chosen.steps, chosen.guidance, chosen.noise_level, chosen.sampler) == (75, 9.0, 20, "ddim")
     measure("x4 upscaler, own settings", distance(found.latents, expected), LIMIT)
 
@@ -190,7 +190,7 @@ def test_ldm_super_resolution_s_own_settings(ldm, plain, measure):
     with _noise(pipe):
         expected = np.asarray(pipe(small).images[0], int)
     found = plain.generate(image=small, seed=SEED)
-    assert (found.settings.steps, found.settings.guidance, found.settings.noise_level) == (100, 1.0, None)
+    assert (found.requests[0].steps, found.requests[0].guidance, found.requests[0].noise_level) == (100, 1.0, None)
     gap = np.abs(np.asarray(found.images[0], int) - expected).max()
     measure("LDM super-resolution, pictures, of 255", float(gap) / 255, 1 / 255)
 
@@ -211,5 +211,5 @@ def test_ldm_super_resolution_with_noise_of_its_own(ldm, plain, measure):
     pipe, small = ldm_pipeline(ldm), upscalers.picture(16, 8)
     for eta in (0.5, 1.0):
         latents, _ = of_ldm(pipe, small, eta=eta)
-        result = plain.generate(image=small, seed=SEED, steps=STEPS, options=Options(eta=eta), output="latent")
+        result = plain.generate(image=small, seed=SEED, steps=STEPS, eta=eta, output="latent")
         measure("LDM super-resolution, eta", distance(result.latents, latents), LIMIT)

@@ -4,8 +4,9 @@ import pytest
 
 from bench import results
 from bench.report import reuse
-from mlx_sd import DeepCache, StableDiffusion
+from mlx_sd import DeepCache, Request, StableDiffusion
 from mlx_sd import metadata as picture
+from mlx_sd.completion import preset_of
 from mlx_sd.core.errors import InputError
 from mlx_sd.networks.family import Family
 from mlx_sd.reuse import presets
@@ -30,16 +31,17 @@ def test_the_evidence_of_the_embedded_checkpoint_s_presets_is_what_was_measured(
 @pytest.mark.parametrize("name", presets.NAMES)
 def test_a_preset_is_the_settings_it_names(name):
     sd = StableDiffusion.load("tiny", "float32")
-    settings = sd.settings(speed=name)
-    assert {key: getattr(settings, key) for key in sd.preset(name).settings} == presets.EMBEDDED[name].settings
-    assert sd.settings(speed=name, deepcache=DeepCache(4), steps=33) == sd.settings(
-        **presets.EMBEDDED[name].settings | {"deepcache": DeepCache(4), "steps": 33}
-    )
+    request = sd.complete(Request(prompt="a tent", speed=name))
+    settings = presets.EMBEDDED[name].settings
+    assert {key: getattr(request, key) for key in preset_of(sd.model, name).settings} == settings
+    overruled = Request(prompt="a tent", speed=name, deepcache=DeepCache(4), steps=33)
+    by_hand = Request(prompt="a tent", **settings | {"deepcache": DeepCache(4), "steps": 33})
+    assert sd.complete(overruled) == sd.complete(by_hand)
 
 
 def test_families_have_presets_of_their_own(family):
-    assert family("sd1").preset("fast") is presets.SD["fast"]
-    assert family("sdxl").preset("fast") is presets.SDXL["fast"]
+    assert preset_of(family("sd1").model, "fast") is presets.SD["fast"]
+    assert preset_of(family("sdxl").model, "fast") is presets.SDXL["fast"]
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mlx_sd import DeepCache, Options, StableDiffusion
+from mlx_sd import DeepCache, StableDiffusion
 from mlx_sd import metadata as picture
 from mlx_sd.core.errors import InputError
 from mlx_sd.sampling import loop, samplers
+from mlx_sd.sampling.table import Options
 from mlx_sd.tasks import painting as paint
 
 PROMPT = "a large moon, a night sky"
@@ -47,7 +48,7 @@ def _canvases(draw):
 def test_what_is_put_back_changes_the_mask_alone(made, width, height):
     canvas, _ = made
     painted = Image.new("RGB", (8 * width, 8 * height), (7, 250, 7))
-    changed = _changed(canvas.finish(painted), canvas.picture)
+    changed = _changed(canvas.finish(painted), canvas.image)
     outside = np.asarray(canvas.mask) == 0
     assert not changed[outside].any()
     if not canvas.blur:
@@ -60,9 +61,9 @@ def test_what_is_cut_out_holds_the_mask_and_has_the_shape_of_the_whole(made, wid
     canvas, box = made
     found = canvas.box(8 * width, 8 * height)
     assert found[0] <= box[0] and found[1] <= box[1] and found[2] >= box[2] and found[3] >= box[3]
-    assert found[0] >= 0 and found[1] >= 0 and found[2] <= canvas.picture.width and found[3] <= canvas.picture.height
+    assert found[0] >= 0 and found[1] >= 0 and found[2] <= canvas.image.width and found[3] <= canvas.image.height
     wide, high = found[2] - found[0], found[3] - found[1]
-    full = wide == canvas.picture.width or high == canvas.picture.height
+    full = wide == canvas.image.width or high == canvas.image.height
     assert full or abs(wide * height - high * width) <= max(width, height)  # to a pixel
 
 
@@ -168,8 +169,8 @@ def test_masks_come_from_the_image_s_alpha_and_may_be_of_another_size(family):
 MISTAKES = {
     "no image": (("--mask", "mask.png"), "a mask is of an image; give --init-image too"),
     "strength alone": (("--strength", 0.5), "strength says how much of an image changes; give --init-image too"),
-    "missing": (("--init-image", "none.png"), "none.png: No such file or directory"),
-    "missing mask": (("--init-image", "in.png", "--mask", "none.png"), "none.png: No such file or directory"),
+    "missing": (("--init-image", "none.png"), "none.png does not exist"),
+    "missing mask": (("--init-image", "in.png", "--mask", "none.png"), "none.png does not exist"),
     "not a picture": (("--init-image", "text.png"), "text.png is not a picture that can be read"),
     "truncated": (("--init-image", "half.png"), "half.png is not a picture that can be read"),
     "other shape": (("--init-image", "in.png", "--mask", "wide.png"), "the mask is 64 x 32 and the image 64 x 64"),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlx_sd import DeepCache, Options, StableDiffusion, TGate
+from mlx_sd import DeepCache, StableDiffusion, TGate
 from mlx_sd import metadata as picture
 from mlx_sd.core.errors import InputError
 from tests.support import singles
@@ -43,7 +43,7 @@ def test_a_model_that_refines_itself_is_the_model_alone(name, family):
 
 def test_churn_is_shared_too(family):
     sd, given = family("sd1"), {"steps": 10, "width": 32, "height": 32, "output": "latent", "sampler": "edm"}
-    given["options"] = Options(s_churn=4.0)
+    given["s_churn"] = 4.0
     whole, shared = sd.generate(PROMPT, **given), sd.generate(PROMPT, refiner=sd, refine_at=0.6, **given)
     assert mx.array_equal(whole.latents, shared.latents)
 

@@ -13,11 +13,10 @@ from coreml import __main__ as coreml
 from mlx_sd import DeepCache, StableDiffusion, TGate
 from mlx_sd import metadata as picture
 from mlx_sd.cli import generate
+from mlx_sd.codec import to_image
 from mlx_sd.core.errors import InputError
 from mlx_sd.networks.vae import Pixels
-from mlx_sd.pipeline import to_image
 from mlx_sd.preview import Preview
-from mlx_sd.sampling.table import Options
 from tests.support import families, unprompted
 from tests.support.families import distance
 from tests.support.unprompted import FAMILIES, UNETS
@@ -58,14 +57,14 @@ def test_pipelines_agree(name, model):
     assert distance((sd.decode(made.latents) + 1) / 2, unprompted.goldens()[f"pictures/{name}"]) <= PICTURES
     for image, wanted in zip(made.images, unprompted.goldens()[f"pictures/{name}"], strict=True):
         assert np.abs(np.asarray(image) / 255.0 - wanted).max() <= 0.51 / 255
-    assert made.subjects == [None, None] and made.prompts == []
+    assert [request.subject for request in made.requests] == [None, None] and made.prompts == []
 
 
 def test_guidance_steers_away_from_the_null_class(model):
     settings = {"latents": mx.array(unprompted.noise()), "batch": 2, "steps": 10, "guidance": 3.0, "output": "latent"}
     made = model("classes").generate(classes=["Goldfish", 4], **settings)
     assert distance(made.latents, unprompted.goldens()["guided"]) <= PICTURES
-    assert made.subjects == [1, 4]
+    assert [request.subject for request in made.requests] == [1, 4]
     alone = model("classes").generate(classes=4, **settings | {"latents": settings["latents"][1:]})
     assert distance(alone.latents, made.latents[1:]) <= 1e-5
 
@@ -197,9 +196,7 @@ def test_a_context_is_for_networks_with_a_prompt_only(model, family):
 
 
 def test_ddim_takes_fresh_noise(model):
-    one, other = (
-        model("ldm").generate(steps=3, options=Options(eta=eta), output="latent").latents for eta in (0.0, 1.0)
-    )
+    one, other = (model("ldm").generate(steps=3, eta=eta, output="latent").latents for eta in (0.0, 1.0))
     assert not mx.array_equal(one, other)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def upscaled(sd: StableDiffusion, size: tuple[int, int] = (16, 12), **settings):
 def test_the_picture_is_as_much_larger_as_the_vae_says(x4):
     result = upscaled(x4, (9, 14), steps=1, output="image")
     assert result.images[0].size == (36, 56)
-    assert (result.settings.width, result.settings.height) == (36, 56)
+    assert (result.requests[0].width, result.requests[0].height) == (36, 56)
     assert result.latents.shape == (1, 14, 9, 4)
 
 
@@ -149,15 +150,15 @@ class Blur(Pointwise):
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "euler_ancestral"])
-def test_tiles_of_a_pointwise_network_are_the_whole(sampler, x4, monkeypatch):
-    monkeypatch.setattr(type(x4), "unet", property(lambda self: Pointwise(self.model.unet)))
+def test_tiles_of_a_pointwise_network_are_the_whole(sampler, x4):
+    x4 = StableDiffusion(replace(x4.model, unet=Pointwise(x4.unet)))
     whole = upscaled(x4, (50, 37), sampler=sampler, denoise_tile=0).latents
     tiled = upscaled(x4, (50, 37), sampler=sampler, denoise_tile=16).latents
     assert families.distance(tiled, whole) < 1e-5
 
 
-def test_tiles_of_a_shift_equivariant_network_are_the_whole_but_for_their_edges(x4, monkeypatch):
-    monkeypatch.setattr(type(x4), "unet", property(lambda self: Blur(self.model.unet)))
+def test_tiles_of_a_shift_equivariant_network_are_the_whole_but_for_their_edges(x4):
+    x4 = StableDiffusion(replace(x4.model, unet=Blur(x4.unet)))
     whole = np.array(upscaled(x4, (64, 16), steps=1, denoise_tile=0).latents)
     tiled = np.array(upscaled(x4, (64, 16), steps=1, denoise_tile=32).latents)
     spans = tiles.spans(64, 32, 8)
@@ -224,7 +225,11 @@ def test_t_gate_and_freeu_go_with_tiles(x4):
 def test_what_ldm_super_resolution_takes(ldm):
     result = upscaled(ldm, (9, 14), steps=1, output="image")
     assert result.images[0].size == (18, 28)
-    assert (result.subjects, result.settings.guidance, result.settings.noise_level) == ([None], 1.0, None)
+    assert (
+        [request.subject for request in result.requests],
+        result.requests[0].guidance,
+        result.requests[0].noise_level,
+    ) == ([None], 1.0, None)
     for settings, message in {
         "prompt": ({"prompt": PROMPT}, "this model takes no prompt: it makes pictures larger"),
         "negative": ({"negative": "fog"}, "this model takes no prompt, and no negative one"),
@@ -306,7 +311,7 @@ def test_a_single_file_knows_how_its_upscaler_is_used(shapes, tokenizer, tmp_pat
     assert convert.main(flags) == 0
     sd = StableDiffusion.load(tmp_path / "converted", dtype="float32")
     assert sd.model.low_res.highest == 19  # of the tiny network's table, below the pipeline's 350
-    assert upscaled(sd, noise_level=19).settings.sampler == "ddim"
+    assert upscaled(sd, noise_level=19).requests[0].sampler == "ddim"
 
 
 # ------------------------------------------------------------------------------------------------ command line

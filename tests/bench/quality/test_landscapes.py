@@ -6,7 +6,7 @@ import pytest
 
 from bench.quality import landscapes, scores
 from mlx_sd import StableDiffusion
-from mlx_sd.pipeline import to_image
+from mlx_sd.codec import to_image
 
 SEEDS = range(24)
 

@@ -13,6 +13,7 @@ from bench.quality import quality
 from bench.quality.gallery import Gallery
 from bench.speed.loops import Loop
 from mlx_sd import StableDiffusion
+from mlx_sd.request import Request
 
 TEXTS = "a red tent\n\na snowman at night\n"
 LOOPS = ("1", "3", "2/tgate:4")
@@ -73,13 +74,13 @@ def test_no_picture_is_made_twice(run, monkeypatch, capsys):
 def test_pictures_are_those_of_the_pipeline_whatever_the_batch(family, tmp_path):
     sd = family("sd1")
     settings = {"steps": 4, "width": 16, "height": 16}
-    gallery = Gallery(sd, ["one", "two"], range(5, 7), tmp_path, 2, **settings)
+    gallery = Gallery(sd, ["one", "two"], range(5, 7), tmp_path, 2, Request(**settings))
     assert sum(gallery.make(Loop())) == len(gallery) == 4
     expected = [sd.generate(text, seed=seed, **settings) for seed in (5, 6) for text in ("one", "two")]
     for pixels, latents, result in zip(gallery.pixels(Loop()), gallery.latents(Loop()), expected, strict=True):
         assert latents == pytest.approx(np.array(result.latents[0]), abs=1e-4)
         assert np.abs(pixels.astype(int) - np.asarray(result.images[0])).max() <= 1
-    other = Gallery(sd, ["one"], range(5, 6), tmp_path, **settings | {"steps": 5})
+    other = Gallery(sd, ["one"], range(5, 6), tmp_path, request=Request(**settings | {"steps": 5}))
     assert not other.paths(Loop())[0].exists()
 
 

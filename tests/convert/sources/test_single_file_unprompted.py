@@ -9,7 +9,7 @@ import pytest
 from convert import __main__ as command
 from convert.sources.checkpoint import SourceOptions
 from convert.sources.open_checkpoint import open_checkpoint
-from mlx_sd import StableDiffusion
+from mlx_sd import Request, StableDiffusion
 from mlx_sd.core.errors import InputError
 from mlx_sd.networks.blocks import AttentionBlock
 from mlx_sd.networks.configs import VAEConfig
@@ -96,7 +96,7 @@ def test_guidance_by_classes_is_that_of_prompts(tmp_path):
     write("ldm-classes", tmp_path / "cin.safetensors")
     sd = StableDiffusion.load(tmp_path / "cin.safetensors", "float32")
     x = mx.array(families.numbers("x", 1, 8, 8, 3))
-    predict = sd.predictor([3], None, sd.settings(guidance=2.0, width=16, height=16))
+    predict = sd.predictor([sd.complete(Request(class_label=3, guidance=2.0, width=16, height=16))])
     table = sd.model.class_embedder.embedding.weight
     null, asked = (sd.unet(x, mx.array(500.0), table[i][None, None])[0] for i in (10, 3))
     assert families.distance(predict(x, 500.0), null + 2.0 * (asked - null)) <= 1e-5

@@ -1,0 +1,94 @@
+"""Flags over the settings of a replayed picture: the request that the command line means."""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from .. import metadata, schedule
+from ..core.errors import InputError
+from ..request import MODEL, SETTINGS, SOLVER, Request, values_from_json
+
+# A flag -> the settings of a replayed picture that it makes obsolete, beside its own.
+_OVERRULES: Mapping[str, tuple[str, ...]] = {
+    "prompt": ("class_label",),
+    "prompts": ("class_label", "prompt"),
+    "class_label": ("prompt",),
+    "sampler": SOLVER,  # another solver gives its options another meaning
+    "schedule": SOLVER,
+    "speed": (*SOLVER, "sampler", "schedule", "steps", "deepcache", "tgate"),
+    "init_image": ("width", "height", "init_image_hash"),  # the new image's size counts
+    "mask": ("mask_hash",),
+    "model": ("model_hash", "coreml"),
+    "refiner": ("refiner_hash",),
+}
+HASHES = {"model_hash": "model", "refiner_hash": "refiner", "init_image_hash": "init_image", "mask_hash": "mask"}
+
+
+def request_of(arguments: argparse.Namespace) -> Request:
+    """Returns flags over the settings of --from-image over defaults; InputError where the picture's make no sense."""
+    flags = {name: value for name in SETTINGS if (value := getattr(arguments, name, None)) is not None}
+    for kind in ("timesteps", "sigmas"):
+        if (values := getattr(arguments, kind)) is not None:
+            flags["schedule"] = f"{kind}={values}"
+    recorded: dict[str, Any] = {}
+    if arguments.from_image:
+        stored = metadata.read(arguments.from_image)
+        stored.pop(metadata.VERSION_KEY, None)
+        recorded = values_from_json(stored, str(arguments.from_image))
+    present = [*flags, *(["prompts"] if arguments.prompts is not None else [])]
+    obsolete = {name for flag in present for name in _OVERRULES.get(flag, ())}
+    if "schedule" in flags and flags["schedule"] not in schedule.names():
+        obsolete.add("steps")  # a list of timesteps has its own number of steps
+    return Request(**({name: value for name, value in recorded.items() if name not in obsolete} | flags))
+
+
+def without_hashes(request: Request) -> Request:
+    """Returns the request for the files and models as they are now, whatever a replayed picture was made with."""
+    loras = tuple(lora._replace(sha256=None) for lora in request.loras)
+    return request.with_values(**dict.fromkeys(HASHES), loras=loras)
+
+
+def report_changes(name: str, replayed: Request, completed: Request) -> None:
+    """Prints a line on stderr for each file or model that is not the one that the replayed picture was made with."""
+    for field, source in HASHES.items():
+        recorded = getattr(replayed, field)
+        if recorded not in (None, getattr(completed, field)):
+            kind = "the file" if source in ("init_image", "mask") else "the weights"
+            path = getattr(replayed, source)
+            print(f"{name}: {path} is not {kind} that the picture was made with", file=sys.stderr)
+    for before, now in zip(replayed.loras, completed.loras, strict=False):
+        if before.sha256 not in (None, now.sha256):
+            print(f"{name}: the LoRA {now.path} is not the one the picture was made with", file=sys.stderr)
+
+
+def prompts(arguments: argparse.Namespace, request: Request) -> list[Request]:
+    """Returns a request for each prompt or class; InputError where they are missing, or both are there."""
+    if request.class_label is not None:
+        if request.prompt is not None or arguments.prompts is not None:
+            raise InputError("give a prompt or --class, not both")
+        labels = str(request.class_label).split(",")
+        return [request.with_values(class_label=label) for label in labels]
+    if arguments.prompts is not None:
+        if arguments.prompt is not None:
+            raise InputError("give a prompt or --prompts, not both")
+        return [request.with_values(prompt=line) for line in _lines(arguments)]
+    if request.prompt is None and request.model == MODEL:
+        raise InputError("give a prompt, --prompts FILE or --from-image PNG")
+    return [request]  # whether a prompt is missing, the model says
+
+
+def _lines(arguments: argparse.Namespace) -> list[str]:
+    try:
+        lines: list[str] = arguments.prompts.read_bytes().decode("utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"{arguments.prompts}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        number = error.object[: error.start].count(b"\n") + 1
+        raise InputError(f"{arguments.prompts}, line {number}: not UTF-8; save the file as UTF-8 text") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            raise InputError(f"{arguments.prompts}, line {number}: an empty line; give one prompt a line")
+    if not lines:
+        raise InputError(f"{arguments.prompts} is empty; give one prompt a line")
+    return lines

@@ -1,0 +1,250 @@
+"""Fills in and checks what a request leaves open: the checkpoint's defaults, the sampler's, the image's size."""
+
+import math
+import warnings
+
+import mlx.core as mx
+
+from . import metadata
+from .checkpoint.lora import Lora
+from .checkpoint.model import Model
+from .conditions import check_subject
+from .core.errors import InputError
+from .networks.family import Family
+from .request import (
+    DENOISE_TILE,
+    GUIDANCE,
+    GUIDANCE_CLASSES,
+    GUIDANCE_SDXL,
+    GUIDANCE_UPSCALER,
+    HIGHEST_SEED,
+    MODEL,
+    PADDING,
+    SOLVER,
+    STEPS,
+    STEPS_SUPER_RESOLUTION,
+    STEPS_UPSCALER,
+    STRENGTH,
+    Request,
+)
+from .reuse.presets import Preset, preset
+from .sampling import samplers
+from .sampling.schedules import step_count
+from .sampling.table import Table
+from .tasks import painting, upscaling
+from .tasks.start import FromNoise, StartingPoint
+
+_FEW = 8  # evaluations, as of checkpoints distilled to few steps
+
+
+def starting_point(model: Model, request: Request, channels: mx.array | None = None) -> StartingPoint:
+    """Opens what a request begins with: its image and mask, a small image for upscalers, or noise.
+
+    channels: (1 or N, h, w, K) shown to the UNet beside the latents. InputError where these do not fit the model.
+    """
+    if model.upscales:
+        unsupported = [
+            name
+            for name in ("strength", "mask", "mask_blur", "only_masked", "padding")
+            if getattr(request, name) not in (None, False, 0)
+        ]
+        small = upscaling.small_image(model, request.init_image, request.noise_level, unsupported, channels is not None)
+        return FromNoise(channels) if small is None else small
+    if request.init_image is not None:
+        if request.mask is None and (request.mask_blur or request.only_masked or request.padding is not None):
+            raise InputError("mask blur, only-masked and padding are about a mask; give --mask")
+        if request.padding is not None and not request.only_masked:
+            raise InputError("padding is of --only-masked; give both")
+    padding = (PADDING if request.padding is None else request.padding) if request.only_masked else None
+    canvas = painting.canvas(
+        model,
+        request.init_image,
+        request.mask,
+        request.mask_blur or 0.0,
+        padding,
+        channels=channels is not None,
+        default_strength=STRENGTH,
+    )
+    return FromNoise(channels) if canvas is None else canvas
+
+
+def complete(model: Model, request: Request, start: StartingPoint | None = None) -> Request:
+    """Returns the request with everything filled in that decides a picture of this model, checked.
+
+    start: of the request, where it is open already. InputError says what does not fit, before any work.
+    """
+    start = starting_point(model, request) if start is None else start
+    request = _with_preset(model, check_subject(model, request))
+    width, height = _size(model, *start.size(model, request.width, request.height))
+    sampler, schedule, options = samplers.choose(model.scheduler, request.sampler, request.schedule, request.options)
+    steps = _steps(model, request.steps, sampler, schedule)
+    strength = start.strength(request.strength)
+    if strength is not None:
+        _check_strength(strength, steps)
+    seed = 0 if request.seed is None else request.seed
+    if not 0 <= seed <= HIGHEST_SEED:
+        raise InputError(f"seeds must be from 0 to {HIGHEST_SEED}, not {seed}")
+    completed = request.with_values(
+        seed=seed,
+        steps=steps,
+        guidance=_guidance(model, request.guidance),
+        sampler=sampler,
+        schedule=schedule,
+        **{name: getattr(options, name) for name in SOLVER},
+        width=width,
+        height=height,
+        strength=strength,
+        noise_level=_noise_level(model, request.noise_level),
+        denoise_tile=_denoise_tile(model, request.denoise_tile),
+        freeu=request.freeu.for_family(model.family) if request.freeu else None,
+        model=model.name,
+        model_hash=model.hash,
+        dtype=str(model.dtype).rpartition(".")[2],
+        loras=tuple(Lora.from_record(record) for record in model.loras),
+        quantize=model.quantization,
+        **_file_hashes(request),
+    )
+    _check_reuse(model, completed)
+    if completed.deepcache and request.model_hash is None:  # a completed request was warned of before
+        _warn_of_few_evaluations(model, completed)
+    return completed
+
+
+def table_of(model: Model, request: Request, midway: bool = True) -> Table:
+    """Returns the sampler's rows for a completed request.
+
+    Of strength s, these are the last int(steps * s) steps, as in diffusers. midway: whether sampling begins with an
+    image; otherwise all steps run.
+    """
+    assert request.sampler is not None and request.schedule is not None and request.steps is not None
+    begin = None
+    if midway and request.strength is not None:
+        begin = request.steps - int(request.steps * request.strength)
+    return samplers.table(model.scheduler, request.sampler, request.schedule, request.options, request.steps, begin)
+
+
+def preset_of(model: Model, speed: str) -> Preset:
+    """Returns the preset that `--speed` names for a model; InputError where it has none."""
+    distilled = model.unet.config.guidance_dims is not None or model.scheduler.sampler in ("lcm", "tcd")
+    return preset(speed, model.family, embedded=model.name == MODEL, distilled=distilled)
+
+
+def _file_hashes(request: Request) -> dict[str, str | None]:
+    """Returns SHA-256 of the files that a picture begins with; images in memory have none."""
+    sources = {"init_image_hash": request.init_image, "mask_hash": request.mask}
+    return {
+        name: metadata.digest(source) if isinstance(source, str) and source != painting.ALPHA else None
+        for name, source in sources.items()
+    }
+
+
+def _with_preset(model: Model, request: Request) -> Request:
+    """Fills in the settings of `--speed` that the request leaves open."""
+    if request.speed is None:
+        return request
+    settings = preset_of(model, request.speed).settings
+    open_settings = {name: value for name, value in settings.items() if getattr(request, name) is None}
+    return request.with_values(speed=None, **open_settings)
+
+
+def _size(model: Model, width: int | None, height: int | None) -> tuple[int, int]:
+    factor, sizes = model.vae.config.downsampling, model.sizes
+    native = sizes[0] if sizes else (model.unet.config.sample_size * factor,) * 2
+    width, height = native[0] if width is None else width, native[1] if height is None else height
+    multiple = factor * model.unet.config.size_multiple
+    for name, value in (("width", width), ("height", height)):
+        if value < multiple or value % multiple:
+            raise InputError(f"{name} must be a positive multiple of {multiple}, not {value}")
+    if sizes and (width, height) not in sizes:
+        possible = ", ".join(f"{w} x {h}" for w, h in sizes)
+        raise InputError(f"this model makes pictures of {possible} and no other size, not of {width} x {height}")
+    return width, height
+
+
+def _default_guidance(model: Model) -> float:
+    """Returns the guidance of the family; 1 is none, for models that cannot do without a prompt or a class."""
+    if model.family in (Family.UNCONDITIONAL, Family.SUPER_RESOLUTION):
+        return 1.0
+    if model.family is Family.CLASS_CONDITIONAL:
+        return GUIDANCE_CLASSES if model.classes and model.classes.null is not None else 1.0
+    by_family = {
+        Family.UPSCALER: GUIDANCE_UPSCALER,
+        Family.SDXL: GUIDANCE_SDXL,
+        Family.REFINER: GUIDANCE_SDXL,
+    }
+    return by_family.get(model.family, GUIDANCE)
+
+
+def _guidance(model: Model, guidance: float | None) -> float:
+    default = _default_guidance(model)
+    if guidance is None:
+        return default
+    if guidance > 1 and default == 1:
+        raise InputError(f"this model knows nothing to steer away from: guidance is at most 1, not {guidance}")
+    return guidance
+
+
+def _steps(model: Model, steps: int | None, sampler: str, schedule: str) -> int:
+    fixed = step_count(schedule)
+    if fixed is not None:
+        if steps not in (None, fixed):
+            raise InputError(f"the schedule given is of {fixed} steps, not {steps}; leave --steps out")
+        return fixed
+    if steps is not None:
+        return steps
+    if sampler == "ddpm" and not model.text_encoders:  # with few steps it leaves noise
+        return model.scheduler.num_train_timesteps
+    return {Family.UPSCALER: STEPS_UPSCALER, Family.SUPER_RESOLUTION: STEPS_SUPER_RESOLUTION}.get(model.family, STEPS)
+
+
+def _check_strength(strength: float, steps: int) -> None:
+    if int(steps * strength) < 1 <= steps:
+        least = math.ceil(1000 / steps) / 1000
+        raise InputError(f"strength {strength} leaves none of {steps} steps; give {least:g} or more, or more steps")
+
+
+def _noise_level(model: Model, level: int | None) -> int | None:
+    if model.low_res:
+        return model.low_res.level(level)
+    if level is not None:
+        raise InputError(f"the noise level is of x4 upscalers; {model.name} is none, so leave out --noise-level")
+    return None
+
+
+def _denoise_tile(model: Model, tile: int | None) -> int:
+    config = model.unet.config
+    if tile is None:
+        return max(DENOISE_TILE, config.sample_size) if model.upscales else 0
+    if tile and tile < 2 * config.downsampling:
+        raise InputError(f"tiles must be at least {2 * config.downsampling} latents a side for this UNet, not {tile}")
+    return tile
+
+
+def _check_reuse(model: Model, request: Request) -> None:
+    """Checks text encoder layers, policies and steps against the networks; warns where DeepCache gains little."""
+    least = min((encoder.config.layers for encoder in model.text_encoders), default=1)
+    if not 0 <= request.clip_skip < least:
+        raise InputError(f"clip skip must be from 0 to {least - 1}, not {request.clip_skip}")
+    deepcache, tgate, branches = request.deepcache, request.tgate, model.unet.branches
+    if deepcache and deepcache.branch not in branches:
+        available = (
+            f"it has {branches[0]} to {branches[-1]}" if len(branches) > 1 else f"it has {[*branches] or 'none'}"
+        )
+        raise InputError(f"there is no DeepCache branch {deepcache.branch} in this UNet; {available}")
+    if tgate and not model.unet.config.takes_context:
+        raise InputError("this UNet looks at no prompt, so T-GATE has nothing to keep; leave --tgate out")
+    evaluations = len(table_of(model, request).rows)  # also checks the steps
+    if deepcache:
+        deepcache.check(evaluations)
+    if tgate:
+        tgate.check(evaluations)
+
+
+def _warn_of_few_evaluations(model: Model, request: Request) -> None:
+    evaluations = len(table_of(model, request).rows)
+    if evaluations <= _FEW:
+        warnings.warn(
+            f"in {evaluations} evaluations little repeats itself: DeepCache gains little there and costs quality; "
+            "leave it out",
+            stacklevel=4,
+        )

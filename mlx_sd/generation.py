@@ -1,0 +1,250 @@
+"""The sampling of requests that go through the UNet together: start, network, loop, decoding."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import numpy as np
+from PIL import Image
+
+from . import conditions, memory
+from .checkpoint.model import Model
+from .codec import decode, to_image
+from .completion import complete, starting_point, table_of
+from .core.errors import InputError
+from .networks.unet import concatenate
+from .predictor import Predictor
+from .request import REFINE_AT, Request
+from .reuse.tgate import caches
+from .sampling import loop
+from .sampling.table import Table
+from .tasks import refiner as handover
+from .tasks.start import Start, StartingPoint
+from .tasks.tiles import Tiled
+
+Callback = Callable[[int, int, mx.array], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Pictures, one entry each, and what they took."""
+
+    images: list[Image.Image]  # empty where only latents were requested
+    latents: mx.array  # (N, h, w, C), float32, of about unit variance
+    requests: list[Request]  # completed: each holds everything that decides its picture
+    seconds: list[float]  # one per evaluation of the UNet
+    full: int  # how many evaluations were not cached
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompts, of models that take prompts."""
+        return [request.prompt for request in self.requests if request.prompt is not None]
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seed of each picture."""
+        return [request.seed for request in self.requests if request.seed is not None]
+
+    @property
+    def evaluations(self) -> int:
+        """How many times the UNet was evaluated."""
+        return len(self.seconds)
+
+
+class Stage(NamedTuple):
+    """A part of the steps: the model that runs them, what differs in its requests, and the rows."""
+
+    model: Model
+    changes: dict[str, Any]
+    table: Table
+
+
+def stream(
+    model: Model,
+    requests: Sequence[Request],
+    *,
+    batch: int = 1,
+    refiner: Model | None = None,
+    latents: mx.array | None = None,
+    channels: mx.array | None = None,
+    output: str = "image",
+    callback: Callback | None = None,
+) -> Iterator[Result]:
+    """Makes the picture of each request; see `StableDiffusion.stream`."""
+    if output not in ("image", "latent"):
+        raise InputError(f"output is 'image' or 'latent', not {output!r}")
+    if batch < 1:
+        raise InputError(f"the batch must be at least 1, not {batch}")
+    if latents is not None and len(requests) != latents.shape[0]:
+        raise InputError(f"{latents.shape[0]} latents for {len(requests)} pictures")
+    first = 0
+    for _, members in groupby(requests, _shared_settings):
+        group = list(members)
+        noise = None if latents is None else latents[first : first + len(group)]
+        beside = channels if channels is None or channels.shape[0] == 1 else channels[first : first + len(group)]
+        yield from _group(model, group, batch, refiner, noise, beside, output, callback)
+        first += len(group)
+
+
+def _group(
+    model: Model,
+    requests: Sequence[Request],
+    batch: int,
+    refiner: Model | None,
+    latents: mx.array | None,
+    channels: mx.array | None,
+    output: str,
+    callback: Callback | None,
+) -> Iterator[Result]:
+    """Yields the pictures of requests that share all settings but prompt, class and seed."""
+    start = starting_point(model, requests[0], channels)
+    first = complete(model, requests[0], start)
+    stages = _stages(model, first, start, refiner)
+    if refiner is not None:
+        first = first.with_values(
+            refiner=refiner.name,
+            refiner_hash=refiner.hash,
+            refine_at=REFINE_AT if first.refine_at is None else first.refine_at,
+        )
+    completed = [_like(model, first, request) for request in requests]
+    size = pixel_size(first)
+    memory.check(model, *size, min(batch, len(completed)), denoise_tile=first.denoise_tile or 0, tile=first.tile)
+    shape = latent_shape(model, first)
+    if latents is not None and (latents.ndim != 4 or latents.shape[1:] != shape):
+        raise InputError(f"latents must be (N, {', '.join(map(str, shape))}), not {latents.shape}")
+    prepared = start.prepare(model, *size, first.strength, len(completed), first.tile)
+    if first.deepcache and first.deepcache.decides_per_image:
+        batch = 1  # what one picture needs must not decide for another
+    for indices in conditions.batches(model, completed, batch):
+        members = [completed[i] for i in indices]
+        draw_noise = partial(_draw_noise, [np.random.RandomState(request.seed) for request in members], shape)
+        begin = prepared.start(draw_noise, None if latents is None else latents[mx.array(indices)], indices)
+        runs = [(stage.table, _stage_predictor(stage, members, begin.channels)) for stage in stages]
+        final, seconds = _run(runs, begin, draw_noise, callback)
+        pixels = [] if output == "latent" else [decode(model, z, first.tile)[0] for z in final[:, None]]
+        images = [start.finish(to_image(image)) for image in pixels]
+        yield Result(images, final, members, seconds, sum(predictor.full for _, predictor in runs))
+
+
+def predictor_of(
+    model: Model, requests: Sequence[Request], channels: mx.array | None = None, table: Table | None = None
+) -> Predictor | Tiled:
+    """Returns the network as the sampling loop sees it; see `StableDiffusion.predictor`."""
+    request = requests[0]
+    inputs = conditions.conditions_of(model, requests)
+    log_snr = (table or table_of(model, request)).log_snr
+    join = request.freeu.join(model.unet.config) if request.freeu else concatenate
+
+    def over(channels: mx.array | None) -> Predictor:
+        deepcache, tgate = caches(request.deepcache, request.tgate, log_snr, guided=inputs.guided)
+        return Predictor(
+            model.unet,
+            inputs,
+            request.guidance or 0.0,
+            deepcache,
+            guidance_rescale=request.guidance_rescale,
+            channels=channels,
+            join=join,
+            tgate=tgate,
+        )
+
+    size, tile = latent_shape(model, request)[:2], request.denoise_tile
+    if not tile or max(size) <= tile:
+        return over(channels)
+    return Tiled(size, tile, model.unet.config.downsampling, channels, over)
+
+
+def latent_shape(model: Model, request: Request) -> tuple[int, int, int]:
+    """Returns (h, w, C) of the latents of a completed request."""
+    factor, (width, height) = model.vae.config.downsampling, pixel_size(request)
+    return height // factor, width // factor, model.vae.config.latent_channels
+
+
+def pixel_size(request: Request) -> tuple[int, int]:
+    """Returns (width, height) of a completed request."""
+    assert request.width is not None and request.height is not None
+    return request.width, request.height
+
+
+def _stage_predictor(stage: Stage, members: Sequence[Request], channels: mx.array | None) -> Predictor | Tiled:
+    changed = [request.with_values(**stage.changes) for request in members]
+    return predictor_of(stage.model, changed, channels, stage.table)
+
+
+def _stages(model: Model, request: Request, start: StartingPoint, refiner: Model | None) -> list[Stage]:
+    """Returns this model's rows up to `refine_at` and the refiner's after it; all rows without a refiner."""
+    table = table_of(model, request, midway=start.begins_midway(request.strength))
+    if refiner is None:
+        if request.refine_at is not None:
+            raise InputError("there is no refiner to begin anywhere; give --refiner too")
+        return [Stage(model, {}, table)]
+    if request.tgate:
+        raise InputError("T-GATE's gate is of one network; leave out T-GATE or the refiner")
+    handover.check(model, refiner)
+    changes: dict[str, Any] = {"clip_skip": 0}
+    complete(refiner, request.with_values(**changes, init_image=None, mask=None, strength=None))
+    base, refined = handover.tables(
+        model,
+        refiner,
+        table,
+        REFINE_AT if request.refine_at is None else request.refine_at,
+        sampler=request.sampler or "",
+        schedule_name=request.schedule or "",
+        options=request.options,
+        steps=request.steps or 0,
+        strength=request.strength,
+    )
+    return [Stage(model, {}, base), Stage(refiner, changes, refined)]
+
+
+def _shared_settings(request: Request) -> Request:
+    return request.with_values(prompt=None, class_label=None, seed=None)
+
+
+def _like(model: Model, completed: Request, request: Request) -> Request:
+    """Returns the completed request with the subject and the seed of another one."""
+    subject = conditions.check_subject(model, request)
+    return completed.with_values(
+        prompt=subject.prompt, class_label=subject.class_label, seed=0 if request.seed is None else request.seed
+    )
+
+
+def _run(
+    runs: Sequence[tuple[Table, Predictor | Tiled]],
+    start: Start,
+    draw_noise: Callable[[], mx.array],
+    callback: Callback | None,
+) -> tuple[mx.array, list[float]]:
+    """Runs tables, each from where the one before ended.
+
+    Returns the final latents and the seconds of each evaluation, callbacks not counted.
+    """
+    seconds: list[float] = []
+    clock, total = time.perf_counter(), sum(len(table.rows) for table, _ in runs)
+
+    def after(_evaluation: int, _evaluations: int, denoised: mx.array) -> None:
+        nonlocal clock
+        seconds.append(time.perf_counter() - clock)
+        if callback is not None:
+            callback(len(seconds), total, denoised)
+        clock = time.perf_counter()
+
+    latents = start.noise
+    for table, predictor in runs:
+        image = None if table.image_scale is None else start.latents
+        latents = loop.run(table, predictor, latents, draw_noise, after, image, start.keep)
+    return latents, seconds
+
+
+def _draw_noise(
+    streams: list[np.random.RandomState], shape: tuple[int, int, int], channels: int | None = None
+) -> mx.array:
+    # NumPy's legacy stream is frozen for ever and the same on every machine; drawn channel-first, as Apple's Core ML
+    # pipeline draws it, so that one seed means one picture there and here.
+    height, width, depth = shape[0], shape[1], channels or shape[2]
+    drawn = [s.standard_normal((depth, height, width)).astype(np.float32).transpose(1, 2, 0) for s in streams]
+    return mx.array(np.stack(drawn))

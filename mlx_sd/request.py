@@ -1,0 +1,391 @@
+"""One frozen record of everything that decides a picture: command line, PNG metadata, JSON and Python all use it.
+
+A new setting is one field here, with its `setting(...)`, and one keyword of `StableDiffusion.generate`. Fields that are
+None are filled in from the checkpoint by `mlx_sd.completion`; equal completed requests make equal pictures.
+"""
+
+# ruff: noqa: RUF009 - `setting` is our `dataclasses.field`
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from . import samplers, schedule
+from .core.errors import InputError
+from .request_values import (
+    image_to_json,
+    loras_from_json,
+    loras_to_json,
+    parse_class,
+    parse_deepcache,
+    parse_freeu,
+    parse_image,
+    parse_loras,
+    parse_tgate,
+)
+from .setting import Range, Setting, setting, settings_of
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from .checkpoint.lora import Lora
+    from .reuse.deepcache import Policy
+    from .reuse.freeu import FreeU
+    from .reuse.tgate import TGate
+    from .sampling.table import Options
+
+    ImageSource = str | os.PathLike[str] | Image.Image
+
+MODEL = "tiny"  # the embedded checkpoint
+# What is used where neither the user nor the checkpoint says otherwise.
+STEPS, STEPS_UPSCALER, STEPS_SUPER_RESOLUTION = 25, 75, 100
+GUIDANCE, GUIDANCE_SDXL, GUIDANCE_UPSCALER, GUIDANCE_CLASSES = 7.5, 5.0, 9.0, 3.0
+STRENGTH = 0.8  # of image to image; 1 with a mask
+PADDING = 32  # pixels around --only-masked
+REFINE_AT = 0.8  # as SDXL's authors have it
+NOISE_LEVEL, HIGHEST_NOISE_LEVEL = 20, 350  # of x4 upscalers
+DENOISE_TILE = 128  # latents a side that an upscaler's UNet computes at once, at least
+HIGHEST_SEED = 2**32 - 1
+DTYPES = ("float16", "bfloat16", "float32")
+SPEEDS = ("exact", "fast", "fastest")
+
+SOLVER = ("eta", "gamma", "order", "kind", "corrector", "rho", "s_churn", "s_tmin", "s_tmax", "s_noise")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Everything that decides one picture; None is the checkpoint's or the package's default.
+
+    Friendly values are accepted and become typed ones: deepcache=3 or "3:1", tgate=10, freeu=True. InputError names
+    the field whose value has a wrong type or is out of range.
+    """
+
+    prompt: str | None = setting(
+        None, "what the picture shows; left out with models that take no prompt", flag="prompt"
+    )
+    class_label: int | str | None = setting(
+        None,
+        "classes by number or name, with models that know classes",
+        kind=object,
+        parse=parse_class,
+        key="class",
+        flag="--class",
+        metavar="ID[,ID...]",
+    )
+    negative: str | None = setting(None, "what to steer away from", metavar="TEXT")
+    seed: int | None = setting(
+        None,
+        "of the first picture; the next take seed + 1, seed + 2, ... (default 0)",
+        kind=int,
+    )
+    steps: int | None = setting(
+        None,
+        f"steps of the sampler (default {STEPS}; of upscalers {STEPS_UPSCALER} or {STEPS_SUPER_RESOLUTION})",
+        kind=int,
+    )
+    guidance: float | None = setting(
+        None,
+        f"strength of classifier-free guidance; at most 1 is none (default {GUIDANCE}; SDXL {GUIDANCE_SDXL}, the x4 "
+        f"upscaler {GUIDANCE_UPSCALER}, classes {GUIDANCE_CLASSES})",
+        kind=float,
+        range=Range(),
+        metavar="SCALE",
+    )
+    guidance_rescale: float = setting(
+        0.0, "how far guidance's contrast is taken back", kind=float, range=Range(0, 1), metavar="PHI"
+    )
+    sampler: str | None = setting(None, f"{', '.join(samplers.names())} (default: the checkpoint's)", metavar="NAME")
+    schedule: str | None = setting(
+        None,
+        f"{', '.join(schedule.names())}, or a JSON file with timesteps or sigmas (default: the checkpoint's)",
+        metavar="NAME",
+        exclusive="schedule",
+    )
+    width: int | None = setting(None, "in pixels, a multiple of 8 (default: the checkpoint's)", kind=int, unit="pixels")
+    height: int | None = setting(
+        None, "in pixels, a multiple of 8 (default: the checkpoint's)", kind=int, unit="pixels"
+    )
+    clip_skip: int = setting(0, "layers of the text encoder to leave out at the end", kind=int, metavar="LAYERS")
+    noise_level: int | None = setting(
+        None,
+        f"noise on the small image that an x4 upscaler enlarges; more invents more, 0 to {HIGHEST_NOISE_LEVEL} "
+        f"(default {NOISE_LEVEL})",
+        kind=int,
+        group="image",
+        metavar="N",
+    )
+    denoise_tile: int | None = setting(
+        None,
+        f"denoise in overlapping tiles of so many latents a side; 0 never (default: upscalers {DENOISE_TILE})",
+        kind=int,
+        unit="latents",
+        metavar="LATENTS",
+    )
+    strength: float | None = setting(
+        None,
+        f"how much of the image changes: the share of the steps that run (default {STRENGTH}; with a mask 1)",
+        kind=float,
+        range=Range(0, 1, open_minimum=True),
+        group="image",
+    )
+    deepcache: Policy | None = setting(
+        None,
+        "run the whole UNet only at every N-th evaluation; or nonuniform:N, at=0,4,9, adaptive:0.1; +forecast1 after "
+        "any of them",
+        kind=object,
+        parse=parse_deepcache,
+        to_json=str,
+        metavar="N[:BRANCH]",
+    )
+    tgate: TGate | None = setting(
+        None,
+        "from evaluation GATE on, no prompt and no guidance; before it, self-attention at every SP-th evaluation "
+        "(default 5)",
+        kind=object,
+        parse=parse_tgate,
+        to_json=str,
+        metavar="GATE[,SP[,FI[,WARM_UP]]]",
+    )
+    freeu: FreeU | None = setting(
+        None,
+        "FreeU (default factors: those published for the family)",
+        kind=object,
+        parse=parse_freeu,
+        to_json=str,
+        without_value="",
+        metavar="B1,B2,S1,S2",
+    )
+    eta: float | None = setting(
+        None,
+        "fresh noise in ddim (default 0) and euler_ancestral (1), from 0 to 1",
+        kind=float,
+        group="solver",
+        always_recorded=False,
+    )
+    gamma: float | None = setting(
+        None, "fresh noise in tcd, from 0 to 1 (default 0.3)", kind=float, group="solver", always_recorded=False
+    )
+    order: int | None = setting(
+        None, "order of the solver, 1 to 3 (default 2; lms 4)", kind=int, group="solver", always_recorded=False
+    )
+    kind: str | None = setting(
+        None, "midpoint or heun, of the dpm samplers; bh2 or bh1, of unipc", group="solver", always_recorded=False
+    )
+    corrector: bool | None = setting(
+        None,
+        "UniPC's corrector after each step of any deterministic multistep sampler (default: unipc only)",
+        kind=bool,
+        group="solver",
+        always_recorded=False,
+    )
+    rho: float | None = setting(
+        None,
+        "how unevenly the karras schedule is spaced (default 7)",
+        kind=float,
+        group="solver",
+        always_recorded=False,
+    )
+    s_churn: float | None = setting(
+        None,
+        "noise that edm adds, over all steps (default 0)",
+        kind=float,
+        group="solver",
+        always_recorded=False,
+        metavar="S",
+    )
+    s_tmin: float | None = setting(
+        None,
+        "the lowest sigma at which edm adds noise (default 0)",
+        kind=float,
+        group="solver",
+        always_recorded=False,
+        metavar="S",
+    )
+    s_tmax: float | None = setting(
+        None,
+        "the highest sigma at which edm adds noise (default: any)",
+        kind=float,
+        group="solver",
+        always_recorded=False,
+        metavar="S",
+    )
+    s_noise: float | None = setting(
+        None,
+        "standard deviation of that noise (default 1)",
+        kind=float,
+        group="solver",
+        always_recorded=False,
+        metavar="S",
+    )
+    tile: int | None = setting(
+        None,
+        "decode in tiles of so many pixels a side; 0 never (default: above 192 latents a side)",
+        kind=int,
+        unit="pixels",
+        metavar="PIXELS",
+    )
+    init_image: ImageSource | None = setting(
+        None,
+        "the image to begin with, of any size and kind; what is transparent is white",
+        kind=object,
+        parse=parse_image,
+        to_json=image_to_json,
+        group="image",
+        always_recorded=False,
+        metavar="FILE",
+    )
+    mask: ImageSource | None = setting(
+        None,
+        "paint only where this image is white; or alpha: where the image itself is transparent",
+        kind=object,
+        parse=parse_image,
+        to_json=image_to_json,
+        group="image",
+        always_recorded=False,
+        metavar="FILE",
+    )
+    mask_blur: float | None = setting(
+        None,
+        "fade in from the mask's edge (default 0)",
+        kind=float,
+        unit="pixels",
+        range=Range(0),
+        group="image",
+        always_recorded=False,
+        metavar="PIXELS",
+    )
+    only_masked: bool | None = setting(
+        None,
+        "cut out the mask's surroundings, paint them at the size of a whole picture, and put them back",
+        kind=bool,
+        group="image",
+        always_recorded=False,
+    )
+    padding: int | None = setting(
+        None,
+        f"of those surroundings (default {PADDING})",
+        kind=int,
+        unit="pixels",
+        range=Range(0),
+        group="image",
+        always_recorded=False,
+        metavar="PIXELS",
+    )
+    refiner: str | None = setting(
+        None,
+        "a second model that goes on with the latents at --refine-at, on the same schedule",
+        always_recorded=False,
+        metavar="MODEL",
+    )
+    refine_at: float | None = setting(
+        None,
+        f"share of the way at which the refiner begins, above 0, below 1 (default {REFINE_AT})",
+        kind=float,
+        always_recorded=False,
+        metavar="SHARE",
+    )
+    model: str = setting(
+        MODEL, "a converted or diffusers folder, a .safetensors file or a hub id (default: the embedded checkpoint)"
+    )
+    model_hash: str | None = setting(None, "of the model's weights", hidden=True)
+    init_image_hash: str | None = setting(None, "SHA-256 of the file", hidden=True, always_recorded=False)
+    mask_hash: str | None = setting(None, "SHA-256 of the file", hidden=True, always_recorded=False)
+    refiner_hash: str | None = setting(None, "of the refiner's weights", hidden=True, always_recorded=False)
+    coreml: str | None = setting(
+        None, "run the packages that python -m coreml wrote, instead of --model", metavar="FOLDER"
+    )
+    loras: tuple[Lora, ...] = setting(
+        (),
+        "merge a LoRA or a relative of it: a safetensors file, a folder or a hub id; may be repeated",
+        kind=object,
+        parse=parse_loras,
+        to_json=loras_to_json,
+        from_json=loras_from_json,
+        flag="--lora",
+        repeat=True,
+        metavar="PATH[:SCALE[:W,W,...]]",
+    )
+    quantize: str | None = setting(
+        None, "the UNet's linear layers in 4 or 8 bits; or NETWORK=BITS,...", metavar="BITS[:GROUP]"
+    )
+    dtype: str | None = setting(
+        None, "of weights and activations (default: float16 on a GPU, float32 on the CPU)", choices=DTYPES
+    )
+    speed: str | None = setting(
+        None,
+        "sampler, steps, DeepCache and T-GATE together, from measured curves; flags of their own overrule",
+        choices=SPEEDS,
+        always_recorded=False,
+    )
+
+    def __post_init__(self) -> None:
+        for name, description in SETTINGS.items():
+            object.__setattr__(self, name, description.check(name, getattr(self, name)))
+
+    @property
+    def subject(self) -> str | int | None:
+        """The prompt or the class of the picture; None where the model takes neither."""
+        label = self.class_label
+        return self.prompt if label is None else label
+
+    @property
+    def options(self) -> Options:
+        """The options of the solver, as `mlx_sd.sampling` takes them."""
+        from .sampling.table import Options
+
+        return Options(**{name: getattr(self, name) for name in SOLVER})
+
+    def with_values(self, **values: Any) -> Request:
+        """Returns the request with other values, checked."""
+        return replace(self, **values)
+
+    def with_subject(self, other: Request) -> Request:
+        """Returns the request with the prompt, the class and the seed of another one."""
+        return replace(self, prompt=other.prompt, class_label=other.class_label, seed=other.seed)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a JSON object, which `from_json` reads back to an equal request."""
+        return {
+            description.key or name: None if value is None else description.to_json(value)
+            for name, description in SETTINGS.items()
+            if (value := getattr(self, name)) is not None or description.always_recorded
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], where: str) -> Request:
+        """Reads a JSON object; InputError names `where` and the key that is unknown or whose value makes no sense."""
+        return cls(**values_from_json(values, where))
+
+
+SETTINGS: dict[str, Setting] = settings_of(Request)
+
+
+def values_from_json(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Returns the fields of a request that a JSON object names, checked; InputError as `Request.from_json`."""
+    names = {description.key or name: name for name, description in SETTINGS.items()}
+    fields: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in names:
+            raise InputError(f"{where}: it has a setting {key!r}, unknown to this version{nearest(key, names)}")
+        description = SETTINGS[names[key]]
+        try:
+            read = description.from_json if description.from_json and value is not None else None
+            fields[names[key]] = read(value) if read else description.check(names[key], value)
+        except (InputError, TypeError, KeyError, AttributeError):
+            raise InputError(f"{where}: it says {key} = {value!r}, which makes no sense") from None
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def nearest(name: str, names: Mapping[str, Any]) -> str:
+    """Returns "; did you mean ...?" with the name that is spelled most alike, or nothing where none is."""
+    matches = difflib.get_close_matches(name, list(names), n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def field_names() -> tuple[str, ...]:
+    """Returns the names of all fields of a request, in order."""
+    return tuple(field.name for field in dataclasses.fields(Request))

@@ -1,0 +1,77 @@
+"""How values of a request are read from friendly ones (3, "3:1", a path) and from JSON, and written to JSON.
+
+Imports are inside the functions: the command line's --help reads the request's fields and needs no network.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from .core.errors import InputError
+
+if TYPE_CHECKING:
+    from .checkpoint.lora import Lora
+    from .reuse.deepcache import Policy
+    from .reuse.freeu import FreeU
+    from .reuse.tgate import TGate
+
+
+def parse_deepcache(value: Any) -> Policy:
+    """Returns the policy of 3, "3:1" or a policy."""
+    from .reuse.deepcache import parse
+
+    policy: Policy = parse(value)
+    return policy
+
+
+def parse_tgate(value: Any) -> TGate:
+    """Returns the T-GATE settings of 10, "10,5,1,2" or a `TGate`."""
+    from .reuse.tgate import parse
+
+    settings: TGate = parse(value)
+    return settings
+
+
+def parse_freeu(value: Any) -> FreeU | None:
+    """Returns the FreeU factors of True, "1.5,1.6,0.9,0.2" or a `FreeU`."""
+    from .reuse.freeu import parse
+
+    return parse(value)
+
+
+def parse_loras(value: Any) -> tuple[Lora, ...]:
+    """Returns adapters of paths, or of tuples of path, scale and block weights."""
+    from .checkpoint.lora import Lora
+
+    entries = [value] if isinstance(value, (str, os.PathLike)) else list(value)
+    return tuple(Lora.of(entry) for entry in entries)
+
+
+def loras_from_json(value: Any) -> tuple[Lora, ...]:
+    """Returns the adapters that metadata list."""
+    from .checkpoint.lora import Lora
+
+    return tuple(Lora.from_record(record) for record in value)
+
+
+def loras_to_json(loras: tuple[Lora, ...]) -> list[dict[str, Any]]:
+    """Returns the list that metadata hold."""
+    return [lora.to_record() for lora in loras]
+
+
+def parse_image(value: Any) -> Any:
+    """Returns a path as text, and an image unchanged."""
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def image_to_json(value: Any) -> str:
+    """Returns the path of an image; an image in memory has none."""
+    return value if isinstance(value, str) else "(an image in memory)"
+
+
+def parse_class(value: Any) -> int | str:
+    """Returns the number or the name of a class; InputError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise InputError(f"a class must be a number or a name, not {value!r}")
+    return value
