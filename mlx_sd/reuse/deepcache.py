@@ -40,7 +40,7 @@ class Policy(ABC):
     images also defines `decides_per_image` and `refreshes`; one whose fields have ranges defines `error`.
 
     branch: where the UNet is cut, as the number of the skip connection, counted from conv_in = 0 (diffusers'
-        `cache_branch_id`). Evaluations that are not full run the outer `branch` + 1 levels.
+    `cache_branch_id`). Evaluations that are not full run the outer `branch` + 1 levels.
     forecast: degree of the polynomial that carries the deep features on, 0, 1 or 2; 0 reuses them unchanged.
     """
 
