@@ -158,12 +158,12 @@ def test_the_control_network_of_the_architecture_page_begins_without_effect():
     control = page["Control"](sd.unet.config)
     residuals, middle = control(x, t, context, mx.ones((1, 8, 8, 3)))
     plain, deep = sd.unet(x, t, context)
-    for kept in (None, deep):
-        controlled, _ = sd.unet(x, t, context, deep=kept, skip_residuals=residuals, middle_residual=middle)
+    for cached in (None, deep):
+        controlled, _ = sd.unet(x, t, context, deep=cached, skip_residuals=residuals, middle_residual=middle)
         assert mx.array_equal(controlled, plain)
     raised = [residual + 1 for residual in residuals]
-    for kept in (None, deep):
-        controlled, _ = sd.unet(x, t, context, deep=kept, skip_residuals=raised, middle_residual=middle)
+    for cached in (None, deep):
+        controlled, _ = sd.unet(x, t, context, deep=cached, skip_residuals=raised, middle_residual=middle)
         assert not mx.allclose(controlled, plain, atol=1e-2)
 
 
