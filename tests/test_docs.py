@@ -45,21 +45,24 @@ def anchors(page):
     return {re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", heading.lower()).strip()) for heading in headings}
 
 
+def is_module(name):
+    """Whether a file or a folder has this dotted name; nothing is imported."""
+    path = ROOT / name.replace(".", "/")
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
 def exists(name):
     """Whether a dotted name is a module, or an attribute of one."""
     parts = name.split(".")
-    for split in range(len(parts), 0, -1):
-        try:
-            value = importlib.import_module(".".join(parts[:split]))
-        except ModuleNotFoundError:
-            continue
-        for attribute in parts[split:]:
-            fields = getattr(value, "__dataclass_fields__", {}) | getattr(value, "__annotations__", {})
-            if not hasattr(value, attribute):
-                return attribute in fields
-            value = getattr(value, attribute)
+    split = max((n for n in range(1, len(parts) + 1) if is_module(".".join(parts[:n]))), default=0)
+    if split == len(parts):
         return True
-    return False
+    value = importlib.import_module(".".join(parts[:split]))
+    for attribute in parts[split:]:
+        if not hasattr(value, attribute):
+            return attribute in getattr(value, "__dataclass_fields__", {})
+        value = getattr(value, attribute)
+    return True
 
 
 def commands(page):
