@@ -12,7 +12,7 @@ from mlx.nn import Module
 
 from mlx_sd.checkpoint.lora import Lora
 from mlx_sd.checkpoint.model import DTYPES
-from mlx_sd.checkpoint.model_folder import EMBEDDED, build, read_about
+from mlx_sd.checkpoint.model_folder import EMBEDDED, build, read_model_json
 from mlx_sd.core import command
 from mlx_sd.core.errors import InputError
 from mlx_sd.networks import quantization
@@ -145,7 +145,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
 def _networks(arguments: argparse.Namespace) -> dict[str, Module]:
     folder = EMBEDDED.get(arguments.model) or Path(arguments.model).expanduser()
     if (folder / "model.json").is_file():
-        configs = read_about(folder)["networks"]
+        configs = read_model_json(folder)["networks"]
     else:
         checkpoint = open_checkpoint(arguments.model, _options(arguments))
         configs = {part: component.config for part, component in checkpoint.components.items()}

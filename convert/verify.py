@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_sd.checkpoint.model import DTYPES
-from mlx_sd.checkpoint.model_folder import absent, build, network_tensors, read_about, shapes
+from mlx_sd.checkpoint.model_folder import build, missing_network, network_tensors, read_model_json, shapes
 from mlx_sd.core.errors import Failure, InputError
 from mlx_sd.core.files import TENSOR_DTYPES
 from mlx_sd.networks import quantization
@@ -25,7 +25,7 @@ def verify(folder: Path) -> str:
 
     Raises InputError where it is no model folder, and Failure with the first problems of one that is damaged.
     """
-    about = read_about(folder)
+    about = read_model_json(folder)
     for name, kind in _FIELDS.items():
         if not isinstance(about.get(name), kind):
             raise Failure(f"{folder}/model.json: {name} is missing or damaged; convert the checkpoint again")
@@ -67,7 +67,7 @@ def _scheduler_and_tokenizers(folder: Path, about: dict[str, Any]) -> Iterator[s
             check()
         except InputError as error:
             yield str(error)
-    if part := absent(about["networks"], about["pipeline"]):
+    if part := missing_network(about["networks"], about["pipeline"]):
         yield f"model.json lists no {part}"
 
 

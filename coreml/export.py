@@ -43,8 +43,8 @@ def export(model: str, out: Path, options: Options, force: bool = False, report:
     of an export are replaced only with `force`, and only after everything is written. report(line) is called for each
     package. Raises InputError for a model or a folder that does not fit, Failure where the disk is full.
     """
-    folder = resolve.converted(model)
-    about = model_folder.read_about(folder)
+    folder = resolve.model_folder(model)
+    about = model_folder.read_model_json(folder)
     if about.get("quantization"):
         raise InputError(f"{model} is quantized; convert it without --quantize, and use --compress here")
     networks = {

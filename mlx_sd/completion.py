@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from pathlib import Path
 
 import mlx.core as mx
 
@@ -31,6 +32,7 @@ from .reuse.presets import Preset, preset
 from .sampling import samplers
 from .sampling.schedules import step_count
 from .sampling.table import Table
+from .schedule_file import read_schedule
 from .tasks import painting, upscaling
 from .tasks.start import FromNoise, StartingPoint
 
@@ -76,7 +78,10 @@ def complete(model: Model, request: Request, start: StartingPoint | None = None)
     start = starting_point(model, request) if start is None else start
     request = _with_preset(model, check_subject(model, request))
     width, height = _size(model, *start.size(model, request.width, request.height))
-    sampler, schedule, options = samplers.choose(model.scheduler, request.sampler, request.schedule, request.options)
+    schedule = request.schedule
+    if schedule is not None and schedule.endswith(".json"):
+        schedule = read_schedule(Path(schedule))
+    sampler, schedule, options = samplers.choose(model.scheduler, request.sampler, schedule, request.options)
     steps = _steps(model, request.steps, sampler, schedule)
     strength = start.strength(request.strength)
     if strength is not None:

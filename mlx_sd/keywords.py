@@ -1,10 +1,11 @@
 """Unknown keyword arguments of public functions: the error names the one that is spelled most alike."""
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
+
+from .core.suggestions import did_you_mean
 
 Parameters = ParamSpec("Parameters")
 Returned = TypeVar("Returned")
@@ -18,9 +19,8 @@ def suggests_keywords(function: Callable[Parameters, Returned]) -> Callable[Para
     def checked(*arguments: Parameters.args, **keywords: Parameters.kwargs) -> Returned:
         for keyword in keywords:
             if keyword not in names:
-                matches = difflib.get_close_matches(keyword, names, n=1)
-                suggestion = f"; did you mean {matches[0]}=?" if matches else f"; there are {', '.join(names)}"
-                raise TypeError(f"{function.__name__}() has no argument {keyword!r}{suggestion}")
+                suggestion = did_you_mean(keyword, names) or f" there are {', '.join(names)}"
+                raise TypeError(f"{function.__name__}() has no argument {keyword!r};{suggestion}")
         return function(*arguments, **keywords)
 
     return checked

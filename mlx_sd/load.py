@@ -2,7 +2,8 @@
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,13 @@ from .checkpoint.lora import LoraSource
 from .checkpoint.model import DTYPES, Model, default_dtype
 from .checkpoint.model_folder import (
     TEXT,
-    absent,
     build,
+    missing_network,
     model_hash,
     network_configs,
     network_tensors,
     parameter_name,
-    read_about,
+    read_model_json,
     scheduler_config,
     shapes,
     tokenizers,
@@ -42,67 +43,81 @@ def load(
     loras: Sequence[LoraSource] = (),
     quantize: str | None = None,
 ) -> Model:
-    """Loads "tiny", a model folder, a diffusers folder, a single file or a hub id; the cache keeps what it converts.
+    """Loads "tiny", a model folder, a diffusers folder, a single file or a hub id; a cache keeps what is converted.
 
-    loras: paths, or pairs of path and scale, merged in memory in float32. quantize: what `--quantize` takes, done in
-    memory after that; a folder that was converted with it takes neither.
+    dtype: of the networks; None is float16 on a GPU, float32 on the CPU. loras: paths, or pairs of path and scale,
+    merged in memory in float32. quantize: the text of `--quantize`, done in memory after that; a folder that was
+    converted with it takes neither. Raises InputError where these do not fit together.
     """
-    if isinstance(dtype, str):
-        if dtype not in DTYPES:
-            raise InputError(f"unknown dtype {dtype!r}; there are {', '.join(DTYPES)}")
-        dtype = DTYPES[dtype]
-    dtype = dtype or default_dtype()
+    name, dtype = os.fspath(model), _dtype(dtype)
     if mx.default_device() == mx.cpu and (problem := blas.problem()):
         warnings.warn(problem, stacklevel=3)
     if quantize:
         quantization.parse(quantize)
     adapters = resolve.adapters(loras)
-    folder = resolve.converted(os.fspath(model), variant="fp16" if dtype == mx.float16 else None)
-    about = read_about(folder)
-    if missing := absent(about["networks"], about["pipeline"]):
+    folder = resolve.model_folder(name, variant="fp16" if dtype == mx.float16 else None)
+    about = read_model_json(folder)
+    networks = _build(folder, about)
+    stored_schemes = quantization.from_record(about["quantization"], f"{folder}/model.json")
+    if stored_schemes and (adapters or quantize):
+        reason = "an adapter vanishes in it when it is merged" if adapters else "that is not done twice"
+        raise InputError(f"{name} is quantized, and {reason}; convert its source again with both")
+    schemes = quantization.parse_for(networks, quantize)
+    merge = resolve.merge_plan(adapters, networks)
+    for part, network in networks.items():
+        if part in stored_schemes:
+            quantization.replace_layers(network, stored_schemes[part])
+        _fill(network, folder, part, about["version"], dtype, merge and partial(merge, part))
+        if part in schemes:
+            quantization.quantize_network(network, schemes[part])
+    model_record = _model(name, folder, about, dtype, networks)
+    return replace(model_record, loras=tuple(merge.records if merge else ()), quantization=quantize)
+
+
+def _dtype(dtype: str | mx.Dtype | None) -> mx.Dtype:
+    if dtype is None:
+        return default_dtype()
+    if isinstance(dtype, str):
+        if dtype not in DTYPES:
+            raise InputError(f"unknown dtype {dtype!r}; there are {', '.join(DTYPES)}")
+        return DTYPES[dtype]
+    return dtype
+
+
+def _build(folder: Path, about: Mapping[str, Any]) -> dict[str, nn.Module]:
+    """Builds the networks that model.json lists, without weights; InputError where one is missing."""
+    if missing := missing_network(about["networks"], about["pipeline"]):
         raise InputError(f"{folder}/model.json lists no {missing}; convert the checkpoint again")
     configs = network_configs(about)
-    built = {part: build(part, config, f"{folder}/model.json: {part}") for part, config in configs.items()}
-    stored = quantization.from_record(about["quantization"], f"{folder}/model.json")
-    if stored and (adapters or quantize):
-        why = "an adapter vanishes in it when it is merged" if adapters else "that is not done twice"
-        raise InputError(f"{os.fspath(model)} is quantized, and {why}; convert its source again with both")
-    wanted = quantization.parse_for(built, quantize)
-    merge = resolve.merge_plan(adapters, built)
-    networks: dict[str, Any] = built
-    for part, network in built.items():
-        if part in stored:
-            quantization.replace_layers(network, stored[part])
-        _fill(network, folder, part, about["version"], dtype, merge and partial(merge, part))
-        if part in wanted:
-            quantization.quantize_network(network, wanted[part])
+    return {part: build(part, config, f"{folder}/model.json: {part}") for part, config in configs.items()}
+
+
+def _model(name: str, folder: Path, about: Mapping[str, Any], dtype: mx.Dtype, networks: Mapping[str, Any]) -> Model:
+    """Returns the record of a loaded folder: its networks and what model.json says beside them."""
+    where, pipeline = f"{folder}/model.json", about["pipeline"]
     texts = [part for part in TEXT if part in networks]
     unet, embedder = networks["unet"], networks.get("class_embedder")
     config = unet.config
     vae = networks.get("vae") or Pixels(config.out_channels, config.sample_size)
-    classes = Classes.of(config, embedder and embedder.config, about["pipeline"], f"{folder}/model.json")
+    classes = Classes.of(config, embedder and embedder.config, pipeline, where)
     task = task_of(config, vae.config.latent_channels)
-    aesthetic_score = bool(about["pipeline"].get("requires_aesthetics_score", False))
+    aesthetic_score = bool(pipeline.get("requires_aesthetics_score", False))
+    family = family_of(config, task, text=bool(texts), classes=classes is not None, aesthetic_score=aesthetic_score)
+    sdxl = config.added_time_dims is not None
     return Model(
-        name=os.fspath(model),
+        name=name,
         hash=model_hash(about),
         dtype=dtype,
+        family=family,
+        task=task,
         text_encoders=tuple(networks[part] for part in texts),
         tokenizers=tokenizers(folder, networks),
         unet=unet,
         vae=vae,
-        scheduler=Scheduler.from_hf(
-            scheduler_config(about),
-            f"{folder}/model.json: scheduler",
-            xl=config.added_time_dims is not None,
-        ),
-        zeros_for_empty=bool(about["pipeline"].get("force_zeros_for_empty_prompt", False)),
-        family=family_of(config, task, text=bool(texts), classes=classes is not None, aesthetic_score=aesthetic_score),
-        task=task,
-        loras=tuple(merge.records if merge else ()),
-        quantization=quantize,
+        scheduler=Scheduler.from_hf(scheduler_config(about), f"{where}: scheduler", xl=sdxl),
+        zeros_for_empty=bool(pipeline.get("force_zeros_for_empty_prompt", False)),
         folder=folder,
-        low_res=LowRes.of(about, f"{folder}/model.json"),
+        low_res=LowRes.of(about, where),
         classes=classes,
         class_embedder=embedder,
     )
@@ -116,11 +131,16 @@ def _fill(
     dtype: mx.Dtype,
     change: Callable[[str, mx.array], mx.array] | None,
 ) -> None:
+    """Loads a network's weights; InputError lists parameters that are missing, unexpected or of another shape.
+
+    change: (parameter, array in float32 or the stored dtype) -> array, the merging of adapters.
+    """
     file = folder / f"{part}.safetensors"
-    have = {name: tensor.shape for name, tensor in network_tensors(folder, part, version).items()}
-    wanted = shapes(network)
-    if have != wanted:
-        wrong = sorted(name for name in have.keys() | wanted.keys() if have.get(name) != wanted.get(name))
+    stored_shapes = {name: tensor.shape for name, tensor in network_tensors(folder, part, version).items()}
+    expected_shapes = shapes(network)
+    if stored_shapes != expected_shapes:
+        names = stored_shapes.keys() | expected_shapes.keys()
+        wrong = sorted(name for name in names if stored_shapes.get(name) != expected_shapes.get(name))
         raise InputError(f"{file} does not fit model.json ({', '.join(wrong[:8])}); remove {folder} and convert again")
     if part == "vae" and network.config.force_upcast and dtype == mx.float16:
         dtype = mx.float32  # this VAE's activations overflow float16
@@ -136,4 +156,4 @@ def _fill(
 
 
 def _cast(array: mx.array, dtype: mx.Dtype) -> mx.array:
-    return array if array.dtype == mx.uint32 else array.astype(dtype)  # codes are no numbers
+    return array if array.dtype == mx.uint32 else array.astype(dtype)  # quantized codes are not numbers to be cast

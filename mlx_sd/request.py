@@ -7,8 +7,6 @@ None are filled in from the checkpoint by `mlx_sd.completion`; equal completed r
 # ruff: noqa: RUF009 - `setting` is our `dataclasses.field`
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import samplers, schedule
 from .core.errors import InputError
+from .core.suggestions import did_you_mean
 from .request_values import (
     image_to_json,
     loras_from_json,
@@ -370,7 +369,7 @@ def values_from_json(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for key, value in values.items():
         if key not in names:
-            raise InputError(f"{where}: it has a setting {key!r}, unknown to this version{nearest(key, names)}")
+            raise InputError(f"{where}: it has a setting {key!r}, unknown to this version;{did_you_mean(key, names)}")
         description = SETTINGS[names[key]]
         try:
             read = description.from_json if description.from_json and value is not None else None
@@ -378,14 +377,3 @@ def values_from_json(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         except (InputError, TypeError, KeyError, AttributeError):
             raise InputError(f"{where}: it says {key} = {value!r}, which makes no sense") from None
     return {name: value for name, value in fields.items() if value is not None}
-
-
-def nearest(name: str, names: Mapping[str, Any]) -> str:
-    """Returns "; did you mean ...?" with the name that is spelled most alike, or nothing where none is."""
-    matches = difflib.get_close_matches(name, list(names), n=1)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
-
-
-def field_names() -> tuple[str, ...]:
-    """Returns the names of all fields of a request, in order."""
-    return tuple(field.name for field in dataclasses.fields(Request))

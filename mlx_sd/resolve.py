@@ -16,10 +16,11 @@ from .checkpoint.model_folder import EMBEDDED, VERSION
 from .core.errors import InputError
 
 
-def converted(model: str, variant: str | None = None) -> Path:
-    """The model folder of what `--model` takes, converted into the cache on first use.
+def model_folder(model: str, variant: str | None = None) -> Path:
+    """Returns the model folder that `--model` means; what is not one is converted into the cache on first use.
 
-    The cache is the system's for users, or MLX_SD_CACHE. A source that has changed is converted anew.
+    The cache is the system's folder for caches, or MLX_SD_CACHE. A source that has changed is converted again. variant:
+    "fp16" prefers a checkpoint's half-precision files. Raises InputError for what cannot be converted.
     """
     folder = EMBEDDED.get(model) or Path(model)
     if (folder / "model.json").is_file():
@@ -42,16 +43,16 @@ def converted(model: str, variant: str | None = None) -> Path:
 
 
 def adapters(loras: Sequence[LoraSource]) -> list[Any]:
-    """Opened by convert, which builds on this package."""
+    """Opens adapters, to be merged by `merge_plan`; InputError where one cannot be read."""
     if not loras:
         return []
     from convert.adapters.merge import open_adapters
 
-    return open_adapters(Lora.of(given) for given in loras)
+    return open_adapters(Lora.of(source) for source in loras)
 
 
 def merge_plan(adapters: list[Any], networks: Mapping[str, nn.Module]) -> Any:
-    """convert's plan of what adapters do to parameters, or None without adapters."""
+    """Returns a function (network, parameter, array) -> merged array, with `records`; None without adapters."""
     if not adapters:
         return None
     from convert.adapters.merge import plan_merge
@@ -67,5 +68,5 @@ def _fingerprint(folder: Path) -> str:
     # Enough to notice a changed checkpoint without reading it.
     files = sorted(folder.rglob("*")) if folder.is_dir() else [folder]
     stats = [(str(p.relative_to(folder)), p.stat()) for p in files if p.is_file()]
-    seen = [VERSION, str(folder.resolve()), [(name, s.st_size, s.st_mtime_ns) for name, s in stats]]
-    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:12]
+    identity = [VERSION, str(folder.resolve()), [(name, s.st_size, s.st_mtime_ns) for name, s in stats]]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]

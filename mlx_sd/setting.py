@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .core.errors import InputError
+from .core.suggestions import did_you_mean
 
 _KINDS: dict[type, tuple[type, str]] = {
     int: (numbers.Integral, "a whole number"),
@@ -80,6 +81,9 @@ class Setting:
             if not isinstance(value, accepted) or (isinstance(value, bool) and self.kind is not bool):
                 raise InputError(f"{label} must be {words}, not {value!r}")
             value = self.kind(value)
+        if self.choices is not None and value not in self.choices:
+            hint = did_you_mean(value, self.choices)
+            raise InputError(f"unknown {label} {value!r};{hint} there are {', '.join(self.choices)}")
         if self.range is not None and value not in self.range:
             raise InputError(f"{label} must be {self.range.words(self.unit)}, not {value}")
         return value

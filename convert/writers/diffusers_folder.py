@@ -7,7 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_sd.checkpoint.model_folder import build, network_tensors, read_about, shapes
+from mlx_sd.checkpoint.model_folder import build, network_tensors, read_model_json, shapes
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import TENSOR_DTYPES, Tensor, atomic_folder
 
@@ -36,7 +36,7 @@ def write_diffusers_folder(folder: Path, out: Path, dtype: mx.Dtype | None = Non
     dtype: of the weights; None keeps the model folder's. Raises InputError where `folder` is no model folder, or one
     that diffusers could not load.
     """
-    about = read_about(folder)
+    about = read_model_json(folder)
     if about.get("quantization"):
         raise InputError(f"{folder} is quantized, which diffusers does not read; convert the checkpoint again without")
     if problem := _problem(about["networks"]):

@@ -38,8 +38,8 @@ _RENAMED = (
 )
 
 
-def read_about(folder: Path) -> dict[str, Any]:
-    """What a model folder says of itself in model.json; InputError where this version cannot read it."""
+def read_model_json(folder: Path) -> dict[str, Any]:
+    """Reads a folder's model.json; InputError where this version cannot read it."""
     about = read_json(folder / "model.json")
     if about.get("format") != FORMAT:
         raise InputError(f"{folder}/model.json is not of the format {FORMAT}; convert the checkpoint again")
@@ -68,14 +68,14 @@ def network_tensors(folder: Path, part: str, version: int) -> dict[str, Tensor]:
 
 
 def network_configs(about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The networks' configs as the checkpoint's pipeline uses them: two scale latents as they do, whatever is said."""
+    """Returns the networks' configs as the checkpoint's pipeline uses them; two pipelines scale by a constant."""
     scale = _SCALES.get(str(about["pipeline"].get("_class_name")))
     configs = dict(about["networks"])
     return configs if scale is None else configs | {"vae": configs["vae"] | {"scaling_factor": scale}}
 
 
 def scheduler_config(about: Mapping[str, Any]) -> dict[str, Any]:
-    """The scheduler's config as the checkpoint's pipeline uses it."""
+    """Returns the scheduler's config as the checkpoint's pipeline uses it."""
     name = str(about["pipeline"].get("_class_name", ""))
     if name.startswith("StableDiffusion") and not name.startswith(("StableDiffusionXL", "StableDiffusionUpscale")):
         # Old configs leave these out or have them wrong; diffusers' pipelines mend them in the same way.
@@ -84,15 +84,15 @@ def scheduler_config(about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def model_hash(about: Mapping[str, Any]) -> str:
-    """A few digits that tell one model's weights from another's: the source's, what was merged, how it is stored."""
-    seen: list[Any] = sorted(about["source"].get("sha256", {}).items())
-    seen += [[lora["sha256"], lora["scale"], *lora.get("blocks", [])] for lora in about.get("loras", [])]
-    seen += [about["quantization"]] if about.get("quantization") else []
-    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:12]
+    """Returns 12 digits that tell weights apart: of the source's hashes, the merged adapters and the quantization."""
+    identity: list[Any] = sorted(about["source"].get("sha256", {}).items())
+    identity += [[lora["sha256"], lora["scale"], *lora.get("blocks", [])] for lora in about.get("loras", [])]
+    identity += [about["quantization"]] if about.get("quantization") else []
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
 
 
 def tokenizers(folder: Path, networks: Mapping[str, Any]) -> tuple[Tokenizer, ...]:
-    """A model folder's tokenizers, one for each of its text encoders, which decide how many tokens a chunk has."""
+    """Loads the tokenizers, one for each text encoder, whose config says how many tokens a chunk has."""
     return tuple(
         Tokenizer.load(folder / part.replace("text_encoder", "tokenizer"), networks[part].config.tokens)
         for part in TEXT
@@ -101,7 +101,10 @@ def tokenizers(folder: Path, networks: Mapping[str, Any]) -> tuple[Tokenizer, ..
 
 
 def build(part: str, config: Mapping[str, Any], where: str) -> nn.Module:
-    """The network for a part's Hugging Face config, its weights not yet there."""
+    """Builds the network of a Hugging Face config, without its weights; InputError names `where` a field is wrong.
+
+    part: "unet", "vae", "text_encoder", "text_encoder_2" or "class_embedder".
+    """
     if part == "unet":
         return UNet(UNetConfig.from_hf(config, where))
     if part == "vae":
@@ -113,17 +116,17 @@ def build(part: str, config: Mapping[str, Any], where: str) -> nn.Module:
     raise InputError(f"{where}: no network is called {part}")
 
 
-def absent(configs: Mapping[str, Mapping[str, Any]], pipeline: Mapping[str, Any]) -> str | None:
-    """The network that a model with these lacks, if any."""
+def missing_network(configs: Mapping[str, Mapping[str, Any]], pipeline: Mapping[str, Any]) -> str | None:
+    """Returns the name of a network that a model with these configs lacks, or None."""
     if "unet" not in configs:
         return "unet"
     if "vae" not in configs and pipeline.get("_class_name") not in PIXELS:
         return "vae"
-    prompted = configs["unet"].get("_class_name") != "UNet2DModel"
-    return "text_encoder" if prompted and not configs.keys() & {*TEXT, "class_embedder"} else None
+    takes_context = configs["unet"].get("_class_name") != "UNet2DModel"
+    return "text_encoder" if takes_context and not configs.keys() & {*TEXT, "class_embedder"} else None
 
 
 def shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
-    """A network's parameters by name."""
+    """Returns the shapes of a network's parameters by name."""
     flat: Any = tree_flatten(network.parameters())
     return {name: tuple(array.shape) for name, array in flat}

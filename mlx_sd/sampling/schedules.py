@@ -4,15 +4,14 @@ A resolved schedule is a name, or "timesteps=999,850,...", or "sigmas=14.6,6.5,.
 there are steps.
 """
 
-import json
 from itertools import pairwise
 from math import isfinite
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import InputError
+from ..core.suggestions import did_you_mean
 from .scheduler import SPACINGS, Scheduler
 
 SHAPES = ("karras", "exponential", "beta")  # of sigmas, between the highest and the lowest
@@ -29,17 +28,16 @@ def names() -> tuple[str, ...]:
 
 
 def resolve(text: str, scheduler: Scheduler) -> str:
-    """Returns the resolved schedule for a name, a list, or the path of a JSON file with a list; checks it.
+    """Returns the resolved schedule for a name or a list, checked.
 
     Raises InputError that says what is wrong and lists the names.
     """
     if text in names():
         return text
-    if text.endswith(".json"):
-        text = _read(Path(text))
     kind, _, values = text.partition("=")
     if kind not in LISTS:
-        raise InputError(f"unknown schedule {text!r}; there are {', '.join(names())}, or a .json file")
+        hint = did_you_mean(text, names())
+        raise InputError(f"unknown schedule {text!r};{hint} there are {', '.join(names())}, or a .json file")
     try:
         numbers = [float(v) for v in values.split(",")]
     except ValueError:
@@ -52,19 +50,6 @@ def resolve(text: str, scheduler: Scheduler) -> str:
     elif not falling or len(numbers) < 2 or numbers[-1] < 0:
         raise InputError("sigmas must be at least two numbers, each below the one before, down to 0 or above it")
     return f"{kind}={','.join(f'{v:.17g}' for v in numbers)}"
-
-
-def _read(path: Path) -> str:
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    except ValueError:
-        raise InputError(f"{path} is not JSON") from None
-    kinds = [kind for kind in LISTS if isinstance(content, dict) and isinstance(content.get(kind), list)]
-    if len(kinds) != 1:
-        raise InputError(f'{path} must hold either {{"timesteps": [...]}} or {{"sigmas": [...]}}')
-    return f"{kinds[0]}={','.join(map(str, content[kinds[0]]))}"
 
 
 def user_list(schedule: str) -> tuple[str, list[float]] | None:

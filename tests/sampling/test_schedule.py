@@ -127,12 +127,9 @@ def test_rho_spaces_karras():
     assert np.diff(k) == pytest.approx([k[1] - k[0]] * 7) and by_rho[1][3] < by_rho[0][3]
 
 
-def test_a_schedule_file_is_the_list_it_holds(tmp_path):
-    file = tmp_path / "steps.json"
-    file.write_text('{"timesteps": [999, 500, 20]}')
-    assert schedules.resolve(str(file), _scheduler()) == "timesteps=999,500,20"
-    assert samplers.choose(_scheduler(), "euler", str(file))[1] == "timesteps=999,500,20"
-    assert schedules.step_count("sigmas=3,2,1,0") == 3
+def test_a_list_is_a_schedule_of_its_own_number_of_steps():
+    assert samplers.choose(_scheduler(), "euler", "timesteps=999,500,20")[1] == "timesteps=999,500,20"
+    assert schedules.step_count("timesteps=999,500,20") == schedules.step_count("sigmas=3,2,1,0") == 3
 
 
 WRONG = {
@@ -140,7 +137,6 @@ WRONG = {
     "pair of a list": (("ddim", "sigmas=2,1", {}), "ddim does not go with sigmas; it takes normal, sgm_uniform"),
     "sampler": (("magic", None, {}), "unknown sampler 'magic'; there are euler, euler_ancestral"),
     "schedule": (("euler", "magic", {}), "unknown schedule 'magic'; there are normal, karras"),
-    "file": (("euler", "none.json", {}), "none.json: No such file"),
     "eta": (("ddim", None, {"eta": 1.5}), "eta must be from 0 to 1, not 1.5"),
     "eta nan": (("ddim", None, {"eta": math.nan}), "eta must be from 0 to 1, not nan"),
     "whose eta": (("euler", None, {"eta": 1.0}), "euler takes no eta; euler_ancestral, ddim do"),
@@ -169,21 +165,6 @@ def test_what_cannot_be_is_refused_with_what_can(name):
     (sampler, spacing, options), message = WRONG[name]
     with pytest.raises(InputError, match=re.escape(message)):
         samplers.choose(_scheduler(), sampler, spacing, Options(**options))
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("[1, 2]", "must hold either"),
-        ('{"timesteps": [9], "sigmas": [1, 0]}', "must hold either"),
-        ("{", "is not JSON"),
-        ('{"sigmas": [1, "x"]}', "sigmas must be numbers"),
-    ],
-)
-def test_a_schedule_file_that_is_not_one_is_refused(tmp_path, content, message):
-    (tmp_path / "s.json").write_text(content)
-    with pytest.raises(InputError, match=message):
-        schedules.resolve(str(tmp_path / "s.json"), _scheduler())
 
 
 def test_more_steps_than_a_distilled_network_knows_are_refused():
