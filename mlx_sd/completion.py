@@ -18,7 +18,6 @@ from .request import (
     GUIDANCE_CLASSES,
     GUIDANCE_SDXL,
     GUIDANCE_UPSCALER,
-    HIGHEST_SEED,
     MODEL,
     PADDING,
     SOLVER,
@@ -86,11 +85,8 @@ def complete(model: Model, request: Request, start: StartingPoint | None = None)
     strength = start.strength(request.strength)
     if strength is not None:
         _check_strength(strength, steps)
-    seed = 0 if request.seed is None else request.seed
-    if not 0 <= seed <= HIGHEST_SEED:
-        raise InputError(f"seeds must be from 0 to {HIGHEST_SEED}, not {seed}")
     completed = request.with_values(
-        seed=seed,
+        seed=0 if request.seed is None else request.seed,
         steps=steps,
         guidance=_guidance(model, request.guidance),
         sampler=sampler,

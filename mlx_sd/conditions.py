@@ -27,6 +27,7 @@ class Conditions(NamedTuple):
             return self
 
         def half(array: mx.array) -> mx.array:
+            """Returns the unconditional half of the rows."""
             return array[: array.shape[0] // 2]
 
         context = None if self.context is None else half(self.context)

@@ -22,7 +22,7 @@ from .request import REFINE_AT, Request
 from .reuse.tgate import caches
 from .sampling import loop
 from .sampling.table import Table
-from .tasks import refiner as handover
+from .tasks.refiner import check_refiner, split_table
 from .tasks.start import Start, StartingPoint
 from .tasks.tiles import Tiled
 
@@ -140,6 +140,7 @@ def predictor_of(
     join = request.freeu.join(model.unet.config) if request.freeu else concatenate
 
     def over(channels: mx.array | None) -> Predictor:
+        """Returns a predictor with fresh caches, over a tile or the whole picture."""
         deepcache, tgate = caches(request.deepcache, request.tgate, log_snr, guided=inputs.guided)
         return Predictor(
             model.unet,
@@ -184,10 +185,10 @@ def _stages(model: Model, request: Request, start: StartingPoint, refiner: Model
         return [Stage(model, {}, table)]
     if request.tgate:
         raise InputError("T-GATE's gate is of one network; leave out T-GATE or the refiner")
-    handover.check(model, refiner)
+    check_refiner(model, refiner)
     changes: dict[str, Any] = {"clip_skip": 0}
     complete(refiner, request.with_values(**changes, init_image=None, mask=None, strength=None))
-    base, refined = handover.tables(
+    base, refined = split_table(
         model,
         refiner,
         table,
@@ -227,6 +228,7 @@ def _run(
     clock, total = time.perf_counter(), sum(len(table.rows) for table, _ in runs)
 
     def after(_evaluation: int, _evaluations: int, denoised: mx.array) -> None:
+        """Notes the time of an evaluation and calls the callback, whose own time does not count."""
         nonlocal clock
         seconds.append(time.perf_counter() - clock)
         if callback is not None:

@@ -17,6 +17,7 @@ def suggests_keywords(function: Callable[Parameters, Returned]) -> Callable[Para
 
     @functools.wraps(function)
     def checked(*arguments: Parameters.args, **keywords: Parameters.kwargs) -> Returned:
+        """Checks the keywords before the call."""
         for keyword in keywords:
             if keyword not in names:
                 suggestion = did_you_mean(keyword, names) or f" there are {', '.join(names)}"

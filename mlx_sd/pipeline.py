@@ -123,7 +123,7 @@ class StableDiffusion:
             prompt: what the picture shows, or several prompts; left out with models that take no prompt.
             negative: what to steer away from; None is the checkpoint's own idea of nothing (SDXL: zeros).
             classes: ids or names, in the place of prompts, for class-conditional models.
-            seed: of the first picture, from 0 to 2**32 - 1.
+            seed: of the first picture, from 0 to 4294967295 (2**32 - 1).
             count: pictures of each prompt, 1 or more.
             batch: pictures that go through the UNet together, 1 or more; it does not change the pictures.
             steps: steps of the sampler, from 1 to the training timesteps (1000); 25, upscalers 75 or 100.

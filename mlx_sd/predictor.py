@@ -57,6 +57,7 @@ class Predictor:
         x = x.astype(self._unet.dtype)
 
         def evaluate(deep: Deep, depth: int) -> tuple[mx.array, mx.array]:
+            """Runs the UNet; see `UNet.__call__` for deep and depth."""
             return self._unet(
                 x,
                 mx.array(timestep),

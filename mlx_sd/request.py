@@ -80,6 +80,36 @@ class Request:
         None,
         "of the first picture; the next take seed + 1, seed + 2, ... (default 0)",
         kind=int,
+        range=Range(0, HIGHEST_SEED),
+    )
+    model: str = setting(
+        MODEL, "a converted or diffusers folder, a .safetensors file or a hub id (default: the embedded checkpoint)"
+    )
+    dtype: str | None = setting(
+        None, "of weights and activations (default: float16 on a GPU, float32 on the CPU)", choices=DTYPES
+    )
+    loras: tuple[Lora, ...] = setting(
+        (),
+        "merge a LoRA or a relative of it: a safetensors file, a folder or a hub id; may be repeated",
+        kind=object,
+        parse=parse_loras,
+        to_json=loras_to_json,
+        from_json=loras_from_json,
+        flag="--lora",
+        repeat=True,
+        metavar="PATH[:SCALE[:W,W,...]]",
+    )
+    quantize: str | None = setting(
+        None, "the UNet's linear layers in 4 or 8 bits; or NETWORK=BITS,...", metavar="BITS[:GROUP]"
+    )
+    coreml: str | None = setting(
+        None, "run the packages that python -m coreml wrote, instead of --model", metavar="FOLDER"
+    )
+    speed: str | None = setting(
+        None,
+        "sampler, steps, DeepCache and T-GATE together, from measured curves; flags of their own overrule",
+        choices=SPEEDS,
+        always_recorded=False,
     )
     steps: int | None = setting(
         None,
@@ -109,28 +139,6 @@ class Request:
         None, "in pixels, a multiple of 8 (default: the checkpoint's)", kind=int, unit="pixels"
     )
     clip_skip: int = setting(0, "layers of the text encoder to leave out at the end", kind=int, metavar="LAYERS")
-    noise_level: int | None = setting(
-        None,
-        f"noise on the small image that an x4 upscaler enlarges; more invents more, 0 to {HIGHEST_NOISE_LEVEL} "
-        f"(default {NOISE_LEVEL})",
-        kind=int,
-        group="image",
-        metavar="N",
-    )
-    denoise_tile: int | None = setting(
-        None,
-        f"denoise in overlapping tiles of so many latents a side; 0 never (default: upscalers {DENOISE_TILE})",
-        kind=int,
-        unit="latents",
-        metavar="LATENTS",
-    )
-    strength: float | None = setting(
-        None,
-        f"how much of the image changes: the share of the steps that run (default {STRENGTH}; with a mask 1)",
-        kind=float,
-        range=Range(0, 1, open_minimum=True),
-        group="image",
-    )
     deepcache: Policy | None = setting(
         None,
         "run the whole UNet only at every N-th evaluation; or nonuniform:N, at=0,4,9, adaptive:0.1; +forecast1 after "
@@ -157,6 +165,95 @@ class Request:
         to_json=str,
         without_value="",
         metavar="B1,B2,S1,S2",
+    )
+    refiner: str | None = setting(
+        None,
+        "a second model that goes on with the latents at --refine-at, on the same schedule",
+        always_recorded=False,
+        metavar="MODEL",
+    )
+    refine_at: float | None = setting(
+        None,
+        f"share of the way at which the refiner begins, above 0, below 1 (default {REFINE_AT})",
+        kind=float,
+        always_recorded=False,
+        metavar="SHARE",
+    )
+    tile: int | None = setting(
+        None,
+        "decode in tiles of so many pixels a side; 0 never (default: above 192 latents a side)",
+        kind=int,
+        unit="pixels",
+        metavar="PIXELS",
+    )
+    denoise_tile: int | None = setting(
+        None,
+        f"denoise in overlapping tiles of so many latents a side; 0 never (default: upscalers {DENOISE_TILE})",
+        kind=int,
+        unit="latents",
+        metavar="LATENTS",
+    )
+    init_image: ImageSource | None = setting(
+        None,
+        "the image to begin with, of any size and kind; what is transparent is white",
+        kind=object,
+        parse=parse_image,
+        to_json=image_to_json,
+        group="image",
+        always_recorded=False,
+        metavar="FILE",
+    )
+    strength: float | None = setting(
+        None,
+        f"how much of the image changes: the share of the steps that run (default {STRENGTH}; with a mask 1)",
+        kind=float,
+        range=Range(0, 1, open_minimum=True),
+        group="image",
+    )
+    mask: ImageSource | None = setting(
+        None,
+        "paint only where this image is white; or alpha: where the image itself is transparent",
+        kind=object,
+        parse=parse_image,
+        to_json=image_to_json,
+        group="image",
+        always_recorded=False,
+        metavar="FILE",
+    )
+    mask_blur: float | None = setting(
+        None,
+        "fade in from the mask's edge (default 0)",
+        kind=float,
+        unit="pixels",
+        range=Range(0),
+        group="image",
+        always_recorded=False,
+        metavar="PIXELS",
+    )
+    only_masked: bool | None = setting(
+        None,
+        "cut out the mask's surroundings, paint them at the size of a whole picture, and put them back",
+        kind=bool,
+        group="image",
+        always_recorded=False,
+    )
+    padding: int | None = setting(
+        None,
+        f"of those surroundings (default {PADDING})",
+        kind=int,
+        unit="pixels",
+        range=Range(0),
+        group="image",
+        always_recorded=False,
+        metavar="PIXELS",
+    )
+    noise_level: int | None = setting(
+        None,
+        f"noise on the small image that an x4 upscaler enlarges; more invents more, 0 to {HIGHEST_NOISE_LEVEL} "
+        f"(default {NOISE_LEVEL})",
+        kind=int,
+        group="image",
+        metavar="N",
     )
     eta: float | None = setting(
         None,
@@ -220,106 +317,10 @@ class Request:
         always_recorded=False,
         metavar="S",
     )
-    tile: int | None = setting(
-        None,
-        "decode in tiles of so many pixels a side; 0 never (default: above 192 latents a side)",
-        kind=int,
-        unit="pixels",
-        metavar="PIXELS",
-    )
-    init_image: ImageSource | None = setting(
-        None,
-        "the image to begin with, of any size and kind; what is transparent is white",
-        kind=object,
-        parse=parse_image,
-        to_json=image_to_json,
-        group="image",
-        always_recorded=False,
-        metavar="FILE",
-    )
-    mask: ImageSource | None = setting(
-        None,
-        "paint only where this image is white; or alpha: where the image itself is transparent",
-        kind=object,
-        parse=parse_image,
-        to_json=image_to_json,
-        group="image",
-        always_recorded=False,
-        metavar="FILE",
-    )
-    mask_blur: float | None = setting(
-        None,
-        "fade in from the mask's edge (default 0)",
-        kind=float,
-        unit="pixels",
-        range=Range(0),
-        group="image",
-        always_recorded=False,
-        metavar="PIXELS",
-    )
-    only_masked: bool | None = setting(
-        None,
-        "cut out the mask's surroundings, paint them at the size of a whole picture, and put them back",
-        kind=bool,
-        group="image",
-        always_recorded=False,
-    )
-    padding: int | None = setting(
-        None,
-        f"of those surroundings (default {PADDING})",
-        kind=int,
-        unit="pixels",
-        range=Range(0),
-        group="image",
-        always_recorded=False,
-        metavar="PIXELS",
-    )
-    refiner: str | None = setting(
-        None,
-        "a second model that goes on with the latents at --refine-at, on the same schedule",
-        always_recorded=False,
-        metavar="MODEL",
-    )
-    refine_at: float | None = setting(
-        None,
-        f"share of the way at which the refiner begins, above 0, below 1 (default {REFINE_AT})",
-        kind=float,
-        always_recorded=False,
-        metavar="SHARE",
-    )
-    model: str = setting(
-        MODEL, "a converted or diffusers folder, a .safetensors file or a hub id (default: the embedded checkpoint)"
-    )
     model_hash: str | None = setting(None, "of the model's weights", hidden=True)
     init_image_hash: str | None = setting(None, "SHA-256 of the file", hidden=True, always_recorded=False)
     mask_hash: str | None = setting(None, "SHA-256 of the file", hidden=True, always_recorded=False)
     refiner_hash: str | None = setting(None, "of the refiner's weights", hidden=True, always_recorded=False)
-    coreml: str | None = setting(
-        None, "run the packages that python -m coreml wrote, instead of --model", metavar="FOLDER"
-    )
-    loras: tuple[Lora, ...] = setting(
-        (),
-        "merge a LoRA or a relative of it: a safetensors file, a folder or a hub id; may be repeated",
-        kind=object,
-        parse=parse_loras,
-        to_json=loras_to_json,
-        from_json=loras_from_json,
-        flag="--lora",
-        repeat=True,
-        metavar="PATH[:SCALE[:W,W,...]]",
-    )
-    quantize: str | None = setting(
-        None, "the UNet's linear layers in 4 or 8 bits; or NETWORK=BITS,...", metavar="BITS[:GROUP]"
-    )
-    dtype: str | None = setting(
-        None, "of weights and activations (default: float16 on a GPU, float32 on the CPU)", choices=DTYPES
-    )
-    speed: str | None = setting(
-        None,
-        "sampler, steps, DeepCache and T-GATE together, from measured curves; flags of their own overrule",
-        choices=SPEEDS,
-        always_recorded=False,
-    )
 
     def __post_init__(self) -> None:
         for name, description in SETTINGS.items():

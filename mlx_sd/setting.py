@@ -41,10 +41,10 @@ class Range:
             return "a finite number"
         if self.maximum == math.inf:
             amount = f"a number of {unit} " if unit else ""
-            return f"{amount}above {self.minimum:g}" if self.open_minimum else f"{amount}from {self.minimum:g}"
+            return f"{amount}above {self.minimum:.12g}" if self.open_minimum else f"{amount}from {self.minimum:.12g}"
         if self.open_minimum:
-            return f"above {self.minimum:g}, {'below' if self.open_maximum else 'to'} {self.maximum:g}"
-        return f"from {self.minimum:g} to {self.maximum:g}"
+            return f"above {self.minimum:.12g}, {'below' if self.open_maximum else 'to'} {self.maximum:.12g}"
+        return f"from {self.minimum:.12g} to {self.maximum:.12g}"
 
 
 @dataclass(frozen=True)

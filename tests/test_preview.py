@@ -11,10 +11,8 @@ from PIL import Image
 
 from bench.quality.landscapes import paintings
 from coreml import drive
-from mlx_sd import Preview, StableDiffusion, preview
-from mlx_sd import metadata as picture
-from mlx_sd.cli import animation as film
-from mlx_sd.cli import generate
+from mlx_sd import Preview, StableDiffusion, metadata, preview
+from mlx_sd.cli import animation, generate
 from mlx_sd.core.errors import Failure, InputError
 from mlx_sd.networks.vae import Autoencoder
 from tests.support.exports import exported, model  # noqa: F401 - fixtures
@@ -246,8 +244,8 @@ def test_a_folder_gets_each_step_and_animations_end_in_the_picture(run, tmp_path
             assert (np.asarray(moving.convert("RGB")) == np.asarray(final.convert("RGB"))).all()
             assert moving.info["duration"] == 1500
         with pytest.raises(InputError, match="does not say how it was made"):
-            picture.read(Path(one["animation"]))
-        assert picture.read(Path(one["output"]))["steps"] == 3
+            metadata.read(Path(one["animation"]))
+        assert metadata.read(Path(one["output"]))["steps"] == 3
 
 
 def test_previews_change_no_picture(run, tmp_path):
@@ -280,7 +278,7 @@ MISTAKES = {
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_one_line_and_leaves_nothing(run, tmp_path, monkeypatch, name):
     """... and is noticed before a map is fitted."""
-    monkeypatch.setattr(film, "Preview", lambda *_: pytest.fail("too late"))
+    monkeypatch.setattr(animation, "Preview", lambda *_: pytest.fail("too late"))
     (tmp_path / "file.txt").write_text("text")
     (tmp_path / "folder.gif").mkdir()
     arguments, message = MISTAKES[name]

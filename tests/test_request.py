@@ -92,7 +92,9 @@ def test_generate_takes_every_field_and_explains_every_argument():
         assert parameters[name].annotation is not inspect.Parameter.empty, name
     for name, setting in SETTINGS.items():
         if setting.range is not None and name in parameters:
-            limits = [f"{limit:g}" for limit in (setting.range.minimum, setting.range.maximum) if abs(limit) < np.inf]
+            limits = [
+                f"{limit:.12g}" for limit in (setting.range.minimum, setting.range.maximum) if abs(limit) < np.inf
+            ]
             line = documentation.split(f"\n    {name}: ")[1].split("\n    ")[0]
             assert all(limit in line for limit in limits), name
 

@@ -59,6 +59,7 @@ def _generate(arguments: argparse.Namespace) -> None:
     with tqdm(unit="step", disable=not sys.stderr.isatty(), bar_format=_BAR) as bar:
 
         def progress(evaluation: int, evaluations: int, denoised: mx.array) -> None:
+            """Moves the bar on and shows the step."""
             if evaluation == 1:
                 bar.reset(total=evaluations)
                 bar.set_description(f"{len(reports) + 1}/{len(paths)}")

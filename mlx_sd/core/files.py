@@ -99,6 +99,7 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
     """The header, and the byte at which the numbers begin."""
 
     def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """Returns an object of the header; InputError where a name is in it twice."""
         entries: dict[str, Any] = {}
         for name, value in pairs:
             if name in entries:

@@ -28,6 +28,7 @@ def _elementwise(function: Elementwise) -> Elementwise:
 
     @wraps(function)
     def call(x: mx.array) -> mx.array:
+        """Applies the function piece by piece."""
         flat = x.astype(mx.float32).reshape(-1)
         run = fused if flat.size >= _WORTH_FUSING else function
         pieces = [run(flat[i : i + _PIECE]) for i in range(0, flat.size, _PIECE)]

@@ -37,6 +37,7 @@ def recording(recorder: Recorder) -> Iterator[None]:
 def _op(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
     @wraps(function)
     def call(*arrays: mx.array | None, **attributes: Any) -> mx.array:
+        """Runs the operation, or hands it to the recorder."""
         if _recorder is None:
             return function(*arrays, **attributes)
         return _recorder(function.__name__, function, arrays, attributes)

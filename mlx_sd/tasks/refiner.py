@@ -9,7 +9,7 @@ from ..sampling.steps import Level
 from ..sampling.table import Options, Table
 
 
-def check(model: Model, refiner: Model) -> None:
+def check_refiner(model: Model, refiner: Model) -> None:
     """Raises InputError where the refiner cannot go on from the model's latents."""
     latents = model.vae.config.latent_channels
     if refiner.unet.config.in_channels != latents:
@@ -25,7 +25,7 @@ def check(model: Model, refiner: Model) -> None:
         raise InputError("the refiner's latents are of another VAE than the model's; give one of the same family")
 
 
-def tables(
+def split_table(
     model: Model,
     refiner: Model,
     table: Table,

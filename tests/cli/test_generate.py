@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlx_sd import StableDiffusion
-from mlx_sd import metadata as picture
+from mlx_sd import StableDiffusion, metadata
 from mlx_sd.core.errors import Failure
 
 TENT = "a red tent in the center on green grass, under a clear day sky"
@@ -57,10 +56,10 @@ def test_a_picture_replays_to_the_same_pixels(run, tmp_path):
     assert run("a house", *flags, "--output", "a.png")[0] == 0
     assert run("--from-image", "a.png", "--output", "b.png")[0] == 0
     assert (_pixels("a.png") == _pixels("b.png")).all()
-    assert picture.read(tmp_path / "a.png") == picture.read(tmp_path / "b.png")
+    assert metadata.read(tmp_path / "a.png") == metadata.read(tmp_path / "b.png")
     assert run("--from-image", "a.png", "--seed", 6, "--output", "c.png")[0] == 0
     assert (_pixels("a.png") != _pixels("c.png")).any()
-    about = picture.read(tmp_path / "c.png")
+    about = metadata.read(tmp_path / "c.png")
     assert (about["prompt"], about["seed"], about["sampler"]) == ("a house", 6, "euler_ancestral")
     with Image.open("a.png") as image:
         assert image.text["parameters"].startswith(
@@ -74,7 +73,7 @@ def test_freeu_is_replayed(run, factors):
     assert run("a tent", "--steps", 3, *SMALL, "--output", "plain.png")[0] == 0
     assert run("--from-image", "a.png", "--output", "b.png")[0] == 0
     assert (_pixels("a.png") == _pixels("b.png")).all() and (_pixels("a.png") != _pixels("plain.png")).any()
-    assert picture.read(Path("a.png")) == picture.read(Path("b.png"))
+    assert metadata.read(Path("a.png")) == metadata.read(Path("b.png"))
 
 
 @pytest.mark.parametrize("policy", ["nonuniform:3,1", "at=0,2:1", "adaptive:0.3", "2:3+forecast2"])
@@ -83,7 +82,7 @@ def test_every_policy_of_deepcache_is_replayed_from_a_batch(run, policy):
     assert run("a tent", *flags, "--output", "a.png")[0] == 0
     assert run("--from-image", "a-1.png", "--output", "b.png")[0] == 0
     assert (_pixels("a-1.png") == _pixels("b.png")).all()
-    assert picture.read(Path("a-1.png")) == picture.read(Path("b.png"))
+    assert metadata.read(Path("a-1.png")) == metadata.read(Path("b.png"))
 
 
 @pytest.mark.parametrize(
@@ -103,15 +102,15 @@ def test_solver_options_are_recorded_and_replayed(run, tmp_path, flags, said):
     assert run("a tent", *flags, "--output", "a.png")[0] == 0
     assert run("--from-image", "a.png", "--output", "b.png")[0] == 0
     assert (_pixels("a.png") == _pixels("b.png")).all()
-    about = picture.read(tmp_path / "a.png")
-    assert said.items() <= about.items() and about == picture.read(tmp_path / "b.png")
+    about = metadata.read(tmp_path / "a.png")
+    assert said.items() <= about.items() and about == metadata.read(tmp_path / "b.png")
     assert run("--from-image", "a.png", "--sampler", "dpmpp_2m", "--timesteps", "800,90", "--output", "c.png")[0] == 0
 
 
 def test_a_schedule_file_is_taken(run, tmp_path):
     (tmp_path / "s.json").write_text('{"timesteps": [900, 400]}')
     assert run("a tent", "--schedule", "s.json", "--output", "a.png")[0] == 0
-    assert picture.read(tmp_path / "a.png")["steps"] == 2
+    assert metadata.read(tmp_path / "a.png")["steps"] == 2
 
 
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler_ancestral", "dpmpp_2m_sde"])
@@ -191,7 +190,7 @@ MISTAKES = {
     "guidance nan": (("x", "--guidance", "nan"), "guidance must be a finite number, not nan"),
     "guidance inf": (("x", "--guidance", "inf"), "guidance must be a finite number, not inf"),
     "rescale": (("x", "--guidance-rescale", 2), "guidance rescale must be from 0 to 1"),
-    "seed": (("x", "--seed", -1), "seeds must be from 0 to 4294967295, not -1"),
+    "seed": (("x", "--seed", -1), "seed must be from 0 to 4294967295, not -1"),
     "count": (("x", "--count", 0), "count and batch must be at least 1"),
     "clip skip": (("x", "--clip-skip", 9), "clip skip must be from 0 to 3, not 9"),
     "interval": (("x", "--deepcache", 0), "the DeepCache interval must be at least 1, not 0"),
@@ -264,7 +263,7 @@ def test_a_picture_without_its_making_is_refused(run, tmp_path):
 def test_a_picture_that_says_nonsense_is_refused(run, tmp_path):
     about = {"prompt": "x", "steps": "many", "sampler": "ddim", "schedule": "leading", "guidance": 1, "seed": 0}
     about |= {"width": 8, "height": 8, "model": "tiny", "model_hash": ""}
-    picture.save(Image.new("RGB", (8, 8)), tmp_path / "odd.png", about)
+    metadata.save(Image.new("RGB", (8, 8)), tmp_path / "odd.png", about)
     code, _, err = run("--from-image", "odd.png")
     assert code == 2 and "odd.png: it says steps = 'many'" in err
 
@@ -274,7 +273,7 @@ def test_half_precision_makes_nearly_the_same_picture(run, dtype):
     for kind in (dtype, "float32"):
         assert run("a tent", "--steps", 4, *SMALL, "--dtype", kind, "--output", f"{kind}.png")[0] == 0
     assert np.abs(_pixels(f"{dtype}.png") - _pixels("float32.png")).mean() < 4
-    assert picture.read(Path(f"{dtype}.png"))["dtype"] == dtype
+    assert metadata.read(Path(f"{dtype}.png"))["dtype"] == dtype
 
 
 def test_nan_in_the_latents_is_a_failure_not_a_picture(run, tmp_path, monkeypatch):

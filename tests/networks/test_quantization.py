@@ -14,7 +14,7 @@ from mlx.utils import tree_flatten
 from bench.models import UNETS
 from convert import __main__ as command
 from coreml import __main__ as coreml_command
-from mlx_sd import metadata as picture
+from mlx_sd import metadata
 from mlx_sd.checkpoint.model_folder import build
 from mlx_sd.cli import generate
 from mlx_sd.core.errors import InputError
@@ -171,7 +171,7 @@ def test_a_picture_says_how_it_was_quantized(tmp_path, monkeypatch):
     assert generate.main([*flags, "--quantize", "4", "--output", "a.png"]) == 0
     assert generate.main(["--from-image", "a.png", "--output", "b.png"]) == 0
     assert generate.main([*flags, "--output", "c.png"]) == 0
-    assert picture.read(tmp_path / "a.png")["quantize"] == "4"
+    assert metadata.read(tmp_path / "a.png")["quantize"] == "4"
     one, again, without = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
     assert one == again != without
 

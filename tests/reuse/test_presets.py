@@ -4,8 +4,7 @@ import pytest
 
 from bench import results
 from bench.report import reuse
-from mlx_sd import DeepCache, Request, StableDiffusion
-from mlx_sd import metadata as picture
+from mlx_sd import DeepCache, Request, StableDiffusion, metadata
 from mlx_sd.completion import preset_of
 from mlx_sd.core.errors import InputError
 from mlx_sd.networks.family import Family
@@ -62,7 +61,7 @@ def test_a_preset_is_printed_and_replayed_as_its_settings(run, tmp_path):
     code, _, err = run("a tent", "--speed", "fastest", "--output", "a.png")
     assert (code, err) == (0, f"mlx_sd.generate: {presets.EMBEDDED['fastest']}\n")
     assert run("--from-image", "a.png", "--output", "b.png")[::2] == (0, "")
-    a, b = (picture.read(tmp_path / name) for name in ("a.png", "b.png"))
+    a, b = (metadata.read(tmp_path / name) for name in ("a.png", "b.png"))
     assert a == b and a["tgate"] == str(presets.EMBEDDED["fastest"].tgate)
     assert run("--from-image", "a.png", "--speed", "exact", "--output", "c.png")[0] == 0
-    assert picture.read(tmp_path / "c.png")["tgate"] is None
+    assert metadata.read(tmp_path / "c.png")["tgate"] is None

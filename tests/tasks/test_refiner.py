@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlx_sd import DeepCache, StableDiffusion, TGate
-from mlx_sd import metadata as picture
+from mlx_sd import DeepCache, StableDiffusion, TGate, metadata
 from mlx_sd.core.errors import InputError
 from tests.support import singles
 
@@ -87,8 +86,8 @@ def test_the_command_line_records_and_replays(run, folder, original, tmp_path):
     )
     assert run("a tent", *flags, "--output", "a.png")[0] == 0
     assert run("--from-image", "a.png", "--output", "b.png")[::2] == (0, "")
-    about = picture.read(tmp_path / "a.png")
-    assert about == picture.read(tmp_path / "b.png")
+    about = metadata.read(tmp_path / "a.png")
+    assert about == metadata.read(tmp_path / "b.png")
     assert (about["refiner"], about["refine_at"]) == (str(original), 0.5)
     code, _, err = run("--from-image", "a.png", "--refiner", folder, "--output", "c.png")
     assert code == 2 and "the refiner's latents are of another VAE" in err and err.count("\n") == 1

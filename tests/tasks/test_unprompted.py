@@ -10,8 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from convert import __main__ as command
 from coreml import __main__ as coreml
-from mlx_sd import DeepCache, StableDiffusion, TGate
-from mlx_sd import metadata as picture
+from mlx_sd import DeepCache, StableDiffusion, TGate, metadata
 from mlx_sd.cli import generate
 from mlx_sd.codec import to_image
 from mlx_sd.core.errors import InputError
@@ -216,7 +215,7 @@ def test_pictures_of_nothing_in_particular_from_the_command_line(folders, model,
     again = tmp_path / "again.png"
     assert run("--from-image", files[1], "--output", again) == 0
     assert np.array_equal(np.asarray(Image.open(again)), np.asarray(wanted[1]))
-    assert picture.read(again) == picture.read(files[1])
+    assert metadata.read(again) == metadata.read(files[1])
     capsys.readouterr()
 
 
@@ -226,7 +225,7 @@ def test_pictures_of_classes_from_the_command_line(folders, model, tmp_path, cap
     files = sorted(out.iterdir())
     assert [file.name for file in files] == ["class-4-0.png", "class-goldfish-0.png"]
     for file, one in zip(files, (4, 1), strict=True):
-        about = picture.read(file)
+        about = metadata.read(file)
         assert about["class"] == one and about["prompt"] is None and about["guidance"] == 3.0
         assert Image.open(file).text["parameters"].startswith(f"class {one}\n")
         image = model("classes").generate(classes=one, steps=2).images[0]

@@ -14,8 +14,7 @@ from convert import __main__ as command
 from convert.adapters import adapter_file, merge
 from convert.files import hub
 from convert.files.diffusers_names import diffusers_name
-from mlx_sd import StableDiffusion
-from mlx_sd import metadata as picture
+from mlx_sd import StableDiffusion, metadata
 from mlx_sd.checkpoint.lora import Lora
 from mlx_sd.checkpoint.model_folder import build
 from mlx_sd.cli import generate
@@ -238,9 +237,9 @@ def test_a_picture_says_its_adapters_and_is_made_again(style, tmp_path, capsys, 
     assert generate.main([*flags, "--lora", "style.safetensors:0.7", "--output", "a.png"]) == 0
     assert generate.main(["--from-image", "a.png", "--output", "b.png"]) == 0
     assert generate.main([*flags, "--output", "c.png"]) == 0
-    about = picture.read(tmp_path / "a.png")
+    about = metadata.read(tmp_path / "a.png")
     assert about["loras"] == [{"path": "style.safetensors", "sha256": adapter_file.read(style).sha256, "scale": 0.7}]
-    assert about == picture.read(tmp_path / "b.png")
+    assert about == metadata.read(tmp_path / "b.png")
     one, again, without = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
     assert one == again != without
     arrays = {name: array * 2 for name, array in load_file(style).items()}

@@ -9,12 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mlx_sd import DeepCache, StableDiffusion
-from mlx_sd import metadata as picture
+from mlx_sd import DeepCache, StableDiffusion, metadata
 from mlx_sd.core.errors import InputError
 from mlx_sd.sampling import loop, samplers
 from mlx_sd.sampling.table import Options
-from mlx_sd.tasks import painting as paint
+from mlx_sd.tasks import painting
 
 PROMPT = "a large moon, a night sky"
 
@@ -40,7 +39,7 @@ def _canvases(draw):
     left, top = draw(st.integers(0, size[0] - 2)), draw(st.integers(0, size[1] - 2))
     box = left, top, draw(st.integers(left + 1, size[0])), draw(st.integers(top + 1, size[1]))
     blur, padding = draw(st.sampled_from([0, 1, 4.5, 30])), draw(st.none() | st.integers(0, 40))
-    return paint.Canvas(_noise(size), _mask(size, box), blur, padding), box
+    return painting.Canvas(_noise(size), _mask(size, box), blur, padding), box
 
 
 @settings(deadline=None)
@@ -68,7 +67,7 @@ def test_what_is_cut_out_holds_the_mask_and_has_the_shape_of_the_whole(made, wid
 
 
 def test_a_blurred_edge_fades_in_from_the_mask_s_edge():
-    canvas = paint.Canvas(Image.new("RGB", (64, 64)), _mask((64, 64), (20, 0, 64, 64)), 4)
+    canvas = painting.Canvas(Image.new("RGB", (64, 64)), _mask((64, 64), (20, 0, 64, 64)), 4)
     row = np.asarray(canvas.finish(Image.new("RGB", (64, 64), "white")), int)[32, :, 0]
     assert (np.diff(row) >= 0).all() and not row[:20].any()
     assert 0 < row[20] < 60 and 120 < row[23] < 220 and row[36] == 255
@@ -238,8 +237,8 @@ def test_a_painted_picture_replays_and_says_when_its_files_have_changed(run, pic
     assert run(PROMPT, *flags, "--output", "a.png")[0] == 0
     code, _, err = run("--from-image", "a.png", "--output", "b.png")
     assert (code, err) == (0, "")
-    about = picture.read(tmp_path / "a.png")
-    assert about == picture.read(tmp_path / "b.png")
+    about = metadata.read(tmp_path / "a.png")
+    assert about == metadata.read(tmp_path / "b.png")
     assert {
         "init_image": "in.png",
         "mask": "mask.png",

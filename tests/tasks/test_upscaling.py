@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from convert import __main__ as convert
-from mlx_sd import Adaptive, At, DeepCache, FreeU, NonUniform, StableDiffusion, TGate, memory
-from mlx_sd import metadata as picture
+from mlx_sd import Adaptive, At, DeepCache, FreeU, NonUniform, StableDiffusion, TGate, memory, metadata
 from mlx_sd.cli import generate
 from mlx_sd.core.errors import InputError
 from mlx_sd.tasks import tiles
@@ -334,7 +333,7 @@ def run(checkpoint, tmp_path, monkeypatch, capsys):
 def test_the_command_line_upscales_and_the_picture_replays(run):
     flags = ("--init-image", "small.png", "--noise-level", 50, "--denoise-tile", 16, "--deepcache", 2)
     assert run("a red tent", *flags)[:2] == (0, "large.png\n")
-    about = picture.read(Path("large.png"))
+    about = metadata.read(Path("large.png"))
     assert [about[name] for name in ("noise_level", "denoise_tile", "width", "height")] == [50, 16, 64, 48]
     with Image.open("large.png") as first:
         pixels = np.asarray(first)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from PIL import Image
 
-from mlx_sd import metadata as picture
+from mlx_sd import metadata
 
 ABOUT = {"prompt": "a tent", "negative": None, "steps": 3, "sampler": "ddim", "schedule": "leading", "guidance": 2.0}
 ABOUT |= {"seed": 0, "width": 8, "height": 8, "model": "tiny", "model_hash": "0"}
@@ -17,13 +17,13 @@ def test_any_text_comes_back(tmp_path_factory, prompt, negative):
     prompt = prompt.encode("utf-8", "replace").decode()  # command lines may hold lone surrogates, PNGs may not
     negative = negative and negative.encode("utf-8", "replace").decode()
     path, about = tmp_path_factory.mktemp("p") / "a.png", {**ABOUT, "prompt": prompt, "negative": negative}
-    picture.save(Image.new("RGB", (8, 8)), path, about)
-    assert picture.read(path) == about
+    metadata.save(Image.new("RGB", (8, 8)), path, about)
+    assert metadata.read(path) == about
 
 
 def test_an_interrupted_save_leaves_the_old_picture_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
-    picture.save(Image.new("RGB", (8, 8)), path, ABOUT)
+    metadata.save(Image.new("RGB", (8, 8)), path, ABOUT)
     before = path.read_bytes()
 
     def half(self, f, **_):
@@ -32,6 +32,6 @@ def test_an_interrupted_save_leaves_the_old_picture_and_nothing_else(tmp_path, m
 
     monkeypatch.setattr(Image.Image, "save", half)
     with pytest.raises(KeyboardInterrupt):
-        picture.save(Image.new("RGB", (8, 8)), path, ABOUT)
+        metadata.save(Image.new("RGB", (8, 8)), path, ABOUT)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
