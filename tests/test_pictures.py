@@ -11,9 +11,8 @@ from tests.support.effort import slow_but
 
 # One of each sampler's kind, each way of reuse, each task and each family of checkpoints.
 QUICK = """
-    demo euler-ancestral-trailing heun-exponential plms-leading unipc-ays nonuniform adaptive tgate freeu-constant
-    speed-fastest long-prompt batch quantized mask-blur only-masked classes sd1-lora single-file sd2v sdxl-refiner
-    inpaint9 x4 ldm-super-resolution ddim-model
+    demo euler-ancestral-trailing heun-exponential nonuniform adaptive tgate freeu-constant batch only-masked classes
+    sd1-lora sdxl-refiner inpaint9 x4 ddim-model
 """
 LEVEL = 1  # of 255: another processor may round otherwise
 

@@ -21,6 +21,7 @@ def packaged(exported) -> StableDiffusion:
     return StableDiffusion(drive.load(exported("small float32")))
 
 
+@pytest.mark.filterwarnings("ignore:in . evaluations little repeats itself")
 @pytest.mark.parametrize("name", ("small float32", pytest.param("sdxl float16", marks=pytest.mark.slow)))
 def test_the_loop_of_an_app_is_the_loop_of_mlx(name, exported, model):
     sd, packaged = model(FORMS[name][0]), StableDiffusion(drive.load(exported(name)))

@@ -12,6 +12,7 @@ from mlx_sd.networks.family import Family
 from mlx_sd.reuse.freeu import PUBLISHED, parse, scale_lowest_frequencies
 from tests.reuse.test_cached_passes import BRANCHES, SHAPES, inputs
 from tests.support import families
+from tests.support.effort import slow_but
 
 FACTOR = st.floats(0, 3)
 
@@ -65,7 +66,7 @@ def test_factors_of_one_change_nothing_and_others_do(name, form, family):
         assert families.distance(unet(**given_, join=FreeU(*factors, form).join(unet.config))[0], plain) > 1e-4
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", slow_but(["sd1"], SHAPES))
 @pytest.mark.parametrize("form", ["structure", "constant"])
 def test_cached_is_full_bit_for_bit_with_freeu_at_every_branch(name, form, family):
     """What is kept is kept from before FreeU: used twice, it is the same."""
@@ -79,12 +80,13 @@ def test_cached_is_full_bit_for_bit_with_freeu_at_every_branch(name, form, famil
             assert mx.array_equal(cached, plain) and mx.array_equal(full, plain), f"branch {branch}"
 
 
+@pytest.mark.filterwarnings("ignore:in . evaluations little repeats itself")
 def test_a_picture_with_deepcache_and_freeu_at_interval_one_is_that_with_freeu(family):
     sd, how = family("sd1"), {"steps": 3, "output": "latent", "freeu": FreeU()}
     alone = sd.generate("a tent", **how)
     assert mx.array_equal(sd.generate("a tent", deepcache=DeepCache(1, 7), **how).latents, alone.latents)
     assert not mx.array_equal(sd.generate("a tent", **how | {"freeu": None}).latents, alone.latents)
-    assert alone.settings.freeu == FreeU(1.5, 1.6, 0.9, 0.2)
+    assert alone.requests[0].freeu == FreeU(1.5, 1.6, 0.9, 0.2)
 
 
 @pytest.mark.parametrize("checkpoint", Family)
@@ -96,7 +98,7 @@ def test_every_family_has_published_factors_and_set_ones_stay(checkpoint):
 
 def test_published_factors_are_those_of_the_checkpoint_s_family(family):
     result = family("sdxl").generate("a tent", steps=1, output="latent", freeu=FreeU())
-    assert str(result.settings.freeu) == "structure:1.3,1.4,0.9,0.2"
+    assert str(result.requests[0].freeu) == "structure:1.3,1.4,0.9,0.2"
 
 
 def test_true_and_the_bare_flag_are_published_factors_and_false_is_none():

@@ -122,6 +122,7 @@ def test_sides_follow_the_picture_s_shape(family):
     assert sd.generate(PROMPT, steps=2, image=_noise((96, 48)), width=40, height=40).images[0].size == (40, 40)
 
 
+@pytest.mark.filterwarnings("ignore:in . evaluations little repeats itself")
 @pytest.mark.parametrize(("strength", "runs"), [(1.0, 10), (0.55, 5), (0.1, 1), (None, 8)])
 def test_strength_is_the_share_of_steps_and_deepcache_counts_from_the_first_that_runs(strength, runs, family):
     sd, given_ = family("sd1"), {"steps": 10, "sampler": "ddim", "image": _noise((64, 64)), "output": "latent"}
