@@ -16,12 +16,8 @@ def check_refiner(model: Model, refiner: Model) -> None:
         raise InputError(
             f"the refiner's UNet takes {refiner.unet.config.in_channels} channels, not the {latents} of latents alone"
         )
-    ours, theirs = model.vae.config, refiner.vae.config
-    if (ours.downsampling, ours.scaling_factor, ours.shift_factor) != (
-        theirs.downsampling,
-        theirs.scaling_factor,
-        theirs.shift_factor,
-    ):
+    scales = [(c.downsampling, c.scaling_factor, c.shift_factor) for c in (model.vae.config, refiner.vae.config)]
+    if scales[0] != scales[1]:
         raise InputError("the refiner's latents are of another VAE than the model's; give one of the same family")
 
 

@@ -335,10 +335,9 @@ def unet_inputs(config: Config, size: tuple[int, int] = (8, 8), batch: int = 2) 
     elif kind == "timestep":
         found["class_labels"] = np.array([20.0, 350.0, 7.0, 0.0][:batch], np.float32)
     elif kind:
-        identity = 4 * config["block_out_channels"][0]
-        found["class_labels"] = numbers(
-            "classes", batch, identity if kind == "identity" else config["projection_class_embeddings_input_dim"]
-        )
+        wide = kind == "identity"
+        width = 4 * config["block_out_channels"][0] if wide else config["projection_class_embeddings_input_dim"]
+        found["class_labels"] = numbers("classes", batch, width)
     if config.get("addition_embed_type"):
         dims = config["addition_time_embed_dim"]
         ids = (config["projection_class_embeddings_input_dim"] - 24) // dims
