@@ -18,8 +18,8 @@ from .networks.vae import Autoencoder
 from .predictor import Predictor
 from .prompts.tokenizer import Tokenizer
 from .request import HIGHEST_SEED, Request
-from .reuse.deepcache import Policy
 from .reuse.freeu import FreeU
+from .reuse.policy import Policy
 from .reuse.tgate import TGate
 from .sampling.table import Table
 from .tasks.images import ImageSource

@@ -26,14 +26,15 @@ from .request_values import (
     parse_loras,
     parse_tgate,
 )
+from .reuse.deepcache import examples as policy_examples
 from .setting import Range, Setting, setting, settings_of
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from .checkpoint.lora import Lora
-    from .reuse.deepcache import Policy
     from .reuse.freeu import FreeU
+    from .reuse.policy import Policy
     from .reuse.tgate import TGate
     from .sampling.table import Options
 
@@ -141,8 +142,8 @@ class Request:
     clip_skip: int = setting(0, "layers of the text encoder to leave out at the end", kind=int, metavar="LAYERS")
     deepcache: Policy | None = setting(
         None,
-        "run the whole UNet only at every N-th evaluation; or nonuniform:N, at=0,4,9, adaptive:0.1; +forecast1 after "
-        "any of them",
+        f"run the whole UNet only at every N-th evaluation, or by a policy, for example {policy_examples()}; "
+        "+forecast1 after any of them",
         kind=object,
         parse=parse_deepcache,
         to_json=str,

@@ -12,8 +12,8 @@ from .core.errors import InputError
 
 if TYPE_CHECKING:
     from .checkpoint.lora import Lora
-    from .reuse.deepcache import Policy
     from .reuse.freeu import FreeU
+    from .reuse.policy import Policy
     from .reuse.tgate import TGate
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from mlx_sd import Adaptive, DeepCache, NonUniform, StableDiffusion
 from mlx_sd.core import command
 from mlx_sd.generation import Result
-from mlx_sd.reuse.deepcache import Policy
+from mlx_sd.reuse.policy import Policy
 
 from .. import arguments, results
 from ..machine import describe

@@ -14,7 +14,7 @@ from mlx_sd.networks.unet import UNet
 from mlx_sd.networks.unet_config import UNetConfig
 from mlx_sd.predictor import Predictor
 from mlx_sd.reuse import deepcache, tgate
-from mlx_sd.reuse.deepcache import Policy
+from mlx_sd.reuse.policy import Policy
 from mlx_sd.reuse.tgate import TGate
 from mlx_sd.sampling import samplers
 from mlx_sd.sampling.loop import evaluate

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 import mlx.core as mx
 
 from ..networks.unet import Deep
-from .deepcache import Policy
+from .policy import Policy
 
 _REACH = 0.5  # of the distance between the last two full evaluations
 _SAME_LEVEL = 5e-7  # difference of log-SNRs below which two evaluations are at one noise level

@@ -9,7 +9,8 @@ from typing import Any
 
 from ..core.errors import InputError
 from ..networks.family import Family
-from .deepcache import DeepCache, Policy
+from .deepcache import DeepCache
+from .policy import Policy
 from .tgate import TGate
 
 

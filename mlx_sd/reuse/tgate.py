@@ -15,8 +15,8 @@ import mlx.core as mx
 from ..core.errors import InputError
 from ..networks.blocks import Attend
 from ..networks.layers import Attention
-from .deepcache import Policy
 from .feature_cache import FeatureCache
+from .policy import Policy
 
 
 @dataclass(frozen=True)
