@@ -16,10 +16,13 @@ import pytest
 
 from mlx_sd import StableDiffusion
 from mlx_sd.sampling import samplers, schedules
+from mlx_sd.sampling.scheduler import Scheduler
+from mlx_sd.sampling.table import Options
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 PAGES += sorted((ROOT / "docs").rglob("*.md"))
+SPEED = ROOT / "docs" / "guide" / "speed.md"
 PACKAGES = ("mlx_sd", "convert", "coreml", "bench", "tests")
 COMMANDS = {"mlx_sd.generate": "mlx_sd.generate.__main__", "convert": "convert.__main__", "coreml": "coreml.__main__"}
 
@@ -178,13 +181,24 @@ def test_every_target_of_make_exists():
         assert set(shown) <= targets, page
 
 
-def test_the_samplers_and_schedules_of_the_guide_exist():
-    page = text(ROOT / "docs" / "guide" / "speed.md")
+def test_the_guide_has_every_sampler_and_every_schedule():
+    page = text(SPEED)
     sections = {part.partition("\n")[0]: part.partition("### ")[0] for part in page.split("\n## ")}
     for title, names in (("Samplers", samplers.names()), ("Schedules", schedules.names())):
         cells = re.findall(r"^\| (`[^|]+) \|", sections[title], re.MULTILINE)
         named = re.findall(r"`(\w+)`", " ".join(cells))
-        assert len(named) > 8 and set(named) <= set(names)
+        assert sorted(named) == sorted(names)
+
+
+def test_the_guide_counts_the_evaluations_of_every_sampler():
+    scheduler = Scheduler.from_hf({"_class_name": "DDIMScheduler"})
+    rows = re.findall(r"^\| `(\w+)` \|.*?\|.*?\| (\d*)n(?: (\W) (\d+))? \|", text(SPEED), re.MULTILINE)
+    assert sorted(name for name, *_ in rows) == sorted(samplers.names())
+    for name, factor, sign, constant in rows:
+        spacing = samplers.SAMPLERS[name].default_schedule
+        for steps in (5, 20):
+            evaluations = int(factor or 1) * steps + int(constant or 0) * (1 if sign == "+" else -1)
+            assert len(samplers.table(scheduler, name, spacing, Options(), steps).rows) == evaluations, name
 
 
 def strings(folder):

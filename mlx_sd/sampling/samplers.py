@@ -3,7 +3,8 @@
 A sampler is a solver, which turns steps into rows of numbers (see table.py), and a grid, which turns a schedule into
 steps. All weights are float64 numbers known before the first evaluation; one loop (loop.py) runs every table.
 
-A new sampler is one function from steps to rows, in onestep.py or multistep.py, and one line in SAMPLERS.
+A new sampler is one function from steps to rows, in onestep.py or multistep.py, and one line in SAMPLERS. If the line
+names an order of convergence, the tests measure it.
 
 Samplers that choose their steps while they run, such as k-diffusion's dpm_adaptive, cannot be tables: their rows depend
 on the network's output. One of them would be a second generator beside `loop.evaluate`, with its arguments and yields.
@@ -72,6 +73,9 @@ class Sampler:
     default_schedule: str  # if neither the user nor the checkpoint names one
     takes: Mapping[str, Range | Choices] = field(default_factory=dict)  # option -> its values
     corrector: Corrector = Corrector.NEVER
+    # Of convergence to the solution of the probability flow, as measured with the default options: in n steps the error
+    # falls as n^-order. None with fresh noise, which follows another process, and where no smooth grid shows an order.
+    order: int | None = None
 
     def corrects(self, options: Options) -> bool:
         """Returns whether UniC is added to the solver's table."""
@@ -80,6 +84,8 @@ class Sampler:
         return options.corrector
 
 
+# Schedules: all of them, for solvers in sigma or lambda; and those that list timesteps, for solvers that look levels up
+# by whole timesteps, which the shaped schedules (karras, exponential) do not have.
 _ANY = (*schedules.names(), *schedules.LISTS)
 _INDEXED = tuple(name for name in (*schedules.names(), "timesteps") if name not in schedules.SHAPES)
 _EVEN = ("sgm_uniform", "leading", "linspace", "trailing")
@@ -90,6 +96,8 @@ _UNIT, _POSITIVE = Range(0.0, 1.0), Range(0.0)
 _TWO, _THREE, _KINDS = Choices(1, 2), Choices(1, 2, 3), Choices("midpoint", "heun")
 _CHURN = dict.fromkeys(("s_churn", "s_tmin", "s_tmax", "s_noise"), _POSITIVE)
 
+# Grids whose last step always ends at sigma = 0, as in k-diffusion, whatever the checkpoint says; and never there, for
+# solvers that integrate the noise over lambda = log(signal / noise), which is infinite at sigma = 0.
 _to_zero = partial(grids.k_diffusion, always_to_zero=True)
 _not_to_zero = partial(grids.dpm_solver, never_to_zero=True)
 _ddim_to_first = partial(grids.ddim, alpha_to_one=False)
@@ -98,23 +106,27 @@ _distilled_to_first = partial(grids.distilled, alpha_to_one=False)
 _ON_REQUEST, _BY_DEFAULT = Corrector.ON_REQUEST, Corrector.BY_DEFAULT
 
 SAMPLERS: dict[str, Sampler] = {
-    "euler": Sampler(onestep.euler, grids.k_diffusion, _ANY, "linspace", {}, _ON_REQUEST),
+    "euler": Sampler(onestep.euler, grids.k_diffusion, _ANY, "linspace", {}, _ON_REQUEST, order=1),
     "euler_ancestral": Sampler(onestep.euler_ancestral, _to_zero, _ANY, "linspace", {"eta": _UNIT}),
-    "heun": Sampler(onestep.heun, _to_zero, _ANY, "linspace"),
-    "lms": Sampler(multistep.lms, _to_zero, _ANY, "linspace", {"order": Choices(1, 2, 3, 4)}, _ON_REQUEST),
-    "ddim": Sampler(onestep.ddim, grids.ddim, _INDEXED, "leading", {"eta": _UNIT}, _ON_REQUEST),
+    "heun": Sampler(onestep.heun, _to_zero, _ANY, "linspace", order=2),
+    "lms": Sampler(multistep.lms, _to_zero, _ANY, "linspace", {"order": Choices(1, 2, 3, 4)}, _ON_REQUEST, order=4),
+    "ddim": Sampler(onestep.ddim, grids.ddim, _INDEXED, "leading", {"eta": _UNIT}, _ON_REQUEST, order=1),
     "ddpm": Sampler(onestep.ddpm, grids.ddpm, _INDEXED, "leading"),
     "plms": Sampler(plms.plms, _ddim_to_first, _EVEN, "leading"),
     "dpmpp_2m": Sampler(
-        multistep.dpmpp_2m, grids.dpm_solver, _ANY, "linspace", {"order": _TWO, "kind": _KINDS}, _ON_REQUEST
+        multistep.dpmpp_2m, grids.dpm_solver, _ANY, "linspace", {"order": _TWO, "kind": _KINDS}, _ON_REQUEST, order=2
     ),
     "dpmpp_2m_sde": Sampler(
         multistep.dpmpp_2m_sde, grids.dpm_solver, _ANY, "linspace", {"order": _TWO, "kind": _KINDS}
     ),
-    "dpmpp_3m": Sampler(multistep.dpmpp_3m, grids.dpm_solver, _ANY, "linspace", {"kind": _KINDS}, _ON_REQUEST),
-    "dpmpp_2s": Sampler(onestep.dpmpp_2s, grids.dpm_solver, _ANY, "linspace", {"order": _THREE, "kind": _KINDS}),
-    "dpm_2m": Sampler(multistep.dpm_2m, _not_to_zero, _ANY, "linspace", {"order": _THREE, "kind": _KINDS}, _ON_REQUEST),
-    "deis": Sampler(multistep.deis, _not_to_zero, _ANY, "linspace", {"order": _THREE}, _ON_REQUEST),
+    "dpmpp_3m": Sampler(multistep.dpmpp_3m, grids.dpm_solver, _ANY, "linspace", {"kind": _KINDS}, _ON_REQUEST, order=2),
+    "dpmpp_2s": Sampler(
+        onestep.dpmpp_2s, grids.dpm_solver, _ANY, "linspace", {"order": _THREE, "kind": _KINDS}, order=2
+    ),
+    "dpm_2m": Sampler(
+        multistep.dpm_2m, _not_to_zero, _ANY, "linspace", {"order": _THREE, "kind": _KINDS}, _ON_REQUEST, order=2
+    ),
+    "deis": Sampler(multistep.deis, _not_to_zero, _ANY, "linspace", {"order": _THREE}, _ON_REQUEST, order=2),
     "unipc": Sampler(
         multistep.unipc,
         grids.dpm_solver,
@@ -122,8 +134,9 @@ SAMPLERS: dict[str, Sampler] = {
         "linspace",
         {"order": _THREE, "kind": Choices("bh2", "bh1")},
         _BY_DEFAULT,
+        order=3,
     ),
-    "edm": Sampler(onestep.edm, _to_zero, _ANY, "karras", {"order": _TWO, **_CHURN}),
+    "edm": Sampler(onestep.edm, _to_zero, _ANY, "karras", {"order": _TWO, **_CHURN}, order=2),
     "lcm": Sampler(onestep.lcm, grids.distilled, _DISTILLED, "trailing"),
     "tcd": Sampler(onestep.tcd, _distilled_to_first, _DISTILLED, "trailing", {"gamma": _UNIT}),
 }

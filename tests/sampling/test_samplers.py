@@ -13,6 +13,11 @@ from mlx_sd.sampling.scheduler import Scheduler
 from mlx_sd.sampling.steps import Level, Step, Steps
 from mlx_sd.sampling.table import Options
 
+# Samplers on the grids of DDIM, whose steps may end elsewhere than the next begins, and of distilled networks.
+ON_DDIM_GRID, DISTILLED = (
+    [name for name, sampler in samplers.SAMPLERS.items() if getattr(sampler.grid, "func", sampler.grid) is grid]
+    for grid in (grids.ddim, grids.distilled)
+)
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 DEVIATION = 0.5  # images ~ N(0, DEVIATION^2)
 
@@ -75,15 +80,16 @@ def _error(name, steps, scheduler, options):
     return abs(_final(table, 1 / table.noise_scale) - _exact(steps))
 
 
-# DPM-Solver++(3M) gives its quadratic term half the weight that order 3 needs, as do DPM-Solver-3 and (3S) "heun" in
-# their ways; each corrector adds one order.
+# The order that each sampler's line names, and those of options. DPM-Solver++(3M) gives its quadratic term half the
+# weight that order 3 needs, as do DPM-Solver-3 and (3S) "heun" in their ways; each corrector adds one order.
 ORDERS = [
-    *(("euler", 1, {}), ("ddim", 1, {}), ("heun", 2, {}), ("edm", 1, {"order": 1}), ("edm", 2, {"order": 2})),
-    *(("lms", k, {"order": k}) for k in (1, 2, 3, 4)),
-    *(("deis", k, {"order": k}) for k in (1, 2, 3)),
-    *(("dpm_2m", k, {"order": k}) for k in (1, 2)),
-    *((name, 2, {"kind": kind}) for name in ("dpmpp_2m", "dpm_2m", "dpmpp_2s") for kind in ("midpoint", "heun")),
-    *(("dpmpp_3m", 2, {}), ("dpm_2m", 2, {"order": 3}), ("dpmpp_2s", 3, {"order": 3})),
+    *((name, sampler.order, {}) for name, sampler in samplers.SAMPLERS.items() if sampler.order),
+    ("edm", 1, {"order": 1}),
+    *(("lms", k, {"order": k}) for k in (1, 2, 3)),
+    *(("deis", k, {"order": k}) for k in (1, 3)),
+    ("dpm_2m", 1, {"order": 1}),
+    *((name, 2, {"kind": "heun"}) for name in ("dpmpp_2m", "dpm_2m", "dpmpp_2s")),
+    *(("dpm_2m", 2, {"order": 3}), ("dpmpp_2s", 3, {"order": 3})),
     *(("unipc", k, {"order": k, "corrector": False, "kind": kind}) for k in (1, 2, 3) for kind in ("bh1", "bh2")),
     *(("unipc", k + 1, {"order": k, "kind": kind}) for k in (1, 2, 3) for kind in ("bh1", "bh2")),
     *((name, 2, {"corrector": True}) for name in ("euler", "ddim")),
@@ -97,6 +103,14 @@ def test_observed_order_is_the_claimed_order(name, order, options):
     errors = [_error(name, _smooth(n), scheduler, Options(**options)) for n in (96, 192, 384)]
     observed = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
     assert observed[-1] == pytest.approx(order, abs=0.1), observed
+
+
+def test_every_sampler_names_its_order_unless_it_adds_fresh_noise():
+    """PLMS is defined on whole timesteps, where its order does not show; the next test is about it."""
+    for name, sampler in samplers.SAMPLERS.items():
+        table = samplers.table(_scheduler(), name, sampler.default_schedule, Options(), 10)
+        noisy = any(row.fresh_noise for row in table.rows)
+        assert (sampler.order is None) == (noisy or name == "plms"), name
 
 
 @pytest.mark.parametrize("start", [True, False])
@@ -202,7 +216,7 @@ def test_a_perfect_denoiser_reaches_the_image_on_every_schedule(name):
             table = samplers.table(scheduler, name, spacing, Options(), steps, begin)
             grid = samplers.SAMPLERS[name].grid(scheduler, steps, spacing, 7.0).steps
             if any(p.end.signal != q.start.signal for p, q in itertools.pairwise(grid)):
-                assert name in ("ddim", "plms") and spacing != "leading"
+                assert name in ON_DDIM_GRID and spacing != "leading"
                 continue
             rows = iter(table.rows)
 
@@ -224,13 +238,24 @@ def _named(sampler):
 @pytest.mark.parametrize("name", samplers.names())
 @pytest.mark.parametrize("steps", [1, 2, 20, 50])
 def test_rows_go_down_in_noise_and_within_the_training_range(name, steps):
-    evaluations = {"plms": steps + (steps > 1), "heun": 2 * steps - 1, "edm": 2 * steps - 1}.get(name, steps)
+    scheduler = _scheduler(steps_offset=1)
     for spacing in _named(name):
-        rows = samplers.table(_scheduler(steps_offset=1), name, spacing, Options(), steps).rows
-        assert len(rows) == evaluations
+        table = samplers.table(scheduler, name, spacing, Options(), steps)
+        rows, remaining = table.rows, iter(table.rows)
+        grid = samplers.SAMPLERS[name].grid(scheduler, steps, spacing, 7.0).steps
+        assert all(any(row.level == step.start for row in remaining) for step in grid)  # each begins with an evaluation
+        assert len(_evaluations(table, steps)) == steps
         assert all(p.level.noise >= q.level.noise for p, q in itertools.pairwise(rows))
         assert all(0 <= row.timestep <= 999 for row in rows)
         assert all(math.isclose(row.level.signal**2 + row.level.noise**2, 1) for row in rows)
+
+
+def _evaluations(table, steps):
+    """How many evaluations each step has; where several steps end together (DPM-Solver++(2S)), one each."""
+    ends = [i + 1 for i, row in enumerate(table.rows) if row.ends_step]
+    return (
+        [end - begin for begin, end in itertools.pairwise([0, *ends])] if len(ends) == steps else [1] * len(table.rows)
+    )
 
 
 def _memory(table):
@@ -267,8 +292,9 @@ def test_midway_the_rows_are_the_tail_of_the_whole_run_once_the_memory_is_full(n
         if begin == 0:
             assert tail.rows == complete.rows and tail.churn_scale == complete.churn_scale
             continue
-        each = 2 if len(complete.rows) == 2 * steps - 1 else 1  # evaluations; at the end one
-        assert len(tail.rows) == (steps - begin) * each - (each - 1) + (name == "plms" and begin + 1 < steps)
+        evaluations = _evaluations(tail, steps - begin)
+        assert len(evaluations) == steps - begin and sum(evaluations) == len(tail.rows)
+        assert evaluations[1:] == _evaluations(complete, steps)[begin + 1 :]  # the first may start a multistep method
         memory = options.get("order", 2) if name == "dpmpp_2s" else _memory(complete)
         rows = tail.rows[memory:]
         assert rows == complete.rows[len(complete.rows) - len(rows) :], (spacing, steps, begin)
@@ -294,12 +320,12 @@ def test_midway_the_first_latent_has_the_exact_variance_of_its_level(name, optio
             assert (table.image_scale * unit, table.noise_scale) == pytest.approx(row.level, rel=1e-9)
 
 
-@pytest.mark.parametrize(("name", "options"), [pair for pair in MIDWAY if pair[0] not in ("lcm", "tcd")])
+@pytest.mark.parametrize(("name", "options"), [pair for pair in MIDWAY if pair[0] not in DISTILLED])
 def test_midway_from_the_exact_marginal_it_ends_with_the_exact_marginal(name, options):
     """With the true denoiser, in many small steps; LCM's and TCD's networks are no denoisers."""
     scheduler = _scheduler(set_alpha_to_one=False, steps_offset=1)
     # In steps of one timestep from t = 200, or on a schedule that is as fine as one likes.
-    spacing, steps, begin = ("leading", 999, 799) if name in ("ddim", "ddpm", "plms") else ("karras", 1000, 500)
+    spacing, steps, begin = ("leading", 999, 799) if "karras" not in _named(name) else ("karras", 1000, 500)
     table = samplers.table(scheduler, *samplers.choose(scheduler, name, spacing, Options(**options)), steps, begin)
     end = samplers.SAMPLERS[name].grid(scheduler, steps, spacing, 7.0).steps[-1]
     sources = itertools.count(2)  # of the image and of the first noise are 0 and 1
