@@ -213,11 +213,12 @@ def make(tree: Path, sources: Path, cases: Mapping[str, list[str]]) -> None:
         )
 
 
-def about(folder: Path, name: str) -> dict[str, str]:
-    """Returns what the first PNG of a case says of itself, but for the version."""
+def about(folder: Path, name: str) -> dict[str, Any]:
+    """Returns the settings that the first PNG of a case records, whatever their order, and its other texts."""
     file = next(iter(sorted(folder.glob(f"{name}.png")) or sorted(folder.glob(f"{name}-[0-9]*.png"))))
     with Image.open(file) as image:
-        return {key: str(value) for key, value in image.info.items()}
+        texts = dict(image.info)
+    return texts | {"mlx-sd": json.loads(texts["mlx-sd"])}
 
 
 def main(argv: list[str] | None = None) -> int:
