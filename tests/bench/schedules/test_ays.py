@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from bench.schedules import ays, klub
 from mlx_sd import StableDiffusion
 from mlx_sd.sampling import samplers, schedules
+from mlx_sd.schedule_file import read_schedule
 
 DEVIATION = 0.5
 
@@ -99,7 +100,7 @@ def test_the_file_is_a_schedule(tmp_path, monkeypatch, sd, steps):
     out = tmp_path / "steps.json"
     arguments = ["--prompts", str(tmp_path / "prompts.txt"), "--out", str(out), "--steps", str(steps), "--paths", "3"]
     assert ays.main(arguments) == 0
-    spacing = samplers.choose(sd.model.scheduler, "dpmpp_2m", str(out))[1]
+    spacing = samplers.choose(sd.model.scheduler, "dpmpp_2m", read_schedule(out))[1]
     assert schedules.step_count(spacing) == steps
     assert json.loads(out.read_text())["about"]["steps"] == steps
 
