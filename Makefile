@@ -31,8 +31,9 @@ test-all: test
 proof: $(VENV)/.dev
 	$(BIN)/python -m pytest -m proof --share $(SHARE)
 
+# torch and diffusers warn, and their warnings are no errors of ours.
 parity: $(VENV)/.reference
-	$(PYTEST) tests/parity
+	$(PYTEST) -W default tests/parity
 
 check: $(VENV)/.dev
 	$(BIN)/python -m ruff check .

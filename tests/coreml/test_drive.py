@@ -82,6 +82,7 @@ def test_another_branch_and_batch_drive_the_loop(branch_2_batch_1, model):
     assert mx.abs(latents - expected).max().item() < 1e-3
 
 
+@pytest.mark.slow
 def test_a_picture_comes_out_of_packages(exported, family, tmp_path):
     folder = exported("sd1 float16")
     paths = [tmp_path / "packages.png", tmp_path / "mlx.png", tmp_path / "again.png"]

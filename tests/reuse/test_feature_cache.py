@@ -232,6 +232,7 @@ def test_a_branch_that_is_not_there_is_refused(family):
 
 @slow
 @given(threshold=st.floats(0.05, 1), guidance=st.sampled_from([1.0, 4.0]))
+@pytest.mark.slow
 def test_adaptive_images_do_not_depend_on_their_batch(threshold, guidance, family):
     settings_ = {"steps": 4, "guidance": guidance, "deepcache": Adaptive(threshold)}
     together = generate(family("sd1"), count=3, batch=3, **settings_ | {"seed": 5})

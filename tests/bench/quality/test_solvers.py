@@ -38,6 +38,7 @@ def test_solvers_are_placed_by_evaluations_of_the_network(tmp_path):
     assert noisy.isdisjoint(name for name, sampler in samplers.SAMPLERS.items() if sampler.order)
 
 
+@pytest.mark.slow
 def test_finished_blocks_are_stored_and_shared_by_methods_that_agree(comparison, monkeypatch):
     points = comparison.points()
     for point in points:
