@@ -170,6 +170,7 @@ def test_rows_and_transposes_are_those_of_numpy(tmp_path):
     assert np.array_equal(np.array(tensor.transpose().transpose().read()), array)
 
 
+@pytest.mark.slow
 def test_single_files_of_any_names_and_shapes_are_read_or_refused(shapes, tmp_path, monkeypatch):
     """Names and shapes of whole checkpoints, changed at random; nothing but InputError comes out."""
     families.write_tokenizer(tmp_path / "tokenizer", "!")

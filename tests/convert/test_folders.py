@@ -381,6 +381,7 @@ def killed_at_random_moments(source, home, wanted, moments, seed):
     return cut
 
 
+@pytest.mark.slow
 def test_killed_before_any_change_to_the_disk_it_leaves_nothing_that_is_wrong(original, model, tmp_path):
     """And the next run succeeds, and sweeps away what the killed one left. At random moments: test_kills.py."""
     wanted = {n: b for n, b in bytes_of(model).items() if n != "model.json"}

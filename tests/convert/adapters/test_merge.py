@@ -87,6 +87,7 @@ def test_merged_is_the_adapter_running_beside(family, folders, shapes, tmp_path)
         assert distance(ours.pooled, theirs.pooled) < 1e-5 < distance(ours.pooled, without.pooled)
 
 
+@pytest.mark.slow
 def test_every_spelling_of_the_same_adapter_is_the_same_difference(shapes, tmp_path):
     factors = adapters.every_layer(shapes["sdxl"])
     norms = adapters.every_layer(shapes["sdxl"], adapters.norm, lambda _, shape: len(shape) == 1)
