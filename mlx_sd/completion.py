@@ -64,7 +64,6 @@ def starting_point(model: Model, request: Request, channels: mx.array | None = N
         request.mask_blur or 0.0,
         padding,
         channels=channels is not None,
-        default_strength=STRENGTH,
     )
     return FromNoise(channels) if canvas is None else canvas
 
@@ -82,7 +81,7 @@ def complete(model: Model, request: Request, start: StartingPoint | None = None)
         schedule = read_schedule(Path(schedule))
     sampler, schedule, options = samplers.choose(model.scheduler, request.sampler, schedule, request.options)
     steps = _steps(model, request.steps, sampler, schedule)
-    strength = start.strength(request.strength)
+    strength = start.strength(request.strength, STRENGTH)
     if strength is not None:
         _check_strength(strength, steps)
     completed = request.with_values(
@@ -105,9 +104,13 @@ def complete(model: Model, request: Request, start: StartingPoint | None = None)
         quantize=model.quantization,
         **_file_hashes(request),
     )
-    _check_reuse(model, completed)
-    if completed.deepcache and request.model_hash is None:  # a completed request was warned of before
-        _warn_of_few_evaluations(model, completed)
+    evaluations = _check_reuse(model, completed)
+    if completed.deepcache and evaluations <= _FEW and request.model_hash is None:  # completed: it was warned of before
+        warnings.warn(
+            f"in {evaluations} evaluations little repeats itself: DeepCache gains little there and costs quality; "
+            "leave it out",
+            stacklevel=3,
+        )
     return completed
 
 
@@ -221,8 +224,8 @@ def _denoise_tile(model: Model, tile: int | None) -> int:
     return tile
 
 
-def _check_reuse(model: Model, request: Request) -> None:
-    """Checks text encoder layers, policies and steps against the networks; warns where DeepCache gains little."""
+def _check_reuse(model: Model, request: Request) -> int:
+    """Checks text encoder layers, policies and steps against the networks; returns the number of evaluations."""
     least = min((encoder.config.layers for encoder in model.text_encoders), default=1)
     if not 0 <= request.clip_skip < least:
         raise InputError(f"clip skip must be from 0 to {least - 1}, not {request.clip_skip}")
@@ -239,13 +242,4 @@ def _check_reuse(model: Model, request: Request) -> None:
         deepcache.check(evaluations)
     if tgate:
         tgate.check(evaluations)
-
-
-def _warn_of_few_evaluations(model: Model, request: Request) -> None:
-    evaluations = len(table_of(model, request).rows)
-    if evaluations <= _FEW:
-        warnings.warn(
-            f"in {evaluations} evaluations little repeats itself: DeepCache gains little there and costs quality; "
-            "leave it out",
-            stacklevel=4,
-        )
+    return evaluations

@@ -110,7 +110,8 @@ def _group(
             refiner_hash=refiner.hash,
             refine_at=REFINE_AT if first.refine_at is None else first.refine_at,
         )
-    completed = [_like(model, first, request) for request in requests]
+    seeded = [request.with_values(seed=request.seed or 0) for request in requests]
+    completed = [first.with_subject(conditions.check_subject(model, request)) for request in seeded]
     size = pixel_size(first)
     memory.check(model, *size, min(batch, len(completed)), denoise_tile=first.denoise_tile or 0, tile=first.tile)
     shape = latent_shape(model, first)
@@ -204,14 +205,6 @@ def _stages(model: Model, request: Request, start: StartingPoint, refiner: Model
 
 def _shared_settings(request: Request) -> Request:
     return request.with_values(prompt=None, class_label=None, seed=None)
-
-
-def _like(model: Model, completed: Request, request: Request) -> Request:
-    """Returns the completed request with the subject and the seed of another one."""
-    subject = conditions.check_subject(model, request)
-    return completed.with_values(
-        prompt=subject.prompt, class_label=subject.class_label, seed=0 if request.seed is None else request.seed
-    )
 
 
 def _run(

@@ -9,7 +9,6 @@ from . import codec, conditions, generation
 from .checkpoint.lora import LoraSource
 from .checkpoint.model import Model
 from .completion import complete
-from .core.errors import InputError
 from .generation import Callback, Result
 from .keywords import suggests_keywords
 from .load import load
@@ -17,7 +16,7 @@ from .networks.unet import UNet
 from .networks.vae import Autoencoder
 from .predictor import Predictor
 from .prompts.tokenizer import Tokenizer
-from .request import HIGHEST_SEED, Request
+from .request import Request, pictures_of
 from .reuse.freeu import FreeU
 from .reuse.policy import Policy
 from .reuse.tgate import TGate
@@ -166,10 +165,6 @@ class StableDiffusion:
             output: "image", or "latent" to skip decoding.
             callback: callback(evaluation, evaluations, denoised) follows each evaluation of each batch.
         """
-        if count < 1 or batch < 1:
-            raise InputError(f"count and batch must be at least 1, not {count} and {batch}")
-        if not 0 <= seed <= seed + count - 1 <= HIGHEST_SEED:
-            raise InputError(f"seeds must be from 0 to {HIGHEST_SEED}, not {seed} to {seed + count - 1}")
         request = Request(
             negative=negative,
             steps=steps,
@@ -205,9 +200,7 @@ class StableDiffusion:
             tile=tile,
             denoise_tile=denoise_tile,
         )
-        requests = [
-            subject.with_values(seed=seed + i) for subject in _subjects(request, prompt, classes) for i in range(count)
-        ]
+        requests = pictures_of(_subjects(request, prompt, classes), seed, count, batch)
         if latents is not None and len(requests) == 1:
             requests = requests * latents.shape[0]
         batches = list(

@@ -8,8 +8,9 @@ None are filled in from the checkpoint by `mlx_sd.completion`; equal completed r
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import samplers, schedule
@@ -27,6 +28,7 @@ from .request_values import (
     parse_tgate,
 )
 from .reuse.deepcache import examples as policy_examples
+from .sampling.low_res import HIGHEST_NOISE_LEVEL, NOISE_LEVEL
 from .setting import Range, Setting, setting, settings_of
 
 if TYPE_CHECKING:
@@ -47,13 +49,12 @@ GUIDANCE, GUIDANCE_SDXL, GUIDANCE_UPSCALER, GUIDANCE_CLASSES = 7.5, 5.0, 9.0, 3.
 STRENGTH = 0.8  # of image to image; 1 with a mask
 PADDING = 32  # pixels around --only-masked
 REFINE_AT = 0.8  # as SDXL's authors have it
-NOISE_LEVEL, HIGHEST_NOISE_LEVEL = 20, 350  # of x4 upscalers
 DENOISE_TILE = 128  # latents a side that an upscaler's UNet computes at once, at least
 HIGHEST_SEED = 2**32 - 1
 DTYPES = ("float16", "bfloat16", "float32")
 SPEEDS = ("exact", "fast", "fastest")
 
-SOLVER = ("eta", "gamma", "order", "kind", "corrector", "rho", "s_churn", "s_tmin", "s_tmax", "s_noise")
+_solver_setting = partial(setting, None, group="solver", always_recorded=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +134,6 @@ class Request:
         None,
         f"{', '.join(schedule.names())}, or a JSON file with timesteps or sigmas (default: the checkpoint's)",
         metavar="NAME",
-        exclusive="schedule",
     )
     width: int | None = setting(None, "in pixels, a multiple of 8 (default: the checkpoint's)", kind=int, unit="pixels")
     height: int | None = setting(
@@ -256,66 +256,39 @@ class Request:
         group="image",
         metavar="N",
     )
-    eta: float | None = setting(
-        None,
+    eta: float | None = _solver_setting(
         "fresh noise in ddim (default 0) and euler_ancestral (1), from 0 to 1",
         kind=float,
-        group="solver",
-        always_recorded=False,
     )
-    gamma: float | None = setting(
-        None, "fresh noise in tcd, from 0 to 1 (default 0.3)", kind=float, group="solver", always_recorded=False
-    )
-    order: int | None = setting(
-        None, "order of the solver, 1 to 3 (default 2; lms 4)", kind=int, group="solver", always_recorded=False
-    )
-    kind: str | None = setting(
-        None, "midpoint or heun, of the dpm samplers; bh2 or bh1, of unipc", group="solver", always_recorded=False
-    )
-    corrector: bool | None = setting(
-        None,
+    gamma: float | None = _solver_setting("fresh noise in tcd, from 0 to 1 (default 0.3)", kind=float)
+    order: int | None = _solver_setting("order of the solver, 1 to 3 (default 2; lms 4)", kind=int)
+    kind: str | None = _solver_setting("midpoint or heun, of the dpm samplers; bh2 or bh1, of unipc")
+    corrector: bool | None = _solver_setting(
         "UniPC's corrector after each step of any deterministic multistep sampler (default: unipc only)",
         kind=bool,
-        group="solver",
-        always_recorded=False,
     )
-    rho: float | None = setting(
-        None,
+    rho: float | None = _solver_setting(
         "how unevenly the karras schedule is spaced (default 7)",
         kind=float,
-        group="solver",
-        always_recorded=False,
     )
-    s_churn: float | None = setting(
-        None,
+    s_churn: float | None = _solver_setting(
         "noise that edm adds, over all steps (default 0)",
         kind=float,
-        group="solver",
-        always_recorded=False,
         metavar="S",
     )
-    s_tmin: float | None = setting(
-        None,
+    s_tmin: float | None = _solver_setting(
         "the lowest sigma at which edm adds noise (default 0)",
         kind=float,
-        group="solver",
-        always_recorded=False,
         metavar="S",
     )
-    s_tmax: float | None = setting(
-        None,
+    s_tmax: float | None = _solver_setting(
         "the highest sigma at which edm adds noise (default: any)",
         kind=float,
-        group="solver",
-        always_recorded=False,
         metavar="S",
     )
-    s_noise: float | None = setting(
-        None,
+    s_noise: float | None = _solver_setting(
         "standard deviation of that noise (default 1)",
         kind=float,
-        group="solver",
-        always_recorded=False,
         metavar="S",
     )
     model_hash: str | None = setting(None, "of the model's weights", hidden=True)
@@ -363,6 +336,7 @@ class Request:
 
 
 SETTINGS: dict[str, Setting] = settings_of(Request)
+SOLVER = tuple(name for name, description in SETTINGS.items() if description.group == "solver")  # fields of `Options`
 
 
 def values_from_json(values: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -379,3 +353,12 @@ def values_from_json(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         except (InputError, TypeError, KeyError, AttributeError):
             raise InputError(f"{where}: it says {key} = {value!r}, which makes no sense") from None
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def pictures_of(requests: Sequence[Request], seed: int, count: int, batch: int) -> list[Request]:
+    """Returns `count` requests for each, with seeds from `seed` up; InputError where a number is out of range."""
+    if count < 1 or batch < 1:
+        raise InputError(f"count and batch must be at least 1, not {count} and {batch}")
+    if not 0 <= seed <= seed + count - 1 <= HIGHEST_SEED:
+        raise InputError(f"seeds must be from 0 to {HIGHEST_SEED}, not {seed} to {seed + count - 1}")
+    return [request.with_values(seed=seed + i) for request in requests for i in range(count)]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .core.errors import InputError
-from .core.suggestions import did_you_mean
+from .core.suggestions import unknown
 
 _KINDS: dict[type, tuple[type, str]] = {
     int: (numbers.Integral, "a whole number"),
@@ -67,7 +67,6 @@ class Setting:
     repeat: bool = False  # the flag may be given several times
     hidden: bool = False  # has no flag: it is recorded and compared, not chosen
     always_recorded: bool = True  # also where it is None
-    exclusive: str | None = None  # flags with the same word here exclude each other
 
     def check(self, name: str, value: Any) -> Any:
         """Returns the value as the field holds it; InputError where its type or range is wrong."""
@@ -82,8 +81,7 @@ class Setting:
                 raise InputError(f"{label} must be {words}, not {value!r}")
             value = self.kind(value)
         if self.choices is not None and value not in self.choices:
-            hint = did_you_mean(value, self.choices)
-            raise InputError(f"unknown {label} {value!r};{hint} there are {', '.join(self.choices)}")
+            raise unknown(label, value, self.choices)
         if self.range is not None and value not in self.range:
             raise InputError(f"{label} must be {self.range.words(self.unit)}, not {value}")
         return value

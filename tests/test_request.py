@@ -13,9 +13,12 @@ from PIL import Image
 
 import mlx_sd
 from mlx_sd import Adaptive, DeepCache, FreeU, InputError, NonUniform, Request, StableDiffusion, TGate
+from mlx_sd.checkpoint import model
 from mlx_sd.checkpoint.lora import Lora
 from mlx_sd.cli import flags
-from mlx_sd.request import DTYPES, HIGHEST_SEED, SETTINGS, SPEEDS
+from mlx_sd.request import DTYPES, HIGHEST_SEED, SETTINGS, SOLVER, SPEEDS
+from mlx_sd.reuse import presets
+from mlx_sd.sampling.table import Options
 
 # Fields of a request that `generate` takes by another name, or that `StableDiffusion.load` decides.
 _OF_LOADING = {"model", "dtype", "loras", "quantize", "coreml"}
@@ -77,6 +80,11 @@ def test_every_field_is_described_and_has_a_flag_or_is_recorded_only():
         setting = SETTINGS[field.name]
         assert len(setting.help.split()) > 1
         assert setting.hidden != (field.name in options), field.name
+
+
+def test_names_that_help_lists_without_mlx_are_those_of_the_modules_that_need_it():
+    assert tuple(model.DTYPES) == DTYPES and presets.NAMES == SPEEDS
+    assert tuple(field.name for field in dataclasses.fields(Options)) == SOLVER
 
 
 def test_generate_takes_every_field_and_explains_every_argument():

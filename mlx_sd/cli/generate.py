@@ -35,13 +35,14 @@ def _generate(arguments: argparse.Namespace) -> None:
     from ..completion import preset_of
     from ..core.version import VERSION
     from ..pipeline import StableDiffusion
+    from ..request import pictures_of
     from . import animation, replay
     from .targets import targets
 
     replayed = replay.request_of(arguments)
     requests = replay.prompts(arguments, replayed)
     seed, count = replayed.seed or 0, arguments.count
-    pictures = _pictures(requests, seed, count, arguments.batch)
+    pictures = pictures_of([replay.without_hashes(request) for request in requests], seed, count, arguments.batch)
     paths = targets(arguments.output, [_title(request) for request in requests], seed, count)
     plan = animation.plan(paths, arguments.preview, arguments.animate)
     sd = _packaged(arguments, replayed) if replayed.coreml else _loaded(replayed)
@@ -78,19 +79,6 @@ def _generate(arguments: argparse.Namespace) -> None:
                     bar.write(str(path), file=sys.stdout)
     if arguments.json:
         print(json.dumps(reports, indent=2, ensure_ascii=False))
-
-
-def _pictures(requests: "Sequence[Request]", seed: int, count: int, batch: int) -> "list[Request]":
-    """Returns a request for each picture: `count` of each, with seeds that go up."""
-    from ..core.errors import InputError
-    from ..request import HIGHEST_SEED
-    from .replay import without_hashes
-
-    if count < 1 or batch < 1:
-        raise InputError(f"count and batch must be at least 1, not {count} and {batch}")
-    if not 0 <= seed <= seed + count - 1 <= HIGHEST_SEED:
-        raise InputError(f"seeds must be from 0 to {HIGHEST_SEED}, not {seed} to {seed + count - 1}")
-    return [without_hashes(request).with_values(seed=seed + i) for request in requests for i in range(count)]
 
 
 def _loaded(request: "Request") -> "StableDiffusion":

@@ -8,6 +8,7 @@ from typing import Any
 from .. import metadata, schedule
 from ..core.errors import InputError
 from ..request import MODEL, SETTINGS, SOLVER, Request, values_from_json
+from ..reuse import presets
 
 # A flag -> the settings of a replayed picture that it makes obsolete, beside its own.
 _OVERRULES: Mapping[str, tuple[str, ...]] = {
@@ -16,7 +17,7 @@ _OVERRULES: Mapping[str, tuple[str, ...]] = {
     "class_label": ("prompt",),
     "sampler": SOLVER,  # another solver gives its options another meaning
     "schedule": SOLVER,
-    "speed": (*SOLVER, "sampler", "schedule", "steps", "deepcache", "tgate"),
+    "speed": (*SOLVER, *presets.FIELDS),
     "init_image": ("width", "height", "init_image_hash"),  # the new image's size counts
     "mask": ("mask_hash",),
     "model": ("model_hash", "coreml"),

@@ -22,7 +22,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from itertools import pairwise
 from math import ceil, isfinite
 from typing import TYPE_CHECKING, Any, overload
@@ -30,6 +29,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from ..core.errors import InputError
+from ..core.suggestions import closest
 from .policy import Policy
 
 if TYPE_CHECKING:
@@ -268,8 +268,8 @@ def _unreadable(value: Any) -> InputError:
     message = f"--deepcache takes N or N:BRANCH, for example {examples()}, and after any of them +forecast1, not"
     name = re.match(r"[A-Za-z_-]*", str(value))
     spellings = {policy.prefix.rstrip(":="): policy.prefix + policy.example for policy in POLICIES if policy.prefix}
-    nearest = get_close_matches(name[0].lower(), spellings, n=1) if name else []
-    return InputError(f"{message} {value!r}" + (f"; did you mean {spellings[nearest[0]]}?" if nearest else ""))
+    nearest = closest(name[0].lower(), spellings) if name else None
+    return InputError(f"{message} {value!r}" + (f"; did you mean {spellings[nearest]}?" if nearest else ""))
 
 
 def _interval_error(interval: int) -> str | None:

@@ -11,7 +11,7 @@ from .scheduler import Scheduler
 if TYPE_CHECKING:
     import mlx.core as mx
 
-LEVEL, HIGHEST = 20, 350  # noise level by default, and the highest, for checkpoints that do not say
+NOISE_LEVEL, HIGHEST_NOISE_LEVEL = 20, 350  # the default, and the highest for checkpoints that do not say
 _CHANNELS = 7  # of latents and colours
 
 
@@ -33,13 +33,13 @@ class LowRes(NamedTuple):
         if config is None:
             raise InputError(f"{where}: low_res_scheduler is missing, by which upscalers noise the small picture")
         scheduler = Scheduler.from_hf(config, f"{where}: low_res_scheduler")
-        highest = about["pipeline"].get("max_noise_level", HIGHEST)
+        highest = about["pipeline"].get("max_noise_level", HIGHEST_NOISE_LEVEL)
         return cls(scheduler, min(highest, unet["num_class_embeds"] - 1, scheduler.num_train_timesteps - 1))
 
     def level(self, noise_level: int | None) -> int:
         """Returns the noise level, a training timestep, or the default for None; InputError if it is out of range."""
         if noise_level is None:
-            return min(LEVEL, self.highest)
+            return min(NOISE_LEVEL, self.highest)
         if not 0 <= noise_level <= self.highest:
             raise InputError(f"the noise level must be from 0 to {self.highest}, not {noise_level}")
         return noise_level

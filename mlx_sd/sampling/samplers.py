@@ -23,7 +23,7 @@ from math import inf
 from typing import Any
 
 from ..core.errors import InputError
-from ..core.suggestions import did_you_mean
+from ..core.suggestions import unknown
 from . import grids, multistep, onestep, plms, schedules
 from .scheduler import Scheduler
 from .steps import Grid, Steps
@@ -160,8 +160,7 @@ def choose(
             raise InputError(f"{scheduler.problem}; choose a sampler: {', '.join(names())}")
         sampler = scheduler.sampler
     if sampler not in SAMPLERS:
-        hint = did_you_mean(sampler, names())
-        raise InputError(f"unknown sampler {sampler!r};{hint} there are {', '.join(names())}")
+        raise unknown("sampler", sampler, names())
     possible = SAMPLERS[sampler].schedules
     if scheduler.edm:
         possible = tuple(name for name in _EDM if name in possible)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import InputError
-from ..core.suggestions import did_you_mean
+from ..core.suggestions import unknown
 from .scheduler import SPACINGS, Scheduler
 
 SHAPES = ("karras", "exponential", "beta")  # of sigmas, between the highest and the lowest
@@ -36,8 +36,7 @@ def resolve(text: str, scheduler: Scheduler) -> str:
         return text
     kind, _, values = text.partition("=")
     if kind not in LISTS:
-        hint = did_you_mean(text, names())
-        raise InputError(f"unknown schedule {text!r};{hint} there are {', '.join(names())}, or a .json file")
+        raise unknown("schedule", text, names(), ", or a .json file")
     try:
         numbers = [float(v) for v in values.split(",")]
     except ValueError:

@@ -34,7 +34,6 @@ class Canvas:
     mask: Image.Image | None = None  # L of the image's size, 255 where to paint, else 0; None is everywhere
     blur: float = 0.0  # pixels over which the painted part fades in, from the mask's edge inwards
     padding: int | None = None  # pixels around the mask that are painted alone; None paints the whole image
-    default_strength: float = 0.8  # without a mask; with one it is 1
 
     def size(self, model: Model, width: int | None, height: int | None) -> tuple[int | None, int | None]:
         """Returns the size to paint at: the requested one, else the image's, in whole latents.
@@ -48,11 +47,11 @@ class Canvas:
         near = images.nearest((image_width * scale, image_height * scale), model.vae.config.downsampling)
         return near[0] if width is None else width, near[1] if height is None else height
 
-    def strength(self, strength: float | None) -> float | None:
-        """Returns the strength, or the default: with a mask everything under it is new."""
+    def strength(self, strength: float | None, default: float) -> float | None:
+        """Returns the strength, or the default; with a mask that is 1, for everything under it is new."""
         if strength is not None:
             return strength
-        return self.default_strength if self.mask is None else 1.0
+        return default if self.mask is None else 1.0
 
     def begins_midway(self, strength: float | None) -> bool:
         """Returns True unless everything under a mask is new."""
@@ -100,7 +99,6 @@ def canvas(
     mask_blur: float = 0.0,
     padding: int | None = None,
     channels: bool = False,
-    default_strength: float = 0.8,
 ) -> Canvas | None:
     """Opens and checks image and mask; returns None without an image.
 
@@ -114,7 +112,7 @@ def canvas(
         return None
     opened = images.read(image)
     opened_mask = None if mask is None else _mask(opened, mask)
-    return Canvas(images.opaque(opened), opened_mask, mask_blur, padding, default_strength)
+    return Canvas(images.opaque(opened), opened_mask, mask_blur, padding)
 
 
 class Painter:

@@ -38,8 +38,8 @@ class StartingPoint(Protocol):
         """Returns width and height in pixels, as far as the starting point decides them."""
         ...
 
-    def strength(self, strength: float | None) -> float | None:
-        """Returns the share of the steps that run, filled in; None where all run from noise."""
+    def strength(self, strength: float | None, default: float) -> float | None:
+        """Returns the share of the steps that run, `default` for None; None where all run from noise."""
         ...
 
     def begins_midway(self, strength: float | None) -> bool:
@@ -67,7 +67,7 @@ class FromNoise:
         """Returns the size unchanged: noise has none of its own."""
         return width, height
 
-    def strength(self, strength: float | None) -> float | None:
+    def strength(self, strength: float | None, default: float) -> float | None:
         """Returns None; InputError where a strength is set, for there is no image to change."""
         if strength is not None:
             raise InputError("strength says how much of an image changes; give --init-image too")

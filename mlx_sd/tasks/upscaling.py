@@ -37,7 +37,7 @@ class SmallImage:
             )
         return large
 
-    def strength(self, strength: float | None) -> float | None:
+    def strength(self, strength: float | None, default: float) -> float | None:
         """Returns None: all steps run; `small_image` refuses a strength."""
         return None
 
