@@ -52,6 +52,7 @@ def _latents(vae, pixels):
 # ------------------------------------------------------------------------------------------------------ the map
 
 
+@pytest.mark.slow
 def test_it_explains_pictures_that_it_was_not_fitted_to(tiny):
     """On paintings of the embedded world, nearly as much as the best linear map for that very world does."""
     pixels = paintings(range(24))

@@ -9,6 +9,7 @@ from bench.speed.operations import counting
 from mlx_sd.checkpoint.model_folder import build
 from mlx_sd.core.errors import InputError
 from tests.support import families, unprompted
+from tests.support.effort import slow_but
 from tests.support.families import distance
 from tests.support.unprompted import UNETS, VQS
 
@@ -22,7 +23,7 @@ def test_unets_agree(name):
     assert distance(ours, unprompted.goldens()[f"unet/{name}"]) <= NETWORK
 
 
-@pytest.mark.parametrize("name", UNETS)
+@pytest.mark.parametrize("name", slow_but(["ddpm", "classes", "no_middle", "centred"], UNETS))
 def test_cached_is_full_bit_for_bit_at_every_branch(name):
     unet = unprompted.network("unet", UNETS[name], "unets", name)
     inputs = unprompted.arrays(unprompted.unet_inputs(UNETS[name], (8, 4)))

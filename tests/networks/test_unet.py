@@ -9,6 +9,7 @@ from mlx_sd.networks.blocks import Conditioning
 from mlx_sd.networks.unet import DownPath, Middle, UNet, add_residuals, concatenate
 from mlx_sd.networks.unet_config import UNetConfig
 from tests.support import families, unprompted
+from tests.support.effort import slow_but
 from tests.support.families import FAMILIES, UNETS
 
 NAMES = ("sd1", "sd2v", "sdxl")
@@ -38,7 +39,7 @@ def joined_skips(unet: UNet, kwargs: dict[str, mx.array], **residuals) -> list[m
     return [skips[number] for number in range(len(skips))]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_but(["sd1"], NAMES))
 def test_residuals_of_zeros_are_none_bit_for_bit(name, family):
     unet, kwargs = family(name).unet, inputs(name)
     plain, deep = unet(**kwargs)
@@ -48,7 +49,7 @@ def test_residuals_of_zeros_are_none_bit_for_bit(name, family):
     assert mx.array_equal(unet(**kwargs, **zeros, deep=deep)[0], plain)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_but(["sd1"], NAMES))
 def test_cached_is_full_bit_for_bit_with_residuals(name, family):
     unet, kwargs = family(name).unet, inputs(name)
     skips, middle = residuals(unet, kwargs)

@@ -19,7 +19,7 @@ from mlx_sd.reuse.deepcache import parse
 from mlx_sd.reuse.policy import Policy
 from mlx_sd.sampling import samplers
 from tests.support import families
-from tests.support.effort import SAMPLERS, slow_but
+from tests.support.effort import slow_but
 
 pytestmark = pytest.mark.filterwarnings("ignore:in . evaluations little repeats itself")
 
@@ -190,7 +190,7 @@ def test_adaptive_policies_decide_per_image_unless_no_change_reaches_the_thresho
 def test_full_everywhere_is_no_cache_bit_for_bit(family):
     sd = family("sd1")
     plain = generate(sd, None).latents
-    for policy in (DeepCache(1, 2), At(tuple(range(9)), 1), Adaptive(0.0, 1), DeepCache(1, 0, 2), Adaptive(0.0, 11, 1)):
+    for policy in (At(tuple(range(9)), 1), DeepCache(1, 0, 2), Adaptive(0.0, 11, 1)):
         result = generate(sd, policy)
         assert mx.array_equal(result.latents, plain) and result.full == result.evaluations, policy
 
@@ -206,7 +206,7 @@ def test_policies_that_choose_the_same_evaluations_make_the_same_latents(family)
     assert not mx.array_equal(generate(sd, DeepCache(3, 1, 1)).latents, third.latents)
 
 
-@pytest.mark.parametrize("sampler", slow_but(SAMPLERS, samplers.names()))
+@pytest.mark.parametrize("sampler", slow_but(["heun", "unipc"], samplers.names()))
 def test_every_policy_goes_with_every_sampler(sampler, family):
     for policy in (NonUniform(2, forecast=1), At((0, 1, 4), 1, 2), Adaptive(0.2, 0, 2)):
         result = generate(family("sd1"), policy, steps=4, sampler=sampler)

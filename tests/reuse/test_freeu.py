@@ -67,7 +67,7 @@ def test_factors_of_one_change_nothing_and_others_do(name, form, family):
 
 
 @pytest.mark.parametrize("name", slow_but(["sd1"], SHAPES))
-@pytest.mark.parametrize("form", ["structure", "constant"])
+@pytest.mark.parametrize("form", slow_but(["structure"], ["structure", "constant"]))
 def test_cached_is_full_bit_for_bit_with_freeu_at_every_branch(name, form, family):
     """What is kept is kept from before FreeU: used twice, it is the same."""
     unet, given_ = family(name).unet, inputs(name, 8, 6, 2)

@@ -58,7 +58,7 @@ def test_a_checkpoint_or_name_without_a_preset_is_refused(arguments, message):
 
 
 def test_a_preset_is_printed_and_replayed_as_its_settings(run, tmp_path):
-    code, _, err = run("a tent", "--speed", "fastest", "--output", "a.png")
+    code, _, err = run("a tent", "--speed", "fastest", "--width", 64, "--height", 64, "--output", "a.png")
     assert (code, err) == (0, f"mlx_sd.generate: {presets.EMBEDDED['fastest']}\n")
     assert run("--from-image", "a.png", "--output", "b.png")[::2] == (0, "")
     a, b = (metadata.read(tmp_path / name) for name in ("a.png", "b.png"))

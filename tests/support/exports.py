@@ -1,6 +1,9 @@
 """Exports that several tests look at: each written once."""
 
+import fcntl
+import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -71,18 +74,22 @@ def exported(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Callable
 
     exported("sd1 float16") is that of a name in FORMS. only=("unet", ...) leaves out the packages of other networks.
     """
-    folders: dict[tuple[str, tuple[str, ...], Options], Path] = {}
+    home = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        home = home.parent  # of all workers of the run, which share the exports
 
     def write(name: str, only: tuple[str, ...] = (), **options) -> Path:
         if name in FORMS:
             name, options = FORMS[name]
-        key = name, only, Options(**options)
-        if key not in folders:
-            folders[key] = tmp_path_factory.mktemp("exports") / name
-            with pytest.MonkeyPatch.context() as patch:
+        asked = Options(**options)
+        folder = home / "exports" / f"{name}-{hashlib.sha256(repr((only, asked)).encode()).hexdigest()[:16]}"
+        folder.parent.mkdir(exist_ok=True)
+        with folder.with_suffix(".lock").open("w") as lock, pytest.MonkeyPatch.context() as patch:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another worker may be writing it
+            if not folder.exists():
                 leave_out(patch, only)
-                export.export(model(name).model.name, folders[key], key[2], report=lambda line: None)
-        return folders[key]
+                export.export(model(name).model.name, folder, asked, report=lambda line: None)
+        return folder
 
     return write
 

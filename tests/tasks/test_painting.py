@@ -123,7 +123,10 @@ def test_sides_follow_the_picture_s_shape(family):
 
 
 @pytest.mark.filterwarnings("ignore:in . evaluations little repeats itself")
-@pytest.mark.parametrize(("strength", "runs"), [(1.0, 10), (0.55, 5), (0.1, 1), (None, 8)])
+@pytest.mark.parametrize(
+    ("strength", "runs"),
+    [(0.55, 5), (0.1, 1), pytest.param(1.0, 10, marks=pytest.mark.slow), pytest.param(None, 8, marks=pytest.mark.slow)],
+)
 def test_strength_is_the_share_of_steps_and_deepcache_counts_from_the_first_that_runs(strength, runs, family):
     sd, given_ = family("sd1"), {"steps": 10, "sampler": "ddim", "image": _noise((64, 64)), "output": "latent"}
     plain = sd.generate(PROMPT, **given_, strength=strength)

@@ -11,6 +11,7 @@ from coreml.lowering.graph import record
 from coreml.mil import emitter, package
 from coreml.plan import Options, plan
 from mlx_sd.checkpoint.model_folder import TINY, build
+from tests.support.effort import slow_but
 
 ROOT = Path(__file__).parents[3]
 RESULTS = json.loads((ROOT / "bench/results/coreml_sizes.json").read_text(encoding="utf-8"))
@@ -26,7 +27,7 @@ def shallow():
 
 
 @pytest.mark.parametrize("target", ["iOS16", "iOS18"])
-@pytest.mark.parametrize("compression", sizes.COMPRESSIONS)
+@pytest.mark.parametrize("compression", slow_but(["uncompressed", "palettize4"], sizes.COMPRESSIONS))
 def test_the_bytes_counted_are_those_written(shallow, compression, target, tmp_path):
     spec, graph = shallow
     rng = np.random.default_rng(0)

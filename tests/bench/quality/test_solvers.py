@@ -56,6 +56,7 @@ def test_finished_blocks_are_stored_and_shared_by_methods_that_agree(comparison,
     assert 0 <= low <= middle <= high
 
 
+@pytest.mark.slow
 def test_a_block_does_not_depend_on_the_number_of_blocks(comparison):
     point = comparison.point("ddpm", 3)
     both = comparison._all(point, 1.0, 4)["latents"]

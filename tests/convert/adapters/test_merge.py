@@ -20,6 +20,7 @@ from mlx_sd.load import load
 from mlx_sd.networks import ops
 from mlx_sd.networks.layers import Linear
 from tests.support import adapters, families
+from tests.support.effort import slow_but
 from tests.support.families import distance
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
@@ -71,7 +72,7 @@ def run_beside(model, factors, scale):
         network.update_modules(tree_unflatten(put))
 
 
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize("family", slow_but(["sd1"], ["sd1", "sdxl"]))
 def test_merged_is_the_adapter_running_beside(family, folders, shapes, tmp_path):
     factors = adapters.every_layer(shapes[family], adapters.mixed)
     file = adapters.save(tmp_path / "a.safetensors", adapters.kohya(factors))
@@ -252,6 +253,7 @@ def test_lora_text_is_a_path_a_scale_and_block_weights():
     assert Lora.parse("C:a,b.safetensors") == Lora("C:a,b.safetensors")
 
 
+@pytest.mark.slow
 def test_the_order_of_adapters_does_not_matter_to_the_bit(folders, two):
     loras = [(two[0], 0.3), (two[1], 0.7), (two[0], -0.2), (two[1], 0.1)]
     one, other = (load(folders["sd1"], "float32", some) for some in (loras, loras[::-1]))
