@@ -17,7 +17,7 @@ LINES = 400
 ORDER = (
     ("core",),
     ("networks", "sampling"),
-    ("reuse", "prompts", "checkpoint", "tasks"),
+    ("reuse", "prompts", "checkpoint", "tasks", "metadata"),
     ("files of mlx_sd",),
     ("cli", "generate"),
 )

@@ -1,0 +1,131 @@
+"""Picture files with texts in them: PNG, JPEG and WebP are written; the comments of GIFs are read too.
+
+PNG has text chunks with names. JPEG and WebP have EXIF: the field UserComment holds the text that A1111's web UI and
+many other programs read, and ImageDescription holds our settings as JSON in ASCII, behind their name.
+"""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from ..core.errors import InputError
+
+# The names of the two texts, as chunks of a PNG have them.
+SETTINGS, PARAMETERS = "mlx-sd", "parameters"
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # suffix -> Pillow's name
+
+_IMAGE_DESCRIPTION, _EXIF_IFD, _USER_COMMENT = 0x010E, 0x8769, 0x9286  # tags of EXIF 2.3
+_CHARSETS = {b"ASCII\0\0\0": "utf-8", b"UNICODE\0": "utf-16-be", b"JIS\0\0\0\0\0": "iso2022_jp", b"\0" * 8: "utf-8"}
+_LARGEST_SEGMENT = 65533  # bytes of EXIF in a JPEG
+_QUALITY = 95
+
+
+def format_of(path: Path) -> str:
+    """Returns Pillow's name of the format that a path's suffix means; InputError for any other suffix."""
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise InputError(f"{path}: pictures are written as {', '.join(FORMATS)}; give a name that ends in one of them")
+    return FORMATS[suffix]
+
+
+def write(image: Image.Image, file: BinaryIO, format: str, texts: Mapping[str, str], lossless: bool = False) -> None:
+    """Writes a picture with its texts into a file opened for binary writing.
+
+    format: "PNG", "JPEG" (quality 95, colours at full resolution) or "WEBP" (quality 95, or exact with `lossless`).
+    texts: by SETTINGS and PARAMETERS; a JPEG without room for both keeps the settings, with a warning.
+    """
+    if format == "PNG":
+        info = PngInfo()
+        for name, text in texts.items():
+            # As A1111 does, so that readers of tEXt alone find the text where it is Latin-1.
+            (info.add_text if name == PARAMETERS else info.add_itxt)(name, text)
+        image.save(file, format="PNG", pnginfo=info)
+    elif format == "JPEG":
+        exif = _fitting_exif(texts)
+        image.convert("RGB").save(file, format="JPEG", quality=_QUALITY, subsampling="4:4:4", exif=exif)
+    else:
+        image.save(file, format="WEBP", quality=_QUALITY, lossless=lossless, exif=_exif(texts))
+
+
+def read(path: Path) -> dict[str, str]:
+    """Reads the texts of a picture file by their names; SETTINGS and PARAMETERS are the two that `write` writes.
+
+    A text of EXIF's UserComment and the comment of a GIF or JPEG are PARAMETERS. Raises InputError for a file that is
+    missing or no picture.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # only texts are read, whatever the pixels are
+            with Image.open(path) as image:
+                texts = {name: text for name, text in getattr(image, "text", {}).items() if isinstance(text, str)}
+                comment = image.info.get("comment")
+                exif = image.getexif()
+                description = exif.get(_IMAGE_DESCRIPTION)
+                user_comment = exif.get_ifd(_EXIF_IFD).get(_USER_COMMENT)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{path} is not a picture that can be read ({error})") from None
+    if isinstance(description, str) and description.startswith(f"{SETTINGS}:"):
+        texts.setdefault(SETTINGS, description.removeprefix(f"{SETTINGS}:"))
+    for value in (user_comment, comment):
+        if text := _decoded(value):
+            texts.setdefault(PARAMETERS, text)
+    return texts
+
+
+def _exif(texts: Mapping[str, str]) -> Image.Exif:
+    exif = Image.Exif()
+    if SETTINGS in texts:
+        exif[_IMAGE_DESCRIPTION] = f"{SETTINGS}:{_ascii(texts[SETTINGS])}"
+    if PARAMETERS in texts:
+        encoded = texts[PARAMETERS].encode("utf-16-be", "replace")
+        exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = b"UNICODE\0" + encoded
+    return exif
+
+
+def _fitting_exif(texts: Mapping[str, str]) -> Image.Exif:
+    """Returns the texts that a JPEG has room for, and warns of those that it has not."""
+    for names in ((SETTINGS, PARAMETERS), (SETTINGS,)):
+        exif = _exif({name: texts[name] for name in names if name in texts})
+        if len(exif.tobytes()) <= _LARGEST_SEGMENT:
+            if len(names) < len(texts):
+                warnings.warn(f"a JPEG has no room for such a long text: {PARAMETERS!r} is left out", stacklevel=5)
+            return exif
+    warnings.warn("a JPEG has no room for such long settings: it will not say how it was made; use .png", stacklevel=5)
+    return Image.Exif()
+
+
+def _ascii(json_text: str) -> str:
+    """Returns JSON with its other characters as \\uXXXX, in pairs of surrogates where there have to be two."""
+    units = memoryview(json_text.encode("utf-16-le", "surrogatepass")).cast("H")
+    return "".join(chr(unit) if unit < 0x80 else f"\\u{unit:04x}" for unit in units)
+
+
+def _decoded(value: Any) -> str | None:
+    """Returns the text of EXIF's UserComment or of a comment; None where it is none."""
+    if isinstance(value, tuple):  # some programs write the bytes as numbers
+        value = bytes(byte for byte in value if isinstance(byte, int) and 0 <= byte < 256)
+    if isinstance(value, str):
+        return value.strip("\0") or None
+    if not isinstance(value, bytes):
+        return None
+    charset = _CHARSETS.get(value[:8])
+    content = value[8:] if charset else value
+    if charset == "utf-16-be":
+        charset, content = _utf16(content)
+    text = content.decode(charset or "utf-8", "replace")
+    return text.strip("\0") or None
+
+
+def _utf16(content: bytes) -> tuple[str, bytes]:
+    """Returns the byte order of a text in UTF-16, and the text without a mark of it: some programs write the other."""
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return ("utf-16-le" if content[0] == 0xFF else "utf-16-be"), content[2:]
+    # The half that is zero in Latin letters comes first in big endian.
+    little = content[1::2].count(0) > content[0::2].count(0)
+    return ("utf-16-le" if little else "utf-16-be"), content

@@ -1,0 +1,103 @@
+"""Our settings -> the text "parameters" of A1111's web UI, which many programs read.
+
+A prompt, a line "Negative prompt: ...", and a last line "Key: value, ..." with the keys in A1111's order.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..core.version import VERSION
+from .a1111_names import sampler_name, schedule_name
+
+VERSION_KEY = "mlx_sd"  # of the version that made the picture, among its settings
+# `rng` -> A1111's name; the noise of CUDA is its default, which it leaves out. NumPy's is none of its own.
+RNG = {"torch": "CPU", "numpy": "NumPy", "cuda": None}
+# Solver options -> A1111's keys.
+CHURN = {"s_churn": "Sigma churn", "s_tmin": "Sigma tmin", "s_tmax": "Sigma tmax", "s_noise": "Sigma noise"}
+# Settings that A1111 does not have -> their keys in the text, for those who read it.
+OURS = {"guidance_rescale": "CFG Rescale", "deepcache": "DeepCache", "tgate": "T-GATE", "freeu": "FreeU"}
+
+
+def infotext(settings: Mapping[str, Any]) -> str:
+    """Returns the text of a JSON object of settings, as `Request.to_json` writes it."""
+    lines = [_with_loras(settings)]
+    if settings.get("negative"):
+        lines.append(f"Negative prompt: {escaped(settings['negative'])}")
+    lines.append(", ".join(f"{key}: {quoted(value)}" for key, value in _pairs(settings)))
+    return "\n".join(lines)
+
+
+def escaped(prompt: str) -> str:
+    """Returns a prompt with a backslash before brackets, which would change weights in A1111 and do not here."""
+    return re.sub(r"([\\()\[\]])", r"\\\1", prompt)
+
+
+def quoted(value: Any) -> str:
+    """Returns a value as the last line holds it: in JSON's quotes where it has a comma, a colon or a new line."""
+    text = str(int(value) if isinstance(value, float) and value.is_integer() else value)
+    return json.dumps(text, ensure_ascii=False) if re.search(r'[,:\n\r"]', text) or text != text.strip() else text
+
+
+def lora_name(path: str) -> str:
+    """Returns the name by which A1111 calls an adapter: its file's, without characters that end a name there."""
+    name = re.sub(r"[:,<>]", "_", Path(path).name)
+    return name.removesuffix(".safetensors") or "lora"
+
+
+def _with_loras(settings: Mapping[str, Any]) -> str:
+    label = settings.get("class")
+    prompt = escaped(str(settings.get("prompt") or ("" if label is None else f"class {label}")))
+    tags = [f"<lora:{lora_name(lora['path'])}:{quoted(lora['scale'])}>" for lora in settings.get("loras") or ()]
+    return " ".join([prompt, *tags] if prompt else tags)
+
+
+def _pairs(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yields keys and values in A1111's order."""
+
+    def setting(name: str) -> Any:
+        """Returns a setting, None where it is not recorded."""
+        return settings.get(name)
+
+    yield "Steps", setting("steps")
+    yield "Sampler", sampler_name(settings)
+    yield "Schedule type", schedule_name(settings)
+    yield "CFG scale", setting("guidance")
+    yield "Seed", setting("seed")
+    yield "Size", f"{setting('width')}x{setting('height')}"
+    yield "Model hash", (setting("checkpoint_sha256") or "")[:10] or setting("model_hash")
+    yield "Model", _model_name(str(setting("model")))
+    if setting("strength") is not None:
+        yield "Denoising strength", setting("strength")
+    if setting("mask_blur"):
+        yield "Mask blur", setting("mask_blur")
+    if setting("clip_skip"):
+        yield "Clip skip", setting("clip_skip") + 1
+    if name := RNG.get(str(setting("rng"))):
+        yield "RNG", name
+    if setting("rho"):
+        yield "Schedule rho", setting("rho")
+    if setting("eta") is not None:
+        yield ("Eta DDIM" if setting("sampler") == "ddim" else "Eta"), setting("eta")
+    for name, key in CHURN.items():
+        if setting(name) is not None:
+            yield key, setting(name)
+    if setting("refiner"):
+        yield "Refiner", _model_name(setting("refiner"))
+        yield "Refiner switch at", setting("refine_at")
+    for name, key in OURS.items():
+        if setting(name):
+            yield key, setting(name)
+    hashes = [
+        (lora_name(lora["path"]), lora["weights_hash"]) for lora in setting("loras") or () if "weights_hash" in lora
+    ]
+    if hashes:
+        yield "Lora hashes", ", ".join(f"{name}: {value}" for name, value in hashes)
+    yield "Version", f"mlx-sd {setting(VERSION_KEY) or VERSION}"
+
+
+def _model_name(model: str) -> str:
+    """Returns the name that A1111 would show: the last part of a path or hub id, without the suffix."""
+    return Path(model).name.removesuffix(".safetensors") or model
