@@ -20,7 +20,7 @@ PROMPT ?= a red tent in the center on green grass, under a clear day sky
 .PHONY: demo test test-all proof parity check docs wheel clean
 
 demo: $(VENV)/.run
-	$(BIN)/python -m mlx_sd.generate "$(PROMPT)" --deepcache 3 --output demo.png
+	$(BIN)/python -m mlx_sd.generate "$(PROMPT)" --seed 0 --deepcache 3 --output demo.png
 
 test: $(VENV)/.dev
 	$(PYTEST)

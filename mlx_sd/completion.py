@@ -6,7 +6,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from . import metadata
+from . import metadata, seeds
 from .checkpoint.lora import Lora
 from .checkpoint.model import Model
 from .conditions import check_subject
@@ -85,7 +85,7 @@ def complete(model: Model, request: Request, start: StartingPoint | None = None)
     if strength is not None:
         _check_strength(strength, steps)
     completed = request.with_values(
-        seed=0 if request.seed is None else request.seed,
+        seed=seeds.draw() if request.seed is None else request.seed,
         steps=steps,
         guidance=_guidance(model, request.guidance),
         sampler=sampler,

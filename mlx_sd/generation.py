@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 from PIL import Image
 
-from . import conditions, memory
+from . import conditions, memory, seeds
 from .checkpoint.model import Model
 from .codec import decode, to_image
 from .completion import complete, starting_point, table_of
@@ -110,7 +110,7 @@ def _group(
             refiner_hash=refiner.hash,
             refine_at=REFINE_AT if first.refine_at is None else first.refine_at,
         )
-    seeded = [request.with_values(seed=request.seed or 0) for request in requests]
+    seeded = [request if request.seed is not None else request.with_values(seed=seeds.draw()) for request in requests]
     completed = [first.with_subject(conditions.check_subject(model, request)) for request in seeded]
     size = pixel_size(first)
     memory.check(model, *size, min(batch, len(completed)), denoise_tile=first.denoise_tile or 0, tile=first.tile)

@@ -73,7 +73,7 @@ class StableDiffusion:
         negative: str | None = None,
         *,
         classes: int | str | Sequence[int | str] | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         count: int = 1,
         batch: int = 1,
         steps: int | None = None,
@@ -122,7 +122,8 @@ class StableDiffusion:
             prompt: what the picture shows, or several prompts; left out with models that take no prompt.
             negative: what to steer away from; None is the checkpoint's own idea of nothing (SDXL: zeros).
             classes: ids or names, in the place of prompts, for class-conditional models.
-            seed: of the first picture, from 0 to 4294967295 (2**32 - 1).
+            seed: of the first picture, from 0 to 4294967295 (2**32 - 1); None and -1 draw one, which
+                `result.seeds` tells.
             count: pictures of each prompt, 1 or more.
             batch: pictures that go through the UNet together, 1 or more; it does not change the pictures.
             steps: steps of the sampler, from 1 to the training timesteps (1000); 25, upscalers 75 or 100.
@@ -167,6 +168,7 @@ class StableDiffusion:
         """
         request = Request(
             negative=negative,
+            seed=seed,
             steps=steps,
             guidance=guidance,
             guidance_rescale=guidance_rescale,
@@ -200,7 +202,7 @@ class StableDiffusion:
             tile=tile,
             denoise_tile=denoise_tile,
         )
-        requests = pictures_of(_subjects(request, prompt, classes), seed, count, batch)
+        requests = pictures_of(_subjects(request, prompt, classes), count, batch)
         if latents is not None and len(requests) == 1:
             requests = requests * latents.shape[0]
         batches = list(

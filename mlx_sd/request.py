@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from . import samplers, schedule
+from . import samplers, schedule, seeds
 from .core.errors import InputError
 from .core.suggestions import did_you_mean
 from .request_values import (
@@ -50,7 +50,6 @@ STRENGTH = 0.8  # of image to image; 1 with a mask
 PADDING = 32  # pixels around --only-masked
 REFINE_AT = 0.8  # as SDXL's authors have it
 DENOISE_TILE = 128  # latents a side that an upscaler's UNet computes at once, at least
-HIGHEST_SEED = 2**32 - 1
 DTYPES = ("float16", "bfloat16", "float32")
 SPEEDS = ("exact", "fast", "fastest")
 
@@ -80,9 +79,10 @@ class Request:
     negative: str | None = setting(None, "what to steer away from", metavar="TEXT")
     seed: int | None = setting(
         None,
-        "of the first picture; the next take seed + 1, seed + 2, ... (default 0)",
+        f"of the first picture, 0 to {seeds.HIGHEST}; the next take seed + 1, seed + 2, ... (default, and "
+        f"{seeds.RANDOM}: random)",
         kind=int,
-        range=Range(0, HIGHEST_SEED),
+        parse=seeds.parse,
     )
     model: str = setting(
         MODEL, "a converted or diffusers folder, a .safetensors file or a hub id (default: the embedded checkpoint)"
@@ -355,10 +355,18 @@ def values_from_json(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def pictures_of(requests: Sequence[Request], seed: int, count: int, batch: int) -> list[Request]:
-    """Returns `count` requests for each, with seeds from `seed` up; InputError where a number is out of range."""
+def pictures_of(requests: Sequence[Request], count: int, batch: int) -> list[Request]:
+    """Returns `count` requests for each, with seeds from its own up; those without one share a random one.
+
+    InputError where a number is out of range.
+    """
     if count < 1 or batch < 1:
         raise InputError(f"count and batch must be at least 1, not {count} and {batch}")
-    if not 0 <= seed <= seed + count - 1 <= HIGHEST_SEED:
-        raise InputError(f"seeds must be from 0 to {HIGHEST_SEED}, not {seed} to {seed + count - 1}")
-    return [request.with_values(seed=seed + i) for request in requests for i in range(count)]
+    drawn = seeds.draw(count)
+    first = [drawn if request.seed is None else request.seed for request in requests]
+    for seed in first:
+        if seed + count - 1 > seeds.HIGHEST:
+            raise InputError(f"seeds must be from 0 to {seeds.HIGHEST}, not {seed} to {seed + count - 1}")
+    return [
+        request.with_values(seed=seed + i) for request, seed in zip(requests, first, strict=True) for i in range(count)
+    ]

@@ -210,14 +210,16 @@ def test_a_step_costs_a_matmul_and_no_network(tiny, monkeypatch):
             return mx.addmm(*arrays)
 
     monkeypatch.setattr(preview, "mx", Ops())
-    tiny.generate("a tent", steps=3, count=2, batch=2, callback=lambda i, n, x: seen.extend(shown(x)))
+    tiny.generate("a tent", steps=3, count=2, batch=2, callback=lambda i, n, x: seen.extend(shown(x)), seed=0)
     assert (len(seen), counted) == (6, {"decode": 2, "moments": 0, "addmm": 3})
 
 
 def test_the_last_preview_looks_like_the_picture(tiny):
     seen = []
     shown = Preview(tiny)
-    made = tiny.generate("a red tent on green grass", steps=8, callback=lambda i, n, x: seen.append(shown(x)[0]))
+    made = tiny.generate(
+        "a red tent on green grass", steps=8, callback=lambda i, n, x: seen.append(shown(x)[0]), seed=0
+    )
     true = np.asarray(made.images[0].resize((16, 16), Image.Resampling.BOX), float)
     assert _explained(np.asarray(seen[-1], float)[None], true[None]) > 0.5
 
@@ -226,7 +228,7 @@ def test_the_last_preview_looks_like_the_picture(tiny):
 
 
 def test_a_folder_gets_each_step_and_animations_end_in_the_picture(run, tmp_path):
-    flags = ("--steps", 3, "--count", 3, "--batch", 2, "--preview", "new/steps", "--animate", "--json")
+    flags = ("--steps", 3, "--seed", 0, "--count", 3, "--batch", 2, "--preview", "new/steps", "--animate", "--json")
     code, out, _ = run("a tent", *flags)
     made = json.loads(out)
     stems = [Path(one["output"]).stem for one in made]
@@ -250,8 +252,8 @@ def test_a_folder_gets_each_step_and_animations_end_in_the_picture(run, tmp_path
 
 
 def test_previews_change_no_picture(run, tmp_path):
-    assert run("a tent", "--steps", 2, "--output", "a.png")[0] == 0
-    assert run("a tent", "--steps", 2, "--output", "b.png", "--preview", ".", "--animate", "b.gif")[0] == 0
+    assert run("a tent", "--steps", 2, "--seed", 0, "--output", "a.png")[0] == 0
+    assert run("a tent", "--steps", 2, "--seed", 0, "--output", "b.png", "--preview", ".", "--animate", "b.gif")[0] == 0
     with Image.open("a.png") as a, Image.open("b.png") as b, Image.open("b.gif") as moving:
         assert (np.asarray(a) == np.asarray(b)).all()
         assert (moving.format, moving.n_frames) == ("GIF", 3)
@@ -259,7 +261,7 @@ def test_previews_change_no_picture(run, tmp_path):
 
 
 def test_several_animations_are_named_after_their_pictures(run, tmp_path):
-    code, _, _ = run("a tent", "--steps", 1, "--count", 2, "--output", "p.png", "--animate", "film.gif")
+    code, _, _ = run("a tent", "--steps", 1, "--seed", 0, "--count", 2, "--output", "p.png", "--animate", "film.gif")
     assert code == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["film-p-0.gif", "film-p-1.gif", "p-0.png", "p-1.png"]
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import mlx_sd
-from mlx_sd import Adaptive, DeepCache, FreeU, InputError, NonUniform, Request, StableDiffusion, TGate
+from mlx_sd import Adaptive, DeepCache, FreeU, InputError, NonUniform, Request, StableDiffusion, TGate, seeds
 from mlx_sd.checkpoint import model
 from mlx_sd.checkpoint.lora import Lora
 from mlx_sd.cli import flags
-from mlx_sd.request import DTYPES, HIGHEST_SEED, SETTINGS, SOLVER, SPEEDS
+from mlx_sd.request import DTYPES, SETTINGS, SOLVER, SPEEDS
 from mlx_sd.reuse import presets
 from mlx_sd.sampling.table import Options
 
@@ -41,7 +41,7 @@ _parsed = {
     "loras": st.lists(st.builds(Lora, st.just("a.safetensors"), _finite, st.just(()), st.just("0" * 64))).map(tuple),
     "init_image": st.just("in.png"),
     "mask": st.sampled_from(["mask.png", "alpha"]),
-    "seed": st.integers(0, HIGHEST_SEED),
+    "seed": st.integers(0, seeds.HIGHEST),
     "guidance_rescale": st.floats(0, 1),
     "strength": st.floats(0.01, 1),
     "mask_blur": st.floats(0, 100),

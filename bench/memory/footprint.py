@@ -18,7 +18,7 @@ _STAGES = {
     "load": "from mlx_sd import StableDiffusion; StableDiffusion.load(folder, 'float32')",
     "load and step": (
         "from mlx_sd import StableDiffusion; sd = StableDiffusion.load(folder, 'float32'); "
-        "sd.generate('a red tent', steps=1, output='latent')"
+        "sd.generate('a red tent', steps=1, seed=0, output='latent')"
     ),
 }
 

@@ -45,7 +45,9 @@ def _classes(options: argparse.Namespace) -> None:
     for guidance in options.guidance or [1.0, 3.0]:
         features = {}
         for name in LABELS:
-            images = sd.generate(classes=name, steps=_STEPS, guidance=guidance, count=count, batch=_BATCH).images
+            images = sd.generate(
+                classes=name, steps=_STEPS, guidance=guidance, count=count, batch=_BATCH, seed=0
+            ).images
             pixels = np.stack([np.asarray(image, np.float32) for image in images])
             features[name] = clip.images(mx.array(pixels / 127.5 - 1))
         runs.append({"made": f"guidance {guidance:g}", **comparison.measure(features)})

@@ -107,6 +107,7 @@ class ReuseComparison:
         """Returns the completed request of a configuration, with an empty prompt."""
         request = Request(
             prompt="",
+            seed=0,
             sampler=configuration.sampler,
             steps=configuration.steps,
             guidance=GUIDANCE,

@@ -36,7 +36,7 @@ class Gallery:
     ):
         """Completes the request that all pictures share but for prompt, seed and reuse; InputError where that fails."""
         self.sd, self.prompts, self.seeds, self.batch = sd, list(prompts), seeds, batch
-        self._request = request = request or Request()
+        self._request = request = (request or Request()).with_values(seed=0)
         self.settings = sd.complete(request.with_values(prompt=""))
         model = (VERSION, sd.model.hash, str(sd.model.dtype))
         self.work = work / _digest(repr((*model, self.settings)))

@@ -129,7 +129,7 @@ class SolverComparison:
 
     def _latents(self, table: Table, guidance: float, block: int) -> mx.array:
         texts = landscapes.captions(blocks.scenes(block))
-        request = self.sd.complete(Request(prompt="", guidance=guidance))
+        request = self.sd.complete(Request(prompt="", seed=0, guidance=guidance))
         predict = self.sd.predictor([request.with_values(prompt=text) for text in texts])
         stream = np.random.RandomState(block)
         side = self.sd.unet.config.sample_size

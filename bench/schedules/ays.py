@@ -134,7 +134,7 @@ class PromptedModel:
 
     def __init__(self, sd: StableDiffusion, texts: Sequence[str], guidance: float | None, seed: int):
         """Draws first latents for the prompts, and computes the fine solution."""
-        settings = sd.complete(Request(prompt="", guidance=guidance))
+        settings = sd.complete(Request(prompt="", seed=0, guidance=guidance))
         self.guidance = settings.guidance or 0.0
         self._scheduler = sd.model.scheduler
         parts = [range(i, min(i + _BATCH, len(texts))) for i in range(0, len(texts), _BATCH)]

@@ -41,9 +41,9 @@ def _generate(arguments: argparse.Namespace) -> None:
 
     replayed = replay.request_of(arguments)
     requests = replay.prompts(arguments, replayed)
-    seed, count = replayed.seed or 0, arguments.count
-    pictures = pictures_of([replay.without_hashes(request) for request in requests], seed, count, arguments.batch)
-    paths = targets(arguments.output, [_title(request) for request in requests], seed, count)
+    pictures = pictures_of([replay.without_hashes(request) for request in requests], arguments.count, arguments.batch)
+    seed = pictures[0].seed or 0
+    paths = targets(arguments.output, [_title(request) for request in requests], seed, arguments.count)
     plan = animation.plan(paths, arguments.preview, arguments.animate)
     sd = _packaged(arguments, replayed) if replayed.coreml else _loaded(replayed)
     refiner = StableDiffusion.load(replayed.refiner, replayed.dtype) if replayed.refiner else None
@@ -54,6 +54,8 @@ def _generate(arguments: argparse.Namespace) -> None:
     replay.report_changes(NAME, replayed, completed)
     if arguments.speed:
         print(f"{NAME}: {preset_of(sd.model, arguments.speed)}", file=sys.stderr)
+    if replayed.seed is None and not arguments.json:
+        print(f"{NAME}: seed {seed}", file=sys.stderr)
     steps = animation.StepImages(sd, plan)
     reports: list[dict[str, Any]] = []
 

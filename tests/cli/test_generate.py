@@ -28,7 +28,7 @@ def _pixels(path):
 
 def test_a_red_tent_is_red_and_stands_on_green_under_blue(run, tmp_path):
     """The embedded checkpoint shows what the prompt says, with DeepCache, at its defaults."""
-    code, out, _ = run(TENT, "--deepcache", 3, "--output", "tent.png")
+    code, out, _ = run(TENT, "--seed", 0, "--deepcache", 3, "--output", "tent.png")
     assert (code, out) == (0, "tent.png\n")
     red, green, blue = np.moveaxis(_pixels("tent.png"), -1, 0)
     tent = (red > 150) & (green < 110) & (blue < 110)
@@ -68,8 +68,8 @@ def test_a_picture_replays_to_the_same_pixels(run, tmp_path):
 
 @pytest.mark.parametrize("factors", slow_but([("1.2,1.3,0.9,0.5",)], [(), ("1.2,1.3,0.9,0.5",), ("constant:",)]))
 def test_freeu_is_replayed(run, factors):
-    assert run("a tent", "--steps", 3, *SMALL, "--output", "a.png", "--freeu", *factors)[0] == 0
-    assert run("a tent", "--steps", 3, *SMALL, "--output", "plain.png")[0] == 0
+    assert run("a tent", "--steps", 3, *SMALL, "--seed", 0, "--output", "a.png", "--freeu", *factors)[0] == 0
+    assert run("a tent", "--steps", 3, *SMALL, "--seed", 0, "--output", "plain.png")[0] == 0
     assert run("--from-image", "a.png", "--output", "b.png")[0] == 0
     assert (_pixels("a.png") == _pixels("b.png")).all() and (_pixels("a.png") != _pixels("plain.png")).any()
     assert metadata.read(Path("a.png")) == metadata.read(Path("b.png"))
@@ -79,7 +79,7 @@ def test_freeu_is_replayed(run, factors):
     "policy", slow_but(["at=0,2:1", "2:3+forecast2"], ["nonuniform:3,1", "at=0,2:1", "adaptive:0.3", "2:3+forecast2"])
 )
 def test_every_policy_of_deepcache_is_replayed_from_a_batch(run, policy):
-    flags = (*SMALL, "--steps", 5, "--deepcache", policy, "--count", 2, "--batch", 1)
+    flags = (*SMALL, "--steps", 5, "--deepcache", policy, "--count", 2, "--batch", 1, "--seed", 0)
     assert run("a tent", *flags, "--output", "a.png")[0] == 0
     assert run("--from-image", "a-1.png", "--output", "b.png")[0] == 0
     assert (_pixels("a-1.png") == _pixels("b.png")).all()
@@ -126,7 +126,7 @@ def test_a_seed_is_the_same_picture_whatever_the_count(run, sampler):
 
 
 def test_json_says_what_was_made_and_what_it_took(run, tmp_path):
-    code, out, err = run("a tent", "--steps", 9, "--deepcache", 2, "--json", "--output", "pictures/")
+    code, out, err = run("a tent", "--steps", 9, "--seed", 0, "--deepcache", 2, "--json", "--output", "pictures/")
     (made,) = json.loads(out)
     assert (code, err) == (0, "")  # no progress bar in a pipe
     assert made["output"] == "pictures/a-tent-0.png" and (tmp_path / made["output"]).is_file()
@@ -135,12 +135,12 @@ def test_json_says_what_was_made_and_what_it_took(run, tmp_path):
 
 
 def test_names_we_choose_never_overwrite(run):
-    assert [run("A tent!", "--steps", 1)[1] for _ in range(2)] == ["a-tent-0.png\n", "a-tent-0.2.png\n"]
+    assert [run("A tent!", "--steps", 1, "--seed", 0)[1] for _ in range(2)] == ["a-tent-0.png\n", "a-tent-0.2.png\n"]
 
 
 def test_a_file_of_prompts_is_one_picture_a_line(run, tmp_path):
     (tmp_path / "prompts.txt").write_text("a tent\n" + "a very long prompt " * 30 + "\nein Zelt über dem Meer\n")
-    code, out, _ = run("--prompts", "prompts.txt", "--steps", 1, "--batch", 3, "--output", "p.png")
+    code, out, _ = run("--prompts", "prompts.txt", "--seed", 0, "--steps", 1, "--batch", 3, "--output", "p.png")
     assert (code, out.split()) == (0, ["p-1-0.png", "p-2-0.png", "p-3-0.png"])
 
 
@@ -161,7 +161,7 @@ def test_guidance_at_most_1_is_one_batch(run):
             call(self, x, *others),
         )[1]
         for guidance in (0.0, 1.0, 1.5):
-            sd.generate("a tent", steps=1, guidance=guidance, output="latent")
+            sd.generate("a tent", steps=1, guidance=guidance, output="latent", seed=0)
     finally:
         type(inner).__call__ = call
     assert widths == [1, 1, 2]
@@ -192,7 +192,7 @@ MISTAKES = {
     "guidance nan": (("x", "--guidance", "nan"), "guidance must be a finite number, not nan"),
     "guidance inf": (("x", "--guidance", "inf"), "guidance must be a finite number, not inf"),
     "rescale": (("x", "--guidance-rescale", 2), "guidance rescale must be from 0 to 1"),
-    "seed": (("x", "--seed", -1), "seed must be from 0 to 4294967295, not -1"),
+    "seed": (("x", "--seed", -2), "seed must be from 0 to 4294967295, or -1 for a random one, not -2"),
     "count": (("x", "--count", 0), "count and batch must be at least 1"),
     "clip skip": (("x", "--clip-skip", 9), "clip skip must be from 0 to 3, not 9"),
     "interval": (("x", "--deepcache", 0), "the DeepCache interval must be at least 1, not 0"),
@@ -273,7 +273,7 @@ def test_a_picture_that_says_nonsense_is_refused(run, tmp_path):
 @pytest.mark.parametrize("dtype", slow_but(["float16"], ["float16", "bfloat16"]))
 def test_half_precision_makes_nearly_the_same_picture(run, dtype):
     for kind in (dtype, "float32"):
-        assert run("a tent", "--steps", 4, *SMALL, "--dtype", kind, "--output", f"{kind}.png")[0] == 0
+        assert run("a tent", "--steps", 4, *SMALL, "--dtype", kind, "--seed", 0, "--output", f"{kind}.png")[0] == 0
     assert np.abs(_pixels(f"{dtype}.png") - _pixels("float32.png")).mean() < 4
     assert metadata.read(Path(f"{dtype}.png"))["dtype"] == dtype
 

@@ -103,7 +103,7 @@ def test_whatever_the_sampler_what_is_kept_ends_as_the_image(name, begin, family
 @pytest.mark.parametrize("name", ["sd1", "inpaint9"])
 def test_unmasked_pixels_are_those_of_the_input(name, options, family):
     whole, mask = _noise((67, 49)), _mask((67, 49), (10, 9, 40, 33))
-    found = family(name).generate(PROMPT, steps=2, image=whole, mask=mask, **options).images[0]
+    found = family(name).generate(PROMPT, steps=2, image=whole, mask=mask, **options, seed=0).images[0]
     changed, outside = _changed(found, whole), np.asarray(mask) == 0
     assert not changed[outside].any() and changed[~outside].mean() > 0.8
 
@@ -111,15 +111,15 @@ def test_unmasked_pixels_are_those_of_the_input(name, options, family):
 @pytest.mark.parametrize("size", [(64, 64), (67, 49), (5, 90)])
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK"])
 def test_an_image_of_any_size_and_mode_is_begun_with(size, mode, family):
-    found = family("sd1").generate(PROMPT, steps=4, strength=0.3, image=_noise(size).convert(mode)).images[0]
+    found = family("sd1").generate(PROMPT, steps=4, strength=0.3, image=_noise(size).convert(mode), seed=0).images[0]
     assert found.size == tuple(max(round(side / 8), 1) * 8 for side in size)
 
 
 def test_sides_follow_the_picture_s_shape(family):
     sd = family("sd1")
     for given_, size in (({}, (96, 48)), ({"width": 64}, (64, 32)), ({"height": 64}, (128, 64))):
-        assert sd.generate(PROMPT, steps=2, image=_noise((96, 48)), **given_).images[0].size == size
-    assert sd.generate(PROMPT, steps=2, image=_noise((96, 48)), width=40, height=40).images[0].size == (40, 40)
+        assert sd.generate(PROMPT, steps=2, image=_noise((96, 48)), **given_, seed=0).images[0].size == size
+    assert sd.generate(PROMPT, steps=2, image=_noise((96, 48)), width=40, height=40, seed=0).images[0].size == (40, 40)
 
 
 @pytest.mark.filterwarnings("ignore:in . evaluations little repeats itself")
@@ -129,10 +129,10 @@ def test_sides_follow_the_picture_s_shape(family):
 )
 def test_strength_is_the_share_of_steps_and_deepcache_counts_from_the_first_that_runs(strength, runs, family):
     sd, given_ = family("sd1"), {"steps": 10, "sampler": "ddim", "image": _noise((64, 64)), "output": "latent"}
-    plain = sd.generate(PROMPT, **given_, strength=strength)
-    cached = sd.generate(PROMPT, **given_, strength=strength, deepcache=DeepCache(3))
-    again = sd.generate(PROMPT, **given_, strength=strength, deepcache=DeepCache(3))
-    always = sd.generate(PROMPT, **given_, strength=strength, deepcache=DeepCache(1))
+    plain = sd.generate(PROMPT, **given_, strength=strength, seed=0)
+    cached = sd.generate(PROMPT, **given_, strength=strength, deepcache=DeepCache(3), seed=0)
+    again = sd.generate(PROMPT, **given_, strength=strength, deepcache=DeepCache(3), seed=0)
+    always = sd.generate(PROMPT, **given_, strength=strength, deepcache=DeepCache(1), seed=0)
     assert plain.evaluations == cached.evaluations == runs and cached.full == -(-runs // 3)
     assert mx.array_equal(cached.latents, again.latents) and mx.array_equal(plain.latents, always.latents)
     assert mx.array_equal(plain.latents, cached.latents) == (runs == 1)
@@ -140,7 +140,7 @@ def test_strength_is_the_share_of_steps_and_deepcache_counts_from_the_first_that
 
 def test_less_strength_leaves_more_of_the_picture():
     sd, whole = StableDiffusion.load("tiny", dtype="float32"), _noise((64, 64)).resize((8, 8)).resize((64, 64))
-    images = [sd.generate(PROMPT, steps=10, image=whole, strength=s).images[0] for s in (0.1, 0.4, 1.0)]
+    images = [sd.generate(PROMPT, steps=10, image=whole, strength=s, seed=0).images[0] for s in (0.1, 0.4, 1.0)]
     gaps = [np.abs(np.asarray(i, int) - np.asarray(whole, int)).mean() for i in images]
     assert gaps[0] < gaps[1] < gaps[2]
 
@@ -161,11 +161,11 @@ def test_masks_come_from_the_image_s_alpha_and_may_be_of_another_size(family):
     see_through = whole.copy()
     see_through.putalpha(mask.point(lambda value: 255 - value))
     sd = family("sd1")
-    found = sd.generate(PROMPT, steps=1, image=see_through, mask="alpha").images[0]
+    found = sd.generate(PROMPT, steps=1, image=see_through, mask="alpha", seed=0).images[0]
     outside = np.asarray(mask) == 0
     assert not _changed(found, whole)[outside].any() and _changed(found, whole)[~outside].any()
     large = mask.resize((256, 256), Image.Resampling.NEAREST)
-    one, other = (sd.generate(PROMPT, steps=1, image=whole, mask=m).images[0] for m in (mask, large))
+    one, other = (sd.generate(PROMPT, steps=1, image=whole, mask=m, seed=0).images[0] for m in (mask, large))
     assert not _changed(one, other).any()
 
 
@@ -228,11 +228,11 @@ def test_a_mistake_is_one_line_and_exit_code_2(run, pictures, tmp_path, name):
 
 def test_a_checkpoint_says_what_it_is_for(family):
     with pytest.raises(InputError, match="this checkpoint paints into pictures; give --init-image and --mask"):
-        family("inpaint9").generate(PROMPT, image=_noise((64, 64)))
+        family("inpaint9").generate(PROMPT, image=_noise((64, 64)), seed=0)
     with pytest.raises(InputError, match="this checkpoint paints into pictures; give --init-image and --mask"):
-        family("inpaint9").generate(PROMPT)
+        family("inpaint9").generate(PROMPT, seed=0)
     with pytest.raises(InputError, match="give an image or channels, not both"):
-        family("inpaint9").generate(PROMPT, image=_noise((64, 64)), channels=mx.zeros((1, 8, 8, 5)))
+        family("inpaint9").generate(PROMPT, image=_noise((64, 64)), channels=mx.zeros((1, 8, 8, 5)), seed=0)
 
 
 def test_a_painted_picture_replays_and_says_when_its_files_have_changed(run, pictures, tmp_path):

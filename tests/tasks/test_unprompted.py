@@ -61,10 +61,10 @@ def test_pipelines_agree(name, model):
 
 def test_guidance_steers_away_from_the_null_class(model):
     settings = {"latents": mx.array(unprompted.noise()), "batch": 2, "steps": 10, "guidance": 3.0, "output": "latent"}
-    made = model("classes").generate(classes=["Goldfish", 4], **settings)
+    made = model("classes").generate(classes=["Goldfish", 4], **settings, seed=0)
     assert distance(made.latents, unprompted.goldens()["guided"]) <= PICTURES
     assert [request.subject for request in made.requests] == [1, 4]
-    alone = model("classes").generate(classes=4, **settings | {"latents": settings["latents"][1:]})
+    alone = model("classes").generate(classes=4, **settings | {"latents": settings["latents"][1:]}, seed=0)
     assert distance(alone.latents, made.latents[1:]) <= 1e-5
 
 
@@ -73,7 +73,7 @@ def test_guidance_steers_away_from_the_null_class(model):
 def test_deepcache_at_interval_one_changes_nothing_and_at_two_halves_the_work(name, model):
     how = {"classes": 3} if name == "classes" else {}
     plain, every, second = (
-        model(name).generate(steps=4, deepcache=policy, output="latent", **how)
+        model(name).generate(steps=4, deepcache=policy, output="latent", **how, seed=0)
         for policy in (None, DeepCache(1, 2), DeepCache(2, 2))
     )
     assert mx.array_equal(plain.latents, every.latents)
@@ -83,7 +83,7 @@ def test_deepcache_at_interval_one_changes_nothing_and_at_two_halves_the_work(na
 
 def test_pixels_need_no_autoencoder_and_stay_in_range(model):
     sd = model("ddpm")
-    made = sd.generate(steps=3)
+    made = sd.generate(steps=3, seed=0)
     assert made.images[0].size == (16, 16)
     assert mx.array_equal(sd.decode(made.latents), mx.clip(made.latents, -1, 1))
     assert distance(sd.encode(made.images[0]), mx.clip(made.latents, -1, 1)) <= 0.51 / 127.5
@@ -97,7 +97,7 @@ def test_grey_pictures_have_one_channel():
 
 def test_a_preview_of_pixels_is_the_estimate_itself(model):
     seen = []
-    model("ddpm").generate(steps=1, callback=lambda *given: seen.append(given[2]))
+    model("ddpm").generate(steps=1, callback=lambda *given: seen.append(given[2]), seed=0)
     (shown,) = Preview(model("ddpm"))(seen[0])
     assert np.abs(np.asarray(shown, np.int64) - np.asarray(to_image(mx.clip(seen[0][0], -1, 1)), np.int64)).max() <= 1
 
@@ -105,8 +105,8 @@ def test_a_preview_of_pixels_is_the_estimate_itself(model):
 def test_the_first_checkpoints_lie_flat_in_their_folder(model, tmp_path):
     folder = unprompted.write_folder("ddpm", unprompted.shapes()["ddpm"], tmp_path / "flat", flat=True)
     assert not (folder / "unet").exists()
-    flat = StableDiffusion.load(folder, dtype="float32").generate(steps=2, output="latent")
-    assert mx.array_equal(flat.latents, model("ddpm").generate(steps=2, output="latent").latents)
+    flat = StableDiffusion.load(folder, dtype="float32").generate(steps=2, output="latent", seed=0)
+    assert mx.array_equal(flat.latents, model("ddpm").generate(steps=2, output="latent", seed=0).latents)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -139,8 +139,8 @@ def test_attention_saved_by_older_versions_is_read(model, tmp_path):
     renamed = {name(key): array for key, array in load_file(file).items()}
     assert any(".query." in key for key in renamed)
     save_file(renamed, file)
-    found = StableDiffusion.load(folder, dtype="float32").generate(steps=2, output="latent")
-    assert mx.array_equal(found.latents, model("ddpm").generate(steps=2, output="latent").latents)
+    found = StableDiffusion.load(folder, dtype="float32").generate(steps=2, output="latent", seed=0)
+    assert mx.array_equal(found.latents, model("ddpm").generate(steps=2, output="latent", seed=0).latents)
 
 
 @pytest.mark.parametrize(
@@ -162,12 +162,12 @@ def test_attention_saved_by_older_versions_is_read(model, tmp_path):
 )
 def test_what_a_model_cannot_do_is_said_at_once(name, asked, message, model):
     with pytest.raises(InputError, match=message):
-        model(name).generate(steps=2, **asked)
+        model(name).generate(steps=2, **asked, seed=0)
 
 
 def test_a_model_of_prompts_has_no_classes(family):
     with pytest.raises(InputError, match="this model has no classes; give a prompt"):
-        family("sd1").generate(classes=1)
+        family("sd1").generate(classes=1, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_a_context_is_for_networks_with_a_prompt_only(model, family):
 
 
 def test_ddim_takes_fresh_noise(model):
-    one, other = (model("ldm").generate(steps=3, eta=eta, output="latent").latents for eta in (0.0, 1.0))
+    one, other = (model("ldm").generate(steps=3, eta=eta, output="latent", seed=0).latents for eta in (0.0, 1.0))
     assert not mx.array_equal(one, other)
 
 
@@ -221,14 +221,15 @@ def test_pictures_of_nothing_in_particular_from_the_command_line(folders, model,
 
 def test_pictures_of_classes_from_the_command_line(folders, model, tmp_path, capsys):
     out = tmp_path / "out"
-    assert run("--model", folders("classes"), "--dtype", "float32", "--class", "goldfish,4", "--output", f"{out}/") == 0
+    flags = ("--dtype", "float32", "--class", "goldfish,4", "--seed", 0)
+    assert run("--model", folders("classes"), *flags, "--output", f"{out}/") == 0
     files = sorted(out.iterdir())
     assert [file.name for file in files] == ["class-4-0.png", "class-goldfish-0.png"]
     for file, one in zip(files, (4, 1), strict=True):
         about = metadata.read(file)
         assert about["class"] == one and about["prompt"] is None and about["guidance"] == 3.0
         assert Image.open(file).text["parameters"].startswith(f"class {one}\n")
-        image = model("classes").generate(classes=one, steps=2).images[0]
+        image = model("classes").generate(classes=one, steps=2, seed=0).images[0]
         assert np.array_equal(np.asarray(Image.open(file)), np.asarray(image))
     again = tmp_path / "again.png"
     assert run("--from-image", files[0], "--class", "goldfish", "--output", again) == 0
@@ -269,4 +270,4 @@ def test_core_ml_takes_models_of_prompts_only(folders, tmp_path, capsys):
 
 def test_gates_are_for_models_that_look_at_something(model):
     with pytest.raises(InputError, match="T-GATE has nothing to keep"):
-        model("classes").generate(classes=1, tgate=TGate(1))
+        model("classes").generate(classes=1, tgate=TGate(1), seed=0)
