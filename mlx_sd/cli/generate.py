@@ -54,8 +54,7 @@ def _generate(arguments: argparse.Namespace) -> None:
     replay.report_changes(NAME, replayed, completed)
     if arguments.speed:
         print(f"{NAME}: {preset_of(sd.model, arguments.speed)}", file=sys.stderr)
-    if replayed.seed is None and not arguments.json:
-        print(f"{NAME}: seed {seed}", file=sys.stderr)
+    drawn = replayed.seed is None and not arguments.json
     steps = animation.StepImages(sd, plan)
     reports: list[dict[str, Any]] = []
 
@@ -64,6 +63,8 @@ def _generate(arguments: argparse.Namespace) -> None:
         def progress(evaluation: int, evaluations: int, denoised: mx.array) -> None:
             """Moves the bar on and shows the step."""
             if evaluation == 1:
+                if drawn and not reports:  # now that nothing is wrong with the request
+                    bar.write(f"{NAME}: seed {seed}", file=sys.stderr)
                 bar.reset(total=evaluations)
                 bar.set_description(f"{len(reports) + 1}/{len(paths)}")
             bar.update()
