@@ -20,6 +20,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "latency": Command("speed", "seconds of steps and loops with DeepCache and T-GATE, beside diffusers"),
     "predict": Command("speed", "predicted seconds of a step and a loop on an Apple chip"),
+    "truth": Command("quality", "share of captions that come true, by rules on pixels, of the embedded checkpoint"),
     "quality": Command("quality", "PSNR, SSIM, CLIP score and FID of DeepCache and T-GATE, on any model"),
     "solvers": Command("quality", "quality against evaluations of the network, for every solver"),
     "curves": Command("quality", "quality against cost of DeepCache, T-GATE and fewer steps"),

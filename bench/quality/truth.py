@@ -1,0 +1,112 @@
+"""The share of captions that come true, by rules on pixels, of the embedded checkpoint: python -m bench truth.
+
+The captions name one or two things with their colours and sides, the sky, the ground, the sun or the moon. The same
+500 captions and seeds serve every model and setting, so that two runs are compared in pairs.
+"""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from mlx_sd import StableDiffusion
+from mlx_sd.core import command
+from mlx_sd.core.errors import InputError
+from mlx_sd.core.files import check_writable
+from mlx_sd.request import MODEL, Request
+
+from .. import arguments, results
+from ..machine import describe
+from .truth_claims import COUNT, Claim, claims, swapped
+from .truth_judge import Verdict, judge, shares
+
+_EXAMPLES = """examples:
+  python -m bench truth --json truth.json --sheet false.png
+  python -m bench truth --captions 100 --deepcache 3
+  python -m bench truth --rules"""
+_SETTINGS = ("steps", "guidance", "sampler", "schedule", "deepcache", "tgate", "speed", "width", "height", "quantize")
+_CELL, _COLUMNS = 128, 8  # of the contact sheet
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code."""
+    p = arguments.parser("truth", __doc__, _EXAMPLES)
+    p.add_argument("--model", default=MODEL, help=f"a checkpoint of the embedded world, default {MODEL}")
+    p.add_argument("--captions", type=int, default=COUNT, help=f"the first N captions, default all {COUNT}")
+    p.add_argument("--seed", type=int, default=0, help="of the first caption's picture; the next takes one more")
+    p.add_argument("--batch", type=int, default=8, help="pictures computed together, default 8")
+    p.add_argument("--rules", action="store_true", help="judge true pictures, and true pictures of changed captions")
+    p.add_argument("--sheet", type=Path, metavar="PNG", help="write a contact sheet of the pictures that are not true")
+    for name in ("steps", "width", "height"):
+        p.add_argument(f"--{name}", type=int)
+    p.add_argument("--guidance", type=float)
+    for name in ("sampler", "schedule", "deepcache", "tgate", "speed", "quantize"):
+        p.add_argument(f"--{name}", help="as of python -m mlx_sd.generate")
+    arguments.add_json(p)
+    options = p.parse_args(argv)
+    return command.run("bench truth", lambda: _truth(options))
+
+
+def _truth(options: argparse.Namespace) -> None:
+    if not 1 <= options.captions <= COUNT or options.batch < 1:
+        raise InputError(f"--captions must be from 1 to {COUNT}, and --batch at least 1")
+    if options.sheet:
+        check_writable(options.sheet.parent, "--sheet", must_exist=True)
+    some = claims()[: options.captions]
+    if options.rules:
+        results.report(rules_measured(some, options.width or 256) | {"machine": describe()}, options.json)
+        return
+    settings = {name: value for name in _SETTINGS if (value := getattr(options, name)) is not None}
+    sd = StableDiffusion.load(options.model, "float32", quantize=settings.pop("quantize", None))
+    pictures = pictures_of(sd, some, options.seed, options.batch, settings)
+    verdicts = [judge(picture, claim) for picture, claim in zip(pictures, some, strict=True)]
+    if options.sheet:
+        _sheet(pictures, verdicts).save(options.sheet)
+    measured: dict[str, Any] = {"model": options.model, "hash": sd.model.hash, "captions": len(some)}
+    measured |= {"seed": options.seed, "settings": settings, "size": list(pictures[0].size)}
+    measured |= {"shares": shares(zip(some, verdicts, strict=True)), "true": [int(v.true) for v in verdicts]}
+    measured["false"] = [claim.caption for claim, v in zip(some, verdicts, strict=True) if not v.true]
+    results.report(measured | {"machine": describe()}, options.json)
+
+
+def pictures_of(
+    sd: StableDiffusion, some: Sequence[Claim], seed: int, batch: int, settings: dict[str, Any]
+) -> list[Image.Image]:
+    """Makes a picture of each caption; the picture of caption i has seed `seed` + i, whatever the batch."""
+    requests = [sd.complete(Request(prompt=claim.caption, seed=seed + i, **settings)) for i, claim in enumerate(some)]
+    pictures: list[Image.Image] = []
+    for result in sd.stream(requests, batch=batch):
+        pictures += result.images
+        if sys.stderr.isatty():
+            print(f"\r{len(pictures)}/{len(some)}", end="", file=sys.stderr)
+    return pictures
+
+
+def rules_measured(some: Sequence[Claim], size: int) -> dict[str, Any]:
+    """Returns shares of true pictures that the rules call true, and call true to changed captions."""
+    pictures = [claim.true_picture(size) for claim in some]
+    verdicts = [judge(picture, claim) for picture, claim in zip(pictures, some, strict=True)]
+    changed = [swapped(claim, index) for index, claim in enumerate(some)]
+    wrong: dict[str, list[bool]] = {}
+    for picture, (part, claim) in zip(pictures, changed, strict=True):
+        wrong.setdefault(part, []).append(judge(picture, claim).true)
+    accepted = {part: {"true": sum(values), "count": len(values)} for part, values in sorted(wrong.items())}
+    return {"size": size, "shares": shares(zip(some, verdicts, strict=True)), "changed_captions": accepted}
+
+
+def _sheet(pictures: Sequence[Image.Image], verdicts: Sequence[Verdict]) -> Image.Image:
+    """Returns the pictures that are not true, side by side in the order of the captions."""
+    shown = [picture for picture, verdict in zip(pictures, verdicts, strict=True) if not verdict.true]
+    rows = max(-(-len(shown) // _COLUMNS), 1)
+    sheet = Image.new("RGB", (_COLUMNS * _CELL, rows * _CELL), (255, 255, 255))
+    for (row, column), picture in zip(itertools.product(range(rows), range(_COLUMNS)), shown, strict=False):
+        sheet.paste(picture.resize((_CELL, _CELL), Image.Resampling.LANCZOS), (column * _CELL, row * _CELL))
+    return sheet
+
+
+if __name__ == "__main__":
+    sys.exit(main())
