@@ -56,46 +56,48 @@ def _truth(options: argparse.Namespace) -> None:
         raise InputError(f"--captions must be from 1 to {COUNT}, and --batch at least 1")
     if options.sheet:
         check_writable(options.sheet.parent, "--sheet", must_exist=True)
-    some = claims()[: options.captions]
+    selection = claims()[: options.captions]
     if options.rules:
-        results.report(rules_measured(some, options.width or 256) | {"machine": describe()}, options.json)
+        results.report(rules_measured(selection, options.width or 256) | {"machine": describe()}, options.json)
         return
     settings = {name: value for name in _SETTINGS if (value := getattr(options, name)) is not None}
     sd = StableDiffusion.load(options.model, "float32", quantize=settings.pop("quantize", None))
-    pictures = pictures_of(sd, some, options.seed, options.batch, settings)
-    verdicts = [judge(picture, claim) for picture, claim in zip(pictures, some, strict=True)]
+    pictures = pictures_of(sd, selection, options.seed, options.batch, settings)
+    verdicts = [judge(picture, claim) for picture, claim in zip(pictures, selection, strict=True)]
     if options.sheet:
         _sheet(pictures, verdicts).save(options.sheet)
-    measured: dict[str, Any] = {"model": options.model, "hash": sd.model.hash, "captions": len(some)}
+    measured: dict[str, Any] = {"model": options.model, "hash": sd.model.hash, "captions": len(selection)}
     measured |= {"seed": options.seed, "settings": settings, "size": list(pictures[0].size)}
-    measured |= {"shares": shares(zip(some, verdicts, strict=True)), "true": [int(v.true) for v in verdicts]}
-    measured["false"] = [claim.caption for claim, v in zip(some, verdicts, strict=True) if not v.true]
+    measured |= {"shares": shares(zip(selection, verdicts, strict=True)), "true": [int(v.true) for v in verdicts]}
+    measured["false"] = [claim.caption for claim, v in zip(selection, verdicts, strict=True) if not v.true]
     results.report(measured | {"machine": describe()}, options.json)
 
 
 def pictures_of(
-    sd: StableDiffusion, some: Sequence[Claim], seed: int, batch: int, settings: dict[str, Any]
+    sd: StableDiffusion, selection: Sequence[Claim], seed: int, batch: int, settings: dict[str, Any]
 ) -> list[Image.Image]:
     """Makes a picture of each caption; the picture of caption i has seed `seed` + i, whatever the batch."""
-    requests = [sd.complete(Request(prompt=claim.caption, seed=seed + i, **settings)) for i, claim in enumerate(some)]
+    requests = [
+        sd.complete(Request(prompt=claim.caption, seed=seed + i, **settings)) for i, claim in enumerate(selection)
+    ]
     pictures: list[Image.Image] = []
     for result in sd.stream(requests, batch=batch):
         pictures += result.images
         if sys.stderr.isatty():
-            print(f"\r{len(pictures)}/{len(some)}", end="", file=sys.stderr)
+            print(f"\r{len(pictures)}/{len(selection)}", end="", file=sys.stderr)
     return pictures
 
 
-def rules_measured(some: Sequence[Claim], size: int) -> dict[str, Any]:
+def rules_measured(selection: Sequence[Claim], size: int) -> dict[str, Any]:
     """Returns shares of true pictures that the rules call true, and call true to changed captions."""
-    pictures = [claim.true_picture(size) for claim in some]
-    verdicts = [judge(picture, claim) for picture, claim in zip(pictures, some, strict=True)]
-    changed = [swapped(claim, index) for index, claim in enumerate(some)]
+    pictures = [claim.true_picture(size) for claim in selection]
+    verdicts = [judge(picture, claim) for picture, claim in zip(pictures, selection, strict=True)]
+    changed = [swapped(claim, index) for index, claim in enumerate(selection)]
     wrong: dict[str, list[bool]] = {}
     for picture, (part, claim) in zip(pictures, changed, strict=True):
         wrong.setdefault(part, []).append(judge(picture, claim).true)
     accepted = {part: {"true": sum(values), "count": len(values)} for part, values in sorted(wrong.items())}
-    return {"size": size, "shares": shares(zip(some, verdicts, strict=True)), "changed_captions": accepted}
+    return {"size": size, "shares": shares(zip(selection, verdicts, strict=True)), "changed_captions": accepted}
 
 
 def _sheet(pictures: Sequence[Image.Image], verdicts: Sequence[Verdict]) -> Image.Image:

@@ -135,16 +135,16 @@ def _described(
 ) -> Claim:
     """Writes the caption in the words and the order of the world's own, and keeps what it says."""
     ground = GROUNDS[scene.ground]
-    said: list[ThingClaim] = []
+    named_things: list[ThingClaim] = []
     heads: list[str] = []
     backdrop: list[str] = []
     for kind, color, side in things:
         phrase = "a {color} balloon" if kind == _BALLOON else rng.choice(THING_PHRASES[kind])
-        stated = rng.random() < _SIDE_STATED
-        text = phrase.format(color=color) + (f" {SIDE_PHRASES[side]}" if stated else "")
+        with_side = rng.random() < _SIDE_STATED
+        text = phrase.format(color=color) + (f" {SIDE_PHRASES[side]}" if with_side else "")
         (backdrop if kind == _BALLOON else heads).append(text)
         named = color if "{color}" in phrase and kind not in COLOURLESS else None
-        said.append(ThingClaim(kind, named, side if stated else None))
+        named_things.append(ThingClaim(kind, named, side if with_side else None))
     place = rng.choice(ground.phrases)
     head = f"{' and '.join(heads)} {ground.preposition} {place}" if heads else place
     if scene.mountains and rng.random() < 0.5:
@@ -152,7 +152,7 @@ def _described(
     if body:
         backdrop.append(f"a {body[1]} {body[0]} {SIDE_PHRASES[body[2]]}")
     caption = ", ".join([head, *backdrop, f"under {rng.choice(SKY_PHRASES[scene.sky])}"])
-    return Claim(caption, scene.sky, scene.ground, tuple(said), body, scene)
+    return Claim(caption, scene.sky, scene.ground, tuple(named_things), body, scene)
 
 
 def swapped(claim: Claim, index: int) -> tuple[str, Claim]:
