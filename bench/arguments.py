@@ -5,14 +5,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mlx_sd.core import command
+from mlx_sd.core.parser import Parser
 
 from . import results
 from .machine import describe
 
 
-def parser(name: str, description: str | None, examples: str | None = None) -> command.Parser:
+def parser(name: str, description: str | None, examples: str | None = None) -> Parser:
     """Builds the parser of `python -m bench NAME`; the help shows both texts with their own line breaks."""
-    return command.Parser(
+    return Parser(
         prog=f"python -m bench {name}",
         description=description,
         epilog=examples,
@@ -20,7 +21,7 @@ def parser(name: str, description: str | None, examples: str | None = None) -> c
     )
 
 
-def add_json(arguments: command.Parser) -> None:
+def add_json(arguments: Parser) -> None:
     """Adds --json FILE, where results are written to."""
     arguments.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
 

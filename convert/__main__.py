@@ -15,6 +15,7 @@ from mlx_sd.checkpoint.model import DTYPES
 from mlx_sd.checkpoint.model_folder import EMBEDDED, build, read_model_json
 from mlx_sd.core import command
 from mlx_sd.core.errors import InputError
+from mlx_sd.core.parser import Parser
 from mlx_sd.networks import quantization
 
 from . import verify
@@ -48,7 +49,7 @@ kinds of single files (found from names and shapes; only turbo cannot be told fr
 
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of all options."""
-    p = command.Parser(
+    p = Parser(
         prog=f"python -m {NAME}",
         description="Convert a Stable Diffusion checkpoint into a model folder for mlx_sd, or back.",
         epilog=_EXAMPLES,

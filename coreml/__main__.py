@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mlx_sd.core import command
 from mlx_sd.core.errors import InputError
+from mlx_sd.core.parser import Parser
 
 from .export import export
 from .lowering.attention import ATTENTIONS
@@ -24,7 +25,7 @@ _EXAMPLES = """examples:
 
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of the options of an export."""
-    p = command.Parser(
+    p = Parser(
         prog="python -m coreml",
         description="Write the Core ML packages that an app needs, on any system, without PyTorch.",
         epilog=_EXAMPLES,

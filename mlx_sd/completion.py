@@ -76,6 +76,8 @@ def complete(model: Model, request: Request, start: StartingPoint | None = None)
     start = starting_point(model, request) if start is None else start
     request = _with_preset(model, check_subject(model, request))
     width, height = _size(model, *start.size(model, request.width, request.height))
+    if request.tile:
+        model.vae.tile(max(width, height), request.tile)  # an error where it is too small
     schedule = request.schedule
     if schedule is not None and schedule.endswith(".json"):
         schedule = read_schedule(Path(schedule))

@@ -1,11 +1,13 @@
-"""Unknown keyword arguments of public functions: the error names the one that is spelled most alike."""
+"""Unknown keyword arguments of public functions: the error names ours for another tool's, or the nearest."""
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
 from .core.suggestions import did_you_mean
+from .request import SETTINGS
+from .spellings import COUNT_ALIASES
 
 Parameters = ParamSpec("Parameters")
 Returned = TypeVar("Returned")
@@ -20,8 +22,20 @@ def suggests_keywords(function: Callable[Parameters, Returned]) -> Callable[Para
         """Checks the keywords before the call."""
         for keyword in keywords:
             if keyword not in names:
-                suggestion = did_you_mean(keyword, names) or f" there are {', '.join(names)}"
+                suggestion = _translation(keyword, names) or did_you_mean(keyword, names)
+                suggestion = suggestion or f" there are {', '.join(names)}"
                 raise TypeError(f"{function.__name__}() has no argument {keyword!r};{suggestion}")
         return function(*arguments, **keywords)
 
     return checked
+
+
+def _translation(keyword: str, names: Sequence[str]) -> str:
+    """Returns " here it is 'NAME'" where other tools call one of `names` so, or nothing."""
+    aliases = {field: [*setting.aliases.split(), *setting.false_friends] for field, setting in SETTINGS.items()}
+    for field, others in {**aliases, "count": COUNT_ALIASES.split()}.items():
+        if keyword.replace("_", "-") in others:
+            for name in (field, *others):
+                if name in names:
+                    return f" here it is {name!r}"
+    return ""

@@ -132,8 +132,8 @@ class StableDiffusion:
             guidance_rescale: from 0 to 1, how far guidance's contrast is taken back (Lin et al. 2023).
             sampler: one of `mlx_sd.samplers.names()`.
             schedule: one of `mlx_sd.schedule.names()`, "timesteps=999,850,...", "sigmas=14.6,...,0" or a JSON file.
-            width: in pixels, a multiple of 8.
-            height: in pixels, a multiple of 8.
+            width: in pixels, a multiple of 8, from 8.
+            height: in pixels, a multiple of 8, from 8.
             clip_skip: layers of the text encoder to leave out at the end, from 0.
             deepcache: which evaluations run the whole UNet: 3, "3:1" (interval:branch), DeepCache(3, branch=1) or
                 another policy of `mlx_sd.reuse`.

@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from . import samplers, schedule, seeds
+from . import samplers, schedule, seeds, spellings
 from .core.errors import InputError
-from .core.suggestions import did_you_mean
 from .request_values import (
     image_to_json,
     loras_from_json,
@@ -29,7 +28,8 @@ from .request_values import (
 )
 from .reuse.deepcache import examples as policy_examples
 from .sampling.low_res import HIGHEST_NOISE_LEVEL, NOISE_LEVEL
-from .setting import Range, Setting, setting, settings_of
+from .setting import Range, Setting, fields_from_json, setting, settings_of
+from .solver_settings import SolverSettings
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -53,11 +53,13 @@ DENOISE_TILE = 128  # latents a side that an upscaler's UNet computes at once, a
 DTYPES = ("float16", "bfloat16", "float32")
 SPEEDS = ("exact", "fast", "fastest")
 
-_solver_setting = partial(setting, None, group="solver", always_recorded=False)
+_image_setting = partial(setting, None, group="image", always_recorded=False)
+_file_setting = partial(_image_setting, kind=object, parse=parse_image, to_json=image_to_json, metavar="FILE")
+_SIDE = "in pixels, a multiple of 8 (default: the checkpoint's"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(SolverSettings):
     """Everything that decides one picture; None is the checkpoint's or the package's default.
 
     Friendly values are accepted and become typed ones: deepcache=3 or "3:1", tgate=10, freeu=True. InputError names
@@ -65,7 +67,11 @@ class Request:
     """
 
     prompt: str | None = setting(
-        None, "what the picture shows; left out with models that take no prompt", flag="prompt"
+        None,
+        "what the picture shows; left out with models that take no prompt",
+        flag="prompt",
+        aliases="prompt p text positive positive-prompt",
+        empty=True,
     )
     class_label: int | str | None = setting(
         None,
@@ -75,20 +81,34 @@ class Request:
         key="class",
         flag="--class",
         metavar="ID[,ID...]",
+        aliases="classes class-id class-label class-labels",
     )
-    negative: str | None = setting(None, "what to steer away from", metavar="TEXT")
+    negative: str | None = setting(
+        None, "what to steer away from", metavar="TEXT", aliases="negative-prompt neg-prompt neg uc", empty=True
+    )
     seed: int | None = setting(
         None,
         f"of the first picture, 0 to {seeds.HIGHEST}; the next take seed + 1, seed + 2, ... (default, and "
         f"{seeds.RANDOM}: random)",
         kind=int,
         parse=seeds.parse,
+        aliases="s noise-seed manual-seed",
+        false_friends=spellings.SEED_FLAGS,
     )
     model: str = setting(
-        MODEL, "a converted or diffusers folder, a .safetensors file or a hub id (default: the embedded checkpoint)"
+        MODEL,
+        "a converted or diffusers folder, a .safetensors file or a hub id (default: the embedded checkpoint)",
+        aliases="m ckpt ckpt-path checkpoint model-path model-id model-name model-version "
+        "pretrained-model-name-or-path sd-model-checkpoint",
+        false_friends=spellings.MODEL_FLAGS,
     )
     dtype: str | None = setting(
-        None, "of weights and activations (default: float16 on a GPU, float32 on the CPU)", choices=DTYPES
+        None,
+        "of weights and activations (default: float16 on a GPU, float32 on the CPU)",
+        choices=DTYPES,
+        aliases="precision torch-dtype type",
+        values=spellings.DTYPE_VALUES,
+        false_friends=spellings.DTYPE_FLAGS,
     )
     loras: tuple[Lora, ...] = setting(
         (),
@@ -100,12 +120,22 @@ class Request:
         flag="--lora",
         repeat=True,
         metavar="PATH[:SCALE[:W,W,...]]",
+        aliases="lora-path lora-file",
+        false_friends={"lora-paths": spellings.LORA_PATHS}
+        | dict.fromkeys(("lora-scales", "lora-scale", "lora-weight"), spellings.LORA_SCALES),
     )
     quantize: str | None = setting(
-        None, "the UNet's linear layers in 4 or 8 bits; or NETWORK=BITS,...", metavar="BITS[:GROUP]"
+        None,
+        "the UNet's linear layers in 4 or 8 bits; or NETWORK=BITS,...",
+        metavar="BITS[:GROUP]",
+        aliases="q quantization",
     )
     coreml: str | None = setting(
-        None, "run the packages that python -m coreml wrote, instead of --model", metavar="FOLDER"
+        None,
+        "run the packages that python -m coreml wrote, instead of --model",
+        metavar="FOLDER",
+        aliases="resource-path",
+        false_friends=dict.fromkeys(("compute-unit", "compute-units"), spellings.COMPUTE_UNIT),
     )
     speed: str | None = setting(
         None,
@@ -117,6 +147,8 @@ class Request:
         None,
         f"steps of the sampler (default {STEPS}; of upscalers {STEPS_UPSCALER} or {STEPS_SUPER_RESOLUTION})",
         kind=int,
+        range=Range(1),
+        aliases="num-inference-steps inference-steps num-steps sampling-steps sample-steps ddim-steps step-count",
     )
     guidance: float | None = setting(
         None,
@@ -125,21 +157,49 @@ class Request:
         kind=float,
         range=Range(),
         metavar="SCALE",
+        aliases="guidance-scale cfg cfg-scale scale unconditional-guidance-scale",
     )
     guidance_rescale: float = setting(
-        0.0, "how far guidance's contrast is taken back", kind=float, range=Range(0, 1), metavar="PHI"
+        0.0,
+        "how far guidance's contrast is taken back (default 0)",
+        kind=float,
+        range=Range(0, 1),
+        metavar="PHI",
+        aliases="rescale-cfg cfg-rescale",
     )
-    sampler: str | None = setting(None, f"{', '.join(samplers.names())} (default: the checkpoint's)", metavar="NAME")
+    sampler: str | None = setting(
+        None,
+        f"{', '.join(samplers.names())} (default: the checkpoint's)",
+        metavar="NAME",
+        aliases="sampler-name sampler-index sampling-method sample-method",
+        conversions={"scheduler": spellings.scheduler_words, "scheduler-name": spellings.scheduler_words},
+        false_friends={
+            "plms": "say --sampler plms",
+            "ddim": "say --sampler ddim",
+            "dpm-solver": "say --sampler dpmpp_2m",
+        },
+    )
     schedule: str | None = setting(
         None,
         f"{', '.join(schedule.names())}, or a JSON file with timesteps or sigmas (default: the checkpoint's)",
         metavar="NAME",
+        aliases="schedule-type noise-schedule timestep-spacing",
+        false_friends={f"use-{name}-sigmas": f"say --schedule {name}" for name in ("karras", "exponential", "beta")},
     )
-    width: int | None = setting(None, "in pixels, a multiple of 8 (default: the checkpoint's)", kind=int, unit="pixels")
+    width: int | None = setting(
+        None, f"{_SIDE}, or the image's)", kind=int, unit="pixels", range=Range(8), aliases="W w"
+    )
     height: int | None = setting(
-        None, "in pixels, a multiple of 8 (default: the checkpoint's)", kind=int, unit="pixels"
+        None, f"{_SIDE}, or the image's)", kind=int, unit="pixels", range=Range(8), aliases="H"
     )
-    clip_skip: int = setting(0, "layers of the text encoder to leave out at the end", kind=int, metavar="LAYERS")
+    clip_skip: int = setting(
+        0,
+        "layers of the text encoder to leave out at the end (default 0)",
+        kind=int,
+        range=Range(0),
+        metavar="LAYERS",
+        conversions={"clip-stop-at-last-layers": spellings.clip_words, "stop-at-clip-layer": spellings.clip_words},
+    )
     deepcache: Policy | None = setting(
         None,
         f"run the whole UNet only at every N-th evaluation, or by a policy, for example {policy_examples()}; "
@@ -148,6 +208,8 @@ class Request:
         parse=parse_deepcache,
         to_json=str,
         metavar="N[:BRANCH]",
+        aliases="deep-cache cache-interval",
+        false_friends={"cache-branch-id": "say it behind the interval: --deepcache 3:{value}"},
     )
     tgate: TGate | None = setting(
         None,
@@ -157,6 +219,7 @@ class Request:
         parse=parse_tgate,
         to_json=str,
         metavar="GATE[,SP[,FI[,WARM_UP]]]",
+        aliases="t-gate gate-step",
     )
     freeu: FreeU | None = setting(
         None,
@@ -165,44 +228,52 @@ class Request:
         parse=parse_freeu,
         to_json=str,
         without_value="",
+        form=r"(constant|structure):\S*|[-+]?\.?\d[-+.,\w]*",
         metavar="B1,B2,S1,S2",
+        aliases="free-u enable-freeu",
     )
     refiner: str | None = setting(
         None,
         "a second model that goes on with the latents at --refine-at, on the same schedule",
         always_recorded=False,
         metavar="MODEL",
+        aliases="refiner-model refiner-path refiner-checkpoint",
     )
     refine_at: float | None = setting(
         None,
-        f"share of the way at which the refiner begins, above 0, below 1 (default {REFINE_AT})",
+        f"share of the way at which the refiner begins (default {REFINE_AT})",
         kind=float,
+        range=Range(0, 1, open_minimum=True, open_maximum=True),
         always_recorded=False,
         metavar="SHARE",
+        aliases="refiner-switch-at switch-at denoising-end high-noise-frac",
     )
     tile: int | None = setting(
         None,
         "decode in tiles of so many pixels a side; 0 never (default: above 192 latents a side)",
         kind=int,
         unit="pixels",
+        range=Range(0),
         metavar="PIXELS",
+        false_friends=spellings.TILE_FLAGS,
     )
     denoise_tile: int | None = setting(
         None,
         f"denoise in overlapping tiles of so many latents a side; 0 never (default: upscalers {DENOISE_TILE})",
         kind=int,
         unit="latents",
+        range=Range(0),
         metavar="LATENTS",
     )
-    init_image: ImageSource | None = setting(
-        None,
+    init_image: ImageSource | None = _file_setting(
         "the image to begin with, of any size and kind; what is transparent is white",
-        kind=object,
-        parse=parse_image,
-        to_json=image_to_json,
-        group="image",
-        always_recorded=False,
-        metavar="FILE",
+        aliases="i image image-path init init-img input-image",
+        false_friends={
+            "controlnet": spellings.CONTROL,
+            "enable-hr": spellings.LARGER,
+            "hires": spellings.LARGER,
+            "hr-scale": spellings.LARGER,
+        },
     )
     strength: float | None = setting(
         None,
@@ -210,86 +281,43 @@ class Request:
         kind=float,
         range=Range(0, 1, open_minimum=True),
         group="image",
+        aliases="denoise denoising denoising-strength denoise-strength",
+        false_friends={"image-strength": spellings.IMAGE_STRENGTH},
     )
-    mask: ImageSource | None = setting(
-        None,
+    mask: ImageSource | None = _file_setting(
         "paint only where this image is white; or alpha: where the image itself is transparent",
-        kind=object,
-        parse=parse_image,
-        to_json=image_to_json,
-        group="image",
-        always_recorded=False,
-        metavar="FILE",
+        aliases="mask-image mask-path mask-img masked-image-path inpaint-mask",
+        false_friends=dict.fromkeys(("invert-mask", "mask-invert", "inpainting-mask-invert"), spellings.INVERTED),
     )
-    mask_blur: float | None = setting(
-        None,
+    mask_blur: float | None = _image_setting(
         "fade in from the mask's edge (default 0)",
         kind=float,
         unit="pixels",
         range=Range(0),
-        group="image",
-        always_recorded=False,
         metavar="PIXELS",
     )
-    only_masked: bool | None = setting(
-        None,
+    only_masked: bool | None = _image_setting(
         "cut out the mask's surroundings, paint them at the size of a whole picture, and put them back",
         kind=bool,
-        group="image",
-        always_recorded=False,
+        aliases="inpaint-full-res",
+        false_friends={"padding-mask-crop": "say --only-masked --padding {value}"},
     )
-    padding: int | None = setting(
-        None,
+    padding: int | None = _image_setting(
         f"of those surroundings (default {PADDING})",
         kind=int,
         unit="pixels",
         range=Range(0),
-        group="image",
-        always_recorded=False,
         metavar="PIXELS",
+        aliases="inpaint-full-res-padding masked-padding only-masked-padding",
     )
     noise_level: int | None = setting(
         None,
         f"noise on the small image that an x4 upscaler enlarges; more invents more, 0 to {HIGHEST_NOISE_LEVEL} "
         f"(default {NOISE_LEVEL})",
         kind=int,
+        range=Range(0),
         group="image",
         metavar="N",
-    )
-    eta: float | None = _solver_setting(
-        "fresh noise in ddim (default 0) and euler_ancestral (1), from 0 to 1",
-        kind=float,
-    )
-    gamma: float | None = _solver_setting("fresh noise in tcd, from 0 to 1 (default 0.3)", kind=float)
-    order: int | None = _solver_setting("order of the solver, 1 to 3 (default 2; lms 4)", kind=int)
-    kind: str | None = _solver_setting("midpoint or heun, of the dpm samplers; bh2 or bh1, of unipc")
-    corrector: bool | None = _solver_setting(
-        "UniPC's corrector after each step of any deterministic multistep sampler (default: unipc only)",
-        kind=bool,
-    )
-    rho: float | None = _solver_setting(
-        "how unevenly the karras schedule is spaced (default 7)",
-        kind=float,
-    )
-    s_churn: float | None = _solver_setting(
-        "noise that edm adds, over all steps (default 0)",
-        kind=float,
-        metavar="S",
-    )
-    s_tmin: float | None = _solver_setting(
-        "the lowest sigma at which edm adds noise (default 0)",
-        kind=float,
-        metavar="S",
-    )
-    s_tmax: float | None = _solver_setting(
-        "the highest sigma at which edm adds noise (default: any)",
-        kind=float,
-        metavar="S",
-    )
-    s_noise: float | None = _solver_setting(
-        "standard deviation of that noise (default 1)",
-        kind=float,
-        metavar="S",
     )
     model_hash: str | None = setting(None, "of the model's weights", hidden=True)
     init_image_hash: str | None = setting(None, "SHA-256 of the file", hidden=True, always_recorded=False)
@@ -341,18 +369,7 @@ SOLVER = tuple(name for name, description in SETTINGS.items() if description.gro
 
 def values_from_json(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Returns the fields of a request that a JSON object names, checked; InputError as `Request.from_json`."""
-    names = {description.key or name: name for name, description in SETTINGS.items()}
-    fields: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in names:
-            raise InputError(f"{where}: it has a setting {key!r}, unknown to this version;{did_you_mean(key, names)}")
-        description = SETTINGS[names[key]]
-        try:
-            read = description.from_json if description.from_json and value is not None else None
-            fields[names[key]] = read(value) if read else description.check(names[key], value)
-        except (InputError, TypeError, KeyError, AttributeError):
-            raise InputError(f"{where}: it says {key} = {value!r}, which makes no sense") from None
-    return {name: value for name, value in fields.items() if value is not None}
+    return fields_from_json(SETTINGS, values, where)
 
 
 def pictures_of(requests: Sequence[Request], count: int, batch: int) -> list[Request]:

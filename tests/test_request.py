@@ -28,7 +28,7 @@ _BESIDE = {"self", "count", "batch", "latents", "channels", "output", "callback"
 
 _finite = st.floats(-1e6, 1e6)
 _values = {
-    int: st.integers(0, 2**31),
+    int: st.integers(8, 2**31),
     float: _finite,
     bool: st.booleans(),
     str: st.text(st.characters(codec="utf-8"), min_size=1),
@@ -50,6 +50,7 @@ _parsed = {
     "speed": st.sampled_from(SPEEDS),
     "model": st.sampled_from(["tiny", "models/sd15"]),
     "clip_skip": st.integers(0, 3),
+    "refine_at": st.floats(0.01, 0.99),
 }
 _required = {"guidance_rescale", "clip_skip", "model", "loras"}
 

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_sd.core import command
 from mlx_sd.core.files import atomic_file
+from mlx_sd.core.parser import Parser
 
 BLOCK = 16
 
 Arrays = dict[str, NDArray[Any]]  # each (16, ...), by name
 
 
-def add_arguments(p: command.Parser, images: int, work: str) -> None:
+def add_arguments(p: Parser, images: int, work: str) -> None:
     """Adds --images, --work and --so-far, with default values of the first two."""
     p.add_argument(
         "--images", type=int, default=images, help=f"pictures a point, a multiple of {BLOCK}, default {images}"
@@ -28,7 +28,7 @@ def add_arguments(p: command.Parser, images: int, work: str) -> None:
     p.add_argument("--so-far", action="store_true", help="make no more pictures; only points that have all of them")
 
 
-def check_images(p: command.Parser, images: int) -> None:
+def check_images(p: Parser, images: int) -> None:
     """Ends with one line and exit code 2 for a number of pictures that is no multiple of a block."""
     if images < BLOCK or images % BLOCK:
         p.error(f"--images must be a multiple of {BLOCK}, not {images}")

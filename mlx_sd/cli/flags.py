@@ -4,10 +4,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..core import command
+from ..core.errors import InputError
+from ..core.parser import Parser
 from ..core.version import VERSION
 from ..request import SETTINGS
 from ..setting import Setting
+from ..spellings import COUNT, COUNT_ALIASES, count_words, folder_words, parse_size
 
 _EXAMPLES = """examples:
   python -m mlx_sd.generate "a red tent in the center on green grass, under a clear day sky"
@@ -22,6 +24,9 @@ _EXAMPLES = """examples:
   python -m mlx_sd.generate "a lighthouse" --model models/sdxl --refiner models/refiner
   python -m mlx_sd.generate --from-image picture.png --seed 7
   python -m mlx_sd.generate --prompts prompts.txt --json > results.json
+
+options of diffusers, AUTOMATIC1111, ComfyUI and mflux, such as --num-inference-steps and --cfg-scale, are taken too:
+docs/guide/coming-from.md
 """
 
 _GROUPS = {
@@ -30,9 +35,9 @@ _GROUPS = {
 }
 
 
-def parser(name: str) -> argparse.ArgumentParser:
+def parser(name: str) -> Parser:
     """Returns the parser. Flags of a request have no default, so that a flag can be told from none."""
-    p = command.Parser(
+    p = Parser(
         prog=f"python -m {name}",
         description="Make pictures from a prompt.",
         epilog=_EXAMPLES,
@@ -43,37 +48,90 @@ def parser(name: str) -> argparse.ArgumentParser:
     groups |= {group: p.add_argument_group(group, text) for group, text in _GROUPS.items()}
     for field, setting in SETTINGS.items():
         if not setting.hidden:
-            _add(schedules if field == "schedule" else groups[setting.group], field, setting)
+            action = _add(schedules if field == "schedule" else groups[setting.group], field, setting)
+            p.add_spellings(action, setting.aliases, setting.conversions, setting.false_friends, setting.form)
+            if field == "height":
+                size = p.add_argument("--size", action=_Size, metavar="WIDTHxHEIGHT", help="both, for example 512x768")
+                p.add_spellings(size, aliases="resolution res dimensions image-size")
     schedules.add_argument(
         "--timesteps", metavar="T,T,...", help="the timesteps themselves, going down, instead of a schedule"
     )
     schedules.add_argument("--sigmas", metavar="S,S,...", help="the noise levels themselves, one more than steps")
+    _add_command(p, p.add_argument_group("command", "which pictures to make, and where they go"))
+    return p
 
-    work = p.add_argument_group("command", "which pictures to make, and where they go")
-    work.add_argument("--prompts", type=Path, metavar="FILE", help="a text file with one prompt a line")
-    work.add_argument("--from-image", type=Path, metavar="PNG", help="make a picture again; other flags change it")
-    work.add_argument("--count", type=int, default=1, help="pictures of each prompt, default 1")
-    work.add_argument("--batch", type=int, default=1, help="pictures computed together, default 1")
-    work.add_argument(
-        "--output", metavar="PATH", help="a .png file, or a folder (default: named after the prompt, here)"
+
+def _add_command(p: Parser, work: Any) -> None:
+    """Adds the flags of the command itself."""
+    prompts = work.add_argument("--prompts", type=_path, metavar="FILE", help="a text file with one prompt a line")
+    p.add_spellings(prompts, aliases="prompt-file prompts-file prompts-from-file from-file")
+    source = work.add_argument(
+        "--from-image", type=_path, metavar="PNG", help="make a picture again; other flags change it"
     )
-    work.add_argument("--preview", metavar="FOLDER", help="write an image of each step while the picture is made")
-    work.add_argument(
+    p.add_spellings(source, aliases="config-from-metadata C from-metadata from-png png-info")
+    count = work.add_argument("--count", type=int, default=1, help="pictures of each prompt, default 1")
+    p.add_spellings(
+        count,
+        aliases=COUNT_ALIASES,
+        conversions={"n": count_words},
+        false_friends=dict.fromkeys(("n-iter", "batch-count", "num-batches"), COUNT),
+    )
+    batch = work.add_argument("--batch", type=int, default=1, help="pictures computed together, default 1")
+    p.add_spellings(batch, false_friends=dict.fromkeys(("batch-size", "n-samples", "b"), f"{COUNT} --batch {{value}}"))
+    output = work.add_argument(
+        "--output",
+        type=_text,
+        metavar="PATH",
+        help="a .png file, or a folder (default: named after the prompt, here)",
+    )
+    p.add_spellings(
+        output,
+        aliases="o out output-path output-file outfile save",
+        conversions=dict.fromkeys(("outdir", "out-dir", "output-dir", "output-folder", "save-dir"), folder_words),
+    )
+    preview = work.add_argument(
+        "--preview", type=_text, metavar="FOLDER", help="write an image of each step while the picture is made"
+    )
+    p.add_spellings(preview, aliases="preview-dir stepwise-image-output-dir")
+    animate = work.add_argument(
         "--animate",
         nargs="?",
         const="",
         metavar="PATH",
         help="write all steps as an animated .png or .gif (default: beside the picture)",
     )
+    p.add_spellings(animate, aliases="animation", form=r"\S.*\.(png|apng|gif|webp|mp4|webm|mov|jpe?g)")
     work.add_argument("--json", action="store_true", help="print the pictures' settings and times as JSON")
-    work.add_argument("--version", action="version", version=f"mlx-sd {VERSION}")
-    return p
+    version = work.add_argument("--version", action="version", version=f"mlx-sd {VERSION}")
+    p.add_spellings(version, aliases="V")
 
 
-def _add(group: Any, field: str, setting: Setting) -> None:
+class _Size(argparse.Action):
+    """--size: width and height in one."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, value: Any, option: str | None = None) -> None:
+        try:
+            namespace.width, namespace.height = parse_size(value)
+        except InputError as error:
+            raise argparse.ArgumentError(self, str(error)) from None
+
+
+def _text(value: str) -> str:
+    """Text that is not empty, for argparse."""
+    if not value:
+        raise argparse.ArgumentTypeError("it is empty")
+    return value
+
+
+def _path(value: str) -> Path:
+    """A path that is not empty, for argparse."""
+    return Path(_text(value))
+
+
+def _add(group: Any, field: str, setting: Setting) -> argparse.Action:
     """Adds the flag of one field of a request."""
     text = setting.help
-    if setting.range is not None:
+    if setting.range is not None and not setting.range.trivial:
         text += f"; {setting.range.words(setting.unit)}"
     options: dict[str, Any] = {"help": text.replace("%", "%%"), "dest": field, "metavar": setting.metavar}
     if setting.kind is bool:
@@ -82,14 +140,16 @@ def _add(group: Any, field: str, setting: Setting) -> None:
     elif setting.kind in (int, float):
         options |= {"type": setting.kind}
     if setting.choices:
-        options |= {"choices": tuple(setting.choices)}
+        options |= {"choices": tuple(setting.choices), "type": setting.value_of}
     if setting.repeat:
         options |= {"action": "append"}
     if setting.without_value is not None:
         options |= {"nargs": "?", "const": setting.without_value}
     flag = setting.flag or f"--{field.replace('_', '-')}"
+    action: argparse.Action
     if flag.startswith("--"):
-        group.add_argument(flag, **options)
+        action = group.add_argument(flag, **options)
     else:  # the prompt, which has a place and no flag
         del options["dest"]
-        group.add_argument(flag, nargs="?", **options)
+        action = group.add_argument(flag, nargs="?", **options)
+    return action

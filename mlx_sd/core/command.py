@@ -1,20 +1,10 @@
 """What all command lines share: one clear line for what goes wrong, and its exit code."""
 
-import argparse
 import sys
 import warnings
 from collections.abc import Callable
-from typing import NoReturn
 
 from .errors import Failure, InputError
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser that reports a mistake in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Exit code 2 after one line."""
-        self.exit(2, f"{self.prog}: {message} (--help shows all options)\n")
 
 
 def run(name: str, command: Callable[[], None]) -> int:

@@ -19,6 +19,7 @@ _OVERLAP = 0.25  # of a tile's side, as diffusers' enable_tiling
 # Tiles bound the memory: the attention in the middle has a score for every pair of latents. Pixels a side of a tile,
 # and latents a side above which images are tiled.
 _TILE, _TILE_ABOVE = 512, 192
+_LEAST = 4  # latents a side of a tile
 
 
 class Autoencoder(nn.Module):
@@ -54,8 +55,11 @@ class Autoencoder(nn.Module):
     def tile(self, side: int, tile: int | None) -> int:
         """Returns the pixels a side of the tiles for an image whose longer side is `side` pixels; 0 is no tiles.
 
-        tile: the user's choice, or None for tiles where the image is large.
+        tile: the user's choice, or None for tiles where the image is large. InputError where it is too small.
         """
+        least = _LEAST * self.config.downsampling
+        if tile and tile < least:
+            raise InputError(f"tile must be 0, for no tiles, or at least {least} pixels, not {tile}")
         if tile is None:
             return max(_TILE, self.config.sample_size) if side > _TILE_ABOVE * self.config.downsampling else 0
         return tile
@@ -67,7 +71,7 @@ class Autoencoder(nn.Module):
         mean is the latent before it is rounded to the codebook, and the log variance is -inf.
         """
         factor = self.config.downsampling
-        moments = _tiled(self.moments, image, tile, 1 / factor) if tile else self.moments(image)
+        moments = _tiled(self.moments, image, tile // factor, factor, 1) if tile else self.moments(image)
         if self.config.codes:
             return moments, mx.full(moments.shape, -mx.inf)
         mean, log_variance = mx.split(moments, 2, axis=-1)
@@ -79,7 +83,7 @@ class Autoencoder(nn.Module):
         Latents of images larger than `tile` pixels a side are decoded in overlapping tiles of that size.
         """
         factor = self.config.downsampling
-        return _tiled(self._decode, latents, tile // factor, factor) if tile else self._decode(latents)
+        return _tiled(self._decode, latents, tile // factor, 1, factor) if tile else self._decode(latents)
 
     def scale(self, latents: mx.array) -> mx.array:
         """Scales the autoencoder's latents (B, h, w, C) to about unit variance, as the UNet takes them."""
@@ -223,21 +227,22 @@ def _run(x: mx.array, layers: list[nn.Module]) -> mx.array:
     return x
 
 
-def _tiled(function: Callable[[mx.array], mx.array], x: mx.array, tile: int, factor: float) -> mx.array:
-    """Applies a function that scales height and width by `factor` to overlapping tiles, and blends their seams.
+def _tiled(function: Callable[[mx.array], mx.array], x: mx.array, tile: int, before: int, after: int) -> mx.array:
+    """Applies a function to overlapping tiles of `tile` latents a side, and blends their seams.
 
-    x: (B, h, w, C); tile: the side of a tile, in x's pixels. Seams are blended linearly, as diffusers does.
+    x: (B, h, w, C) of `before` pixels a latent; the result has `after` pixels a latent. Seams are blended linearly, as
+    diffusers does.
     """
-    if max(x.shape[1:3]) <= tile:
+    side = tile * before
+    if max(x.shape[1:3]) <= side:
         return function(x)
-    stride, size = int(tile * (1 - _OVERLAP)), int(tile * factor)
-    blend = int(size * _OVERLAP)
-    length = size - blend  # of a tile's side that is not covered by the next tile
+    step = int(tile * (1 - _OVERLAP))  # latents from one tile to the next, at least 1 of at least 2
+    stride, length, blend = step * before, step * after, (tile - step) * after
     rows: list[list[mx.array]] = []
     for top in range(0, x.shape[1], stride):
         row = []
         for left in range(0, x.shape[2], stride):
-            result = function(x[:, top : top + tile, left : left + tile])
+            result = function(x[:, top : top + side, left : left + side])
             mx.eval(result)  # one tile's activations at a time
             row.append(result)
         rows.append(row)

@@ -114,9 +114,7 @@ def parse(value: bool | str | FreeU | None) -> FreeU | None:
 
 
 def _unreadable(value: Any) -> InputError:
-    return InputError(
-        f"--freeu takes B1,B2,S1,S2, for example 1.5,1.6,0.9,0.2, or nothing, not {value!r} (the prompt goes before it)"
-    )
+    return InputError(f"--freeu takes B1,B2,S1,S2, for example 1.5,1.6,0.9,0.2, or nothing, not {value!r}")
 
 
 # (channels of the backbone, number of the skip) -> 0 at the coarser place, 1 at the finer one, None elsewhere
