@@ -31,7 +31,7 @@ from .core import blas
 from .core.errors import InputError
 from .networks import quantization
 from .networks.classes import Classes
-from .networks.family import family_of, task_of
+from .networks.family import Family, family_of, task_of
 from .networks.vae import Pixels
 from .sampling.low_res import LowRes
 from .sampling.scheduler import Scheduler
@@ -117,7 +117,7 @@ def _model(name: str, folder: Path, about: Mapping[str, Any], dtype: mx.Dtype, n
         scheduler=Scheduler.from_hf(scheduler_config(about), f"{where}: scheduler", xl=sdxl),
         zeros_for_empty=bool(pipeline.get("force_zeros_for_empty_prompt", False)),
         folder=folder,
-        low_res=LowRes.of(about, where),
+        low_res=LowRes.of(about, where) if family is Family.UPSCALER else None,
         classes=classes,
         class_embedder=embedder,
     )

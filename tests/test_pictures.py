@@ -1,4 +1,7 @@
-"""Pictures of every task, sampler and cache are what version 24f2947 made, whatever the code has become."""
+"""Pictures of every task, sampler and cache are what version 24f2947 made, whatever the code has become.
+
+Of one the code was wrong: `mask-alpha` let in white from below the transparent part.
+"""
 
 from pathlib import Path
 

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     import mlx.core as mx
 
 NOISE_LEVEL, HIGHEST_NOISE_LEVEL = 20, 350  # the default, and the highest for checkpoints that do not say
-_CHANNELS = 7  # of latents and colours
 
 
 class LowRes(NamedTuple):
@@ -23,12 +22,12 @@ class LowRes(NamedTuple):
 
     @classmethod
     def of(cls, about: Mapping[str, Any], where: str) -> LowRes | None:
-        """Reads a model.json; returns None for networks without such noise.
+        """Reads the model.json of an x4 upscaler; returns None where its UNet is not told a level of noise.
 
         Raises InputError if the network needs it and the file does not describe it.
         """
         config, unet = about.get("low_res_scheduler"), about["networks"]["unet"]
-        if not unet.get("num_class_embeds") or unet.get("in_channels") != _CHANNELS:
+        if not unet.get("num_class_embeds"):
             return None
         if config is None:
             raise InputError(f"{where}: low_res_scheduler is missing, by which upscalers noise the small picture")

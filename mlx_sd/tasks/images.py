@@ -3,14 +3,20 @@
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..core.errors import InputError
 
 ImageSource = str | os.PathLike[str] | Image.Image
+
+Pixels = NDArray[np.floating[Any]]  # (H, W, C)
+
+_LEAST_SHARE = 1e-6  # by which a colour that counts for nothing is divided
 
 # Modes of more than 8 bits -> what a value is divided by to be one of 0 to 255.
 _DIVISORS = {"I;16": 257.0, "I;16L": 257.0, "I;16B": 257.0, "I;16N": 257.0, "I": 257.0, "F": 1.0}
@@ -41,6 +47,41 @@ def opaque(image: Image.Image, ground: str = "white") -> Image.Image:
         return image.convert("RGB")
     below = Image.new("RGBA", image.size, ground)
     return Image.alpha_composite(below, image).convert("RGB")
+
+
+def inpainted(image: Image.Image) -> Image.Image:
+    """Returns the colours of an RGBA image, mode RGB, continued smoothly from what is visible into what is not.
+
+    Pixels with an alpha of one half or more keep their colour, and one with alpha 0 counts for nothing. Averages of
+    ever larger cells, weighted by alpha, fill the rest ("pull-push", Gortler et al. 1996, sec. 3.4).
+    """
+    rgba = np.asarray(image, np.float32)
+    share = np.minimum(rgba[..., 3:] / 127.5, 1)
+    return Image.fromarray(_continued(rgba[..., :3] * share, share).round().clip(0, 255).astype(np.uint8))
+
+
+def _continued(weighted: Pixels, share: Pixels) -> Pixels:
+    """Returns colours (H, W, 3) of those times their share, where the share (H, W, 1) is 1; elsewhere coarser ones."""
+    height, width = share.shape[:2]
+    colours: Pixels = weighted / np.maximum(share, _LEAST_SHARE)
+    if height == width == 1 or share.min() == 1:
+        return colours
+    sums = [_sums_of_cells(values) for values in (weighted, share)]
+    excess = np.maximum(sums[1], 1)
+    coarse = _continued(sums[0] / excess, sums[1] / excess)
+    doubled = (2 * coarse.shape[1], 2 * coarse.shape[0])
+    planes = [Image.fromarray(plane).resize(doubled, Image.Resampling.BILINEAR) for plane in np.moveaxis(coarse, 2, 0)]
+    fine = np.stack([np.asarray(plane)[:height, :width] for plane in planes], axis=-1)
+    continued: Pixels = share * colours + (1 - share) * fine
+    return continued
+
+
+def _sums_of_cells(values: Pixels) -> Pixels:
+    """Returns the sums (H / 2, W / 2, C) of cells of two by two; a last row or column of odd number is its own."""
+    height, width, channels = values.shape
+    even = np.pad(values, ((0, height % 2), (0, width % 2), (0, 0)))
+    sums: Pixels = even.reshape(-(-height // 2), 2, -(-width // 2), 2, channels).sum((1, 3))
+    return sums
 
 
 def fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -34,6 +34,7 @@ class Canvas:
     mask: Image.Image | None = None  # L of the image's size, 255 where to paint, else 0; None is everywhere
     blur: float = 0.0  # pixels over which the painted part fades in, from the mask's edge inwards
     padding: int | None = None  # pixels around the mask that are painted alone; None paints the whole image
+    transparency: Image.Image | None = None  # L, of the mask "alpha": how far the painted part shows through a pixel
 
     def size(self, model: Model, width: int | None, height: int | None) -> tuple[int | None, int | None]:
         """Returns the size to paint at: the requested one, else the image's, in whole latents.
@@ -77,11 +78,14 @@ class Canvas:
         return Painter(self, model, (width, height), self.begins_midway(strength), tile)
 
     def finish(self, image: Image.Image) -> Image.Image:
-        """Returns the canvas with the painted part in its place; pixels outside the mask are the original's."""
+        """Returns the canvas with the painted part in its place; pixels outside the mask are the original's.
+
+        With the mask "alpha", what is painted lies under the image and shows through its half transparent edges.
+        """
         if self.mask is None:
             return image
         box = self.box(*image.size)
-        weight = self.mask
+        weight = self.mask if self.blur or self.transparency is None else self.transparency
         if self.blur:  # from one half at the edge, where nothing is painted yet, to one
             blurred = np.asarray(weight.filter(ImageFilter.GaussianBlur(self.blur)), np.float32)
             faded = np.where(np.asarray(weight) > 0, np.clip(2 * blurred - 255, 0, 255), 0)
@@ -102,16 +106,20 @@ def canvas(
 ) -> Canvas | None:
     """Opens and checks image and mask; returns None without an image.
 
-    mask: white where to paint, grey from one half; "alpha" is where the image is transparent. It is scaled to the
-    image, whose shape it must have. mask_blur: pixels. padding: paint the mask's surroundings alone, up to so many
-    pixels away, at full resolution; None paints the whole image. channels: whether the UNet's additional input is an
-    argument of its own. Raises InputError where these do not fit together or not the checkpoint.
+    mask: white where to paint, grey from one half. It is scaled to the image, whose shape it must have. "alpha" is
+    where the image is transparent; whatever colour lies hidden there counts for nothing. mask_blur: pixels. padding:
+    paint the mask's surroundings alone, up to so many pixels away, at full resolution; None paints the whole image.
+    channels: whether the UNet's additional input is an argument of its own. Raises InputError where these do not fit
+    together or not the checkpoint.
     """
     _check_task(model, image is not None, mask is not None, channels)
     if image is None:
         return None
     opened = images.read(image)
     opened_mask = None if mask is None else _mask(opened, mask)
+    if mask == ALPHA:
+        transparency = ImageChops.invert(opened.getchannel("A"))
+        return Canvas(images.inpainted(opened), opened_mask, mask_blur, padding, transparency)
     return Canvas(images.opaque(opened), opened_mask, mask_blur, padding)
 
 
