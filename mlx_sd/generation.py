@@ -20,7 +20,7 @@ from .networks.unet import concatenate
 from .predictor import Predictor
 from .request import REFINE_AT, Request
 from .reuse.tgate import caches
-from .sampling import loop
+from .sampling import loop, noise
 from .sampling.table import Table
 from .tasks.refiner import check_refiner, split_table
 from .tasks.start import Start, StartingPoint
@@ -84,9 +84,9 @@ def stream(
     first = 0
     for _, members in groupby(requests, _shared_settings):
         group = list(members)
-        noise = None if latents is None else latents[first : first + len(group)]
+        unit = None if latents is None else latents[first : first + len(group)]
         beside = channels if channels is None or channels.shape[0] == 1 else channels[first : first + len(group)]
-        yield from _group(model, group, batch, refiner, noise, beside, output, callback)
+        yield from _group(model, group, batch, refiner, unit, beside, output, callback)
         first += len(group)
 
 
@@ -122,7 +122,7 @@ def _group(
         batch = 1  # what one picture needs must not decide for another
     for indices in conditions.batches(model, completed, batch):
         members = [completed[i] for i in indices]
-        draw_noise = partial(_draw_noise, [np.random.RandomState(request.seed) for request in members], shape)
+        draw_noise = partial(_draw_noise, [noise.generator(m.rng, m.seed or 0) for m in members], shape)
         begin = prepared.start(draw_noise, None if latents is None else latents[mx.array(indices)], indices)
         runs = [(stage.table, _stage_predictor(stage, members, begin.channels)) for stage in stages]
         final, seconds = _run(runs, begin, draw_noise, callback)
@@ -235,11 +235,10 @@ def _run(
     return latents, seconds
 
 
-def _draw_noise(
-    streams: list[np.random.RandomState], shape: tuple[int, int, int], channels: int | None = None
-) -> mx.array:
-    # NumPy's legacy stream is frozen for ever and the same on every machine; drawn channel-first, as Apple's Core ML
-    # pipeline draws it, so that one seed means one picture there and here.
+def _draw_noise(draws: list[noise.Draw], shape: tuple[int, int, int], channels: int | None = None) -> mx.array:
+    """Returns unit noise (N, h, w, C), each picture's from its own generator.
+
+    It is drawn channel-first, as all other programs have latents, so that one seed means one picture there and here.
+    """
     height, width, depth = shape[0], shape[1], channels or shape[2]
-    drawn = [s.standard_normal((depth, height, width)).astype(np.float32).transpose(1, 2, 0) for s in streams]
-    return mx.array(np.stack(drawn))
+    return mx.array(np.stack([draw((depth, height, width)).transpose(1, 2, 0) for draw in draws]))

@@ -79,6 +79,7 @@ class StableDiffusion:
         steps: int | None = None,
         guidance: float | None = None,
         guidance_rescale: float = 0.0,
+        rng: str = "numpy",
         sampler: str | None = None,
         schedule: str | None = None,
         width: int | None = None,
@@ -130,7 +131,8 @@ class StableDiffusion:
             guidance: strength of classifier-free guidance, any finite number; at most 1 is none. 7.5, SDXL 5, the x4
                 upscaler 9, classes 3.
             guidance_rescale: from 0 to 1, how far guidance's contrast is taken back (Lin et al. 2023).
-            sampler: one of `mlx_sd.samplers.names()`.
+            rng: where noise comes from: "numpy"; "torch", as on the CPU in diffusers and A1111; "cuda", as on a card.
+            sampler: one of `mlx_sd.samplers.names()`, or its name in A1111, ComfyUI or diffusers: "DPM++ 2M Karras".
             schedule: one of `mlx_sd.schedule.names()`, "timesteps=999,850,...", "sigmas=14.6,...,0" or a JSON file.
             width: in pixels, a multiple of 8, from 8.
             height: in pixels, a multiple of 8, from 8.
@@ -172,6 +174,7 @@ class StableDiffusion:
             steps=steps,
             guidance=guidance,
             guidance_rescale=guidance_rescale,
+            rng=rng,
             sampler=sampler,
             schedule=schedule,
             width=width,

@@ -25,8 +25,10 @@ from .request_values import (
     parse_image,
     parse_loras,
     parse_tgate,
+    with_present_names,
 )
 from .reuse.deepcache import examples as policy_examples
+from .sampling import names
 from .sampling.low_res import HIGHEST_NOISE_LEVEL, NOISE_LEVEL
 from .setting import Range, Setting, fields_from_json, setting, settings_of
 from .solver_settings import SolverSettings
@@ -167,24 +169,28 @@ class Request(SolverSettings):
         metavar="PHI",
         aliases="rescale-cfg cfg-rescale",
     )
+    rng: str = setting(
+        names.NUMPY,
+        "where noise comes from: numpy; torch, the CPU's in diffusers and A1111; cuda, a card's (default numpy)",
+        parse=names.read_rng,
+        metavar="NAME",
+        aliases="randn-source",
+    )
     sampler: str | None = setting(
         None,
-        f"{', '.join(samplers.names())} (default: the checkpoint's)",
+        f"{', '.join(samplers.names())}; or its name in A1111, ComfyUI or diffusers, as 'DPM++ 2M Karras' (default: "
+        "the checkpoint's)",
         metavar="NAME",
         aliases="sampler-name sampler-index sampling-method sample-method",
         conversions={"scheduler": spellings.scheduler_words, "scheduler-name": spellings.scheduler_words},
-        false_friends={
-            "plms": "say --sampler plms",
-            "ddim": "say --sampler ddim",
-            "dpm-solver": "say --sampler dpmpp_2m",
-        },
+        false_friends=spellings.SAMPLER_FLAGS,
     )
     schedule: str | None = setting(
         None,
         f"{', '.join(schedule.names())}, or a JSON file with timesteps or sigmas (default: the checkpoint's)",
         metavar="NAME",
         aliases="schedule-type noise-schedule timestep-spacing",
-        false_friends={f"use-{name}-sigmas": f"say --schedule {name}" for name in ("karras", "exponential", "beta")},
+        false_friends=spellings.SCHEDULE_FLAGS,
     )
     width: int | None = setting(
         None, f"{_SIDE}, or the image's)", kind=int, unit="pixels", range=Range(8), aliases="W w"
@@ -327,6 +333,8 @@ class Request(SolverSettings):
     def __post_init__(self) -> None:
         for name, description in SETTINGS.items():
             object.__setattr__(self, name, description.check(name, getattr(self, name)))
+        for name, value in names.canonical(self.sampler, self.schedule, self.kind)._asdict().items():
+            object.__setattr__(self, name, value)
 
     @property
     def subject(self) -> str | int | None:
@@ -369,7 +377,7 @@ SOLVER = tuple(name for name, description in SETTINGS.items() if description.gro
 
 def values_from_json(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Returns the fields of a request that a JSON object names, checked; InputError as `Request.from_json`."""
-    return fields_from_json(SETTINGS, values, where)
+    return fields_from_json(SETTINGS, with_present_names(values), where)
 
 
 def pictures_of(requests: Sequence[Request], count: int, batch: int) -> list[Request]:

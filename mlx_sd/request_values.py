@@ -6,9 +6,11 @@ Imports are inside the functions: the command line's --help reads the request's 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .core.errors import InputError
+from .sampling.schedules import DIFFUSERS
 
 if TYPE_CHECKING:
     from .checkpoint.lora import Lora
@@ -75,3 +77,14 @@ def parse_class(value: Any) -> int | str:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise InputError(f"a class must be a number or a name, not {value!r}")
     return value
+
+
+def with_present_names(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns a JSON record of a request with its schedule under the present name.
+
+    `Request.to_json` has always written model_hash, and writes rng since karras, exponential, beta and sgm_uniform mean
+    what they mean in ComfyUI and A1111. In a record with the one and without the other they are diffusers'.
+    """
+    earlier = "model_hash" in record and "rng" not in record
+    name = f"diffusers_{record.get('schedule')}"
+    return {**record, "schedule": name} if earlier and name in DIFFUSERS else record

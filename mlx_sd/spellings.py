@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from . import schedule
 from .core.errors import InputError
+from .sampling import names
 
 COUNT_ALIASES = "num-images num-images-per-prompt n-images image-count"
 
@@ -43,6 +43,15 @@ DTYPE_FLAGS = {
     **dict.fromkeys(("bf16", "bfloat16"), "say --dtype bfloat16"),
 }
 
+SAMPLER_FLAGS = {
+    "plms": "say --sampler plms",
+    "ddim": "say --sampler ddim",
+    "dpm-solver": "say --sampler dpmpp_2m",
+}
+SCHEDULE_FLAGS = {
+    f"use-{name}-sigmas": f"say --schedule diffusers_{name}" for name in ("karras", "exponential", "beta")
+}
+
 _SIZE = re.compile(r"\s*(\d+)\s*[xX*,\u00d7]\s*(\d+)\s*")
 
 
@@ -75,5 +84,4 @@ def clip_words(value: str) -> Sequence[str]:
 
 def scheduler_words(value: str) -> Sequence[str]:
     """Returns --schedule for ComfyUI's schedulers, such as karras, and --sampler for diffusers', which are solvers."""
-    name = value.strip().lower()
-    return [f"--schedule={name}" if name in schedule.names() else f"--sampler={value}"]
+    return [f"--{'sampler' if names.is_sampler(value) else 'schedule'}={value}"]

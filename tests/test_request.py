@@ -18,6 +18,7 @@ from mlx_sd.checkpoint.lora import Lora
 from mlx_sd.cli import flags
 from mlx_sd.request import DTYPES, SETTINGS, SOLVER, SPEEDS
 from mlx_sd.reuse import presets
+from mlx_sd.sampling import names, samplers, schedules
 from mlx_sd.sampling.table import Options
 
 # Fields of a request that `generate` takes by another name, or that `StableDiffusion.load` decides.
@@ -51,8 +52,11 @@ _parsed = {
     "model": st.sampled_from(["tiny", "models/sd15"]),
     "clip_skip": st.integers(0, 3),
     "refine_at": st.floats(0.01, 0.99),
+    "rng": st.sampled_from(names.GENERATORS),
+    "sampler": st.sampled_from(samplers.names()),
+    "schedule": st.sampled_from(schedules.names()) | st.just("sigmas=3,1,0"),
 }
-_required = {"guidance_rescale", "clip_skip", "model", "loras"}
+_required = {"guidance_rescale", "clip_skip", "model", "loras", "rng"}
 
 
 @st.composite
@@ -150,7 +154,7 @@ def test_a_value_of_a_wrong_type_or_out_of_range_is_named(values, message):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"sampler": "dpmpp2m"}, "unknown sampler 'dpmpp2m'; did you mean 'dpmpp_2m'?"),
+        ({"sampler": "dpmp_2m"}, "unknown sampler 'dpmp_2m'; did you mean 'dpmpp_2m'?"),
         ({"schedule": "karas"}, "unknown schedule 'karas'; did you mean 'karras'?"),
     ],
 )

@@ -5,10 +5,11 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from .. import metadata, schedule
+from .. import metadata
 from ..core.errors import InputError
 from ..request import MODEL, SETTINGS, SOLVER, Request, values_from_json
 from ..reuse import presets
+from ..sampling import names
 
 # A flag -> the settings of a replayed picture that it makes obsolete, beside its own.
 _OVERRULES: Mapping[str, tuple[str, ...]] = {
@@ -32,6 +33,8 @@ def request_of(arguments: argparse.Namespace) -> Request:
     for kind in ("timesteps", "sigmas"):
         if (values := getattr(arguments, kind)) is not None:
             flags["schedule"] = f"{kind}={values}"
+    choice = names.canonical(flags.get("sampler"), flags.get("schedule"), flags.get("kind"))
+    flags |= {name: value for name, value in choice._asdict().items() if value}
     recorded: dict[str, Any] = {}
     if arguments.from_image:
         stored = metadata.read(arguments.from_image)
@@ -39,7 +42,7 @@ def request_of(arguments: argparse.Namespace) -> Request:
         recorded = values_from_json(stored, str(arguments.from_image))
     present = [*flags, *(["prompts"] if arguments.prompts is not None else [])]
     obsolete = {name for flag in present for name in _OVERRULES.get(flag, ())}
-    if "schedule" in flags and flags["schedule"] not in schedule.names():
+    if "=" in flags.get("schedule", "") or flags.get("schedule", "").endswith(".json"):
         obsolete.add("steps")  # a list of timesteps has its own number of steps
     return Request(**({name: value for name, value in recorded.items() if name not in obsolete} | flags))
 

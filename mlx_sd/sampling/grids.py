@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..core.errors import InputError
 from . import schedules
 from .scheduler import SPACINGS, Edm, Scheduler
-from .schedules import RHO, SHAPES
+from .schedules import FRACTIONAL, RHO
 from .steps import Grid, Level, Step
 
 Floats = NDArray[np.float64]
@@ -28,8 +28,8 @@ def ddim(scheduler: Scheduler, num_steps: int, schedule: str, rho: float = RHO, 
     if scheduler.set_alpha_to_one is not None:
         alpha_to_one = scheduler.set_alpha_to_one
     final = Level.from_alpha_cumprod(1.0 if alpha_to_one else alphas_cumprod[0])
-    t = schedules.timesteps(scheduler, num_steps, schedule).round().astype(int)
-    even = schedule in (*SPACINGS, "sgm_uniform")
+    t = _whole_timesteps(scheduler, num_steps, schedule)
+    even = schedule in (*SPACINGS, "sgm_uniform", "diffusers_sgm_uniform")
     ends = t - scheduler.num_train_timesteps // num_steps if even else np.append(t[1:], -1)
 
     levels = [Level.from_alpha_cumprod(value) for value in alphas_cumprod[t]]
@@ -39,7 +39,7 @@ def ddim(scheduler: Scheduler, num_steps: int, schedule: str, rho: float = RHO, 
 
 def ddpm(scheduler: Scheduler, num_steps: int, schedule: str, rho: float = RHO) -> Grid:
     """Returns the grid of DDPM: whole timesteps, each step ending where the next begins, the last without noise."""
-    t = schedules.timesteps(scheduler, num_steps, schedule).round().astype(int)
+    t = _whole_timesteps(scheduler, num_steps, schedule)
     return _at_timesteps(scheduler, t, final_alpha_cumprod=1.0)
 
 
@@ -60,6 +60,12 @@ def distilled(scheduler: Scheduler, num_steps: int, schedule: str, rho: float = 
     return _at_timesteps(scheduler, t, 1.0 if alpha_to_one else scheduler.alphas_cumprod()[0])
 
 
+def _whole_timesteps(scheduler: Scheduler, num_steps: int, schedule: str) -> NDArray[np.int64]:
+    """Returns the timesteps of a schedule in whole numbers, "sgm_uniform" as diffusers has it ("trailing")."""
+    spacing = "trailing" if schedule == "sgm_uniform" else schedule
+    return np.asarray(schedules.timesteps(scheduler, num_steps, spacing).round(), np.int64)
+
+
 def _at_timesteps(scheduler: Scheduler, t: NDArray[np.int64], final_alpha_cumprod: float) -> Grid:
     alphas_cumprod = (*scheduler.alphas_cumprod(exact_zero=True)[t], final_alpha_cumprod)
     levels = [Level.from_alpha_cumprod(value) for value in alphas_cumprod]
@@ -76,12 +82,15 @@ def k_diffusion(
     """
     if scheduler.edm:
         return _edm(scheduler, scheduler.edm, num_steps, schedule, rho)
-    named = schedule in schedules.names() and schedule not in SHAPES
+    shape = schedules.shape_of(schedule)
+    named = schedule in schedules.names() and not shape
     spacing = schedule if named else scheduler.timestep_spacing or "linspace"
     final = 0.0 if always_to_zero or scheduler.final_sigma_zero else None
-    if schedule in SHAPES:
-        spaced = schedules.sigmas_at(scheduler, schedules.timesteps(scheduler, num_steps, spacing), spacing)
-        sigmas = schedules.shaped_sigmas(schedule, spaced[-1], spaced[0], num_steps, rho)
+    if shape:
+        spaced: Floats | NDArray[np.float32] = scheduler.train_sigmas()[::-1]
+        if schedule in schedules.DIFFUSERS:
+            spaced = schedules.sigmas_at(scheduler, schedules.timesteps(scheduler, num_steps, spacing), spacing)
+        sigmas = schedules.shaped_sigmas(shape, float(spaced[-1]), float(spaced[0]), num_steps, rho)
         steps = _chain(scheduler, scheduler.timestep(sigmas), sigmas, final)
     else:
         steps = _at_schedule(scheduler, num_steps, schedule, _unrounded, final)
@@ -102,11 +111,12 @@ def dpm_solver(
     if scheduler.edm:
         return _edm(scheduler, scheduler.edm, num_steps, schedule, rho)
     final = 0.0 if scheduler.final_sigma_zero and not never_to_zero else None
-    if schedule in SHAPES:
+    if shape := schedules.shape_of(schedule):
         trained = scheduler.train_sigmas()
-        sigmas = schedules.shaped_sigmas(schedule, float(trained[0]), float(trained[-1]), num_steps, rho)
+        sigmas = schedules.shaped_sigmas(shape, float(trained[0]), float(trained[-1]), num_steps, rho)
         t = scheduler.timestep(sigmas)
-        return Grid(_chain(scheduler, t.round() if schedule == "karras" else np.floor(t), sigmas, final))
+        truncated = schedule in ("diffusers_exponential", "diffusers_beta")
+        return Grid(_chain(scheduler, np.floor(t) if truncated else t.round(), sigmas, final))
     return Grid(_at_schedule(scheduler, num_steps, schedule, np.round, final, one_more=True))
 
 
@@ -121,7 +131,8 @@ def _edm(scheduler: Scheduler, edm: Edm, num_steps: int, schedule: str, rho: flo
         first = np.interp(-np.log(edm.sigma_max), -np.log(published), np.arange(len(published)))
         sigmas = np.append(schedules.log_linear(published, num_steps, float(first)), final)
     else:
-        sigmas = np.append(schedules.shaped_sigmas(schedule, edm.sigma_min, edm.sigma_max, num_steps, rho), final)
+        shape = schedule.removeprefix("diffusers_")
+        sigmas = np.append(schedules.shaped_sigmas(shape, edm.sigma_min, edm.sigma_max, num_steps, rho), final)
     scaled = sigmas / edm.sigma_data
     steps = _chain(scheduler, scheduler.timestep(scaled[:-1]), scaled[:-1], float(scaled[-1]))
     steps[-1] = steps[-1]._replace(end=Level(edm.sigma_data, float(sigmas[-1])))
@@ -150,10 +161,10 @@ def _at_schedule(
         return _chain(scheduler, rounding(scheduler.timestep(sigmas[:-1])), sigmas[:-1], float(sigmas[-1]))
     extra = one_more and schedule in ("leading", "linspace")
     t = schedules.timesteps(scheduler, num_steps + extra, schedule)[:num_steps]
-    if schedule not in ("normal", "ays"):
+    if schedule not in (*FRACTIONAL, "ays"):
         t = rounding(t)
     sigmas = schedules.sigmas_at(scheduler, t, schedule)
-    return _chain(scheduler, t.round() if schedule == "normal" else rounding(t), sigmas, final)
+    return _chain(scheduler, t.round() if schedule in FRACTIONAL else rounding(t), sigmas, final)
 
 
 def _chain(scheduler: Scheduler, t: Floats, sigmas: Floats, final: float | None) -> list[Step]:

@@ -87,10 +87,11 @@ class Sampler:
 # Schedules: all of them, for solvers in sigma or lambda; and those that list timesteps, for solvers that look levels up
 # by whole timesteps, which the shaped schedules (karras, exponential) do not have.
 _ANY = (*schedules.names(), *schedules.LISTS)
-_INDEXED = tuple(name for name in (*schedules.names(), "timesteps") if name not in schedules.SHAPES)
-_EVEN = ("sgm_uniform", "leading", "linspace", "trailing")
-_DISTILLED = ("sgm_uniform", "trailing", "timesteps")
-_EDM = ("karras", "exponential", "ays", "sigmas")  # for checkpoints trained on sigmas
+_INDEXED = tuple(name for name in (*schedules.names(), "timesteps") if not schedules.shape_of(name))
+_EVEN = ("sgm_uniform", "leading", "linspace", "trailing", "diffusers_sgm_uniform")
+_DISTILLED = ("sgm_uniform", "trailing", "timesteps", "diffusers_sgm_uniform")
+# For checkpoints trained on sigmas, where diffusers' names mean the same as ours.
+_EDM = ("karras", "exponential", "ays", "sigmas", "diffusers_karras", "diffusers_exponential")
 
 _UNIT, _POSITIVE = Range(0.0, 1.0), Range(0.0)
 _TWO, _THREE, _KINDS = Choices(1, 2), Choices(1, 2, 3), Choices("midpoint", "heun")
@@ -167,7 +168,8 @@ def choose(
         if not possible:
             raise InputError(f"{sampler} needs timesteps, which this checkpoint does not know; use euler or dpmpp_2m")
     if schedule is None:
-        defaults = (scheduler.sigma_schedule, scheduler.timestep_spacing, SAMPLERS[sampler].default_schedule, *possible)
+        shaped = scheduler.sigma_schedule if scheduler.edm else f"diffusers_{scheduler.sigma_schedule}"
+        defaults = (shaped, scheduler.timestep_spacing, SAMPLERS[sampler].default_schedule, *possible)
         schedule = next(name for name in defaults if name in possible)
     schedule = schedules.resolve(schedule, scheduler)
     name = schedule.partition("=")[0]
@@ -179,7 +181,7 @@ def choose(
     if requested.get("eta") and requested.get("corrector"):
         raise InputError("the corrector does a step again without its noise; leave out --eta or --corrector")
     defaults_of_checkpoint = scheduler.options if sampler == scheduler.sampler else Options()
-    if name != "karras":
+    if schedules.shape_of(name) != "karras":
         defaults_of_checkpoint = replace(defaults_of_checkpoint, rho=None)
     return sampler, schedule, replace(defaults_of_checkpoint, **requested)
 
@@ -188,7 +190,7 @@ def _check_option(sampler: str, schedule: str, option: str, value: Any) -> None:
     """Raises InputError for an option that the sampler does not take, or not with this value."""
     method = SAMPLERS[sampler]
     if option == "rho":
-        if schedule != "karras":
+        if schedules.shape_of(schedule) != "karras":
             raise InputError(f"rho is of the karras schedule, not of {schedule}")
         if not 0 < value < inf:
             raise InputError(f"rho must be above 0, not {value}")

@@ -14,14 +14,24 @@ from ..core.errors import InputError
 from ..core.suggestions import unknown
 from .scheduler import SPACINGS, Scheduler
 
-SHAPES = ("karras", "exponential", "beta")  # of sigmas, between the highest and the lowest
+SHAPES = ("karras", "exponential", "beta")  # of sigmas, from the highest of training down to the lowest
+# What the same names mean in diffusers: in its Euler family, the range of the checkpoint's timestep_spacing instead;
+# sgm_uniform in whole timesteps. A checkpoint's own config asks for these.
+DIFFUSERS = tuple(f"diffusers_{name}" for name in (*SHAPES, "sgm_uniform"))
+FRACTIONAL = ("normal", "sgm_uniform")  # timesteps of ComfyUI and A1111 between those of training
 RHO = 7.0  # of "karras" (Karras et al. 2022, eq. 5)
 LISTS = ("timesteps", "sigmas")  # what a user may list
 
 
 def names() -> tuple[str, ...]:
     """Returns the names that `--schedule` and `schedule=` take."""
-    return ("normal", *SHAPES, "sgm_uniform", "simple", "ays", *SPACINGS)
+    return ("normal", *SHAPES, "sgm_uniform", "simple", "ays", *SPACINGS, *DIFFUSERS)
+
+
+def shape_of(schedule: str) -> str | None:
+    """Returns the one of SHAPES that a schedule spaces its sigmas by, over whatever range; None for the others."""
+    shape = schedule.removeprefix("diffusers_")
+    return shape if shape in SHAPES else None
 
 
 # ---------------------------------------------------------------------------------------------- lists from the user
@@ -67,9 +77,10 @@ def step_count(schedule: str) -> int | None:
 
 
 def timesteps(scheduler: Scheduler, num_steps: int, schedule: str) -> NDArray[np.float64]:
-    """Returns the timesteps of a schedule that is not one of SHAPES, descending, fractional for some schedules.
+    """Returns the timesteps of a schedule without a shape, descending, fractional for some schedules.
 
-    The spacings are those of Lin et al. 2023, table 2, and diffusers; "sgm_uniform" is another name of "trailing".
+    The spacings are those of Lin et al. 2023, table 2, and diffusers; "diffusers_sgm_uniform" is another name of
+    "trailing".
     """
     total = scheduler.num_train_timesteps
     listed = user_list(schedule)
@@ -77,6 +88,8 @@ def timesteps(scheduler: Scheduler, num_steps: int, schedule: str) -> NDArray[np
         return np.array(listed[1])
     if schedule == "normal":  # as in ComfyUI
         return np.linspace(total - 1.0, 0.0, num_steps)
+    if schedule == "sgm_uniform":  # as in ComfyUI and A1111
+        return np.linspace(total - 1.0, 0.0, num_steps + 1)[:-1]
     if schedule == "linspace":
         return np.linspace(0.0, total - 1.0, num_steps)[::-1]
     if schedule == "leading":
@@ -107,10 +120,10 @@ def log_linear(sigmas: NDArray[np.float64], num_steps: int, first: float = 0.0) 
 
 
 def sigmas_at(scheduler: Scheduler, t: NDArray[np.float64], schedule: str) -> NDArray[np.float64]:
-    """Returns sigma at timesteps that may be fractional; ComfyUI's "normal" interpolates its logarithm."""
+    """Returns sigma at timesteps that may be fractional; the schedules of FRACTIONAL interpolate its logarithm."""
     trained = scheduler.train_sigmas()
     index = np.arange(len(trained))
-    if schedule == "normal":
+    if schedule in FRACTIONAL:
         return np.exp(np.interp(t, index, np.log(trained)))
     return np.interp(t, index, trained)
 

@@ -17,7 +17,7 @@ LONG = "a red tent on green grass, a dark stormy sky, it's 1234! " * 11
 
 # One sampler of each kind goes through whole pipelines; test_samplers.py compares every one with its scheduler.
 SAMPLERS = ("ddim", "dpmpp_2m", "euler", "euler_ancestral", "plms")
-SCHEDULES = ("leading", "linspace", "trailing", "karras")
+SCHEDULES = ("leading", "linspace", "trailing", "diffusers_karras")
 # Where one step is one evaluation: the authors' helper counts timesteps.
 ONCE = [name for name in SAMPLERS if name != "plms"]
 

@@ -121,7 +121,7 @@ TRIPLES = [
 def test_every_sampler_on_every_schedule_ends_where_diffusers_does(sampler, schedule, prediction, measure):
     for steps in STEPS:
         made = config(sampler, prediction)
-        if schedule == "beta" and starts_twice(reference.scheduler(made, sampler, schedule), steps):
+        if schedule == "diffusers_beta" and starts_twice(reference.scheduler(made, sampler, schedule), steps):
             continue
         # The noise in a predicted image is a small difference of large numbers, in float32 here and there.
         rough = prediction == "sample" and sampler == "lms"
@@ -136,7 +136,8 @@ MIDWAY = ((20, 3), (20, 5), (20, 12), (20, 19), (10, 3), (10, 5))
 @pytest.mark.parametrize("sampler", reference.SCHEDULERS)
 def test_midway_from_an_image_every_sampler_ends_where_diffusers_does(sampler, prediction, measure):
     """Where diffusers itself goes wrong, PNDM and LMS, it is made to start anew: see reference.midway."""
-    for schedule in dict.fromkeys((samplers.SAMPLERS[sampler].default_schedule, "leading", "trailing", "karras")):
+    own = samplers.SAMPLERS[sampler].default_schedule
+    for schedule in dict.fromkeys((own, "leading", "trailing", "diffusers_karras")):
         if reference.supports(sampler, schedule):
             for steps, begin in MIDWAY:
                 made = config(sampler, prediction)
@@ -208,7 +209,7 @@ OPTIONS = [
 def test_options_mean_what_diffusers_fields_and_arguments_mean(
     sampler, options, fields, arguments, prediction, measure
 ):
-    for schedule in [s for s in ("linspace", "karras", "trailing") if reference.supports(sampler, s)]:
+    for schedule in [s for s in ("linspace", "diffusers_karras", "trailing") if reference.supports(sampler, s)]:
         for steps, begin in (*((n, None) for n in STEPS), (20, 3), (20, 5), (20, 7), (10, 4)):
             if options == {"corrector": True} and 1 < steps < 15:
                 steps = 14 + steps  # where 2M is of first order at the end only because the end is zero
@@ -221,7 +222,7 @@ def test_options_mean_what_diffusers_fields_and_arguments_mean(
             known = theirs(known, steps, begin, **arguments)
             found = ours(made, sampler, schedule, steps, options, begin)
             if np.isnan(known).any():
-                assert schedule == "karras" and np.isfinite(found).all()
+                assert schedule == "diffusers_karras" and np.isfinite(found).all()
             else:
                 measure(f"options of {sampler}", distance(found, known), EXACT)
 
@@ -329,7 +330,7 @@ def test_zero_terminal_snr_is_rescaled_as_diffusers_does(sampler, measure):
             compare(measure, "rescale_betas_zero_snr", made, sampler, spacing, steps)
 
 
-@pytest.mark.parametrize("schedule", ["leading", "linspace", "trailing", "karras"])
+@pytest.mark.parametrize("schedule", ["leading", "linspace", "trailing", "diffusers_karras"])
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m", "euler", "euler_ancestral", "unipc"])
 def test_sigma_min_is_where_it_ends_when_asked(sampler, schedule, measure):
     for steps in STEPS:
@@ -350,7 +351,7 @@ def test_the_last_step_is_of_the_order_that_the_config_says(final, steps, measur
 @pytest.mark.parametrize("sampler", reference.SCHEDULERS)
 def test_other_beta_schedules(sampler, betas, measure):
     made = config(sampler, "v_prediction", beta_schedule=betas, beta_start=1e-4, beta_end=0.02)
-    for schedule in ("leading", "karras"):
+    for schedule in ("leading", "diffusers_karras"):
         if not reference.supports(sampler, schedule):
             continue
         # Cosine's steep end brings Karras timesteps together.

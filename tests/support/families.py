@@ -386,7 +386,7 @@ def sampled(family: str) -> list[tuple[str, str | None]]:
         spaced += ["heun", "unipc", "dpmpp_2m_sde"]
     return [
         *((name, None) for name in spaced),
-        *((name, "karras") for name in ("dpmpp_2m", "euler", "euler_ancestral")),
+        *((name, "diffusers_karras") for name in ("dpmpp_2m", "euler", "euler_ancestral")),
     ]
 
 

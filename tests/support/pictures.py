@@ -34,18 +34,18 @@ _SMALL = "--width 64 --height 64"
 _CASES: dict[str, tuple[str | None, str]] = {
     # The embedded checkpoint's defaults, and every sampler on some schedule.
     "demo": (_TENT, "--deepcache 3"),
-    "euler-karras": ("a tent", f"--sampler euler --schedule karras --rho 5 --steps 5 --seed 1 {_SMALL}"),
+    "euler-karras": ("a tent", f"--sampler euler --schedule diffusers_karras --rho 5 --steps 5 --seed 1 {_SMALL}"),
     "euler-ancestral-trailing": (
         "a house",
         f"--sampler euler_ancestral --schedule trailing --steps 5 --seed 7 --negative night {_SMALL}",
     ),
-    "heun-exponential": ("a moon", f"--sampler heun --schedule exponential --steps 4 --seed 2 {_SMALL}"),
+    "heun-exponential": ("a moon", f"--sampler heun --schedule diffusers_exponential --steps 4 --seed 2 {_SMALL}"),
     "lms": ("a tent", f"--sampler lms --steps 6 --seed 3 {_SMALL}"),
     "ddim-eta-linspace": ("a tent", f"--sampler ddim --schedule linspace --eta 0.5 --steps 5 --seed 4 {_SMALL}"),
     "ddpm": ("a tent", f"--sampler ddpm --steps 6 --seed 5 {_SMALL}"),
     "plms-leading": ("a boat", f"--sampler plms --schedule leading --steps 6 --seed 6 {_SMALL}"),
-    "dpmpp-2m-sde-beta": ("a tree", f"--sampler dpmpp_2m_sde --schedule beta --steps 5 --seed 8 {_SMALL}"),
-    "dpmpp-3m-uniform": ("a tree", f"--sampler dpmpp_3m --schedule sgm_uniform --steps 6 --seed 9 {_SMALL}"),
+    "dpmpp-2m-sde-beta": ("a tree", f"--sampler dpmpp_2m_sde --schedule diffusers_beta --steps 5 --seed 8 {_SMALL}"),
+    "dpmpp-3m-uniform": ("a tree", f"--sampler dpmpp_3m --schedule diffusers_sgm_uniform --steps 6 --seed 9 {_SMALL}"),
     "dpmpp-2s-simple": ("a tree", f"--sampler dpmpp_2s --schedule simple --steps 4 --seed 10 {_SMALL}"),
     "dpm-2m-midpoint": ("a tree", f"--sampler dpm_2m --kind midpoint --steps 5 --seed 11 {_SMALL}"),
     "deis-corrector": ("a tree", f"--sampler deis --order 3 --corrector --steps 6 --seed 12 {_SMALL}"),

@@ -50,8 +50,8 @@ SCHEDULERS: dict[str, tuple[str, Config]] = {
     "tcd": ("TCDScheduler", {}),
     "unipc": ("UniPCMultistepScheduler", {}),
 }
-SPACINGS = {"leading": "leading", "linspace": "linspace", "trailing": "trailing", "sgm_uniform": "trailing"}
-SHAPES = ("karras", "exponential", "beta")
+SPACINGS = {"leading": "leading", "linspace": "linspace", "trailing": "trailing", "diffusers_sgm_uniform": "trailing"}
+SHAPES = {f"diffusers_{shape}": shape for shape in ("karras", "exponential", "beta")}
 
 
 def supports(sampler: str, schedule: str) -> bool:
@@ -176,10 +176,10 @@ def scheduler(config: Config, sampler: str | None = None, schedule: str | None =
         extra["timestep_spacing"] = SPACINGS[schedule]
     elif schedule in SHAPES and name == "EulerAncestralDiscreteScheduler":
         shaped = ShapedAncestral.from_config(own.config, **extra)
-        shaped.shape = schedule
+        shaped.shape = SHAPES[schedule]
         return shaped
     elif schedule:
-        extra[f"use_{schedule}_sigmas"] = True
+        extra[f"use_{SHAPES[schedule]}_sigmas"] = True
     return getattr(diffusers, name).from_config(own.config, **extra)
 
 
