@@ -145,7 +145,7 @@ class StableDiffusion:
             image: a path or a PIL image to begin with, or that upscalers make larger.
             strength: above 0, to 1, the share of the steps that run from the image; 0.8, with a mask 1.
             mask: a path or a PIL image, white where to paint, or "alpha": where the image is transparent.
-            mask_blur: pixels over which the painted part fades in, from 0.
+            mask_blur: pixels over which the painted part fades in, from 0 to 10000.
             only_masked: paint the mask's surroundings alone, at the size of a whole picture.
             padding: pixels of those surroundings, from 0; 32.
             noise_level: of an x4 upscaler's small image, from 0 to 350; 20.
@@ -156,7 +156,7 @@ class StableDiffusion:
             order: of the solver, from 1 to 3; 2, lms 4.
             kind: "midpoint" or "heun" of the dpm samplers, "bh2" or "bh1" of unipc.
             corrector: UniPC's corrector after each step of a deterministic multistep sampler.
-            rho: how unevenly the karras schedule is spaced, above 0; 7.
+            rho: how unevenly the karras schedule is spaced, from 0.01; 7.
             s_churn: noise that edm adds over all steps, from 0; 0.
             s_tmin: the lowest sigma at which edm adds noise, from 0; 0.
             s_tmax: the highest sigma at which edm adds noise, from 0.

@@ -299,7 +299,7 @@ class Request(SolverSettings):
         "fade in from the mask's edge (default 0)",
         kind=float,
         unit="pixels",
-        range=Range(0),
+        range=Range(0, 10000),
         metavar="PIXELS",
     )
     only_masked: bool | None = _image_setting(

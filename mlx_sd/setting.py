@@ -135,7 +135,7 @@ def check_text(label: str, text: str, empty: bool = False) -> None:
     except UnicodeEncodeError:
         shown = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
         raise InputError(
-            f"{label} {shown!r} is not UTF-8, which pictures record; rename the file, or type the text in UTF-8"
+            f"{label} '{shown}' is not UTF-8, as pictures record it; rename the file, or type the text in UTF-8"
         ) from None
     if not text and not empty:
         raise InputError(f"{label} is empty")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from .setting import setting
+from .setting import Range, setting
 
 _solver_setting = partial(setting, None, group="solver", always_recorded=False)
 _churn_setting = partial(_solver_setting, kind=float, metavar="S")
@@ -28,10 +28,18 @@ class SolverSettings:
     corrector: bool | None = _solver_setting(
         "UniPC's corrector after each step of any deterministic multistep sampler (default: unipc only)", kind=bool
     )
-    rho: float | None = _solver_setting("how unevenly the karras schedule is spaced (default 7)", kind=float)
-    s_churn: float | None = _churn_setting("noise that edm adds, over all steps (default 0)", aliases="sigma-churn")
-    s_tmin: float | None = _churn_setting("the lowest sigma at which edm adds noise (default 0)", aliases="sigma-tmin")
+    rho: float | None = _solver_setting(
+        "how unevenly the karras schedule is spaced (default 7)", kind=float, range=Range(0.01)
+    )
+    s_churn: float | None = _churn_setting(
+        "noise that edm adds, over all steps (default 0)", range=Range(0), aliases="sigma-churn"
+    )
+    s_tmin: float | None = _churn_setting(
+        "the lowest sigma at which edm adds noise (default 0)", range=Range(0), aliases="sigma-tmin"
+    )
     s_tmax: float | None = _churn_setting(
         "the highest sigma at which edm adds noise (default: any)", aliases="sigma-tmax"
     )
-    s_noise: float | None = _churn_setting("standard deviation of that noise (default 1)", aliases="sigma-noise")
+    s_noise: float | None = _churn_setting(
+        "standard deviation of that noise (default 1)", range=Range(0), aliases="sigma-noise"
+    )

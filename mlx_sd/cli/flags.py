@@ -69,14 +69,14 @@ def _add_command(p: Parser, work: Any) -> None:
         "--from-image", type=_path, metavar="PNG", help="make a picture again; other flags change it"
     )
     p.add_spellings(source, aliases="config-from-metadata C from-metadata from-png png-info")
-    count = work.add_argument("--count", type=int, default=1, help="pictures of each prompt, default 1")
+    count = work.add_argument("--count", type=_whole, default=1, help="pictures of each prompt, default 1")
     p.add_spellings(
         count,
         aliases=COUNT_ALIASES,
         conversions={"n": count_words},
         false_friends=dict.fromkeys(("n-iter", "batch-count", "num-batches"), COUNT),
     )
-    batch = work.add_argument("--batch", type=int, default=1, help="pictures computed together, default 1")
+    batch = work.add_argument("--batch", type=_whole, default=1, help="pictures computed together, default 1")
     p.add_spellings(batch, false_friends=dict.fromkeys(("batch-size", "n-samples", "b"), f"{COUNT} --batch {{value}}"))
     output = work.add_argument(
         "--output",
@@ -119,8 +119,24 @@ class _Size(argparse.Action):
 def _text(value: str) -> str:
     """Text that is not empty, for argparse."""
     if not value:
-        raise argparse.ArgumentTypeError("it is empty")
+        raise argparse.ArgumentTypeError("must not be empty")
     return value
+
+
+def _whole(value: str) -> int:
+    """A whole number, for argparse."""
+    try:
+        return int(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {value!r}") from None
+
+
+def _number(value: str) -> float:
+    """A number, for argparse."""
+    try:
+        return float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not {value!r}") from None
 
 
 def _path(value: str) -> Path:
@@ -138,7 +154,7 @@ def _add(group: Any, field: str, setting: Setting) -> argparse.Action:
         options |= {"action": argparse.BooleanOptionalAction}
         del options["metavar"]
     elif setting.kind in (int, float):
-        options |= {"type": setting.kind}
+        options |= {"type": _whole if setting.kind is int else _number}
     if setting.choices:
         options |= {"choices": tuple(setting.choices), "type": setting.value_of}
     if setting.repeat:

@@ -1,5 +1,6 @@
 """What all command lines share: one clear line for what goes wrong, and its exit code."""
 
+import io
 import sys
 import warnings
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from .errors import Failure, InputError
 
 def run(name: str, command: Callable[[], None]) -> int:
     """Runs a command and returns its exit code: 0, 1 for a failure, 2 for bad input, 130 for Ctrl-C."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8: they are printed as they are
+        sys.stdout.reconfigure(errors="surrogateescape")
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = lambda message, *_, **__: print(f"{name}: {message}", file=sys.stderr)

@@ -219,7 +219,7 @@ MISTAKES = {
     "model": (("x", "--model", "no-such-folder"), "no-such-folder does not exist"),
     "model is a file": (("x", "--model", "file.txt"), "file.txt is a file; give a diffusers folder"),
     "flag": (("x", "--stepps", 3), "unknown option --stepps; did you mean --steps?"),
-    "not a number": (("x", "--steps", "many"), "argument --steps: invalid int value: 'many'"),
+    "not a number": (("x", "--steps", "many"), "argument --steps: must be a whole number, not 'many'"),
 }
 
 
