@@ -52,6 +52,8 @@ _parsed = {
     "model": st.sampled_from(["tiny", "models/sd15"]),
     "clip_skip": st.integers(0, 3),
     "refine_at": st.floats(0.01, 0.99),
+    "rho": st.floats(0.01, 100),
+    **dict.fromkeys(("s_churn", "s_tmin", "s_noise"), st.floats(0, 100)),
     "rng": st.sampled_from(names.GENERATORS),
     "sampler": st.sampled_from(samplers.names()),
     "schedule": st.sampled_from(schedules.names()) | st.just("sigmas=3,1,0"),
