@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .core import blas
+from .core import blas, interrupt
 from .core.version import VERSION as __version__
 
 if TYPE_CHECKING:
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from .reuse.freeu import FreeU
     from .reuse.tgate import TGate
 
-# The one thing that happens at import: a fast BLAS counts only if it is there before mlx.core.
+interrupt.quiet_start()
+# The one thing that happens at import in other programs: a fast BLAS counts only if it is there before mlx.core.
 blas.preload()
 
 # Public names -> the modules that define them, imported at first use: --help and --version need none of them.

@@ -27,6 +27,15 @@ from .tasks.start import Start, StartingPoint
 from .tasks.tiles import Tiled
 
 Callback = Callable[[int, int, mx.array], None]
+Accept = Callable[[int], bool]
+
+
+class Phases(NamedTuple):
+    """The seconds of one batch of pictures."""
+
+    encode: float  # prompts, and images to begin with; of the first batch also what all batches share
+    denoise: float  # the evaluations of the UNet, callbacks not counted
+    decode: float  # latents to pictures
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,7 @@ class Result:
     requests: list[Request]  # completed: each holds everything that decides its picture
     seconds: list[float]  # one per evaluation of the UNet
     full: int  # how many evaluations were not cached
+    phases: list[Phases]  # one per batch
 
     @property
     def prompts(self) -> list[str]:
@@ -73,6 +83,7 @@ def stream(
     channels: mx.array | None = None,
     output: str = "image",
     callback: Callback | None = None,
+    accept: Accept | None = None,
 ) -> Iterator[Result]:
     """Makes the picture of each request; see `StableDiffusion.stream`."""
     if output not in ("image", "latent"):
@@ -86,7 +97,8 @@ def stream(
         group = list(members)
         unit = None if latents is None else latents[first : first + len(group)]
         beside = channels if channels is None or channels.shape[0] == 1 else channels[first : first + len(group)]
-        yield from _group(model, group, batch, refiner, unit, beside, output, callback)
+        admitted = None if accept is None else partial(_accept_from, accept, first)
+        yield from _group(model, group, batch, refiner, unit, beside, output, callback, admitted)
         first += len(group)
 
 
@@ -99,6 +111,7 @@ def _group(
     channels: mx.array | None,
     output: str,
     callback: Callback | None,
+    accept: Accept | None,
 ) -> Iterator[Result]:
     """Yields the pictures of requests that share all settings but prompt, class and seed."""
     start = starting_point(model, requests[0], channels)
@@ -117,18 +130,30 @@ def _group(
     shape = latent_shape(model, first)
     if latents is not None and (latents.ndim != 4 or latents.shape[1:] != shape):
         raise InputError(f"latents must be (N, {', '.join(map(str, shape))}), not {latents.shape}")
+    clock = time.perf_counter()
     prepared = start.prepare(model, *size, first.strength, len(completed), first.tile)
+    preparation = time.perf_counter() - clock  # counted with the first batch
     if first.deepcache and first.deepcache.decides_per_image:
         batch = 1  # what one picture needs must not decide for another
-    for indices in conditions.batches(model, completed, batch):
+    for batch_indices in conditions.batches(model, completed, batch):
+        indices = [i for i in batch_indices if accept is None or accept(i)]
+        if not indices:
+            continue
+        clock = time.perf_counter()
         members = [completed[i] for i in indices]
         draw_noise = partial(_draw_noise, [noise.generator(m.rng, m.seed or 0) for m in members], shape)
         begin = prepared.start(draw_noise, None if latents is None else latents[mx.array(indices)], indices)
         runs = [(stage.table, _stage_predictor(stage, members, begin.channels)) for stage in stages]
+        mx.eval([array for array in (begin.latents, begin.channels) if array is not None])
+        encoded = time.perf_counter()
         final, seconds = _run(runs, begin, draw_noise, callback)
+        mx.eval(final)
+        sampled = time.perf_counter()
         pixels = [] if output == "latent" else [decode(model, z, first.tile)[0] for z in final[:, None]]
         images = [start.finish(to_image(image)) for image in pixels]
-        yield Result(images, final, members, seconds, sum(predictor.full for _, predictor in runs))
+        phases = Phases(encoded - clock + preparation, sum(seconds), time.perf_counter() - sampled)
+        preparation = 0.0
+        yield Result(images, final, members, seconds, sum(predictor.full for _, predictor in runs), [phases])
 
 
 def predictor_of(
@@ -201,6 +226,10 @@ def _stages(model: Model, request: Request, start: StartingPoint, refiner: Model
         strength=request.strength,
     )
     return [Stage(model, {}, base), Stage(refiner, changes, refined)]
+
+
+def _accept_from(accept: Accept, first: int, index: int) -> bool:
+    return accept(first + index)
 
 
 def _shared_settings(request: Request) -> Request:

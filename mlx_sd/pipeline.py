@@ -9,7 +9,7 @@ from . import codec, conditions, generation
 from .checkpoint.lora import LoraSource
 from .checkpoint.model import Model
 from .completion import complete
-from .generation import Callback, Result
+from .generation import Accept, Callback, Result
 from .keywords import suggests_keywords
 from .load import load
 from .networks.unet import UNet
@@ -225,6 +225,7 @@ class StableDiffusion:
             [request for result in batches for request in result.requests],
             [seconds for result in batches for seconds in result.seconds],
             sum(result.full for result in batches),
+            [phases for result in batches for phases in result.phases],
         )
 
     def stream(
@@ -237,12 +238,14 @@ class StableDiffusion:
         channels: mx.array | None = None,
         output: str = "image",
         callback: Callback | None = None,
+        accept: Accept | None = None,
     ) -> Iterator[Result]:
         """Makes the picture of each request, in order, and yields them batch by batch.
 
         Consecutive requests that differ in prompt, class and seed alone go through the UNet together, at most `batch`.
-        The other arguments are those of `generate`; latents: (N, h, w, C) of all requests. Raises InputError before
-        any work on the requests that share their settings, Failure for NaN.
+        The other arguments are those of `generate`; latents: (N, h, w, C) of all requests. accept: accept(i) is called
+        before the batch of request i begins; False leaves it out. Raises InputError before any work on the requests
+        that share their settings, Failure for NaN.
         """
         return generation.stream(
             self.model,
@@ -253,6 +256,7 @@ class StableDiffusion:
             channels=channels,
             output=output,
             callback=callback,
+            accept=accept,
         )
 
     def encode_prompt(

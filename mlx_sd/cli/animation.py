@@ -1,49 +1,55 @@
 """The files of --preview and --animate: an image of each step while the picture is made, and all steps in motion."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import mlx.core as mx
 from PIL import Image
 
-from ..core.errors import InputError
+from ..core.errors import Failure, InputError
 from ..core.files import atomic_file, check_writable
 from ..pipeline import StableDiffusion
 from ..preview import Preview, enlarged
 
+BESIDE = "-steps.png"  # the end of an animation's name beside its picture
 _FORMATS = {".png": "PNG", ".gif": "GIF"}
 _LONGEST, _SHORTEST, _ALL, _LAST = 200, 20, 3000, 1500  # milliseconds: of a step, of all steps, of the picture itself
 
 
 class Plan(NamedTuple):
-    """The paths of pictures, step images and animations."""
+    """The paths of step images and animations."""
 
-    targets: Sequence[Path]  # of the pictures
     folder: Path | None  # of the step images; None without --preview
-    animations: Sequence[Path]  # one for each target; empty without --animate
+    animate: str | None  # the value of --animate; "" is beside each picture
+    several: bool  # whether the run makes several pictures
+
+    def animation(self, target: Path) -> Path | None:
+        """Returns the animation's path of the picture at `target`; None without --animate."""
+        if self.animate is None:
+            return None
+        if not self.animate:
+            return target.with_name(f"{target.stem}{BESIDE}")
+        path = Path(self.animate)
+        return path.with_name(f"{path.stem}-{target.stem}{path.suffix}") if self.several else path
 
 
-def plan(targets: Sequence[Path], preview: str | None, animate: str | None) -> Plan:
+def plan(preview: str | None, animate: str | None, several: bool) -> Plan:
     """Checks the values of --preview and --animate; "" for `animate` is beside each picture."""
     folder = None if preview is None else Path(preview)
     if folder is not None:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"--preview {folder}: is a file; give a folder")
         check_writable(folder, "--preview")  # made when there is something to put into it
-    if animate is None:
-        return Plan(targets, folder, ())
-    if not animate:
-        return Plan(targets, folder, [target.with_name(f"{target.stem}-steps.png") for target in targets])
-    path = Path(animate)
-    if path.suffix.lower() not in _FORMATS:
-        raise InputError(f"--animate {animate}: give a name that ends in {' or '.join(_FORMATS)}")
-    if path.is_dir() or path in targets:
-        raise InputError(f"--animate {animate}: {'is a folder' if path.is_dir() else 'is the picture itself'}")
-    check_writable(path.parent, "--animate", must_exist=True)
-    if len(targets) == 1:
-        return Plan(targets, folder, [path])
-    return Plan(targets, folder, [path.with_name(f"{path.stem}-{target.stem}{path.suffix}") for target in targets])
+    if animate:
+        path = Path(animate)
+        if path.suffix.lower() not in _FORMATS:
+            raise InputError(f"--animate {animate}: give a name that ends in {' or '.join(_FORMATS)}")
+        if path.is_dir():
+            raise InputError(f"--animate {animate}: is a folder")
+        check_writable(path.parent, "--animate", must_exist=True)
+    return Plan(folder, animate, several)
 
 
 class StepImages:
@@ -51,31 +57,36 @@ class StepImages:
 
     def __init__(self, sd: StableDiffusion, plan: Plan):
         self._plan, self._factor = plan, sd.vae.config.downsampling
-        self._preview = Preview(sd) if plan.folder or plan.animations else None
+        self._preview = None if plan.folder is None and plan.animate is None else Preview(sd)
         self._frames: list[list[Image.Image]] = []  # of each picture of the batch, small
 
-    def add(self, first: int, evaluation: int, denoised: mx.array) -> None:
-        """Adds the denoised estimates (N, h, w, C) of an evaluation of the targets from `first` on."""
+    def add(self, targets: Sequence[Path], evaluation: int, denoised: mx.array) -> None:
+        """Adds the denoised estimates (N, h, w, C) of an evaluation of the N pictures of a batch.
+
+        Raises Failure where a step image cannot be written.
+        """
         if self._preview is None:
             return
         if evaluation == 1:
             self._frames = [[] for _ in range(denoised.shape[0])]
-        for i, (frames, image) in enumerate(zip(self._frames, self._preview(denoised), strict=True)):
+        for target, frames, image in zip(targets, self._frames, self._preview(denoised), strict=True):
             frames.append(image)
             if self._plan.folder:
-                self._plan.folder.mkdir(parents=True, exist_ok=True)
-                path = self._plan.folder / f"{self._plan.targets[first + i].stem}-{evaluation:03}.png"
-                with atomic_file(path) as f:
+                path = self._plan.folder / f"{target.stem}-{evaluation:03}.png"
+                with _saved(path) as f:
                     enlarged(image, self._factor).save(f, format="PNG", compress_level=1)  # fast, hardly larger
 
-    def finish(self, index: int, image: Image.Image) -> dict[str, str]:
-        """Writes the animation of the target at `index`, whose picture is `image`; returns its path for the report."""
-        if not self._plan.animations:
-            return {}
-        path = self._plan.animations[index]
+    def finish(self, target: Path, image: Image.Image) -> Path | None:
+        """Writes the animation of the next picture of the batch, `image`, and returns its path; None without one.
+
+        Raises Failure where it cannot be written.
+        """
+        path = self._plan.animation(target)
+        if path is None:
+            return None
         steps = [enlarged(frame, self._factor) for frame in self._frames.pop(0)]
         duration = min(max(_ALL // len(steps), _SHORTEST), _LONGEST) // 10 * 10  # GIF counts in hundredths of a second
-        with atomic_file(path) as f:
+        with _saved(path) as f:
             steps[0].save(
                 f,
                 format=_FORMATS[path.suffix.lower()],
@@ -84,4 +95,15 @@ class StepImages:
                 duration=[duration] * len(steps) + [_LAST],
                 loop=0,
             )
-        return {"animation": str(path)}
+        return path
+
+
+@contextmanager
+def _saved(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file that is there when the block ends, or Failure says why not."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as file:
+            yield file
+    except OSError as error:
+        raise Failure(f"{path} cannot be written: {error.strerror or error}; nothing is left of it") from None

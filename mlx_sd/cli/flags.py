@@ -63,12 +63,20 @@ def parser(name: str) -> Parser:
 
 def _add_command(p: Parser, work: Any) -> None:
     """Adds the flags of the command itself."""
-    prompts = work.add_argument("--prompts", type=_path, metavar="FILE", help="a text file with one prompt a line")
+    prompts = work.add_argument(
+        "--prompts",
+        type=_path,
+        metavar="FILE",
+        help="one prompt a line, or JSON with settings; - is the standard input",
+    )
     p.add_spellings(prompts, aliases="prompt-file prompts-file prompts-from-file from-file")
     source = work.add_argument(
         "--from-image", type=_path, metavar="PNG", help="make a picture again; other flags change it"
     )
     p.add_spellings(source, aliases="config-from-metadata C from-metadata from-png png-info")
+    work.add_argument(
+        "--no-wildcards", dest="wildcards", action="store_false", help="take {a|b} in prompts as it stands"
+    )
     count = work.add_argument("--count", type=_whole, default=1, help="pictures of each prompt, default 1")
     p.add_spellings(
         count,
@@ -82,12 +90,17 @@ def _add_command(p: Parser, work: Any) -> None:
         "--output",
         type=_text,
         metavar="PATH",
-        help="a .png file, or a folder (default: named after the prompt, here)",
+        help="a .png, .jpg or .webp file, a folder/, or a pattern as {seed}-{prompt}.png (default: named after the "
+        "prompt, here)",
     )
     p.add_spellings(
         output,
         aliases="o out output-path output-file outfile save",
         conversions=dict.fromkeys(("outdir", "out-dir", "output-dir", "output-folder", "save-dir"), folder_words),
+    )
+    work.add_argument("--overwrite", action="store_true", help="replace what exists, and make again what is there")
+    work.add_argument(
+        "--no-metadata", dest="metadata", action="store_false", help="write no settings into the pictures"
     )
     preview = work.add_argument(
         "--preview", type=_text, metavar="FOLDER", help="write an image of each step while the picture is made"
@@ -102,6 +115,13 @@ def _add_command(p: Parser, work: Any) -> None:
     )
     p.add_spellings(animate, aliases="animation", form=r"\S.*\.(png|apng|gif|webp|mp4|webm|mov|jpe?g)")
     work.add_argument("--json", action="store_true", help="print the pictures' settings and times as JSON")
+    amount = work.add_mutually_exclusive_group()
+    quiet = amount.add_argument(
+        "--quiet", action="store_true", help="print errors, and with --json the JSON; nothing else"
+    )
+    p.add_spellings(quiet, aliases="silent")
+    verbose = amount.add_argument("--verbose", action="store_true", help="print the seconds of each phase too")
+    p.add_spellings(verbose, aliases="v")
     version = work.add_argument("--version", action="version", version=f"mlx-sd {VERSION}")
     p.add_spellings(version, aliases="V")
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import metadata
-from ..core.errors import InputError
-from ..request import MODEL, SETTINGS, SOLVER, Request, values_from_json
+from ..request import SETTINGS, SOLVER, Request, values_from_json
 from ..reuse import presets
 from ..sampling import names
 
@@ -64,35 +63,3 @@ def report_changes(name: str, replayed: Request, completed: Request) -> None:
     for before, now in zip(replayed.loras, completed.loras, strict=False):
         if before.sha256 not in (None, now.sha256):
             print(f"{name}: the LoRA {now.path} is not the one the picture was made with", file=sys.stderr)
-
-
-def prompts(arguments: argparse.Namespace, request: Request) -> list[Request]:
-    """Returns a request for each prompt or class; InputError where they are missing, or both are there."""
-    if request.class_label is not None:
-        if request.prompt is not None or arguments.prompts is not None:
-            raise InputError("give a prompt or --class, not both")
-        labels = str(request.class_label).split(",")
-        return [request.with_values(class_label=label) for label in labels]
-    if arguments.prompts is not None:
-        if arguments.prompt is not None:
-            raise InputError("give a prompt or --prompts, not both")
-        return [request.with_values(prompt=line) for line in _lines(arguments)]
-    if request.prompt is None and request.model == MODEL:
-        raise InputError("give a prompt, --prompts FILE or --from-image PNG")
-    return [request]  # whether a prompt is missing, the model says
-
-
-def _lines(arguments: argparse.Namespace) -> list[str]:
-    try:
-        lines: list[str] = arguments.prompts.read_bytes().decode("utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"{arguments.prompts}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        number = error.object[: error.start].count(b"\n") + 1
-        raise InputError(f"{arguments.prompts}, line {number}: not UTF-8; save the file as UTF-8 text") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            raise InputError(f"{arguments.prompts}, line {number}: an empty line; give one prompt a line")
-    if not lines:
-        raise InputError(f"{arguments.prompts} is empty; give one prompt a line")
-    return lines

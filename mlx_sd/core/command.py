@@ -5,17 +5,22 @@ import sys
 import warnings
 from collections.abc import Callable
 
+from . import interrupt
 from .errors import Failure, InputError
 
 
-def run(name: str, command: Callable[[], None]) -> int:
-    """Runs a command and returns its exit code: 0, 1 for a failure, 2 for bad input, 130 for Ctrl-C."""
+def run(name: str, command: Callable[[], None], quiet: bool = False) -> int:
+    """Runs a command and returns its exit code: 0, 1 for a failure, 2 for bad input, 130 for Ctrl-C.
+
+    quiet: warnings are not printed.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8: they are printed as they are
         sys.stdout.reconfigure(errors="surrogateescape")
     with warnings.catch_warnings():
-        warnings.simplefilter("default", UserWarning)
+        warnings.simplefilter("ignore" if quiet else "default", UserWarning)
         warnings.showwarning = lambda message, *_, **__: print(f"{name}: {message}", file=sys.stderr)
-        return _exit_code(name, command)
+        with interrupt.raising():
+            return _exit_code(name, command)
 
 
 def _exit_code(name: str, command: Callable[[], None]) -> int:
@@ -27,9 +32,9 @@ def _exit_code(name: str, command: Callable[[], None]) -> int:
     except Failure as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"\n{name}: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        print(f"\n{name}: interrupted{f'; {error}' if str(error) else ''}", file=sys.stderr)
+        return interrupt.EXIT_CODE
     except BrokenPipeError:  # whoever read our output has gone
         sys.stderr.close()
         return 1

@@ -11,9 +11,10 @@ from PIL import Image
 from ..core.errors import Failure, InputError
 from ..core.files import atomic_file
 from . import picture_file
+from .pixels import hash_as_stored, is_whole
 from .to_a1111 import VERSION_KEY, infotext
 
-__all__ = ["VERSION_KEY", "digest", "read", "save", "settings_in"]
+__all__ = ["VERSION_KEY", "digest", "is_whole", "read", "save", "settings_in"]
 
 
 def save(image: Image.Image, path: Path, settings: Mapping[str, Any] | None, *, lossless: bool = False) -> None:
@@ -29,6 +30,8 @@ def save(image: Image.Image, path: Path, settings: Mapping[str, Any] | None, *, 
         texts[picture_file.SETTINGS] = json.dumps(settings, ensure_ascii=False)
         texts[picture_file.PARAMETERS] = infotext(settings)
     try:
+        if settings is not None:
+            texts[picture_file.PIXELS] = hash_as_stored(image, format, lossless)
         with atomic_file(path) as file:
             picture_file.write(image, file, format, texts, lossless)
     except (OSError, ValueError) as error:  # ValueError: a side too long for the format

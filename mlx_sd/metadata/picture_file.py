@@ -16,9 +16,10 @@ from ..core.errors import InputError
 
 # The names of the two texts, as chunks of a PNG have them.
 SETTINGS, PARAMETERS = "mlx-sd", "parameters"
+PIXELS = "mlx-sd-pixels"  # the hash of the pixels
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # suffix -> Pillow's name
 
-_IMAGE_DESCRIPTION, _EXIF_IFD, _USER_COMMENT = 0x010E, 0x8769, 0x9286  # tags of EXIF 2.3
+_IMAGE_DESCRIPTION, _EXIF_IFD, _USER_COMMENT, _UNIQUE_ID = 0x010E, 0x8769, 0x9286, 0xA420  # tags of EXIF 2.3
 _CHARSETS = {b"ASCII\0\0\0": "utf-8", b"UNICODE\0": "utf-16-be", b"JIS\0\0\0\0\0": "iso2022_jp", b"\0" * 8: "utf-8"}
 _LARGEST_SEGMENT = 65533  # bytes of EXIF in a JPEG
 _QUALITY = 95
@@ -61,27 +62,38 @@ def read(path: Path) -> dict[str, str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # only texts are read, whatever the pixels are
             with Image.open(path) as image:
-                texts = {name: text for name, text in getattr(image, "text", {}).items() if isinstance(text, str)}
+                if SETTINGS in image.info:  # a PNG's, before its pixels, which may be damaged
+                    return _strings(image.info)
+                texts = _strings(getattr(image, "text", {}))
                 comment = image.info.get("comment")
                 exif = image.getexif()
                 description = exif.get(_IMAGE_DESCRIPTION)
                 user_comment = exif.get_ifd(_EXIF_IFD).get(_USER_COMMENT)
+                pixels = exif.get_ifd(_EXIF_IFD).get(_UNIQUE_ID)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise InputError(f"{path} is not a picture that can be read ({error})") from None
     if isinstance(description, str) and description.startswith(f"{SETTINGS}:"):
         texts.setdefault(SETTINGS, description.removeprefix(f"{SETTINGS}:"))
+    if isinstance(pixels, str):
+        texts.setdefault(PIXELS, pixels)
     for value in (user_comment, comment):
         if text := _decoded(value):
             texts.setdefault(PARAMETERS, text)
     return texts
 
 
+def _strings(texts: Mapping[Any, Any]) -> dict[str, str]:
+    return {str(name): str(text) for name, text in texts.items() if isinstance(text, str)}
+
+
 def _exif(texts: Mapping[str, str]) -> Image.Exif:
     exif = Image.Exif()
     if SETTINGS in texts:
         exif[_IMAGE_DESCRIPTION] = f"{SETTINGS}:{_ascii(texts[SETTINGS])}"
+    if PIXELS in texts:
+        exif.get_ifd(_EXIF_IFD)[_UNIQUE_ID] = texts[PIXELS]
     if PARAMETERS in texts:
         encoded = texts[PARAMETERS].encode("utf-16-be", "replace")
         exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = b"UNICODE\0" + encoded
@@ -90,10 +102,10 @@ def _exif(texts: Mapping[str, str]) -> Image.Exif:
 
 def _fitting_exif(texts: Mapping[str, str]) -> Image.Exif:
     """Returns the texts that a JPEG has room for, and warns of those that it has not."""
-    for names in ((SETTINGS, PARAMETERS), (SETTINGS,)):
+    for names in ((SETTINGS, PARAMETERS, PIXELS), (SETTINGS, PIXELS)):
         exif = _exif({name: texts[name] for name in names if name in texts})
         if len(exif.tobytes()) <= _LARGEST_SEGMENT:
-            if len(names) < len(texts):
+            if PARAMETERS not in names and PARAMETERS in texts:
                 warnings.warn(f"a JPEG has no room for such a long text: {PARAMETERS!r} is left out", stacklevel=5)
             return exif
     warnings.warn("a JPEG has no room for such long settings: it will not say how it was made; use .png", stacklevel=5)

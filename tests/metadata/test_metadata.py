@@ -73,12 +73,12 @@ def test_a_jpeg_without_room_says_what_it_leaves_out(tmp_path):
     path, about = tmp_path / "a.jpg", ABOUT | {"prompt": "tent " * 5000}
     with pytest.warns(UserWarning, match="'parameters' is left out"):
         metadata.save(picture(), path, about)
-    assert metadata.read(path) == about and picture_file.read(path).keys() == {"mlx-sd"}
+    assert metadata.read(path) == about and picture_file.read(path).keys() == {"mlx-sd", "mlx-sd-pixels"}
     with pytest.warns(UserWarning, match="will not say how it was made; use .png"):
         metadata.save(picture(), path, ABOUT | {"prompt": "tent " * 20000})
     assert picture_file.read(path) == {}
     metadata.save(picture(), tmp_path / "a.webp", about)
-    assert picture_file.read(tmp_path / "a.webp").keys() == {"mlx-sd", "parameters"}
+    assert picture_file.read(tmp_path / "a.webp").keys() == {"mlx-sd", "parameters", "mlx-sd-pixels"}
 
 
 def test_another_suffix_is_refused(tmp_path):

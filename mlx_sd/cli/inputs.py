@@ -1,0 +1,85 @@
+"""The files that a command reads: what it writes must be none of them, by whatever name or link."""
+
+import argparse
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ..core.errors import InputError
+from ..request import Request
+from .prompt_list import STDIN
+
+_STEP = re.compile(r"(.*)-\d{3,}\.png")  # of --preview
+
+
+class Inputs:
+    """The files and folders that a command line names as inputs."""
+
+    def __init__(self, arguments: argparse.Namespace, requests: Iterable[Request]):
+        sources: dict[str, str] = {}  # path -> the option that names it
+        for flag in ("from_image", "prompts"):
+            if (path := getattr(arguments, flag)) is not None and path != STDIN:
+                sources.setdefault(str(path), f"--{flag.replace('_', '-')}")
+        for request in requests:
+            for flag, text in _sources(request):
+                sources.setdefault(text, flag)
+        self._sources = sources
+        self._listed: dict[Path, dict[str, list[Path]]] = {}
+        self._files: dict[tuple[int, int], str] | None = None  # device and inode -> option and path
+
+    def check(self, path: Path, option: str) -> None:
+        """Raises InputError where writing to `path` would replace an input; option: what names the path."""
+        if (source := self._source_at(path)) is not None:
+            raise InputError(f"{option} {path} would overwrite {source}; choose another name")
+
+    def check_steps(self, folder: Path, stem: str) -> None:
+        """Raises InputError where a step image that --preview calls after `stem` would replace an input."""
+        for path in self._steps(folder).get(stem, ()):
+            self.check(path, "--preview")
+
+    def _steps(self, folder: Path) -> dict[str, list[Path]]:
+        """Returns the files of a folder that have names of step images, by their stems; it is read once."""
+        if folder not in self._listed:
+            paths = self._listed[folder] = {}
+            for path in folder.iterdir() if folder.is_dir() else ():
+                if match := _STEP.fullmatch(path.name):
+                    paths.setdefault(match[1], []).append(path)
+        return self._listed[folder]
+
+    def _source_at(self, path: Path) -> str | None:
+        try:
+            identity = _identity(path)
+        except OSError:  # nothing is there
+            return None
+        if self._files is None:
+            self._files = {}
+            for text, flag in self._sources.items():
+                for file in _files(Path(text).expanduser()):
+                    self._files.setdefault(_identity(file), f"{flag} {file}")
+        return self._files.get(identity)
+
+
+def _sources(request: Request) -> Iterator[tuple[str, str]]:
+    """Yields the options of a request that name files, with the paths."""
+    for flag in ("init_image", "mask", "model", "refiner", "coreml"):
+        if isinstance(value := getattr(request, flag), str):
+            yield f"--{flag.replace('_', '-')}", value
+    if request.schedule and request.schedule.endswith(".json"):
+        yield "--schedule", request.schedule
+    for lora in request.loras:
+        yield "--lora", lora.path
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _files(path: Path) -> Iterator[Path]:
+    """Yields a file, or the files of a folder; nothing where there is neither, as of hub ids."""
+    if path.is_file():
+        yield path
+    elif path.is_dir():
+        for folder, _, names in os.walk(path):
+            yield from (file for name in names if (file := Path(folder, name)).is_file())

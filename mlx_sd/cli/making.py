@@ -1,0 +1,179 @@
+"""The run of python -m mlx_sd.generate: plan, model, then picture by picture."""
+
+import argparse
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import count, groupby
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from PIL import Image
+
+from .. import conditions, jobs, metadata
+from ..completion import preset_of
+from ..core import interrupt
+from ..core.errors import Failure, InputError, Interrupted
+from ..core.version import VERSION
+from ..generation import Result
+from ..jobs import Claim, State
+from ..pipeline import StableDiffusion
+from ..request import Request
+from . import models, replay
+from .animation import StepImages
+from .plan import Draft, Plan
+from .progress import Progress
+from .prompt_list import Template, templates_of
+from .report import Report
+from .targets import exists
+
+_CHUNK = 64  # pictures whose requests are in memory together
+
+
+def make(arguments: argparse.Namespace, name: str) -> None:
+    """Makes the pictures of a command line; name: of the command, in front of each line on the standard error."""
+    replayed = replay.request_of(arguments)
+    templates = templates_of(arguments, replayed)
+    plan = Plan(arguments, templates)
+    run = _Run(arguments, name, replayed, plan)
+    try:
+        # Settings that need another model are made model by model.
+        for _, members in groupby(plan.drafts, lambda draft: _model_key(draft.template)):
+            run.make(list(members))
+    except KeyboardInterrupt:
+        raise Interrupted(run.report.way_on()) from None
+    except Failure as error:
+        raise Failure(f"{error}{run.report.so_far()}") from None
+    finally:
+        run.close()
+
+
+class _Run:
+    """The run of one command."""
+
+    def __init__(self, arguments: argparse.Namespace, name: str, replayed: Request, plan: Plan):
+        self._arguments, self._replayed, self._plan = arguments, replayed, plan
+        self._name = name
+        self.progress = Progress(len(plan.drafts), arguments.quiet)
+        self.report = Report(arguments, name, plan, self.progress)
+        self._claims: deque[tuple[Draft, Claim]] = deque()  # of the batch in work
+        self._folders: set[Path] = set()
+
+    def close(self) -> None:
+        """Gives free what is claimed, and prints what was made as JSON where that was asked for."""
+        while self._claims:
+            self._claims.popleft()[1].release()
+        self.progress.close()
+        self.report.close()
+
+    def make(self, drafts: Sequence[Draft]) -> None:
+        """Makes the pictures of one model."""
+        clock = time.perf_counter()
+        first = drafts[0].template.request
+        sd, refiner = models.load(self._arguments, first)
+        self.report.loaded(time.perf_counter() - clock)
+        self._decide(sd, refiner, drafts)
+        self.report.planned(drafts)
+        pending = [draft for draft in drafts if draft.state is not State.DONE]
+        if not pending:
+            return
+        steps = StepImages(sd, self._plan.animation)
+
+        def progress(evaluation: int, evaluations: int, denoised: mx.array) -> None:
+            """Moves the bars on and shows the step."""
+            if evaluation == 1:
+                self.report.begins()
+            self.progress.step(evaluation, evaluations, len(self._claims))
+            steps.add([draft.target for draft, _ in self._claims], evaluation, denoised)
+
+        for chunk in _chunks(pending, max(_CHUNK, self._arguments.batch)):
+            requests = [draft.job.request for draft in chunk]
+            batch, accept = self._arguments.batch, lambda i, chunk=chunk: self._claim(chunk[i])
+            for result in sd.stream(requests, batch=batch, refiner=refiner, callback=progress, accept=accept):
+                for image, request in zip(result.images, result.requests, strict=True):
+                    self._save(image, request, result, steps)
+
+    def _decide(self, sd: StableDiffusion, refiner: StableDiffusion | None, drafts: Sequence[Draft]) -> None:
+        """Completes the requests, which says what is wrong with them, and decides their targets."""
+        shared: Request | None = None
+        completed: Request | None = None
+        for template, members in groupby(drafts, lambda draft: draft.template):
+            group = list(members)
+            request = replay.without_hashes(template.request.with_values(seed=group[0].picture.seed))
+            settings = request.with_values(prompt=None, class_label=None, seed=None)
+            try:
+                if completed is None or settings != shared:
+                    shared, completed = settings, sd.complete(request)
+                    if refiner:
+                        completed = completed.with_values(refiner_hash=refiner.model.hash)
+                    replay.report_changes(self._name, self._replayed, completed)
+                request = completed.with_subject(conditions.check_subject(sd.model, request))
+            except InputError as error:
+                raise (error if template.where is None else InputError(f"{template.where}: {error}")) from None
+            for draft in group:
+                self._plan.decide(draft, request)
+        if self._arguments.speed:
+            self.report.note(str(preset_of(sd.model, self._arguments.speed)))
+
+    def _claim(self, draft: Draft) -> bool:
+        """Claims the target of a draft; False where another process makes it, or has made it by now."""
+        while True:
+            self._make_folder(draft.target.parent)
+            claim = jobs.claim(draft.target)
+            if claim is not None and self._plan.is_free(draft):
+                self._claims.append((draft, claim))
+                return True
+            if claim is not None:
+                claim.release()
+            if self._plan.resumes(draft) and (claim is None or jobs.state(draft.job) is State.DONE):
+                self.report.elsewhere()
+                return False
+            if not self._plan.is_numbered(draft):
+                raise Failure(f"another process writes {draft.target}; choose another name")
+            self._plan.number(draft)
+
+    def _make_folder(self, folder: Path) -> None:
+        """Makes the folder of a target once: one that vanishes later is not made again."""
+        if folder in self._folders:
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Failure(f"{folder} cannot be made: {error.strerror}") from None
+        self._folders.add(folder)
+
+    def _save(self, image: Image.Image, request: Request, result: Result, steps: StepImages) -> None:
+        """Writes the next picture of the batch, and its animation."""
+        draft, claim = self._claims[0]
+        clock = time.perf_counter()
+        settings: dict[str, Any] = request.to_json() | {metadata.VERSION_KEY: VERSION}
+        with interrupt.deferred():
+            if draft.state is State.BROKEN:
+                self.report.note(f"{draft.target} was damaged or edited; it is {_set_aside(draft.target)} now")
+            metadata.save(image, draft.target, settings if self._arguments.metadata else None)
+            moving = steps.finish(draft.target, image)
+            self._claims.popleft()
+            claim.release()
+            self.report.add(draft, settings, moving, result, time.perf_counter() - clock)
+
+
+def _model_key(template: Template) -> tuple[Any, ...]:
+    return tuple(getattr(template.request, name) for name in models.FIELDS)
+
+
+def _chunks(drafts: Sequence[Draft], size: int) -> Iterator[Sequence[Draft]]:
+    return (drafts[i : i + size] for i in range(0, len(drafts), size))
+
+
+def _set_aside(path: Path) -> Path:
+    """Renames a file to the first of NAME.broken.png, NAME.broken.2.png, ... that is free, and returns that."""
+    stem = f"{path.stem}.broken"
+    for i in count(1):
+        free = path.with_name(f"{stem}{'' if i == 1 else f'.{i}'}{path.suffix}")
+        if not exists(free):
+            break
+    try:
+        return path.rename(free)
+    except OSError as error:
+        raise Failure(f"{path} cannot be renamed: {error.strerror}") from None

@@ -1,0 +1,36 @@
+"""The model that a request names, loaded: in MLX, or Core ML packages."""
+
+import argparse
+from pathlib import Path
+
+from ..core.errors import InputError
+from ..pipeline import StableDiffusion
+from ..request import Request
+
+FIELDS = ("model", "dtype", "loras", "quantize", "coreml", "refiner")  # a change of these needs another model
+
+
+def load(arguments: argparse.Namespace, request: Request) -> tuple[StableDiffusion, StableDiffusion | None]:
+    """Returns the model of a request and its refiner, None where it has none."""
+    sd = _packaged(arguments, request) if request.coreml else _loaded(request)
+    return sd, StableDiffusion.load(request.refiner, request.dtype) if request.refiner else None
+
+
+def _loaded(request: Request) -> StableDiffusion:
+    loras = [(lora.path, lora.scale, lora.blocks) for lora in request.loras]
+    return StableDiffusion.load(request.model, request.dtype, loras, request.quantize)
+
+
+def _packaged(arguments: argparse.Namespace, request: Request) -> StableDiffusion:
+    """Returns the model of Core ML packages; InputError for flags whose values were decided at the export."""
+    from coreml import drive  # coreml builds on this package
+
+    if arguments.speed:
+        raise InputError(
+            "--speed is of networks in MLX; with --coreml choose --sampler, --steps and --deepcache yourself"
+        )
+    for field in ("model", "dtype", "tile", "loras", "quantize"):
+        if getattr(arguments, field) is not None:
+            flag = "lora" if field == "loras" else field
+            raise InputError(f"--{flag} was decided when the packages were written; leave it out with --coreml")
+    return StableDiffusion(drive.load(Path(request.coreml or "")))

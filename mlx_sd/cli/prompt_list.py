@@ -1,0 +1,112 @@
+"""The pictures that a command line lists: its prompt, its classes, or the lines of --prompts."""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..core.errors import InputError
+from ..request import MODEL, Request, values_from_json
+
+_OBJECT = re.compile(r'\{\s*["}]')  # a line of JSON; {red|blue} is a wildcard
+_OUTPUT, _COUNT = "output", "count"  # keys beside those of a request
+STDIN = Path("-")
+
+
+class Template(NamedTuple):
+    """A request of which so many pictures are made, with seeds from its own up."""
+
+    request: Request
+    pictures: int
+    wildcards: bool  # whether the prompt's are expanded
+    output: str | None = None  # the name that a line of JSON gives
+    where: str | None = None  # the file and the line
+
+
+def templates_of(arguments: argparse.Namespace, request: Request) -> list[Template]:
+    """Returns a template for each prompt or class, over the settings of `request`.
+
+    Raises InputError where there is none, where there are both, and where a line of --prompts makes no sense.
+    """
+    count, wildcards = arguments.count, arguments.wildcards
+    if request.class_label is not None:
+        if request.prompt is not None or arguments.prompts is not None:
+            raise InputError("give a prompt or --class, not both")
+        labels = str(request.class_label).split(",")
+        return [Template(request.with_values(class_label=label), count, False) for label in labels]
+    if arguments.prompts is not None:
+        if arguments.prompt is not None:
+            raise InputError("give a prompt or --prompts, not both")
+        return list(_from_file(arguments.prompts, request, count, wildcards))
+    if request.prompt is None and request.model == MODEL:
+        raise InputError("give a prompt, --prompts FILE or --from-image PNG")
+    # A recorded prompt was expanded when its picture was made. Whether a prompt is missing, the model says.
+    return [Template(request, count, wildcards and arguments.prompt is not None)]
+
+
+def _from_file(file: Path, request: Request, count: int, wildcards: bool) -> Iterator[Template]:
+    empty = True
+    name = "the standard input" if file == STDIN else str(file)
+    for number, line in _lines(file, name):
+        where, empty = f"{name}, line {number}", False
+        if not _OBJECT.match(line):
+            text = line.removeprefix("\\") if line.startswith("\\#") else line
+            yield Template(request.with_values(prompt=text), count, wildcards, where=where)
+            continue
+        values = _object(line, where)
+        output, number_of_pictures = values.pop(_OUTPUT, None), values.pop(_COUNT, count)
+        if output is not None and (not isinstance(output, str) or not output):
+            raise InputError(f"{where}: output must be a file name, not {output!r}")
+        if not isinstance(number_of_pictures, int) or isinstance(number_of_pictures, bool) or number_of_pictures < 1:
+            raise InputError(f"{where}: count must be a whole number from 1, not {number_of_pictures!r}")
+        _replace_size(values, where)
+        fields = values_from_json(values, where)
+        try:
+            template = request.with_values(**fields)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+        yield Template(template, number_of_pictures, wildcards, output, where)
+    if empty:
+        raise InputError(f"{name} is empty; give one prompt a line")
+
+
+def _lines(file: Path, name: str) -> Iterator[tuple[int, str]]:
+    """Yields the lines with their numbers, without comments and empty lines."""
+    try:
+        content = sys.stdin.buffer.read() if file == STDIN else file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{name}: {error.strerror}") from None
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = error.object[: error.start].count(b"\n") + 1
+        raise InputError(f"{name}, line {number}: not UTF-8; save the file as UTF-8 text") from None
+    for number, line in enumerate(re.split(r"\r\n|\n|\r", text), 1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            yield number, line.strip()
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    try:
+        values: Any = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else "it is nested too deeply"
+        raise InputError(
+            f"{where}: not JSON ({reason}); an object with prompt, seed, ... in one line, or write the brace as \\{{"
+        ) from None
+    if not isinstance(values, dict):  # more after the object
+        raise InputError(f"{where}: not a JSON object")
+    return values
+
+
+def _replace_size(values: dict[str, Any], where: str) -> None:
+    """Replaces a size such as "512x768" by width and height."""
+    if (size := values.pop("size", None)) is None:
+        return
+    match = re.fullmatch(r"\s*(\d+)\s*[xX]\s*(\d+)\s*", size) if isinstance(size, str) else None
+    if match is None:
+        raise InputError(f'{where}: size is WIDTHxHEIGHT in pixels, for example "512x768", not {size!r}')
+    values["width"], values["height"] = int(match[1]), int(match[2])

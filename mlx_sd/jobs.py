@@ -1,0 +1,161 @@
+"""Pictures to make: a request and a target each, with the state of the target, and claims that processes share.
+
+The command line, and whatever else makes many pictures, uses the same states: run again, only what is missing or broken
+is made. Several processes may work on one list, also in a folder that several machines share.
+"""
+
+import fcntl
+import os
+import stat as modes
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from . import metadata
+from .core.errors import Failure, InputError
+from .request import Request
+
+
+class State(Enum):
+    """The state of a job's target."""
+
+    MISSING = "missing"  # there is no file, or an empty one
+    BROKEN = "broken"  # the file says that it is the job's picture, but its pixels are damaged
+    CLAIMED = "claimed"  # another process is making it
+    DONE = "done"  # the job's picture is there
+    OTHER = "other"  # the file is another picture, or none of ours
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to make: a request with a seed and the path that its picture is written to."""
+
+    request: Request
+    target: Path
+
+
+def state(job: Job) -> State:
+    """Returns the state of a job, whose request must be completed; reads the whole picture where there is one."""
+    try:
+        status = job.target.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return State.CLAIMED if _is_claimed(job.target) else State.MISSING
+    except OSError as error:
+        raise InputError(f"{job.target}: {error.strerror}") from None
+    if not modes.S_ISREG(status.st_mode):
+        return State.OTHER
+    if not status.st_size:
+        return State.MISSING
+    request = recorded(job.target)
+    if request is None or not same_picture(request, job.request):
+        return State.OTHER
+    return State.DONE if metadata.is_whole(job.target) else State.BROKEN
+
+
+def recorded(path: Path) -> Request | None:
+    """Returns the request that a picture records; None where it records none, or one of another version."""
+    try:
+        settings = metadata.read(path)
+        settings.pop(metadata.VERSION_KEY, None)
+        return Request.from_json(settings, str(path))
+    except InputError:
+        return None
+
+
+def same_picture(first: Request, second: Request) -> bool:
+    """Returns whether two completed requests make the same picture: files count by their hashes, not by their names."""
+    return _without_names(first) == _without_names(second)
+
+
+def _without_names(request: Request) -> Request:
+    names = {
+        "model": request.model_hash,
+        "init_image": request.init_image_hash,
+        "mask": request.mask_hash,
+        "refiner": request.refiner_hash,
+    }
+    unnamed = {name: "" if name == "model" else None for name, digest in names.items() if digest is not None}
+    loras = tuple(lora if lora.sha256 is None else lora._replace(path="") for lora in request.loras)
+    return request.with_values(**unnamed, loras=loras)
+
+
+class Claim:
+    """The right of this process to make one target, until it is released or the process ends, however it does.
+
+    A hidden file beside the target is locked. The system drops the lock of a process that dies, and the next process
+    takes the claim over.
+    """
+
+    def __init__(self, path: Path, handle: int):
+        self._path, self._handle = path, handle
+
+    def release(self) -> None:
+        """Gives the target free; the hidden file is removed."""
+        self._path.unlink(missing_ok=True)  # before the lock is dropped: whoever has it must have the file too
+        os.close(self._handle)
+
+
+def claim(target: Path) -> Claim | None:
+    """Claims a target for this process; None where another one has it. The target's folder must exist.
+
+    Raises Failure where no file can be written beside the target.
+    """
+    path = claim_path(target)
+    try:
+        while True:
+            handle, created = _open(path)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(handle)
+                return None
+            except OSError:  # a file system without locks: then the file itself is the claim
+                if created:
+                    return Claim(path, handle)
+                os.close(handle)
+                return None
+            if _is_at(path, handle):
+                return Claim(path, handle)
+            os.close(handle)  # its owner has removed it in between
+    except OSError as error:
+        raise Failure(f"{target} cannot be written: {error.strerror}") from None
+
+
+def claim_path(target: Path) -> Path:
+    """Returns the hidden file whose lock is the claim on a target."""
+    return target.with_name(f".{target.name}.claim")
+
+
+def _open(path: Path) -> tuple[int, bool]:
+    """Opens the file of a claim; True where it was not there before."""
+    while True:
+        try:
+            return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644), True
+        except FileExistsError:
+            pass
+        try:
+            return os.open(path, os.O_RDWR), False
+        except FileNotFoundError:  # released in between
+            continue
+
+
+def _is_at(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
+def _is_claimed(target: Path) -> bool:
+    """Returns whether a process holds the claim on a target; a file that a dead process left is no claim."""
+    try:
+        handle = os.open(claim_path(target), os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
