@@ -30,7 +30,7 @@ def model_folder(model: str, variant: str | None = None) -> Path:
     from convert.writers.model_folder import write_model_folder
 
     checkpoint = open_checkpoint(model, SourceOptions(variant=variant))
-    out = _cache() / f"{checkpoint.path.resolve().name}-{_fingerprint(checkpoint.path)}"
+    out = cache_folder() / f"{checkpoint.path.resolve().name}-{_fingerprint(checkpoint.path)}"
     if not (out / "model.json").is_file():
         if checkpoint.warning:
             warnings.warn(checkpoint.warning, stacklevel=4)
@@ -60,7 +60,8 @@ def merge_plan(adapters: list[Any], networks: Mapping[str, nn.Module]) -> Any:
     return plan_merge(adapters, networks)
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Returns the folder of what is made once and kept: MLX_SD_CACHE, or the system's folder for caches."""
     return Path(os.environ.get("MLX_SD_CACHE") or platformdirs.user_cache_dir("mlx-sd"))
 
 
