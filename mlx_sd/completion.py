@@ -11,6 +11,7 @@ from .checkpoint.lora import Lora
 from .checkpoint.model import Model
 from .conditions import check_subject
 from .core.errors import InputError
+from .metadata.to_a1111 import lora_hashes
 from .networks.family import Family
 from .request import (
     DENOISE_TILE,
@@ -101,7 +102,9 @@ def complete(model: Model, request: Request, start: StartingPoint | None = None)
         freeu=request.freeu.for_family(model.family) if request.freeu else None,
         model=model.name,
         model_hash=model.hash,
+        checkpoint_hash=model.checkpoint_hash,
         dtype=str(model.dtype).rpartition(".")[2],
+        lora_hashes=lora_hashes(zip(model.loras, model.lora_hashes, strict=True)),
         loras=tuple(Lora.from_record(record) for record in model.loras),
         quantize=model.quantization,
         **_file_hashes(request),

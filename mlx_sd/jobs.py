@@ -76,7 +76,7 @@ def _without_names(request: Request) -> Request:
     }
     unnamed = {name: "" if name == "model" else None for name, digest in names.items() if digest is not None}
     loras = tuple(lora if lora.sha256 is None else lora._replace(path="") for lora in request.loras)
-    return request.with_values(**unnamed, loras=loras)
+    return request.with_values(**unnamed, loras=loras, lora_hashes=None, checkpoint_hash=None)
 
 
 class Claim:

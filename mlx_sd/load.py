@@ -17,6 +17,7 @@ from .checkpoint.model import DTYPES, Model, default_dtype
 from .checkpoint.model_folder import (
     TEXT,
     build,
+    checkpoint_hash,
     missing_network,
     model_hash,
     network_configs,
@@ -71,7 +72,8 @@ def load(
         if part in schemes:
             quantization.quantize_network(network, schemes[part])
     model_record = _model(name, folder, about, dtype, networks)
-    return replace(model_record, loras=tuple(merge.records if merge else ()), quantization=quantize)
+    records, hashes = (merge.records, merge.autov3) if merge else ((), ())
+    return replace(model_record, loras=tuple(records), lora_hashes=tuple(hashes), quantization=quantize)
 
 
 def _dtype(dtype: str | mx.Dtype | None) -> mx.Dtype:
@@ -107,6 +109,7 @@ def _model(name: str, folder: Path, about: Mapping[str, Any], dtype: mx.Dtype, n
     return Model(
         name=name,
         hash=model_hash(about),
+        checkpoint_hash=checkpoint_hash(about),
         dtype=dtype,
         family=family,
         task=task,

@@ -13,20 +13,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from . import samplers, schedule, seeds, spellings
+from . import request_values, samplers, schedule, seeds, spellings
 from .core.errors import InputError
-from .request_values import (
-    image_to_json,
-    loras_from_json,
-    loras_to_json,
-    parse_class,
-    parse_deepcache,
-    parse_freeu,
-    parse_image,
-    parse_loras,
-    parse_tgate,
-    with_present_names,
-)
 from .reuse.deepcache import examples as policy_examples
 from .sampling import names
 from .sampling.low_res import HIGHEST_NOISE_LEVEL, NOISE_LEVEL
@@ -55,8 +43,11 @@ DENOISE_TILE = 128  # latents a side that an upscaler's UNet computes at once, a
 DTYPES = ("float16", "bfloat16", "float32")
 SPEEDS = ("exact", "fast", "fastest")
 
+_hash_setting = partial(setting, None, hidden=True, always_recorded=False)
 _image_setting = partial(setting, None, group="image", always_recorded=False)
-_file_setting = partial(_image_setting, kind=object, parse=parse_image, to_json=image_to_json, metavar="FILE")
+_file_setting = partial(
+    _image_setting, kind=object, parse=request_values.parse_image, to_json=request_values.image_to_json, metavar="FILE"
+)
 _SIDE = "in pixels, a multiple of 8 (default: the checkpoint's"
 
 
@@ -79,7 +70,7 @@ class Request(SolverSettings):
         None,
         "classes by number or name, with models that know classes",
         kind=object,
-        parse=parse_class,
+        parse=request_values.parse_class,
         key="class",
         flag="--class",
         metavar="ID[,ID...]",
@@ -116,9 +107,9 @@ class Request(SolverSettings):
         (),
         "merge a LoRA or a relative of it: a safetensors file, a folder or a hub id; may be repeated",
         kind=object,
-        parse=parse_loras,
-        to_json=loras_to_json,
-        from_json=loras_from_json,
+        parse=request_values.parse_loras,
+        to_json=request_values.loras_to_json,
+        from_json=request_values.loras_from_json,
         flag="--lora",
         repeat=True,
         metavar="PATH[:SCALE[:W,W,...]]",
@@ -211,7 +202,7 @@ class Request(SolverSettings):
         f"run the whole UNet only at every N-th evaluation, or by a policy, for example {policy_examples()}; "
         "+forecast1 after any of them",
         kind=object,
-        parse=parse_deepcache,
+        parse=request_values.parse_deepcache,
         to_json=str,
         metavar="N[:BRANCH]",
         aliases="deep-cache cache-interval",
@@ -222,7 +213,7 @@ class Request(SolverSettings):
         "from evaluation GATE on, no prompt and no guidance; before it, self-attention at every SP-th evaluation "
         "(default 5)",
         kind=object,
-        parse=parse_tgate,
+        parse=request_values.parse_tgate,
         to_json=str,
         metavar="GATE[,SP[,FI[,WARM_UP]]]",
         aliases="t-gate gate-step",
@@ -231,7 +222,7 @@ class Request(SolverSettings):
         None,
         "FreeU (default factors: those published for the family)",
         kind=object,
-        parse=parse_freeu,
+        parse=request_values.parse_freeu,
         to_json=str,
         without_value="",
         form=r"(constant|structure):\S*|[-+]?\.?\d[-+.,\w]*",
@@ -326,9 +317,11 @@ class Request(SolverSettings):
         metavar="N",
     )
     model_hash: str | None = setting(None, "of the model's weights", hidden=True)
-    init_image_hash: str | None = setting(None, "SHA-256 of the file", hidden=True, always_recorded=False)
-    mask_hash: str | None = setting(None, "SHA-256 of the file", hidden=True, always_recorded=False)
-    refiner_hash: str | None = setting(None, "of the refiner's weights", hidden=True, always_recorded=False)
+    checkpoint_hash: str | None = _hash_setting("SHA-256 of the single file that the model comes from")
+    lora_hashes: str | None = _hash_setting("names and hashes of the LoRAs as A1111 has them")
+    init_image_hash: str | None = _hash_setting("SHA-256 of the file")
+    mask_hash: str | None = _hash_setting("SHA-256 of the file")
+    refiner_hash: str | None = _hash_setting("of the refiner's weights")
 
     def __post_init__(self) -> None:
         for name, description in SETTINGS.items():
@@ -377,7 +370,7 @@ SOLVER = tuple(name for name, description in SETTINGS.items() if description.gro
 
 def values_from_json(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Returns the fields of a request that a JSON object names, checked; InputError as `Request.from_json`."""
-    return fields_from_json(SETTINGS, with_present_names(values), where)
+    return fields_from_json(SETTINGS, request_values.with_present_names(values), where)
 
 
 def pictures_of(requests: Sequence[Request], count: int, batch: int) -> list[Request]:

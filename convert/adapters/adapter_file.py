@@ -99,6 +99,7 @@ class Adapter:
 
     file: Path
     sha256: str
+    autov3: str  # 12 digits by which A1111 and Civitai know it, whatever is written into its header
     metadata: dict[str, str]
     modules: tuple[Module, ...]
 
@@ -132,7 +133,14 @@ def read(path: Path) -> Adapter:
     if strangers:
         raise InputError(f"{file}: not named as an adapter's tensors are: {first(strangers)}")
     modules = tuple(_module(file, name, roles, configs) for name, roles in grouped.items())
-    return Adapter(file, sha256(file), file_metadata, modules)
+    return Adapter(file, sha256(file), _autov3(file, file_metadata), file_metadata, modules)
+
+
+def _autov3(file: Path, file_metadata: Mapping[str, str]) -> str:
+    """Returns the hash that the trainer wrote, or that of the numbers alone, after the header."""
+    with file.open("rb") as f:
+        header = int.from_bytes(f.read(8), "little")
+    return (file_metadata.get("sshs_model_hash") or sha256(file, start=8 + header))[:12]
 
 
 def choose(files: list[str], where: str) -> str:

@@ -34,11 +34,20 @@ class _Change(NamedTuple):
 
 
 class Merge:
-    """The changes that adapters make to each parameter; made by `plan_merge`. `records` go into model.json."""
+    """The changes that adapters make to each parameter; made by `plan_merge`. `records` go into model.json.
 
-    def __init__(self, changes: Mapping[tuple[str, str], Sequence[_Change]], records: list[dict[str, Any]]):
+    autov3: of each adapter, the hash by which A1111 and Civitai know it.
+    """
+
+    def __init__(
+        self,
+        changes: Mapping[tuple[str, str], Sequence[_Change]],
+        records: list[dict[str, Any]],
+        autov3: Sequence[str] = (),
+    ):
         self._changes = changes
         self.records = records
+        self.autov3 = tuple(autov3)
 
     def __call__(self, part: str, parameter: str, array: mx.array) -> mx.array:
         """Returns a parameter of network `part` (channel-last, as in a model folder) with its changes, in float32.
@@ -85,6 +94,7 @@ def plan_merge(adapters: Sequence[OpenAdapter], networks: Mapping[str, nn.Module
             | ({"blocks": list(lora.blocks)} if lora.blocks else {})
             for lora, adapter in adapters
         ],
+        [adapter.autov3 for _, adapter in adapters],
     )
 
 

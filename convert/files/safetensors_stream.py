@@ -62,10 +62,11 @@ def write_tensors(path: Path, entries: Sequence[Entry], advance: Callable[[int],
     return digest.hexdigest()
 
 
-def sha256(file: Path, advance: Callable[[int], Any] = lambda size: None) -> str:
-    """Returns the SHA-256 of a file's bytes; `advance` is called with the number of bytes of each block read."""
+def sha256(file: Path, advance: Callable[[int], Any] = lambda size: None, start: int = 0) -> str:
+    """Returns the SHA-256 of a file's bytes from `start`; `advance` is called with the bytes of each block read."""
     digest = hashlib.sha256()
     with file.open("rb") as f:
+        f.seek(start)
         while block := f.read(_BLOCK):
             digest.update(block)
             advance(len(block))

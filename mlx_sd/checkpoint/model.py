@@ -40,10 +40,12 @@ class Model:
     zeros_for_empty: bool  # SDXL: no negative prompt means zeros, not an encoded empty text
     sizes: tuple[tuple[int, int], ...] = ()  # (width, height) in pixels that it can make; empty is any
     loras: tuple[dict[str, Any], ...] = ()  # merged while loading: path, sha256 and scale of each
+    lora_hashes: tuple[str, ...] = ()  # of each of these, as A1111 and Civitai know it
     quantization: str | None = None  # done while loading, as `--quantize` takes it
     folder: Path | None = None  # the model folder, where it comes from one
     low_res: LowRes | None = None  # of x4 upscalers: how the small image is noised
     classes: Classes | None = None  # of class-conditional models
+    checkpoint_hash: str | None = None  # SHA-256 of the single file that it was converted from
     class_embedder: ClassEmbedder | None = None  # makes a context of class ids, where the UNet does not look them up
 
     @property

@@ -91,6 +91,12 @@ def model_hash(about: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
 
 
+def checkpoint_hash(about: Mapping[str, Any]) -> str | None:
+    """Returns the SHA-256 of the single file that a model was converted from; None for a folder's many files."""
+    files = about["source"].get("sha256", {})
+    return str(*files.values()) if len(files) == 1 and not any("/" in name for name in files) else None
+
+
 def tokenizers(folder: Path, networks: Mapping[str, Any]) -> tuple[Tokenizer, ...]:
     """Loads the tokenizers, one for each text encoder, whose config says how many tokens a chunk has."""
     return tuple(

@@ -71,9 +71,14 @@ def _add_command(p: Parser, work: Any) -> None:
     )
     p.add_spellings(prompts, aliases="prompt-file prompts-file prompts-from-file from-file")
     source = work.add_argument(
-        "--from-image", type=_path, metavar="PNG", help="make a picture again; other flags change it"
+        "--from-image", type=_path, metavar="FILE", help="make a picture again; other flags change it"
     )
     p.add_spellings(source, aliases="config-from-metadata C from-metadata from-png png-info")
+    work.add_argument(
+        "--allow-changed",
+        action="store_true",
+        help="with --from-image: go on where the model, a LoRA or an image is not what it was",
+    )
     work.add_argument(
         "--no-wildcards", dest="wildcards", action="store_false", help="take {a|b} in prompts as it stands"
     )

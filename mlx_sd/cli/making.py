@@ -54,11 +54,11 @@ class _Run:
 
     def __init__(self, arguments: argparse.Namespace, name: str, replayed: Request, plan: Plan):
         self._arguments, self._replayed, self._plan = arguments, replayed, plan
-        self._name = name
         self.progress = Progress(len(plan.drafts), arguments.quiet)
         self.report = Report(arguments, name, plan, self.progress)
         self._claims: deque[tuple[Draft, Claim]] = deque()  # of the batch in work
         self._folders: set[Path] = set()
+        self._noted: set[str] = set()
 
     def close(self) -> None:
         """Gives free what is claimed, and prints what was made as JSON where that was asked for."""
@@ -104,10 +104,12 @@ class _Run:
             settings = request.with_values(prompt=None, class_label=None, seed=None)
             try:
                 if completed is None or settings != shared:
+                    networks = sd.model, refiner.model if refiner else None
+                    lines = replay.changes(self._arguments, self._replayed, template.request, *networks)
                     shared, completed = settings, sd.complete(request)
                     if refiner:
                         completed = completed.with_values(refiner_hash=refiner.model.hash)
-                    replay.report_changes(self._name, self._replayed, completed)
+                    self._note([*lines, *replay.remarks(self._arguments)])
                 request = completed.with_subject(conditions.check_subject(sd.model, request))
             except InputError as error:
                 raise (error if template.where is None else InputError(f"{template.where}: {error}")) from None
@@ -115,6 +117,13 @@ class _Run:
                 self._plan.decide(draft, request)
         if self._arguments.speed:
             self.report.note(str(preset_of(sd.model, self._arguments.speed)))
+
+    def _note(self, lines: Sequence[str]) -> None:
+        """Prints lines about a replayed picture, each once in the run."""
+        for line in lines:
+            if line not in self._noted:
+                self._noted.add(line)
+                self.report.note(line)
 
     def _claim(self, draft: Draft) -> bool:
         """Claims the target of a draft; False where another process makes it, or has made it by now."""

@@ -1,14 +1,17 @@
 """Flags over the settings of a replayed picture: the request that the command line means."""
 
 import argparse
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 from .. import metadata
+from ..checkpoint.model import Model
+from ..core.errors import InputError
+from ..metadata.from_a1111 import Translation
 from ..request import SETTINGS, SOLVER, Request, values_from_json
 from ..reuse import presets
 from ..sampling import names
+from . import foreign
 
 # A flag -> the settings of a replayed picture that it makes obsolete, beside its own.
 _OVERRULES: Mapping[str, tuple[str, ...]] = {
@@ -20,7 +23,7 @@ _OVERRULES: Mapping[str, tuple[str, ...]] = {
     "speed": (*SOLVER, *presets.FIELDS),
     "init_image": ("width", "height", "init_image_hash"),  # the new image's size counts
     "mask": ("mask_hash",),
-    "model": ("model_hash", "coreml"),
+    "model": ("model_hash", "checkpoint_hash", "coreml"),
     "refiner": ("refiner_hash",),
 }
 HASHES = {"model_hash": "model", "refiner_hash": "refiner", "init_image_hash": "init_image", "mask_hash": "mask"}
@@ -28,22 +31,36 @@ HASHES = {"model_hash": "model", "refiner_hash": "refiner", "init_image_hash": "
 
 def request_of(arguments: argparse.Namespace) -> Request:
     """Returns flags over the settings of --from-image over defaults; InputError where the picture's make no sense."""
+    flags = _flags(arguments)
+    present = _present(arguments)
+    obsolete = {name for flag in present for name in _OVERRULES.get(flag, ())}
+    recorded: dict[str, Any] = {}
+    if arguments.from_image:
+        stored, where = metadata.read_any(arguments.from_image), str(arguments.from_image)
+        if isinstance(stored, Translation):
+            recorded = foreign.values_of(stored, present, where)
+            obsolete -= {"width", "height"}  # the image was fitted to them
+        else:
+            stored.pop(metadata.VERSION_KEY, None)
+            recorded = values_from_json(stored, where)
+    if "=" in flags.get("schedule", "") or flags.get("schedule", "").endswith(".json"):
+        obsolete.add("steps")  # a list of timesteps has its own number of steps
+    return Request(**({name: value for name, value in recorded.items() if name not in obsolete} | flags))
+
+
+def _flags(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Returns the fields of a request that the command line decides."""
     flags = {name: value for name in SETTINGS if (value := getattr(arguments, name, None)) is not None}
     for kind in ("timesteps", "sigmas"):
         if (values := getattr(arguments, kind)) is not None:
             flags["schedule"] = f"{kind}={values}"
     choice = names.canonical(flags.get("sampler"), flags.get("schedule"), flags.get("kind"))
-    flags |= {name: value for name, value in choice._asdict().items() if value}
-    recorded: dict[str, Any] = {}
-    if arguments.from_image:
-        stored = metadata.read(arguments.from_image)
-        stored.pop(metadata.VERSION_KEY, None)
-        recorded = values_from_json(stored, str(arguments.from_image))
-    present = [*flags, *(["prompts"] if arguments.prompts is not None else [])]
-    obsolete = {name for flag in present for name in _OVERRULES.get(flag, ())}
-    if "=" in flags.get("schedule", "") or flags.get("schedule", "").endswith(".json"):
-        obsolete.add("steps")  # a list of timesteps has its own number of steps
-    return Request(**({name: value for name, value in recorded.items() if name not in obsolete} | flags))
+    return flags | {name: value for name, value in choice._asdict().items() if value}
+
+
+def _present(arguments: argparse.Namespace) -> list[str]:
+    """Returns the names of the flags that decide something about the request."""
+    return [*_flags(arguments), *(["prompts"] if arguments.prompts is not None else [])]
 
 
 def without_hashes(request: Request) -> Request:
@@ -52,14 +69,35 @@ def without_hashes(request: Request) -> Request:
     return request.with_values(**dict.fromkeys(HASHES), loras=loras)
 
 
-def report_changes(name: str, replayed: Request, completed: Request) -> None:
-    """Prints a line on stderr for each file or model that is not the one that the replayed picture was made with."""
+def changes(
+    arguments: argparse.Namespace, replayed: Request, request: Request, model: Model, refiner: Model | None
+) -> list[str]:
+    """Returns a line for each file and model that is not the one the replayed picture was made with.
+
+    request: that is made of it; what it replaces has not changed. model, refiner: its own, loaded. Raises InputError
+    with all lines unless --allow-changed goes on.
+    """
+    hashes = {"model_hash": model.hash, "refiner_hash": refiner.hash if refiner else None}
+    lines = []
     for field, source in HASHES.items():
-        recorded = getattr(replayed, field)
-        if recorded not in (None, getattr(completed, field)):
+        before, name = getattr(replayed, field), getattr(replayed, source)
+        if before is None or name != getattr(request, source):
+            continue
+        if before != (hashes[field] if field in hashes else metadata.digest(name)):
             kind = "the file" if source in ("init_image", "mask") else "the weights"
-            path = getattr(replayed, source)
-            print(f"{name}: {path} is not {kind} that the picture was made with", file=sys.stderr)
-    for before, now in zip(replayed.loras, completed.loras, strict=False):
-        if before.sha256 not in (None, now.sha256):
-            print(f"{name}: the LoRA {now.path} is not the one the picture was made with", file=sys.stderr)
+            lines.append(f"{name} is not {kind} that the picture was made with")
+    if [lora.path for lora in replayed.loras] == [lora.path for lora in request.loras]:
+        for lora, record in zip(replayed.loras, model.loras, strict=False):
+            if lora.sha256 not in (None, record["sha256"]):
+                lines.append(f"the LoRA {lora.path} is not the one the picture was made with")
+    if lines and not arguments.allow_changed:
+        raise InputError(f"{'; '.join(lines)}; --allow-changed makes another picture with what is there now")
+    return lines
+
+
+def remarks(arguments: argparse.Namespace) -> list[str]:
+    """Returns a line about what a picture of another program says and the request leaves out, where there is any."""
+    stored = metadata.read_any(arguments.from_image) if arguments.from_image else None
+    if not isinstance(stored, Translation) or not (words := foreign.remarks_of(stored, _present(arguments))):
+        return []
+    return [f"{arguments.from_image} is of another program; left out or different here: {'; '.join(words)}"]

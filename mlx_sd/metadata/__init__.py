@@ -11,10 +11,11 @@ from PIL import Image
 from ..core.errors import Failure, InputError
 from ..core.files import atomic_file
 from . import picture_file
+from .from_a1111 import Translation, translate
 from .pixels import hash_as_stored, is_whole
-from .to_a1111 import VERSION_KEY, infotext
+from .to_a1111 import VERSION_KEY, to_text
 
-__all__ = ["VERSION_KEY", "digest", "is_whole", "read", "save", "settings_in"]
+__all__ = ["VERSION_KEY", "digest", "is_whole", "read", "read_any", "save"]
 
 
 def save(image: Image.Image, path: Path, settings: Mapping[str, Any] | None, *, lossless: bool = False) -> None:
@@ -28,7 +29,7 @@ def save(image: Image.Image, path: Path, settings: Mapping[str, Any] | None, *, 
     texts: dict[str, str] = {}
     if settings is not None:
         texts[picture_file.SETTINGS] = json.dumps(settings, ensure_ascii=False)
-        texts[picture_file.PARAMETERS] = infotext(settings)
+        texts[picture_file.PARAMETERS] = to_text(settings)
     try:
         if settings is not None:
             texts[picture_file.PIXELS] = hash_as_stored(image, format, lossless)
@@ -41,26 +42,49 @@ def save(image: Image.Image, path: Path, settings: Mapping[str, Any] | None, *, 
 
 def read(path: Path) -> dict[str, Any]:
     """Reads the settings that `save` stored in a picture; InputError where there are none."""
-    settings = settings_in(picture_file.read(path), path)
+    settings, texts = _read(path)
     if settings is None:
-        raise InputError(
-            f"{path} does not say how it was made: no {picture_file.SETTINGS!r} text in it (was it edited or re-saved?)"
-        )
+        raise InputError(_silence(path, texts))
     return settings
 
 
-def settings_in(texts: Mapping[str, str], path: Path) -> dict[str, Any] | None:
-    """Returns our settings among the texts of a picture, None without them; InputError where they are damaged."""
+def read_any(path: Path) -> dict[str, Any] | Translation:
+    """Reads the settings that `save` stored in a picture, or else what A1111's text in it says.
+
+    Raises InputError where there is neither.
+    """
+    settings, texts = _read(path)
+    if settings is not None:
+        return settings
+    translation = translate(texts.get(picture_file.PARAMETERS, ""))
+    if translation is None:
+        raise InputError(_silence(path, texts))
+    return translation
+
+
+def _silence(path: Path, texts: Mapping[str, str]) -> str:
+    """Returns the message for a picture that says nothing."""
+    if texts.keys() & {"workflow", "prompt"}:
+        return f"{path} holds a graph of ComfyUI, which is not read; save it with A1111's text, or give the settings"
+    return (
+        f"{path} does not say how it was made: no {picture_file.SETTINGS!r} text in it, and no settings of A1111's "
+        "(was it edited or re-saved?)"
+    )
+
+
+def _read(path: Path) -> tuple[dict[str, Any] | None, dict[str, str]]:
+    """Returns our settings in a picture, None without them, and all its texts; InputError where they are damaged."""
+    texts = picture_file.read(path)
     text = texts.get(picture_file.SETTINGS)
     if text is None:
-        return None
+        return None, texts
     try:
         settings = json.loads(text)
     except (ValueError, RecursionError):
         settings = None
     if not isinstance(settings, dict):
         raise InputError(f"{path}: its {picture_file.SETTINGS!r} text is damaged")
-    return settings
+    return settings, texts
 
 
 def digest(path: str) -> str:

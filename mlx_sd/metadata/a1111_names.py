@@ -1,48 +1,57 @@
-"""Names of samplers and schedules in A1111's web UI and here."""
+"""What names of samplers and schedules mean in a text of A1111's web UI, and how ours are written there.
+
+`mlx_sd.sampling.names` has the names themselves; here is what depends on the text around them.
+"""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-# Ours -> A1111's. Those that A1111 has no equal of keep our names: its DPM++ 3M SDE, DPM++ 2S a and DPM2 are others.
-SAMPLERS: Mapping[str, str] = {
-    "euler": "Euler",
-    "euler_ancestral": "Euler a",
-    "heun": "Heun",
-    "lms": "LMS",
-    "ddim": "DDIM",
-    "plms": "PLMS",
-    "dpmpp_2m": "DPM++ 2M",
-    "dpmpp_2m_sde": "DPM++ 2M SDE",
-    "unipc": "UniPC",
-    "lcm": "LCM",
-}
-SDE_HEUN = "DPM++ 2M SDE Heun"  # of dpmpp_2m_sde with kind "heun"
-EDM = {1: "Euler", 2: "Heun"}  # of edm, by its order: they take churn
+from ..core.errors import InputError
+from ..sampling import names, samplers, schedules
 
-SCHEDULES: Mapping[str, str] = {
-    "karras": "Karras",
-    "exponential": "Exponential",
-    "sgm_uniform": "SGM Uniform",
-    "beta": "Beta",
-    "ays": "Align Your Steps",
-    "simple": "Simple",
-    "normal": "Normal",
-    "linspace": "Uniform",
-    "leading": "DDIM",
-}
+# Samplers with timesteps of their own in A1111, whatever the schedule type says -> the schedule that these are here.
+_OWN_TIMESTEPS = {"ddim": "leading", "plms": "leading", "unipc": "linspace"}
+_UNIFORM = "Uniform"  # A1111's schedule where a text of an early version names none
 
 
-def sampler_name(settings: Mapping[str, Any]) -> str:
-    """Returns A1111's name of the sampler in a JSON object of settings."""
-    name = str(settings.get("sampler"))
-    if name == "edm":
-        return EDM.get(settings.get("order") or 2, name)
-    if name == "dpmpp_2m_sde" and settings.get("kind") == "heun":
-        return SDE_HEUN
-    return SAMPLERS.get(name, name)
+class Solver(NamedTuple):
+    """A sampler and a schedule by our names; None is the checkpoint's or the sampler's own."""
+
+    sampler: str | None
+    schedule: str | None
+    kind: str | None = None  # of the sampler
+    problem: str | None = None  # why the sampler is None; empty where its name is unknown
 
 
-def schedule_name(settings: Mapping[str, Any]) -> str:
-    """Returns A1111's name of the schedule in a JSON object of settings."""
-    name = str(settings.get("schedule"))
-    return SCHEDULES.get(name, name)
+def labels(settings: Mapping[str, Any]) -> tuple[str, str]:
+    """Returns A1111's names of sampler and schedule for a JSON object of settings; ours where it has no equal.
+
+    A list of timesteps or sigmas stays as it is.
+    """
+    sampler, schedule = str(settings.get("sampler")), str(settings.get("schedule"))
+    label, schedule_type = names.a1111_names(sampler, schedule, settings.get("kind"), settings.get("order"))
+    return label, schedule if schedule.partition("=")[0] in schedules.LISTS else schedule_type
+
+
+def solver_of(sampler: str, schedule: str | None, by_mlx_sd: bool = False) -> Solver:
+    """Returns the sampler and the schedule that A1111's names mean.
+
+    sampler: in any version's words; before 1.9 it had the schedule at its end ("DPM++ 2M Karras"). schedule: None where
+    the text has none, which then was the uniform one. by_mlx_sd: whether we wrote the names.
+    """
+    try:
+        meaning = names.read_sampler(sampler)
+    except InputError as error:
+        return Solver(None, None, problem=str(error) if names.is_sampler(sampler) else "")
+    if meaning.sampler in _OWN_TIMESTEPS and not by_mlx_sd:
+        return Solver(meaning.sampler, _OWN_TIMESTEPS[meaning.sampler], meaning.kind)
+    if schedule == _UNIFORM and by_mlx_sd:
+        return Solver(meaning.sampler, "linspace", meaning.kind)
+    named: str | None = None
+    try:
+        named = names.read_schedule(schedule or meaning.schedule or _UNIFORM, meaning.sampler)
+    except InputError:
+        return Solver(meaning.sampler, None, meaning.kind)
+    possible = samplers.SAMPLERS[meaning.sampler].schedules
+    named = named or meaning.schedule  # Automatic, of a sampler whose name has the schedule
+    return Solver(meaning.sampler, named if (named or "").partition("=")[0] in possible else None, meaning.kind)

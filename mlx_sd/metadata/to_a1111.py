@@ -5,23 +5,23 @@ A prompt, a line "Negative prompt: ...", and a last line "Key: value, ..." with 
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..core.version import VERSION
-from .a1111_names import sampler_name, schedule_name
+from ..sampling import names
+from .a1111_names import labels
 
 VERSION_KEY = "mlx_sd"  # of the version that made the picture, among its settings
-# `rng` -> A1111's name; the noise of CUDA is its default, which it leaves out. NumPy's is none of its own.
-RNG = {"torch": "CPU", "numpy": "NumPy", "cuda": None}
+NUMPY = "NumPy"  # of RNG: A1111 has no such noise, but without the key it would take a GPU's
 # Solver options -> A1111's keys.
 CHURN = {"s_churn": "Sigma churn", "s_tmin": "Sigma tmin", "s_tmax": "Sigma tmax", "s_noise": "Sigma noise"}
 # Settings that A1111 does not have -> their keys in the text, for those who read it.
 OURS = {"guidance_rescale": "CFG Rescale", "deepcache": "DeepCache", "tgate": "T-GATE", "freeu": "FreeU"}
 
 
-def infotext(settings: Mapping[str, Any]) -> str:
+def to_text(settings: Mapping[str, Any]) -> str:
     """Returns the text of a JSON object of settings, as `Request.to_json` writes it."""
     lines = [_with_loras(settings)]
     if settings.get("negative"):
@@ -47,6 +47,11 @@ def lora_name(path: str) -> str:
     return name.removesuffix(".safetensors") or "lora"
 
 
+def lora_hashes(loras: Iterable[tuple[Mapping[str, Any], str]]) -> str | None:
+    """Returns the value of "Lora hashes" for records of adapters and their hashes, None without any."""
+    return ", ".join(f"{lora_name(record['path'])}: {value}" for record, value in loras) or None
+
+
 def _with_loras(settings: Mapping[str, Any]) -> str:
     label = settings.get("class")
     prompt = escaped(str(settings.get("prompt") or ("" if label is None else f"class {label}")))
@@ -62,12 +67,13 @@ def _pairs(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         return settings.get(name)
 
     yield "Steps", setting("steps")
-    yield "Sampler", sampler_name(settings)
-    yield "Schedule type", schedule_name(settings)
+    sampler, schedule_type = labels(settings)
+    yield "Sampler", sampler
+    yield "Schedule type", schedule_type
     yield "CFG scale", setting("guidance")
     yield "Seed", setting("seed")
     yield "Size", f"{setting('width')}x{setting('height')}"
-    yield "Model hash", (setting("checkpoint_sha256") or "")[:10] or setting("model_hash")
+    yield "Model hash", (setting("checkpoint_hash") or "")[:10] or setting("model_hash")
     yield "Model", _model_name(str(setting("model")))
     if setting("strength") is not None:
         yield "Denoising strength", setting("strength")
@@ -75,8 +81,7 @@ def _pairs(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield "Mask blur", setting("mask_blur")
     if setting("clip_skip"):
         yield "Clip skip", setting("clip_skip") + 1
-    if name := RNG.get(str(setting("rng"))):
-        yield "RNG", name
+    yield "RNG", names.a1111_rng(setting("rng") or names.NUMPY) or NUMPY
     if setting("rho"):
         yield "Schedule rho", setting("rho")
     if setting("eta") is not None:
@@ -90,11 +95,8 @@ def _pairs(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, key in OURS.items():
         if setting(name):
             yield key, setting(name)
-    hashes = [
-        (lora_name(lora["path"]), lora["weights_hash"]) for lora in setting("loras") or () if "weights_hash" in lora
-    ]
-    if hashes:
-        yield "Lora hashes", ", ".join(f"{name}: {value}" for name, value in hashes)
+    if setting("lora_hashes"):
+        yield "Lora hashes", setting("lora_hashes")
     yield "Version", f"mlx-sd {setting(VERSION_KEY) or VERSION}"
 
 
