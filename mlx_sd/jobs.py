@@ -13,7 +13,7 @@ from pathlib import Path
 
 from . import metadata
 from .core.errors import Failure, InputError
-from .request import Request
+from .request import MODEL, Request
 
 
 class State(Enum):
@@ -74,7 +74,7 @@ def _without_names(request: Request) -> Request:
         "mask": request.mask_hash,
         "refiner": request.refiner_hash,
     }
-    unnamed = {name: "" if name == "model" else None for name, digest in names.items() if digest is not None}
+    unnamed = {name: MODEL if name == "model" else None for name, digest in names.items() if digest is not None}
     loras = tuple(lora if lora.sha256 is None else lora._replace(path="") for lora in request.loras)
     return request.with_values(**unnamed, loras=loras, lora_hashes=None, checkpoint_hash=None)
 
