@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NamedTuple
 
+from mlx_sd.core.parser import program
+
 
 class Command(NamedTuple):
     """One measurement: the folder of its module, which has the command's name, and one line about it."""
@@ -48,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code; 2 for a name that is not a command."""
     name, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):
-        print(f"usage: python -m bench NAME ...\n\n{__doc__}\n\n{_listing()}\n\n{_EXAMPLES}")
+        print(f"usage: {program('bench')} NAME ...\n\n{__doc__}\n\n{_listing()}\n\n{_EXAMPLES}")
         return 0
     if name not in COMMANDS:
         names = ", ".join(COMMANDS)

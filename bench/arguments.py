@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mlx_sd.core import command
-from mlx_sd.core.parser import Parser
+from mlx_sd.core.parser import Parser, program
 
 from . import results
 from .machine import describe
@@ -14,7 +14,7 @@ from .machine import describe
 def parser(name: str, description: str | None, examples: str | None = None) -> Parser:
     """Builds the parser of `python -m bench NAME`; the help shows both texts with their own line breaks."""
     return Parser(
-        prog=f"python -m bench {name}",
+        prog=f"{program('bench')} {name}",
         description=description,
         epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from convert.files.diffusers_names import diffusers_name
-from mlx_sd.checkpoint.model_folder import TINY, build, shapes
+from mlx_sd.checkpoint.embedded import TINY
+from mlx_sd.checkpoint.model_folder import build, shapes
 
 Config = dict[str, Any]
 

@@ -10,12 +10,13 @@ from pathlib import Path
 import mlx.core as mx
 from mlx.nn import Module
 
+from mlx_sd.checkpoint.embedded import EMBEDDED
 from mlx_sd.checkpoint.lora import Lora
 from mlx_sd.checkpoint.model import DTYPES
-from mlx_sd.checkpoint.model_folder import EMBEDDED, build, read_model_json
+from mlx_sd.checkpoint.model_folder import build, read_model_json
 from mlx_sd.core import command
 from mlx_sd.core.errors import InputError
-from mlx_sd.core.parser import Parser
+from mlx_sd.core.parser import Parser, program
 from mlx_sd.networks import quantization
 
 from . import verify
@@ -50,7 +51,7 @@ kinds of single files (found from names and shapes; only turbo cannot be told fr
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of all options."""
     p = Parser(
-        prog=f"python -m {NAME}",
+        prog=program(NAME),
         description="Convert a Stable Diffusion checkpoint into a model folder for mlx_sd, or back.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mlx_sd.core import command
 from mlx_sd.core.errors import InputError
-from mlx_sd.core.parser import Parser
+from mlx_sd.core.parser import Parser, program
 
 from .export import export
 from .lowering.attention import ATTENTIONS
@@ -26,7 +26,7 @@ _EXAMPLES = """examples:
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of the options of an export."""
     p = Parser(
-        prog="python -m coreml",
+        prog=program("coreml"),
         description="Write the Core ML packages that an app needs, on any system, without PyTorch.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

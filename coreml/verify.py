@@ -20,7 +20,7 @@ from mlx_sd import StableDiffusion
 from mlx_sd.checkpoint.model_folder import TEXT
 from mlx_sd.core import command
 from mlx_sd.core.errors import Failure, InputError
-from mlx_sd.core.parser import Parser
+from mlx_sd.core.parser import Parser, program
 
 from . import info
 from .drive import Run, predictor
@@ -65,7 +65,7 @@ class Check:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code: 1 where a package is below LOWEST_PSNR."""
-    p = Parser(prog="python -m coreml verify", description=__doc__)
+    p = Parser(prog=f"{program('coreml')} verify", description=__doc__)
     p.add_argument("package", type=Path, help="a .mlpackage, or a folder that python -m coreml wrote")
     p.add_argument("--model", default="tiny", help="what it was made from (default: the embedded model)")
     p.add_argument("--json", action="store_true", help="print the results as JSON")

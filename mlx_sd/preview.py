@@ -9,11 +9,12 @@ import mlx.core as mx
 from PIL import Image
 from tqdm import tqdm
 
-from . import preview_network, preview_samples, resolve
+from . import preview_network, preview_samples
 from .checkpoint.model import Model
 from .codec import decode, to_image
 from .core.errors import Failure, InputError
 from .core.files import atomic_file, read_json
+from .core.places import cache_folder
 from .networks.vae import Pixels
 from .pipeline import StableDiffusion
 from .preview_network import PreviewNetwork
@@ -100,4 +101,4 @@ def cache_file(model: Model) -> Path:
         written = read_json(model.folder / "model.json").get("files") or {}
         identity = written.get("vae.safetensors", model.hash)
     key = hashlib.sha256(json.dumps([identity, str(model.vae.dtype)]).encode()).hexdigest()[:16]
-    return resolve.cache_folder() / "previews" / f"{key}-v{VERSION}.safetensors"
+    return cache_folder() / "previews" / f"{key}-v{VERSION}.safetensors"

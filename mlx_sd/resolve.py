@@ -2,18 +2,18 @@
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import mlx.nn as nn
-import platformdirs
 
+from .checkpoint.embedded import EMBEDDED
 from .checkpoint.lora import Lora, LoraSource
-from .checkpoint.model_folder import EMBEDDED, VERSION
+from .checkpoint.model_folder import VERSION
 from .core.errors import InputError
+from .core.places import cache_folder
 
 
 def model_folder(model: str, variant: str | None = None) -> Path:
@@ -58,11 +58,6 @@ def merge_plan(adapters: list[Any], networks: Mapping[str, nn.Module]) -> Any:
     from convert.adapters.merge import plan_merge
 
     return plan_merge(adapters, networks)
-
-
-def cache_folder() -> Path:
-    """Returns the folder of what is made once and kept: MLX_SD_CACHE, or the system's folder for caches."""
-    return Path(os.environ.get("MLX_SD_CACHE") or platformdirs.user_cache_dir("mlx-sd"))
 
 
 def _fingerprint(folder: Path) -> str:

@@ -7,7 +7,7 @@ import pytest
 from bench.tiny.scenes import LABELS
 from convert.sources.open_checkpoint import open_checkpoint
 from mlx_sd import StableDiffusion
-from mlx_sd.checkpoint.model_folder import EMBEDDED
+from mlx_sd.checkpoint.embedded import EMBEDDED
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from statistics import median
 import numpy as np
 from safetensors.numpy import save_file
 
-from mlx_sd.checkpoint.model_folder import TINY
+from mlx_sd.checkpoint.embedded import TINY
 from mlx_sd.core import command
 
 from .. import arguments, results

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from mlx_sd import StableDiffusion
-from mlx_sd.checkpoint.model_folder import TINY
+from mlx_sd.checkpoint.embedded import TINY
 
 from ..tiny.scenes import Scene, caption, render, sample_scene
 from .scores import Features

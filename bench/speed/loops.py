@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from mlx_sd.checkpoint.model_folder import TINY, build
+from mlx_sd.checkpoint.embedded import TINY
+from mlx_sd.checkpoint.model_folder import build
 from mlx_sd.conditions import Conditions
 from mlx_sd.core.errors import InputError
 from mlx_sd.networks.unet import UNet

@@ -4,7 +4,7 @@ import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from mlx_sd.checkpoint.model_folder import EMBEDDED
+from mlx_sd.checkpoint.embedded import EMBEDDED
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.version import VERSION
 

@@ -20,8 +20,6 @@ from ..networks.vae import Autoencoder
 from ..prompts.tokenizer import Tokenizer
 
 FORMAT, VERSION = "mlx-sd", 3
-TINY = Path(__file__).parent.parent / "tiny"
-EMBEDDED = {"tiny": TINY, "tiny-classes": TINY.with_name("tiny_classes")}  # what is in the package, by its name
 
 TEXT = ("text_encoder", "text_encoder_2")
 _SCALES = {"StableDiffusionUpscalePipeline": 0.08333, "LDMSuperResolutionPipeline": 1.0}

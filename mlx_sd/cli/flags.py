@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import InputError
-from ..core.parser import Parser
+from ..core.parser import Parser, program
 from ..core.version import VERSION
 from ..request import SETTINGS
 from ..setting import Setting
@@ -38,7 +38,7 @@ _GROUPS = {
 def parser(name: str) -> Parser:
     """Returns the parser. Flags of a request have no default, so that a flag can be told from none."""
     p = Parser(
-        prog=f"python -m {name}",
+        prog=program(name),
         description="Make pictures from a prompt.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -2,7 +2,9 @@
 
 import argparse
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from .errors import InputError
@@ -10,9 +12,22 @@ from .suggestions import closest
 
 Words = Sequence[str]
 
+_WITHOUT_MODULE = ("", "models", "doctor", "completion")
 _NUMBER = re.compile(r"-\.?\d")
 _LONG_DASHES = ("\u2013", "\u2014")  # what word processors and web pages make of --
 _BOOLEANS = ("true", "false", "yes", "no", "on", "off", "1", "0")
+
+
+def program(command: str = "") -> str:
+    """Returns how a command was started: "mlx-sd NAME", "python -m mlx_sd NAME" or, of a module, "python -m MODULE"."""
+    started = Path(sys.argv[0])
+    if (started.parent.name, started.name) == ("mlx_sd", "__main__.py"):
+        name = "python -m mlx_sd"
+    elif started.stem == "mlx-sd" or command in _WITHOUT_MODULE:
+        name = "mlx-sd"
+    else:
+        return f"python -m {command}"
+    return f"{name} {command.removeprefix('mlx_sd.')}".strip()
 
 
 class Spelling(NamedTuple):
@@ -58,9 +73,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Words | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Returns the arguments; a mistake ends the process with one line and exit code 2."""
-        from sys import argv
-
-        reading = _Reading(self, argv[1:] if args is None else args)
+        reading = _Reading(self, sys.argv[1:] if args is None else args)
         try:
             words, texts, loose = reading.translate()
         except InputError as error:

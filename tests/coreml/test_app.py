@@ -12,7 +12,8 @@ from coreml import export
 from coreml.__main__ import parser
 from coreml.mil import package
 from coreml.plan import Options, plan
-from mlx_sd.checkpoint.model_folder import TINY, build
+from mlx_sd.checkpoint.embedded import TINY
+from mlx_sd.checkpoint.model_folder import build
 
 ROOT = Path(__file__).parent.parent.parent
 SWIFT = (ROOT / "coreml/swift/DeepCacheUnet.swift").read_text(encoding="utf-8")

@@ -10,7 +10,8 @@ from bench.memory import sizes
 from coreml.lowering.graph import record
 from coreml.mil import emitter, package
 from coreml.plan import Options, plan
-from mlx_sd.checkpoint.model_folder import TINY, build
+from mlx_sd.checkpoint.embedded import TINY
+from mlx_sd.checkpoint.model_folder import build
 from tests.support.effort import slow_but
 
 ROOT = Path(__file__).parents[3]
