@@ -9,6 +9,10 @@ from .scheduler import Scheduler
 from .steps import Steps
 from .table import Mix, Options, Row, Table
 
+# Linear multistep extrapolates no further than this: 20 times an error of float16 is 0.01 of the latents' deviation.
+# Steps that are long by themselves, as the first from sigma 4096 of zero terminal SNR, do not count.
+_LARGEST_ERROR, _LARGEST_GROWTH = 20.0, 100.0
+
 
 def dpmpp_2m(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
     """Tabulates DPM-Solver++(2M) (Lu et al. 2022, algorithm 2)."""
@@ -59,13 +63,20 @@ def unipc(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
 
 
 def lms(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
-    """Tabulates linear multistep, of order 4 by default: the exact integral over sigma of a polynomial in the noise."""
+    """Tabulates linear multistep, of order 4 by default: the exact integral over sigma of a polynomial in the noise.
+
+    A step that is far longer than those before it, as the last one to sigma = 0 is in hundreds of steps, extrapolates
+    with weights of thousands, by which the rounding of the network's output would grow. It is of a lower order.
+    """
     rows = []
     for i, (timestep, start, end) in enumerate(steps):
-        first = max(i + 1 - (options.order or 4), 0)
-        offsets = [step.start.sigma - start.sigma for step in reversed(steps[first : i + 1])]
-        powers = np.arange(1, len(offsets) + 1)
-        weights = interpolated(offsets, end.signal * (end.sigma - start.sigma) ** powers / powers)
+        for order in range(min(options.order or 4, i + 1), 0, -1):
+            offsets = [step.start.sigma - start.sigma for step in reversed(steps[i + 1 - order : i + 1])]
+            powers = np.arange(1, order + 1)
+            weights = interpolated(offsets, end.signal * (end.sigma - start.sigma) ** powers / powers)
+            error = sum(map(abs, weights))  # of the next latents, for an error of 1 in each estimate of the noise
+            if error <= _LARGEST_ERROR or error <= _LARGEST_GROWTH * abs(sum(weights)):
+                break
         rows.append(Row(timestep, start, Mix(end.signal / start.signal, weights)))
     return Table(tuple(rows), scheduler.prediction_type, "noise")
 
