@@ -30,12 +30,14 @@ from .checkpoint.model_folder import (
 )
 from .core import blas
 from .core.errors import InputError
+from .core.suggestions import unknown
 from .networks import quantization
 from .networks.classes import Classes
 from .networks.family import Family, family_of, task_of
 from .networks.vae import Pixels
 from .sampling.low_res import LowRes
 from .sampling.scheduler import Scheduler
+from .spellings import DTYPE_VALUES
 
 
 def load(
@@ -80,8 +82,9 @@ def _dtype(dtype: str | mx.Dtype | None) -> mx.Dtype:
     if dtype is None:
         return default_dtype()
     if isinstance(dtype, str):
+        dtype = DTYPE_VALUES.get(dtype, dtype)
         if dtype not in DTYPES:
-            raise InputError(f"unknown dtype {dtype!r}; there are {', '.join(DTYPES)}")
+            raise unknown("dtype", dtype, DTYPES)
         return DTYPES[dtype]
     return dtype
 

@@ -165,7 +165,7 @@ def choose(
     possible = SAMPLERS[sampler].schedules
     if scheduler.edm:
         possible = tuple(name for name in _EDM if name in possible)
-        if not possible:
+        if "sigmas" not in possible:
             raise InputError(f"{sampler} needs timesteps, which this checkpoint does not know; use euler or dpmpp_2m")
     if schedule is None:
         shaped = scheduler.sigma_schedule if scheduler.edm else f"diffusers_{scheduler.sigma_schedule}"

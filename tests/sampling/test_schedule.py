@@ -81,6 +81,13 @@ def test_ays_between_its_ten_steps_is_log_linear():
         assert k[1] == pytest.approx((k[0] + k[2]) / 2, abs=1e-5)
 
 
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "plms", "lcm", "tcd"])
+@pytest.mark.parametrize("schedule", [None, "ays", "karras"])
+def test_samplers_of_timesteps_are_refused_where_a_checkpoint_knows_sigmas_alone(sampler, schedule):
+    with pytest.raises(InputError, match=f"{sampler} needs timesteps, which this checkpoint does not know; use euler"):
+        samplers.choose(_edm(), sampler, schedule)
+
+
 def _edm(**fields):
     return Scheduler.from_hf({"_class_name": "EDMEulerScheduler", **fields})
 
