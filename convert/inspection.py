@@ -15,6 +15,7 @@ from .adapters import adapter_file, merge
 from .adapters.adapter_file import Adapter, Module
 from .adapters.family import family, width_names
 from .adapters.formulas import DORA
+from .files import folder_kinds
 from .files.file_kinds import recognise
 
 # Keys that trainers write into the metadata -> the words for them in the description.
@@ -41,10 +42,12 @@ def describe(path: str, model: str | None = None, networks: Mapping[str, Network
     path: also a folder or a hub id, as for `--lora`. model: the name of the model in the lines. Raises InputError for a
     file that cannot be read.
     """
-    place = merge.locate(path)
+    place = _place(path)
     file = place / adapter_file.choose(sorted(p.name for p in place.iterdir()), path) if place.is_dir() else place
     stored = list(tensors(file))
-    if any(adapter_file.is_part(tensor.name) for tensor in stored):
+    kind = recognise(tensor.name for tensor in stored)
+    embedding = kind is not None and kind.adapter and kind.foreign  # no adapter of the networks' layers
+    if not embedding and any(adapter_file.is_part(tensor.name) for tensor in stored):
         adapter = adapter_file.read(file)
         yield from _adapter(adapter)
         if networks is not None:
@@ -57,6 +60,23 @@ def describe(path: str, model: str | None = None, networks: Mapping[str, Network
                 yield f"  fits {model}"
     else:
         yield from _other(file, stored)
+
+
+def _place(path: str) -> Path:
+    """Returns the file or folder that is meant; InputError for folders that hold no single safetensors file."""
+    local = Path(path).expanduser()
+    if not local.exists() and not merge.on_hub(path):
+        raise InputError(f"{path} does not exist; --inspect describes a safetensors file")
+    place = merge.locate(path)
+    if not place.is_dir():
+        return place
+    if (place / "model.json").is_file():
+        raise InputError(f"{place} is a converted folder; --verify {place} checks it")
+    if (place / "model_index.json").is_file():
+        raise InputError(f"{place} is a diffusers folder; --inspect describes one of its .safetensors files")
+    if not any(place.glob("*.safetensors")):
+        raise InputError(f"{place} {folder_kinds.sentence(place)} (--inspect describes a safetensors file)")
+    return place
 
 
 def _adapter(adapter: Adapter) -> Iterator[str]:
@@ -81,6 +101,8 @@ def _other(file: Path, stored: list[Tensor]) -> Iterator[str]:
     widths = {t.shape[1] for t in stored if t.name.endswith("attn2.to_k.weight")}
     model = f" for {width_names(widths)}" if widths else ""
     yield f"{file}: {title}{model}, {len(stored)} tensors, {_size(stored)}"
+    if kind and kind.advice:
+        yield f"  as --model: it {kind.sentence}"
     yield from _metadata(metadata(file))
 
 

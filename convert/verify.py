@@ -13,6 +13,7 @@ from mlx_sd.networks import quantization
 from mlx_sd.prompts.tokenizer import Tokenizer
 from mlx_sd.sampling.scheduler import Scheduler
 
+from .files import folder_kinds
 from .files.refusals import first
 from .files.safetensors_stream import progress, sha256
 
@@ -25,6 +26,8 @@ def verify(folder: Path) -> str:
 
     Raises InputError where it is no model folder, and Failure with the first problems of one that is damaged.
     """
+    if problem := _no_model_folder(folder):
+        raise InputError(f"{folder} {problem}")
     about = read_model_json(folder)
     for name, kind in _FIELDS.items():
         if not isinstance(about.get(name), kind):
@@ -35,6 +38,19 @@ def verify(folder: Path) -> str:
     size = sum((folder / f"{part}.safetensors").stat().st_size for part in about["networks"])
     hashes = f"{len(about['files'])} files as written" if about["files"] else "but written before files were hashed"
     return f"{folder}: OK, {len(about['networks'])} networks, {size / 1e9:.3g} GB, {hashes}"
+
+
+def _no_model_folder(folder: Path) -> str | None:
+    """Returns the end of the error for what is no converted folder."""
+    if (folder / "model.json").is_file():
+        return None
+    if not folder.exists():
+        return "does not exist; --verify checks a folder that python -m convert wrote"
+    if folder.is_file():
+        return "is a file; --verify checks a folder that python -m convert wrote, --inspect describes a file"
+    if (folder / "model_index.json").is_file():
+        return "is a diffusers folder, which --verify does not check; convert it first (--model and --out)"
+    return f"{folder_kinds.sentence(folder)} (--verify checks a folder that python -m convert wrote)"
 
 
 def _networks(folder: Path, about: dict[str, Any]) -> Iterator[str]:

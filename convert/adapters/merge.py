@@ -108,11 +108,16 @@ def locate(path: str) -> Path:
     local = Path(path).expanduser()
     if local.exists():
         return local
+    if on_hub(path):
+        return _download("/".join(path.split("/")[:2]), "/".join(path.split("/")[2:]))
+    raise InputError(f"LoRA {path} does not exist")
+
+
+def on_hub(path: str) -> bool:
+    """Returns whether a path has the form of an adapter on the hub: owner/name or owner/name/file.safetensors."""
     repository, file = "/".join(path.split("/")[:2]), "/".join(path.split("/")[2:])
     # folder/file.safetensors has the form of an id, too
-    if hub.is_id(repository) and path.endswith(".safetensors") == bool(file):
-        return _download(repository, file)
-    raise InputError(f"LoRA {path} does not exist")
+    return hub.is_id(repository) and path.endswith(".safetensors") == bool(file)
 
 
 def unmatched(adapter: Adapter, layers: Layers) -> list[str]:

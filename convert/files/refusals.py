@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mlx_sd.core.errors import InputError
+from mlx_sd.core.file_formats import PICKLE
 from mlx_sd.core.files import TENSOR_DTYPES, Tensor
 
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
@@ -16,11 +17,9 @@ def is_pickle(name: str) -> bool:
 
 def pickle_error(path: Path | str, files: Sequence[str] = ()) -> InputError:
     """Returns the error for a pickle, or for a folder or repository that holds only the pickles `files`."""
-    subject = f"{path} has only pickled weights ({first(files)})" if files else f"{path} is a pickle"
-    return InputError(
-        f"{subject}, which can run code when opened; get the safetensors version, or convert it in a sandbox with "
-        "safetensors' convert.py"
-    )
+    if not files:
+        return InputError(f"{path} {PICKLE}")
+    return InputError(f"{path} has only pickled weights ({first(files)}), {PICKLE.partition(', ')[2]}")
 
 
 def check_dtypes(tensors: Iterable[Tensor]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import Tensor, check_inside, read_json, tensors
 
+from ..files import folder_kinds
 from ..files.diffusers_names import current_name
 from ..files.refusals import check_dtypes, first, is_pickle, pickle_error
 from .checkpoint import PARTS, SCHEDULERS, TOKENIZERS, VQ, Checkpoint, Component, Vocabulary, names_of
@@ -21,7 +22,7 @@ def read(folder: Path, variant: str | None = None) -> Checkpoint:
     Raises InputError for anything missing, pickled, damaged, or pointing out of the folder.
     """
     if not (folder / "model_index.json").is_file():
-        raise InputError(_no_index(folder))
+        raise InputError(f"{folder} {folder_kinds.sentence(folder)}" if folder.exists() else f"{folder} does not exist")
     index = read_json(check_inside(folder, folder / "model_index.json"))
     if reason := problem(index, [name for name in (*PARTS, VQ) if _listed(index, name)]):
         raise InputError(f"{folder}/model_index.json: {reason}")
@@ -31,7 +32,9 @@ def read(folder: Path, variant: str | None = None) -> Checkpoint:
     places |= {name: folder / name for name in (*tokenizers, *schedulers)}
     if (folder / "scheduler_config.json").is_file() and not (folder / "scheduler").is_dir():  # as the first were saved
         places |= {"unet": folder, "scheduler": folder}
-    for place in places.values():
+    for name, place in places.items():
+        if not place.is_dir():
+            raise InputError(f"{place} is missing, though model_index.json lists it; download the {name} too")
         for file in (place, *place.glob("*")):
             check_inside(folder, file)
     configs = {name: read_json(places[name] / "scheduler_config.json") for name in schedulers}
@@ -109,13 +112,3 @@ def _subfolder(folder: Path, name: str) -> Path:
     if not (folder / name).is_dir():
         raise InputError(f"{folder / name} is missing, though model_index.json lists it")
     return folder / name
-
-
-def _no_index(folder: Path) -> str:
-    if not folder.exists():
-        return f"{folder} does not exist"
-    if (folder / "model.json").is_file():
-        return f"{folder} is converted already"
-    files = sorted(p.name for p in folder.glob("*.safetensors"))
-    hint = f"; give --model one of its files: {first(files, 8)}" if files else ""
-    return f"{folder} has neither model_index.json (diffusers) nor model.json (converted){hint}"

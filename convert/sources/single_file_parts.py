@@ -8,6 +8,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from mlx_sd.core import file_formats
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import Tensor, tensors
 
@@ -20,7 +21,6 @@ from .single_file_kinds import IGNORED, TEXT_IGNORED, Text
 
 Tensors = Mapping[str, Tensor]
 
-_PICKLED = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how pickles begin
 _VAES = ("first_stage_model.", "vae.", "")
 _VAE_MARK = "decoder.conv_in.weight"  # in the original's names and in diffusers'
 _BELOW = ("", "model.", "transformer.")  # levels of names between a text encoder's prefix and its layers
@@ -31,14 +31,14 @@ _OPEN_CLIP, _HUGGING_FACE = "transformer.resblocks.0.ln_1.weight", "encoder.laye
 def open_tensors(file: Path) -> dict[str, Tensor]:
     """Opens a safetensors file; InputError for pickles, GGUF files and whatever else is no safetensors file."""
     try:
+        sentence = file_formats.other_format(file)
         with file.open("rb") as f:
-            head = f.read(9)
+            header = file_formats.is_header(f.read(9))
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}") from None
-    if head.startswith(b"GGUF"):
-        raise InputError(f"{file} is a GGUF file, which is not supported; get the safetensors version")
-    header = head.endswith(b"{")  # the ninth byte of safetensors
-    if is_pickle(file.name) or (head.startswith(_PICKLED) and not header):
+    if sentence:
+        raise InputError(f"{file} {sentence}")
+    if is_pickle(file.name):
         raise pickle_error(file)
     if file.suffix != ".safetensors" and not header:
         raise InputError(

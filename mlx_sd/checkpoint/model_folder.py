@@ -41,12 +41,14 @@ def read_model_json(folder: Path) -> dict[str, Any]:
     about = read_json(folder / "model.json")
     if about.get("format") != FORMAT:
         raise InputError(f"{folder}/model.json is not of the format {FORMAT}; convert the checkpoint again")
-    if about.get("version") == 1:  # it had no hashes of its own files
+    version = about.get("version")
+    if version == 1:  # it had no hashes of its own files
         about |= {"files": {}}
-    if about.get("version") not in range(1, VERSION + 1):
+    if version not in range(1, VERSION + 1):
+        newer = isinstance(version, int) and version > VERSION
         raise InputError(
-            f"{folder}/model.json is of version {about.get('version')}, this mlx-sd reads 1 to {VERSION}; "
-            "convert the checkpoint again"
+            f"{folder}/model.json is of version {version}, this mlx-sd reads 1 to {VERSION}; "
+            f"{'update mlx-sd, or ' if newer else ''}convert the checkpoint again"
         )
     return about
 

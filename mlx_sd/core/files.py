@@ -16,6 +16,7 @@ import mlx.core as mx
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from . import file_formats
 from .errors import Failure, InputError
 
 # dtype in safetensors -> the NumPy type that reads its bytes, and the MLX dtype that those bytes mean
@@ -130,7 +131,8 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror or error}") from None
     except SafetensorError as error:
-        raise InputError(f"{file} is damaged or incomplete ({error}); download it again") from None
+        sentence = file_formats.problem(file) or f"is damaged or incomplete ({error}); download it again"
+        raise InputError(f"{file} {sentence}") from None
 
 
 def check_inside(folder: Path, path: Path) -> Path:
