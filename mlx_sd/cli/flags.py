@@ -104,6 +104,7 @@ def _add_command(p: Parser, work: Any) -> None:
         conversions=dict.fromkeys(("outdir", "out-dir", "output-dir", "output-folder", "save-dir"), folder_words),
     )
     work.add_argument("--overwrite", action="store_true", help="replace what exists, and make again what is there")
+    work.add_argument("--lossless", action="store_true", help="WebP without loss; its quality is 95 otherwise")
     work.add_argument(
         "--no-metadata", dest="metadata", action="store_false", help="write no settings into the pictures"
     )

@@ -115,6 +115,8 @@ class _Run:
                 raise (error if template.where is None else InputError(f"{template.where}: {error}")) from None
             for draft in group:
                 self._plan.decide(draft, request)
+                if self._arguments.lossless and metadata.is_lossy(draft.target):
+                    raise InputError(f"--lossless: {draft.target} cannot be without loss; choose .webp or .png")
         if self._arguments.speed:
             self.report.note(str(preset_of(sd.model, self._arguments.speed)))
 
@@ -160,7 +162,8 @@ class _Run:
         with interrupt.deferred():
             if draft.state is State.BROKEN:
                 self.report.note(f"{draft.target} was damaged or edited; it is {_set_aside(draft.target)} now")
-            metadata.save(image, draft.target, settings if self._arguments.metadata else None)
+            recorded = settings if self._arguments.metadata else None
+            metadata.save(image, draft.target, recorded, lossless=self._arguments.lossless)
             moving = steps.finish(draft.target, image)
             self._claims.popleft()
             claim.release()

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from .. import metadata
@@ -31,6 +32,8 @@ HASHES = {"model_hash": "model", "refiner_hash": "refiner", "init_image_hash": "
 
 def request_of(arguments: argparse.Namespace) -> Request:
     """Returns flags over the settings of --from-image over defaults; InputError where the picture's make no sense."""
+    if arguments.allow_changed and not arguments.from_image:
+        raise InputError("--allow-changed is about what --from-image makes again; give both, or neither")
     flags = _flags(arguments)
     present = _present(arguments)
     obsolete = {name for flag in present for name in _OVERRULES.get(flag, ())}
@@ -83,6 +86,9 @@ def changes(
         before, name = getattr(replayed, field), getattr(replayed, source)
         if before is None or name != getattr(request, source):
             continue
+        if field not in hashes and not Path(name).is_file():
+            flag = f"--{source.replace('_', '-')}"
+            raise InputError(f"{name} is no longer there, and the picture was made with it; {flag} names another")
         if before != (hashes[field] if field in hashes else metadata.digest(name)):
             kind = "the file" if source in ("init_image", "mask") else "the weights"
             lines.append(f"{name} is not {kind} that the picture was made with")

@@ -15,7 +15,7 @@ from .from_a1111 import Translation, translate
 from .pixels import hash_as_stored, is_whole
 from .to_a1111 import VERSION_KEY, to_text
 
-__all__ = ["VERSION_KEY", "digest", "is_whole", "read", "read_any", "save"]
+__all__ = ["VERSION_KEY", "digest", "is_lossy", "is_whole", "read", "read_any", "save"]
 
 
 def save(image: Image.Image, path: Path, settings: Mapping[str, Any] | None, *, lossless: bool = False) -> None:
@@ -38,6 +38,11 @@ def save(image: Image.Image, path: Path, settings: Mapping[str, Any] | None, *, 
     except (OSError, ValueError) as error:  # ValueError: a side too long for the format
         reason = getattr(error, "strerror", None) or error
         raise Failure(f"{path} cannot be written: {reason}; nothing is left of it") from None
+
+
+def is_lossy(path: Path) -> bool:
+    """Returns whether the format that a path's suffix means always loses something."""
+    return picture_file.format_of(path) == "JPEG"
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import load_file, save_file
 
 from convert.files.diffusers_names import diffusers_name
@@ -152,6 +153,103 @@ def test_what_the_user_replaces_has_not_changed(run, picture):
     assert run("--from-image", "a.png", *replaced, "--output", "e.png")[::2] == (0, "")
     settings = metadata.read(Path("e.png"))
     assert settings["steps"] == 4 and settings["schedule"] == "timesteps=900,600,300,100"
+
+
+def test_an_image_that_is_gone_is_named_with_the_way_out(run):
+    _noise("in.png", 0)
+    assert run("a tent", *SMALL, "--steps", 2, "--init-image", "in.png", "--output", "a.png")[0] == 0
+    Path("in.png").unlink()
+    for flags in ((), ("--allow-changed",)):
+        code, out, err = run("--from-image", "a.png", *flags, "--output", "b.png")
+        assert (code, out) == (2, "") and err.count("\n") == 1
+        assert "in.png is no longer there, and the picture was made with it; --init-image names another" in err
+    _noise("other.png", 0)
+    assert run("--from-image", "a.png", "--init-image", "other.png", "--output", "b.png")[::2] == (0, "")
+    code, _, err = run("a tent", "--allow-changed")
+    assert code == 2 and "--allow-changed is about what --from-image makes again" in err
+
+
+def _foreign(file, text, size=(8, 8)):
+    info = PngInfo()
+    info.add_text("parameters", text)
+    Image.new("RGB", size).save(file, pnginfo=info)
+
+
+A1111 = """a (red:1.1) tent <lora:style:0.7>
+Negative prompt: rain
+Steps: 3, Sampler: DPM++ 2M Karras, CFG scale: 4, Seed: 11, Size: 40x64, Model: dreamy, Denoising strength: 0.7, \
+Clip skip: 2, RNG: CPU, ENSD: 31337, Version: v1.6.0"""
+
+
+def test_a_picture_of_a1111_is_made_as_far_as_that_goes(run, tmp_path):
+    """One line names what is left out; what the command line replaces is not in it."""
+    _foreign("theirs.png", A1111)
+    code, _, err = run("--from-image", "theirs.png", "--output", "a.png")
+    assert code == 0 and err.count("\n") == 1 and err.startswith("mlx_sd.generate: theirs.png is of another program")
+    for words in ("weights", "the image it began with", "the model dreamy", "ENSD 31337", "the LoRA style at 0.7"):
+        assert words in err
+    settings = metadata.read(Path("a.png"))
+    expected = {"prompt": "a (red:1.1) tent", "negative": "rain", "steps": 3, "sampler": "dpmpp_2m", "guidance": 4.0}
+    expected |= {"schedule": "karras", "seed": 11, "width": 40, "height": 64, "clip_skip": 1, "rng": "torch"}
+    assert expected.items() <= settings.items() and settings["strength"] is None and settings["loras"] == []
+    again = run("--from-image", "a.png", "--output", "b.png")  # ours by now
+    assert again[::2] == (0, "") and Path("a.png").read_bytes() == Path("b.png").read_bytes()
+    _noise("in.png", 0)
+    _attention(tmp_path / "style.safetensors")
+    flags = (
+        "--init-image",
+        "in.png",
+        "--lora",
+        "style.safetensors:0.7",
+        "--model",
+        "tiny",
+        "--seed",
+        5,
+        "--clip-skip",
+        0,
+    )
+    code, _, err = run("--from-image", "theirs.png", *flags, "--prompt", "a tent", "--output", "c.png")
+    assert (code, err) == (
+        0,
+        "mlx_sd.generate: theirs.png is of another program; left out or different here: ENSD 31337\n",
+    )
+    settings = metadata.read(Path("c.png"))
+    assert {"strength": 0.7, "width": 40, "height": 64, "seed": 5, "clip_skip": 0}.items() <= settings.items()
+
+
+SILENT = {  # a text under "parameters" -> the words for it
+    "": "does not say how it was made",
+    "just a prompt": "does not say how it was made",
+    "a tent\nSteps: many, Sampler: Euler, Seed: 1": "it says steps = 'many', which makes no sense",
+    "a tent\nSteps: 3, Sampler: Euler, Seed: 1, CFG scale: nan, Size: 64x64": "it says guidance = nan",
+    "a tent\nSteps: 5000, Sampler: Euler, Seed: 1, Model: x": "steps must be from 1 to 1000, not 5000",
+}
+
+
+@pytest.mark.parametrize("text", SILENT)
+def test_a_picture_that_says_nothing_or_nonsense_is_one_line(run, tmp_path, text):
+    _foreign("theirs.png", text)
+    code, out, err = run("--from-image", "theirs.png")
+    assert (code, out) == (2, "") and SILENT[text] in err and err.count("\n") == 1, err
+    assert [path.name for path in tmp_path.iterdir()] == ["theirs.png"]
+
+
+def test_a_graph_of_comfyui_is_named(run):
+    info = PngInfo()
+    info.add_text("prompt", "{}")
+    info.add_text("workflow", "{}")
+    Image.new("RGB", (8, 8)).save("comfy.png", pnginfo=info)
+    code, _, err = run("--from-image", "comfy.png")
+    assert code == 2 and "comfy.png holds a graph of ComfyUI, which is not read" in err
+
+
+def test_lossless_is_of_webp(run):
+    flags = ("a tent", *SMALL, "--steps", 1)
+    assert run(*flags, "--output", "a.png")[0] == run(*flags, "--lossless", "--output", "a.webp")[0] == 0
+    with Image.open("a.png") as one, Image.open("a.webp") as other:
+        assert one.tobytes() == other.tobytes()
+    code, out, err = run(*flags, "--lossless", "--output", "a.jpg")
+    assert (code, out) == (2, "") and "--lossless: a.jpg cannot be without loss; choose .webp or .png" in err
 
 
 @pytest.mark.parametrize("suffix", slow_but([".jpg"], [".jpg", ".webp"]))

@@ -34,6 +34,14 @@ def test_the_hash_of_an_adapter_is_that_of_its_numbers(shapes, tmp_path):
     assert adapter_file.read(plain).autov3 != adapter_file.read(noted).autov3
 
 
+def test_only_a_single_file_has_a_hash_of_a_checkpoint():
+    for files, expected in (({"a.safetensors": "ab"}, "ab"), ({"unet/a.safetensors": "ab"}, None), ({}, None)):
+        assert checkpoint_hash({"source": {"sha256": files}}) == expected
+    assert checkpoint_hash({"source": {"sha256": {"a.safetensors": "ab", "vae.safetensors": "cd"}}}) is None
+    assert checkpoint_hash({"source": {}}) is None
+
+
+@pytest.mark.slow
 def test_a_pictures_text_has_the_hashes_of_its_files(run, shapes, tokenizer, tmp_path):
     configs, weights = singles.parts("sd1", shapes)
     file = tmp_path / "dreamy.v2.safetensors"
