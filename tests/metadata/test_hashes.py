@@ -4,11 +4,13 @@ import hashlib
 import json
 from pathlib import Path
 
+import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from convert import __main__ as convert
 from convert.adapters import adapter_file
+from mlx_sd.checkpoint.model_folder import checkpoint_hash
 from tests.support import adapters, singles
 
 
