@@ -1,9 +1,14 @@
 """Stable Diffusion in MLX that keeps the UNet's deep features between steps (DeepCache)."""
 
+from .core import interrupt
+
+interrupt.quiet_start()  # nothing in other programs: only where this process is one of our commands
+
+# ruff: noqa: E402 - Ctrl-C may come during the imports too
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .core import blas, interrupt
+from .core import blas
 from .core.version import VERSION as __version__
 
 if TYPE_CHECKING:
@@ -16,8 +21,7 @@ if TYPE_CHECKING:
     from .reuse.freeu import FreeU
     from .reuse.tgate import TGate
 
-interrupt.quiet_start()
-# The one thing that happens at import in other programs: a fast BLAS counts only if it is there before mlx.core.
+# The one thing that happens at import: a fast BLAS counts only if it is there before mlx.core.
 blas.preload()
 
 # Public names -> the modules that define them, imported at first use: --help and --version need none of them.

@@ -75,7 +75,7 @@ def _without_names(request: Request) -> Request:
         "refiner": request.refiner_hash,
     }
     unnamed = {name: MODEL if name == "model" else None for name, digest in names.items() if digest is not None}
-    loras = tuple(lora if lora.sha256 is None else lora._replace(path="") for lora in request.loras)
+    loras = tuple(lora if lora.sha256 is None else lora._replace(path=MODEL) for lora in request.loras)
     return request.with_values(**unnamed, loras=loras, lora_hashes=None, checkpoint_hash=None)
 
 

@@ -11,6 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import NoReturn
 
+from mlx_sd.core import interrupt
+
 from .data import load_images
 from .stages import BY_NAME, STAGES, Plan, RecipeError, run, say
 
@@ -138,7 +140,8 @@ def main(argv: list[str] | None = None) -> int:
         plan = plan_from(arguments)
         # Set before the import: it warns of image processors that are not used here.
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-        run(plan, [arguments.only] if arguments.only else BY_NAME)
+        with interrupt.raising():
+            run(plan, [arguments.only] if arguments.only else BY_NAME)
     except RecipeError as error:
         say(f"python -m bench tiny: {error}")
         return 2

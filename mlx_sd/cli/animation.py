@@ -9,7 +9,7 @@ import mlx.core as mx
 from PIL import Image
 
 from ..core.errors import Failure, InputError
-from ..core.files import atomic_file, check_writable
+from ..core.files import atomic_file, check_writable, is_file, is_folder
 from ..pipeline import StableDiffusion
 from ..preview import Preview, enlarged
 
@@ -25,6 +25,11 @@ class Plan(NamedTuple):
     animate: str | None  # the value of --animate; "" is beside each picture
     several: bool  # whether the run makes several pictures
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there are neither step images nor animations."""
+        return self.folder is None and self.animate is None
+
     def animation(self, target: Path) -> Path | None:
         """Returns the animation's path of the picture at `target`; None without --animate."""
         if self.animate is None:
@@ -39,14 +44,14 @@ def plan(preview: str | None, animate: str | None, several: bool) -> Plan:
     """Checks the values of --preview and --animate; "" for `animate` is beside each picture."""
     folder = None if preview is None else Path(preview)
     if folder is not None:
-        if folder.exists() and not folder.is_dir():
+        if is_file(folder):
             raise InputError(f"--preview {folder}: is a file; give a folder")
         check_writable(folder, "--preview")  # made when there is something to put into it
     if animate:
         path = Path(animate)
         if path.suffix.lower() not in _FORMATS:
             raise InputError(f"--animate {animate}: give a name that ends in {' or '.join(_FORMATS)}")
-        if path.is_dir():
+        if is_folder(path):
             raise InputError(f"--animate {animate}: is a folder")
         check_writable(path.parent, "--animate", must_exist=True)
     return Plan(folder, animate, several)
@@ -57,7 +62,7 @@ class StepImages:
 
     def __init__(self, sd: StableDiffusion, plan: Plan):
         self._plan, self._factor = plan, sd.vae.config.downsampling
-        self._preview = None if plan.folder is None and plan.animate is None else Preview(sd)
+        self._preview = None if plan.is_empty else Preview(sd)
         self._frames: list[list[Image.Image]] = []  # of each picture of the batch, small
 
     def add(self, targets: Sequence[Path], evaluation: int, denoised: mx.array) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..core.errors import InputError
+from ..core.files import is_file, is_folder
 from ..request import Request
 from .prompt_list import STDIN
 
@@ -42,7 +43,7 @@ class Inputs:
         """Returns the files of a folder that have names of step images, by their stems; it is read once."""
         if folder not in self._listed:
             paths = self._listed[folder] = {}
-            for path in folder.iterdir() if folder.is_dir() else ():
+            for path in folder.iterdir() if is_folder(folder) else ():
                 if match := _STEP.fullmatch(path.name):
                     paths.setdefault(match[1], []).append(path)
         return self._listed[folder]
@@ -55,7 +56,7 @@ class Inputs:
         if self._files is None:
             self._files = {}
             for text, flag in self._sources.items():
-                for file in _files(Path(text).expanduser()):
+                for file in _files(Path(os.path.expanduser(text))):  # noqa: PTH111 - ~nobody is no error
                     self._files.setdefault(_identity(file), f"{flag} {file}")
         return self._files.get(identity)
 
@@ -78,8 +79,8 @@ def _identity(path: Path) -> tuple[int, int]:
 
 def _files(path: Path) -> Iterator[Path]:
     """Yields a file, or the files of a folder; nothing where there is neither, as of hub ids."""
-    if path.is_file():
+    if is_file(path):
         yield path
-    elif path.is_dir():
+    elif is_folder(path):
         for folder, _, names in os.walk(path):
-            yield from (file for name in names if (file := Path(folder, name)).is_file())
+            yield from (file for name in names if is_file(file := Path(folder, name)))

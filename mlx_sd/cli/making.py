@@ -141,7 +141,7 @@ class _Run:
                 self.report.elsewhere()
                 return False
             if not self._plan.is_numbered(draft):
-                raise Failure(f"another process writes {draft.target}; choose another name")
+                raise Failure(f"another process is writing {draft.target}; choose another name")
             self._plan.number(draft)
 
     def _make_folder(self, folder: Path) -> None:

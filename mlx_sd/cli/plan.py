@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .. import jobs, seeds
 from ..core.errors import InputError
+from ..core.files import is_folder
 from ..jobs import Job, State
 from ..request import SETTINGS, Request
 from ..wildcards import expand
@@ -72,7 +73,6 @@ class Plan:
             draft.target = path
             self._check(draft, path)
             draft.state = self._state_of_name(draft)
-        self._check(draft, draft.target)
 
     def number(self, draft: Draft, path: Path | None = None) -> None:
         """Decides the target of a draft, whose name is chosen here, so that nothing is replaced."""
@@ -90,6 +90,8 @@ class Plan:
             return draft.state in (State.DONE, State.BROKEN) or draft.replaces
 
         draft.target = self._names.number(path, usable)
+        if not self.animation.is_empty:  # the picture itself replaces nothing
+            self._check(draft, draft.target)
 
     def is_free(self, draft: Draft) -> bool:
         """Returns whether nothing was written to the target of a draft since that was decided."""
@@ -112,7 +114,7 @@ class Plan:
         target = draft.target
         if not exists(target):
             return State.MISSING
-        if target.is_dir():
+        if is_folder(target):
             raise InputError(f"{_option(draft)} {target} is a folder; choose another name")
         draft.replaces = True
         if self._arguments.overwrite:

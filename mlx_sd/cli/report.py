@@ -46,8 +46,9 @@ class Report:
             else []
         )
         if present:
-            all_of_them = "all are" if len(present) == len(drafts) else f"{len(present)} of {len(drafts)} are"
-            self.note(f"{all_of_them} there already; --overwrite would make them again")
+            number = "all" if len(present) == len(drafts) else f"{len(present)} of"
+            pictures = f"{number} {_pictures(len(drafts))} there already"
+            self.note(f"{pictures}; --overwrite makes {'it' if len(drafts) == 1 else 'them'} again")
 
     def begins(self) -> None:
         """Prints the seed that was drawn, once: now nothing is wrong with the request any more."""
@@ -84,7 +85,7 @@ class Report:
         total = len(self._plan.drafts)
         if total == 1:
             return ""
-        return f"; {self._made} of {total} pictures were made before{self._command()}"
+        return f"; {self._made} of {total} pictures were made before and stay{self._command()}"
 
     def way_on(self) -> str:
         """Returns the end of the message about an interruption."""
@@ -96,7 +97,8 @@ class Report:
     def close(self) -> None:
         """Says what another process makes, and prints the JSON."""
         if self._elsewhere:
-            self.note(f"{self._elsewhere} are made by another process")
+            pictures = _pictures(len(self._plan.drafts), self._elsewhere)
+            self.note(f"{self._elsewhere} of {pictures} being made by another process")
         if self._arguments.json and (self._begun or self._pictures):
             print(json.dumps(self._pictures, indent=2, ensure_ascii=False))
 
@@ -111,6 +113,12 @@ class Report:
             additions.append(f"--seed {self._plan.drawn_seed}")
         words = f" with {' '.join(additions)}" if additions else ""
         return f"; the same command{words} makes only what is missing"
+
+
+def _pictures(total: int, number: int | None = None) -> str:
+    """Returns "3 pictures are" or "1 picture is"; number: of those that are spoken of, where that is another one."""
+    verb = "is" if (total if number is None else number) == 1 else "are"
+    return f"{total} {'picture' if total == 1 else 'pictures'} {verb}"
 
 
 _PHASES = ("encode", "denoise", "decode", "save")

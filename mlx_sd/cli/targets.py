@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..core.errors import InputError
-from ..core.files import check_writable
+from ..core.files import check_writable, is_folder
 from ..core.suggestions import did_you_mean
 from ..metadata import picture_file
 from ..request import Request
@@ -41,9 +41,10 @@ class Targets:
     def __init__(self, output: str | None, prompts: int, pictures: int):
         self._text, self._prompts, self._pictures = output, prompts, pictures
         path = Path(output or ".")
-        folder = output is None or path.is_dir() or output.endswith(("/", "\\"))
+        present = is_folder(path)
+        folder = output is None or present or output.endswith(("/", "\\"))
         self.is_numbered = folder  # names chosen here avoid what exists
-        pattern = "{" in (output or "") and not path.is_dir()
+        pattern = "{" in (output or "") and not present
         self._pattern: str | None = None
         if pattern:
             self._pattern = f"{output}{_DEFAULT}" if folder else output
@@ -67,8 +68,12 @@ class Targets:
 
     def path(self, picture: Picture) -> Path:
         """Returns the name of a picture, whatever exists there."""
-        if self._pattern:
-            return self._formatted(self._pattern, picture)
+        path = self._formatted(self._pattern, picture) if self._pattern else self._plain(picture)
+        if len(os.fsencode(path.name)) > _LONGEST_NAME:
+            raise InputError(f"--output {self._text}: the name {path.name[:40]}... is too long; give a shorter one")
+        return path
+
+    def _plain(self, picture: Picture) -> Path:
         if self._pictures == 1:
             return self._path
         place = f"-{picture.line}" if self._prompts > 1 else ""
@@ -103,10 +108,7 @@ class Targets:
             )
 
     def _formatted(self, pattern: str, picture: Picture) -> Path:
-        path = Path(pattern.format_map({field: _VALUES[field](picture) for field in self.fields}))
-        if len(os.fsencode(path.name)) > _LONGEST_NAME:
-            raise InputError(f"--output {self._text}: the name {path.name[:40]}... is too long; leave a field out")
-        return path
+        return Path(pattern.format_map({field: _VALUES[field](picture) for field in self.fields}))
 
 
 class Names:

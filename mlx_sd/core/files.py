@@ -147,12 +147,24 @@ def check_inside(folder: Path, path: Path) -> Path:
     return path
 
 
+def is_folder(path: Path) -> bool:
+    """Returns whether a path is a folder; False where the system refuses to look, as at names that are too long."""
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises an error there
+
+
+def is_file(path: Path) -> bool:
+    """Returns whether a path is a file; False where the system refuses to look, as at names that are too long."""
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises an error there
+
+
 def check_writable(folder: Path, flag: str, must_exist: bool = False) -> None:
     """Raises InputError, which names `flag`, where no file can be created in a folder.
 
     must_exist: the folder is not created later; otherwise its nearest existing parent must be writable.
     """
-    nearest = folder if must_exist else next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    nearest = (
+        folder if must_exist else next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    )
     try:
         with tempfile.TemporaryFile(dir=nearest):
             pass
