@@ -76,6 +76,10 @@ def parser() -> argparse.ArgumentParser:
         metavar="PATH[:SCALE[:W,W,...]]",
         help="merge a LoRA, LoHa, LoKr, DoRA ...: a safetensors file, a folder or a hub id; may be repeated",
     )
+    p.add_argument("--lora-folder", metavar="DIR", help="where LoRAs given by name lie (default: MLX_SD_LORAS)")
+    p.add_argument(
+        "--lora-strict", action="store_true", help="a LoRA that fits the model only in part is an error, not a warning"
+    )
     p.add_argument(
         "--quantize",
         metavar="BITS[:GROUP]",
@@ -128,10 +132,12 @@ def _convert(arguments: argparse.Namespace) -> None:
 def _write(arguments: argparse.Namespace, options: SourceOptions, out: Path) -> None:
     if arguments.quantize:
         quantization.parse(arguments.quantize)
-    adapters = open_adapters(Lora.parse(text) for text in arguments.lora)
+    adapters = open_adapters((Lora.parse(text) for text in arguments.lora), arguments.lora_folder)
     checkpoint = open_checkpoint(arguments.model, options)
     source = {"model": arguments.model}
-    reports = write_model_folder(checkpoint, out, source, _dtype(arguments), adapters, arguments.quantize)
+    reports = write_model_folder(
+        checkpoint, out, source, _dtype(arguments), adapters, arguments.quantize, arguments.lora_strict
+    )
     summary = f"{arguments.model}: {checkpoint.summary}" if checkpoint.summary else ""
     for line in (summary, checkpoint.warning, *reports):
         if line:  # at the end, so that an error is the only line

@@ -11,7 +11,7 @@ from mlx_sd.checkpoint.lora import Lora
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import Tensor, metadata, tensors
 
-from .adapters import adapter_file, merge
+from .adapters import adapter_file, lora_folder, merge
 from .adapters.adapter_file import Adapter, Module
 from .adapters.family import family, width_names
 from .adapters.formulas import DORA
@@ -53,7 +53,7 @@ def describe(path: str, model: str | None = None, networks: Mapping[str, Network
         if networks is not None:
             yield from (f"  of no layer: {name}" for name in merge.unmatched(adapter, merge.layers_of(networks)))
             try:
-                merge.plan_merge(merge.open_adapters([Lora(str(file))]), networks)
+                merge.plan_merge(merge.open_adapters([Lora(str(file))]), networks, strict=True)
             except InputError as error:
                 yield f"  does not fit {model}: {error}"
             else:
@@ -65,7 +65,8 @@ def describe(path: str, model: str | None = None, networks: Mapping[str, Network
 def _place(path: str) -> Path:
     """Returns the file or folder that is meant; InputError for folders that hold no single safetensors file."""
     local = Path(path).expanduser()
-    if not local.exists() and not merge.on_hub(path):
+    home = lora_folder.lora_folder()
+    if not local.exists() and not merge.on_hub(path) and not (home and lora_folder.find(path, home)):
         raise InputError(f"{path} does not exist; --inspect describes a safetensors file")
     place = merge.locate(path)
     if not place.is_dir():

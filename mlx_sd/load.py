@@ -45,19 +45,24 @@ def load(
     dtype: str | mx.Dtype | None = None,
     loras: Sequence[LoraSource] = (),
     quantize: str | None = None,
+    *,
+    lora_folder: str | os.PathLike[str] | None = None,
+    lora_strict: bool = False,
 ) -> Model:
     """Loads "tiny", a model folder, a diffusers folder, a single file or a hub id; a cache keeps what is converted.
 
     dtype: of the networks; None is float16 on a GPU, float32 on the CPU. loras: paths, or pairs of path and scale,
     merged in memory in float32. quantize: the text of `--quantize`, done in memory after that; a folder that was
-    converted with it takes neither. Raises InputError where these do not fit together.
+    converted with it takes neither. lora_folder: of LoRAs that are given by name; None is that of MLX_SD_LORAS.
+    lora_strict: a LoRA that fits only in part is an error, and not a warning. Raises InputError where these do not fit
+    together.
     """
     name, dtype = os.fspath(model), _dtype(dtype)
     if mx.default_device() == mx.cpu and (problem := blas.problem()):
         warnings.warn(problem, stacklevel=3)
     if quantize:
         quantization.parse(quantize)
-    adapters = resolve.adapters(loras)
+    adapters = resolve.adapters(loras, lora_folder)
     folder = resolve.model_folder(name, variant="fp16" if dtype == mx.float16 else None)
     about = read_model_json(folder)
     networks = _build(folder, about)
@@ -66,7 +71,7 @@ def load(
         reason = "an adapter vanishes in it when it is merged" if adapters else "that is not done twice"
         raise InputError(f"{name} is quantized, and {reason}; convert its source again with both")
     schemes = quantization.parse_for(networks, quantize)
-    merge = resolve.merge_plan(adapters, networks)
+    merge = resolve.merge_plan(adapters, networks, lora_strict)
     for part, network in networks.items():
         if part in stored_schemes:
             quantization.replace_layers(network, stored_schemes[part])

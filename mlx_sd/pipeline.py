@@ -38,14 +38,19 @@ class StableDiffusion:
         dtype: str | mx.Dtype | None = None,
         loras: Sequence[LoraSource] = (),
         quantize: str | None = None,
+        *,
+        lora_folder: str | os.PathLike[str] | None = None,
+        lora_strict: bool = False,
     ) -> "StableDiffusion":
         """Loads "tiny" (the embedded checkpoint), a model folder, a diffusers folder, a single file or a hub id.
 
         dtype: "float32", "float16" or "bfloat16"; None is float16 on a GPU and float32 on the CPU.
         loras: paths or hub ids of adapters, or pairs of one and its scale: ("style.safetensors", 0.8).
         quantize: linear layers in fewer bits: "4", "8:32" (in groups of 32) or "unet=4,text_encoder=8".
+        lora_folder: where LoRAs lie that are given by name; None is the environment's MLX_SD_LORAS.
+        lora_strict: a LoRA that fits the model only in part is an error, and not a warning.
         """
-        return cls(load(model, dtype, loras, quantize))
+        return cls(load(model, dtype, loras, quantize, lora_folder=lora_folder, lora_strict=lora_strict))
 
     @property
     def unet(self) -> UNet:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,22 +43,28 @@ def model_folder(model: str, variant: str | None = None) -> Path:
     return out
 
 
-def adapters(loras: Sequence[LoraSource]) -> list[Any]:
-    """Opens adapters, to be merged by `merge_plan`; InputError where one cannot be read."""
+def adapters(loras: Sequence[LoraSource], folder: str | os.PathLike[str] | None = None) -> list[Any]:
+    """Opens adapters, to be merged by `merge_plan`; InputError where one cannot be read.
+
+    folder: of those that are given by name; None is that of MLX_SD_LORAS.
+    """
     if not loras:
         return []
     from convert.adapters.merge import open_adapters
 
-    return open_adapters(Lora.of(source) for source in loras)
+    return open_adapters((Lora.of(source) for source in loras), folder)
 
 
-def merge_plan(adapters: list[Any], networks: Mapping[str, nn.Module]) -> Any:
-    """Returns a function (network, parameter, array) -> merged array, with `records`; None without adapters."""
+def merge_plan(adapters: list[Any], networks: Mapping[str, nn.Module], strict: bool = False) -> Any:
+    """Returns a function (network, parameter, array) -> merged array, with `records`; None without adapters.
+
+    strict: whether a module that is of no layer is an InputError, and not a warning.
+    """
     if not adapters:
         return None
     from convert.adapters.merge import plan_merge
 
-    return plan_merge(adapters, networks)
+    return plan_merge(adapters, networks, strict)
 
 
 def _fingerprint(folder: Path) -> str:

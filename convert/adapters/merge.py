@@ -1,5 +1,7 @@
 """Merges adapters into a model's weights: W + the sum of scale times difference, in float32, one weight at a time."""
 
+import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +15,7 @@ from mlx_sd.core.errors import InputError
 
 from ..files import hub
 from ..files.refusals import first
-from . import adapter_file, block_weights
+from . import adapter_file, block_weights, lora_folder
 from .adapter_file import Adapter, Module
 from .family import family, prompt_widths, width_names
 from .formulas import BIASES, DORA, decomposed
@@ -67,23 +69,32 @@ class Merge:
         return merged
 
 
-def open_adapters(loras: Iterable[Lora]) -> list[OpenAdapter]:
-    """Finds and opens adapters; raises the InputErrors of `locate` and `adapter_file.read`."""
-    return [(lora, adapter_file.read(locate(lora.path))) for lora in loras]
+def open_adapters(loras: Iterable[Lora], folder: str | os.PathLike[str] | None = None) -> list[OpenAdapter]:
+    """Finds and opens adapters; raises the InputErrors of `locate` and `adapter_file.read`.
+
+    folder: in which those are looked for that are given by name; None is that of MLX_SD_LORAS. Their paths become those
+    of the files.
+    """
+    opened, home = [], lora_folder.lora_folder(folder)
+    for lora in loras:
+        path = locate(lora.path, folder)
+        named = home is not None and not Path(lora.path).expanduser().exists() and path.is_relative_to(home)
+        opened.append((lora._replace(path=str(path.absolute())) if named else lora, adapter_file.read(path)))
+    return opened
 
 
-def plan_merge(adapters: Sequence[OpenAdapter], networks: Mapping[str, nn.Module]) -> Merge:
+def plan_merge(adapters: Sequence[OpenAdapter], networks: Mapping[str, nn.Module], strict: bool = False) -> Merge:
     """Returns what each module of the adapters changes in `networks`, by the names of the parts.
 
-    Raises InputError for an adapter of another family, and for modules that fit no layer by name or by shape; all are
-    listed.
+    Warns of modules that are of no layer. Raises InputError where none is of any layer or, with `strict`, one is not;
+    for an adapter of another family; and for modules that do not fit their layer's shape.
     """
     changes: dict[tuple[str, str], list[tuple[str, _Change]]] = {}
     if adapters:
         layers = layers_of(networks)
         parameters = {part: shapes(network) for part, network in networks.items()}
         for lora, adapter in adapters:
-            for key, change in _changes(lora, adapter, layers, parameters):
+            for key, change in _changes(lora, adapter, layers, parameters, strict):
                 if change.scale:  # 0 is the identity, to the bit
                     changes.setdefault(key, []).append((adapter.sha256, change))
     return Merge(
@@ -103,14 +114,21 @@ def layers_of(networks: Mapping[str, nn.Module]) -> Layers:
     return {part: spellings(part, network) for part, network in networks.items() if part in PARTS}
 
 
-def locate(path: str) -> Path:
-    """Returns the file or folder that `path` means: a local path, or an adapter on the hub (owner/name[/file])."""
+def locate(path: str, folder: str | os.PathLike[str] | None = None) -> Path:
+    """Returns the file or folder that `path` means.
+
+    That is a local path, a name in the folder of LoRAs (see `lora_folder`), or an adapter on the hub
+    (owner/name[/file]).
+    """
     local = Path(path).expanduser()
     if local.exists():
         return local
+    home = lora_folder.lora_folder(folder)
+    if home is not None and (file := lora_folder.find(path, home)):
+        return file
     if on_hub(path):
         return _download("/".join(path.split("/")[:2]), "/".join(path.split("/")[2:]))
-    raise InputError(f"LoRA {path} does not exist")
+    raise lora_folder.absent(path, home)
 
 
 def on_hub(path: str) -> bool:
@@ -135,18 +153,14 @@ def _download(repository: str, file: str) -> Path:
 
 
 def _changes(
-    lora: Lora, adapter: Adapter, layers: Layers, parameters: Mapping[str, Mapping[str, Shape]]
+    lora: Lora, adapter: Adapter, layers: Layers, parameters: Mapping[str, Mapping[str, Shape]], strict: bool
 ) -> Iterator[tuple[tuple[str, str], _Change]]:
     model_widths = {shape[1] for name, shape in parameters["unet"].items() if name.endswith("attn2.k.weight")}
     adapter_widths = prompt_widths(adapter)
     if adapter_widths and model_widths and not adapter_widths & model_widths:
         raise InputError(f"LoRA {lora.path} is for {family(adapter)}, this model is {width_names(model_widths)}")
     if strangers := unmatched(adapter, layers):
-        origin = f" (it is for {family(adapter)})" if family(adapter) else ""
-        raise InputError(
-            f"LoRA {lora.path}{origin}: {len(strangers)} of its {len(adapter.modules)} modules are of no layer of this "
-            f"model: {first(strangers, 20)}"
-        )
+        _report(lora, adapter, strangers, strict)
     factor = block_weights.factors(lora, parameters["unet"])
     modules: dict[Target, str] = {}
     problems: list[str] = []
@@ -165,6 +179,26 @@ def _changes(
                 yield (target.part, bias), change
     if problems:
         raise InputError(f"LoRA {lora.path} does not fit this model: {'; '.join(problems)}")
+
+
+def _report(lora: Lora, adapter: Adapter, strangers: Sequence[str], strict: bool) -> None:
+    """Warns of modules of no layer; InputError where that is all of them, or `strict`."""
+    origin = f" (it is for {family(adapter)})" if family(adapter) else ""
+    total, names = len(adapter.modules), first(strangers, 20 if strict else 3)
+    if len(strangers) == total:
+        raise InputError(
+            f"LoRA {lora.path}{origin}: none of its {total} modules is of a layer of this model: {names}; convert "
+            "--inspect FILE says what it is"
+        )
+    if strict:
+        raise InputError(
+            f"LoRA {lora.path}{origin}: {len(strangers)} of its {total} modules are of no layer of this model: {names}"
+        )
+    warnings.warn(
+        f"LoRA {lora.path}{origin}: {total - len(strangers)} of its {total} modules fit this model, others are left "
+        f"out: {names} (--lora-strict makes that an error)",
+        stacklevel=2,
+    )
 
 
 def _targets(module: Module, layers: Layers) -> list[Target]:

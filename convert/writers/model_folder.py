@@ -36,11 +36,13 @@ def write_model_folder(
     dtype: mx.Dtype | None = None,
     adapters: Sequence[OpenAdapter] = (),
     quantize: str | None = None,
+    lora_strict: bool = False,
 ) -> list[str]:
     """Writes the model folder `out`, which must not exist, from a checkpoint; returns one line per quantized network.
 
     source: recorded in model.json as it is. dtype: of the weights; None keeps each tensor's own. adapters: merged in
-    float32 before the cast. quantize: "4" or "unet=4,text_encoder=8:32", done after merging. Everything is checked
+    float32 before the cast. quantize: "4" or "unet=4,text_encoder=8:32", done after merging. lora_strict: as of
+    `plan_merge`. Everything is checked
     before the first byte is written, and `out` appears only when it is complete.
     """
     built = {
@@ -50,7 +52,7 @@ def write_model_folder(
     configs: dict[str, Any] = {part: network.config for part, network in built.items()}
     where = f"{checkpoint.path}/model_index.json"
     Classes.of(configs["unet"], configs.get("class_embedder"), checkpoint.index, where)  # raises what is wrong with it
-    merge = plan_merge(adapters, built)
+    merge = plan_merge(adapters, built, lora_strict)
     quantizations = quantization.parse_for(built, quantize)
     networks = {}
     for part, component in checkpoint.components.items():

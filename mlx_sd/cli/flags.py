@@ -108,6 +108,12 @@ def _add_command(p: Parser, work: Any) -> None:
     work.add_argument(
         "--no-metadata", dest="metadata", action="store_false", help="write no settings into the pictures"
     )
+    work.add_argument(
+        "--lora-folder", type=_path, metavar="DIR", help="where LoRAs given by name lie (default: MLX_SD_LORAS)"
+    )
+    work.add_argument(
+        "--lora-strict", action="store_true", help="a LoRA that fits the model only in part is an error, not a warning"
+    )
     preview = work.add_argument(
         "--preview", type=_text, metavar="FOLDER", help="write an image of each step while the picture is made"
     )

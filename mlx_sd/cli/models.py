@@ -12,13 +12,19 @@ FIELDS = ("model", "dtype", "loras", "quantize", "coreml", "refiner")  # a chang
 
 def load(arguments: argparse.Namespace, request: Request) -> tuple[StableDiffusion, StableDiffusion | None]:
     """Returns the model of a request and its refiner, None where it has none."""
-    sd = _packaged(arguments, request) if request.coreml else _loaded(request)
+    sd = _packaged(arguments, request) if request.coreml else _loaded(arguments, request)
     return sd, StableDiffusion.load(request.refiner, request.dtype) if request.refiner else None
 
 
-def _loaded(request: Request) -> StableDiffusion:
-    loras = [(lora.path, lora.scale, lora.blocks) for lora in request.loras]
-    return StableDiffusion.load(request.model, request.dtype, loras, request.quantize)
+def _loaded(arguments: argparse.Namespace, request: Request) -> StableDiffusion:
+    return StableDiffusion.load(
+        request.model,
+        request.dtype,
+        [(lora.path, lora.scale, lora.blocks) for lora in request.loras],
+        request.quantize,
+        lora_folder=arguments.lora_folder,
+        lora_strict=arguments.lora_strict,
+    )
 
 
 def _packaged(arguments: argparse.Namespace, request: Request) -> StableDiffusion:

@@ -95,7 +95,8 @@ WRONG = {
 def test_an_adapter_that_is_wrong_is_one_line_and_no_folder(name, folders, tmp_path, capsys):
     changes, message = WRONG[name]
     file = adapters.save(tmp_path / "bad.safetensors", changed(changes))
-    code = command.main(["--model", str(folders["sd1"]), "--out", str(tmp_path / "out"), "--lora", f"{file}:0"])
+    model = ["--model", str(folders["sd1"]), "--out", str(tmp_path / "out")]
+    code = command.main([*model, "--lora", f"{file}:0", "--lora-strict"])
     err = capsys.readouterr().err
     assert code == 2 and message in err and err.count("\n") == 1, err
     assert not (tmp_path / "out").exists()
