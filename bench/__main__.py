@@ -21,6 +21,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "latency": Command("speed", "seconds of steps and loops with DeepCache and T-GATE, beside diffusers"),
+    "startup": Command("speed", "seconds beside the sampling loop of one picture, of two versions"),
     "predict": Command("speed", "predicted seconds of a step and a loop on an Apple chip"),
     "truth": Command("quality", "share of captions that come true, by rules on pixels, of the embedded checkpoint"),
     "quality": Command("quality", "PSNR, SSIM, CLIP score and FID of DeepCache and T-GATE, on any model"),

@@ -26,12 +26,15 @@ def model_folder(model: str, variant: str | None = None) -> Path:
     folder = EMBEDDED.get(model) or Path(model)
     if (folder / "model.json").is_file():
         return folder
+    local = EMBEDDED.get(model) or folder.expanduser()
+    if local.exists() and (_cached(local) / "model.json").is_file():
+        return _cached(local)  # without the imports below, which take half a second
     from convert.sources.checkpoint import SourceOptions  # convert builds on this package
     from convert.sources.open_checkpoint import open_checkpoint
     from convert.writers.model_folder import write_model_folder
 
     checkpoint = open_checkpoint(model, SourceOptions(variant=variant))
-    out = cache_folder() / f"{checkpoint.path.resolve().name}-{_fingerprint(checkpoint.path)}"
+    out = _cached(checkpoint.path)
     if not (out / "model.json").is_file():
         if checkpoint.warning:
             warnings.warn(checkpoint.warning, stacklevel=4)
@@ -65,6 +68,11 @@ def merge_plan(adapters: list[Any], networks: Mapping[str, nn.Module], strict: b
     from convert.adapters.merge import plan_merge
 
     return plan_merge(adapters, networks, strict)
+
+
+def _cached(source: Path) -> Path:
+    """Returns the model folder that a checkpoint on this machine is converted to, which need not exist."""
+    return cache_folder() / f"{source.resolve().name}-{_fingerprint(source)}"
 
 
 def _fingerprint(folder: Path) -> str:

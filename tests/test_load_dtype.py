@@ -3,7 +3,7 @@
 import mlx.core as mx
 import pytest
 
-from mlx_sd import InputError, StableDiffusion  # before mlx: it loads a fast BLAS
+from mlx_sd import InputError, StableDiffusion
 
 
 @pytest.mark.parametrize(("dtype", "nearest"), [("flot16", "float16"), ("bfloat", "bfloat16"), ("floatt32", "float32")])
