@@ -101,6 +101,7 @@ class _Run:
         for template, members in groupby(drafts, lambda draft: draft.template):
             group = list(members)
             request = replay.without_hashes(template.request.with_values(seed=group[0].picture.seed))
+            request = replay.fitted(self._arguments, request, sd.model)
             settings = request.with_values(prompt=None, class_label=None, seed=None)
             try:
                 if completed is None or settings != shared:
@@ -109,7 +110,7 @@ class _Run:
                     shared, completed = settings, sd.complete(request)
                     if refiner:
                         completed = completed.with_values(refiner_hash=refiner.model.hash)
-                    self._note([*lines, *replay.remarks(self._arguments)])
+                    self._note([*lines, *replay.remarks(self._arguments, sd.model)])
                 request = completed.with_subject(conditions.check_subject(sd.model, request))
             except InputError as error:
                 raise (error if template.where is None else InputError(f"{template.where}: {error}")) from None

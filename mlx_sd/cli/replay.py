@@ -9,6 +9,7 @@ from .. import metadata
 from ..checkpoint.model import Model
 from ..core.errors import InputError
 from ..metadata.from_a1111 import Translation
+from ..networks.family import Family
 from ..request import SETTINGS, SOLVER, Request, values_from_json
 from ..reuse import presets
 from ..sampling import names
@@ -27,6 +28,7 @@ _OVERRULES: Mapping[str, tuple[str, ...]] = {
     "model": ("model_hash", "checkpoint_hash", "coreml"),
     "refiner": ("refiner_hash",),
 }
+_WITHOUT_CLIP_SKIP = (Family.SDXL, Family.REFINER)  # in A1111
 HASHES = {"model_hash": "model", "refiner_hash": "refiner", "init_image_hash": "init_image", "mask_hash": "mask"}
 
 
@@ -72,6 +74,12 @@ def without_hashes(request: Request) -> Request:
     return request.with_values(**dict.fromkeys(HASHES), loras=loras)
 
 
+def _translation(arguments: argparse.Namespace) -> Translation | None:
+    """Returns what the picture of another program says; None for ours, and without a picture."""
+    stored = metadata.read_any(arguments.from_image) if arguments.from_image else None
+    return stored if isinstance(stored, Translation) else None
+
+
 def changes(
     arguments: argparse.Namespace, replayed: Request, request: Request, model: Model, refiner: Model | None
 ) -> list[str]:
@@ -101,9 +109,17 @@ def changes(
     return lines
 
 
-def remarks(arguments: argparse.Namespace) -> list[str]:
+def fitted(arguments: argparse.Namespace, request: Request, model: Model) -> Request:
+    """Returns the request as its model takes it: in A1111, the text encoders of SDXL leave out no layers."""
+    foreign_skip = request.clip_skip and arguments.clip_skip is None and _translation(arguments)
+    return request.with_values(clip_skip=0) if foreign_skip and model.family in _WITHOUT_CLIP_SKIP else request
+
+
+def remarks(arguments: argparse.Namespace, model: Model) -> list[str]:
     """Returns a line about what a picture of another program says and the request leaves out, where there is any."""
-    stored = metadata.read_any(arguments.from_image) if arguments.from_image else None
-    if not isinstance(stored, Translation) or not (words := foreign.remarks_of(stored, _present(arguments))):
+    stored, present = _translation(arguments), _present(arguments)
+    if model.family in _WITHOUT_CLIP_SKIP:
+        present.append("clip_skip")
+    if stored is None or not (words := foreign.remarks_of(stored, present)):
         return []
     return [f"{arguments.from_image} is of another program; left out or different here: {'; '.join(words)}"]

@@ -134,7 +134,7 @@ class _Reader:
             solver = solver_of(sampler, schedule, self._is_own)
             self.settings |= {"sampler": solver.sampler, "schedule": solver.schedule, "kind": solver.kind}
             if solver.sampler is None:
-                words = solver.problem or f"the sampler {_printable(sampler)} is unknown"
+                words = (solver.problem or "").replace(";", ",") or f"the sampler {_printable(sampler)} is unknown"
                 self._remark(f"{words} (the checkpoint's own makes the picture; --sampler names another)", "sampler")
             elif solver.schedule is None:
                 words = f"the schedule type {_printable(schedule or _AUTOMATIC)}"
@@ -179,9 +179,7 @@ class _Reader:
         if skip != 1:
             self.settings["clip_skip"] = skip - 1 if isinstance(skip, int) else skip
             if not self._is_own:
-                self._remark(
-                    f"Clip skip {skip} of the negative prompt, and that SDXL has none (--clip-skip 0)", "clip_skip"
-                )
+                self._remark(f"Clip skip {skip} of the negative prompt, which keeps all layers here", "clip_skip")
         rng = self._values.pop("RNG", "GPU")
         try:
             self.settings["rng"] = names.read_rng(rng)

@@ -52,6 +52,7 @@ CHANGES = {
 }
 
 
+EARLIER = Path(__file__).parent.parent / "metadata" / "earlier"
 SMALL = ("--width", 32, "--height", 32, "--seed", 1)
 
 
@@ -215,6 +216,28 @@ def test_a_picture_of_a1111_is_made_as_far_as_that_goes(run, tmp_path):
     )
     settings = metadata.read(Path("c.png"))
     assert {"strength": 0.7, "width": 40, "height": 64, "seed": 5, "clip_skip": 0}.items() <= settings.items()
+
+
+@pytest.mark.slow
+def test_sdxl_has_no_clip_skip_in_a1111(run, original, shapes, tmp_path):
+    """... whatever its texts say; a flag is taken."""
+    families.write_folder("sdxl", shapes["sdxl"], tmp_path / "xl")
+    _foreign("theirs.png", A1111)
+    for model, flags, skip in (("xl", (), 0), ("xl", ("--clip-skip", 1), 1), (original, (), 1)):
+        code, _, err = run(
+            "--from-image", "theirs.png", "--model", model, *flags, "--output", f"{skip}.png", "--overwrite"
+        )
+        assert code == 0 and metadata.read(Path(f"{skip}.png"))["clip_skip"] == skip
+        assert ("Clip skip" in err) == (model == original)
+
+
+@pytest.mark.parametrize("name", slow_but(["karras"], ["karras", "reuse", "churn"]))
+def test_pictures_of_an_earlier_version_are_made_again(run, name):
+    """They were made by the version of cbcf6be."""
+    assert run("--from-image", EARLIER / f"{name}.png", "--output", "again.png")[0] == 0
+    with Image.open(EARLIER / f"{name}.png") as before, Image.open("again.png") as now:
+        difference = np.abs(np.asarray(before, int) - np.asarray(now, int))
+    assert difference.max() <= 1  # another processor may round otherwise
 
 
 SILENT = {  # a text under "parameters" -> the words for it
