@@ -2,6 +2,7 @@
 
 import argparse
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import count, groupby
@@ -36,6 +37,11 @@ def make(arguments: argparse.Namespace, name: str) -> None:
     replayed = replay.request_of(arguments)
     templates = templates_of(arguments, replayed)
     plan = Plan(arguments, templates)
+    if arguments.batch > len(plan.drafts) == 1:
+        several = f"--count {arguments.batch} makes {arguments.batch}"
+        warnings.warn(
+            f"--batch is how many pictures go through the UNet together; there is one, {several}", stacklevel=2
+        )
     run = _Run(arguments, name, replayed, plan)
     try:
         # Settings that need another model are made model by model.

@@ -126,7 +126,9 @@ class Parser(argparse.ArgumentParser):
         if equals and re.fullmatch(r"[A-Za-z][\w-]*", key) and (suggestion := self.suggestion(key)):
             return f"unexpected {word!r}{suggestion.replace('?', f' {value}?')}"
         positional = next((action for action in self._actions if not action.option_strings), None)
-        message = f"unexpected {word!r}"
+        message = f"unexpected {word!r}" + (
+            "" if positional else "; values stand behind their options, as in --option value"
+        )
         text = getattr(namespace, positional.dest, None) if positional else None
         if positional and text is not None:
             message += f": the {positional.dest} is {text!r} already"
@@ -179,11 +181,11 @@ class _Reading:
         takes_value = action.nargs is None or named or (spelling is not None and spelling.words is not None)
         if takes_value and not equals and self._has_value():
             equals, attached = "=", self._left.pop(0)
-        if spelling and spelling.words and equals:
+        if takes_value and not equals:
+            raise InputError(f"{option} needs a value")
+        if spelling and spelling.words:
             self._words += spelling.words(attached)
         elif named:
-            if not equals:
-                raise InputError(f"{option} needs a value")
             self._texts.append((action, attached))
         elif not takes_value and (form := self._parser.form_of(action)):
             self._add_optional(action, form, flag, attached if equals else None)

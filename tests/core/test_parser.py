@@ -54,8 +54,8 @@ def test_every_way_to_write_freeu_is_a_value(value):
         ("x --json=yes", "--json takes no value, so leave out 'yes'"),
         ("x --prompt y", "the prompt is there twice, as 'x' and as --prompt 'y'"),
         ("--prompt", "--prompt needs a value"),
-        ("x --steps", "argument --steps: expected one argument"),
-        ("x --steps --seed 3", "argument --steps: expected one argument"),
+        ("x --steps", "--steps needs a value"),
+        ("x --steps --seed 3", "--steps needs a value"),
         ("x --steps 1e9", "argument --steps: must be a whole number, not '1e9'"),
         ("x --output ''", "argument --output: must not be empty"),
         ("x --dtype float15", "did you mean 'float16'? there are float16, bfloat16, float32"),
@@ -93,7 +93,7 @@ def test_every_text_is_a_prompt_wherever_it_stands(text):
 
 def test_a_word_that_another_command_does_not_know_is_refused(capsys):
     for words, message in {
-        ("model.safetensors",): "unexpected 'model.safetensors'",
+        ("model.safetensors",): "unexpected 'model.safetensors'; values stand behind their options",
         ("--mod", "x"): "unknown option --mod; did you mean --model?",
     }.items():
         with pytest.raises(SystemExit) as stop:
