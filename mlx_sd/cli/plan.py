@@ -172,7 +172,8 @@ def _drafts(templates: Sequence[Template], batch: int) -> tuple[list[Draft], int
             seed = drawn = seeds.draw(max(counts)) if drawn is None else drawn
         last = seed + template.pictures - 1
         if last > seeds.HIGHEST:
-            raise InputError(f"seeds must be from 0 to {seeds.HIGHEST}, not {seed} to {last}")
+            where = "" if template.where is None else f"{template.where}: "
+            raise InputError(f"{where}seeds must be from 0 to {seeds.HIGHEST}, not {seed} to {last}")
         for i in range(seed, last + 1):
             prompt = request.prompt
             if template.wildcards and prompt is not None:

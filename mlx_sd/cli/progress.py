@@ -6,7 +6,7 @@ from typing import NoReturn, TextIO
 from tqdm import tqdm
 
 _STEPS = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}]"
-_PICTURES = "all {percentage:3.0f}%|{bar}| {postfix}[{elapsed}<{remaining}]"
+_PICTURES = "{desc} {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
 
 
 class Progress:
@@ -26,19 +26,20 @@ class Progress:
             self._steps = tqdm(unit="step", bar_format=_STEPS, leave=self._pictures == 1)
             if self._pictures > 1:
                 self._all = tqdm(total=self._pictures, bar_format=_PICTURES, position=1, initial=self._skipped)
+                self._describe()
         if evaluation == 1:
             self._steps.reset(total=evaluations)
             last = self._done + batch
             numbers = f"{last}" if batch == 1 else f"{self._done + 1}-{last}"
-            self._steps.set_description(f"{numbers}/{self._pictures}")
+            self._steps.set_description_str(f"{numbers}/{self._pictures}")
         self._steps.update()
         if self._all is not None:
-            self._all.set_postfix_str(f"{self._done}/{self._pictures} ", refresh=False)
             self._all.update(batch / evaluations)
 
     def finish(self) -> None:
         """Counts a picture that is finished."""
         self._done += 1
+        self._describe()
 
     def skip(self, pictures: int) -> None:
         """Counts pictures that are not made, which is no progress in time."""
@@ -47,6 +48,11 @@ class Progress:
         if self._all is not None:
             self._all.initial += pictures
             self._all.update(pictures)
+            self._describe()
+
+    def _describe(self) -> None:
+        if self._all is not None:
+            self._all.set_description_str(f"all {self._done}/{self._pictures}")
 
     def print(self, line: str, file: TextIO | None = None) -> None:
         """Prints a line above the bars, on the standard output or another file."""

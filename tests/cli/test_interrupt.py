@@ -90,7 +90,7 @@ def test_a_library_handles_no_signals(tmp_path):
 
 def test_the_installed_script_is_a_command_too(tmp_path, interruptible):
     script = tmp_path / "mlx-sd"
-    script.write_text("import sys\nfrom mlx_sd.cli.generate import main\nsys.exit(main())\n")
+    script.write_text("import sys\nfrom mlx_sd.cli.main import main\nsys.exit(main())\n")
     interruption = AT_IMPORT.format(module="mlx.core")
     done = _run(tmp_path, sys.executable, script, "a tent", interruption=interruption)
     assert done.returncode == 130 and done.stderr.strip() == "interrupted"
