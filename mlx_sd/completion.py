@@ -114,7 +114,7 @@ def complete(model: Model, request: Request, start: StartingPoint | None = None)
         warnings.warn(
             f"in {evaluations} evaluations little repeats itself: DeepCache gains little there and costs quality; "
             "leave it out",
-            stacklevel=3,
+            stacklevel=1,  # of this line, so that Python shows it once, whatever called
         )
     return completed
 
@@ -136,6 +136,32 @@ def preset_of(model: Model, speed: str) -> Preset:
     """Returns the preset that `--speed` names for a model; InputError where it has none."""
     distilled = model.unet.config.guidance_dims is not None or model.scheduler.sampler in ("lcm", "tcd")
     return preset(speed, model.family, embedded=model.name == MODEL, distilled=distilled)
+
+
+def speed_words(model: Model, speed: str, request: Request) -> str:
+    """Returns what `--speed` has become in a completed request, in flags, and what that saves where it was measured.
+
+    The figures of a preset are of its own settings, with everything else left at the checkpoint's defaults.
+    """
+    chosen = preset_of(model, speed)
+    names = ("sampler", "steps", "deepcache", "tgate")
+    flags = [f"--{name} {value}" for name in names if (value := getattr(request, name)) is not None]
+    _, schedule, options = samplers.choose(model.scheduler, chosen.sampler)
+    defaults = {
+        **chosen.settings,
+        "schedule": schedule,
+        **{name: getattr(options, name) for name in SOLVER},
+        "guidance": _default_guidance(model),
+        "guidance_rescale": 0.0,
+        "clip_skip": 0,
+        "denoise_tile": _denoise_tile(model, None),
+        **dict(zip(("width", "height"), _size(model, None, None), strict=True)),
+    }
+    others = ("loras", "quantize", "freeu", "refiner", "init_image")
+    measured = all(getattr(request, name) == value for name, value in defaults.items())
+    if measured and not any(getattr(request, name) for name in others):
+        return f"{' '.join(flags)}: {chosen.evidence}"
+    return f"{' '.join(flags)}; what --speed {speed} was measured with is different, so it has no figures here"
 
 
 def _file_hashes(request: Request) -> dict[str, str | None]:

@@ -59,7 +59,7 @@ def load(
     """
     name, dtype = os.fspath(model), _dtype(dtype)
     if mx.default_device() == mx.cpu and (problem := blas.problem()):
-        warnings.warn(problem, stacklevel=3)
+        warnings.warn(problem, stacklevel=1)  # of this line, so that Python shows it once
     if quantize:
         quantization.parse(quantize)
     adapters = resolve.adapters(loras, lora_folder)

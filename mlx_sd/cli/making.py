@@ -13,7 +13,7 @@ import mlx.core as mx
 from PIL import Image
 
 from .. import conditions, jobs, metadata
-from ..completion import preset_of
+from ..completion import speed_words
 from ..core import interrupt
 from ..core.errors import Failure, InputError, Interrupted
 from ..core.version import VERSION
@@ -116,6 +116,8 @@ class _Run:
                     shared, completed = settings, sd.complete(request)
                     if refiner:
                         completed = completed.with_values(refiner_hash=refiner.model.hash)
+                    if request.speed:
+                        lines = [*lines, speed_words(sd.model, request.speed, completed)]
                     self._note([*lines, *replay.remarks(self._arguments, sd.model)])
                 request = completed.with_subject(conditions.check_subject(sd.model, request))
             except InputError as error:
@@ -124,8 +126,6 @@ class _Run:
                 self._plan.decide(draft, request)
                 if self._arguments.lossless and metadata.is_lossy(draft.target):
                     raise InputError(f"--lossless: {draft.target} cannot be without loss; choose .webp or .png")
-        if self._arguments.speed:
-            self.report.note(str(preset_of(sd.model, self._arguments.speed)))
 
     def _note(self, lines: Sequence[str]) -> None:
         """Prints lines about a replayed picture, each once in the run."""

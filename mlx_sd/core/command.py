@@ -4,6 +4,7 @@ import io
 import sys
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 from . import interrupt
 from .errors import Failure, InputError
@@ -16,9 +17,17 @@ def run(name: str, command: Callable[[], None], quiet: bool = False) -> int:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8: they are printed as they are
         sys.stdout.reconfigure(errors="surrogateescape")
+    printed: set[str] = set()
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        """Prints a warning, once in a run wherever in the code it comes from."""
+        if str(message) not in printed:
+            printed.add(str(message))
+            print(f"{name}: {message}", file=sys.stderr)
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore" if quiet else "default", UserWarning)
-        warnings.showwarning = lambda message, *_, **__: print(f"{name}: {message}", file=sys.stderr)
+        warnings.showwarning = show
         with interrupt.raising():
             return _exit_code(name, command)
 

@@ -29,12 +29,6 @@ class Preset:
         """Returns the settings by the names that `generate` takes them by."""
         return {"sampler": self.sampler, "steps": self.steps, "deepcache": self.deepcache, "tgate": self.tgate}
 
-    def __str__(self) -> str:
-        flags = [f"--sampler {self.sampler} --steps {self.steps}"]
-        flags += [f"--deepcache {self.deepcache}"] if self.deepcache else []
-        flags += [f"--tgate {self.tgate}"] if self.tgate else []
-        return f"{' '.join(flags)}: {self.evidence}"
-
 
 _SD_EXACT = Preset(25, None, None, "nothing is reused")
 

@@ -5,7 +5,7 @@ import pytest
 from bench import results
 from bench.report import reuse
 from mlx_sd import DeepCache, Request, StableDiffusion, metadata
-from mlx_sd.completion import preset_of
+from mlx_sd.completion import preset_of, speed_words
 from mlx_sd.core.errors import InputError
 from mlx_sd.networks.family import Family
 from mlx_sd.reuse import presets
@@ -58,10 +58,47 @@ def test_a_checkpoint_or_name_without_a_preset_is_refused(arguments, message):
 
 
 def test_a_preset_is_printed_and_replayed_as_its_settings(run, tmp_path):
-    code, _, err = run("a tent", "--seed", 0, "--speed", "fastest", "--width", 64, "--height", 64, "--output", "a.png")
-    assert (code, err) == (0, f"mlx_sd.generate: {presets.EMBEDDED['fastest']}\n")
+    code, _, err = run("a tent", "--seed", 0, "--speed", "fastest", "--output", "a.png")
+    flags, evidence = "--sampler dpmpp_2m --steps 6 --tgate 3,5,1,2", presets.EMBEDDED["fastest"].evidence
+    assert (code, err) == (0, f"mlx_sd.generate: {flags}: {evidence}\n")
     assert run("--from-image", "a.png", "--output", "b.png")[::2] == (0, "")
     a, b = (metadata.read(tmp_path / name) for name in ("a.png", "b.png"))
     assert a == b and a["tgate"] == str(presets.EMBEDDED["fastest"].tgate)
     assert run("--from-image", "a.png", "--speed", "exact", "--output", "c.png")[0] == 0
     assert metadata.read(tmp_path / "c.png")["tgate"] is None
+
+
+OTHER_PATHS = {  # what overrules the preset, or was not so when it was measured -> the flags that are printed
+    ("steps", 9): "--sampler dpmpp_2m --steps 9 --tgate 4,5,1,2",
+    ("sampler", "euler"): "--sampler euler --steps 8 --tgate 4,5,1,2",
+    ("tgate", 5): "--sampler dpmpp_2m --steps 8 --tgate 5,5,1,2",
+    **dict.fromkeys(
+        [
+            ("guidance", 3.0),
+            ("schedule", "karras"),
+            ("width", 64),
+            ("freeu", True),
+            ("order", 1),
+            ("guidance_rescale", 0.5),
+        ],
+        "--sampler dpmpp_2m --steps 8 --tgate 4,5,1,2",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", OTHER_PATHS)
+def test_figures_are_printed_only_of_what_was_measured(change):
+    sd = StableDiffusion.load("tiny", "float32")
+    plain = Request(prompt="a tent", seed=0, speed="fast")
+    words = speed_words(sd.model, "fast", sd.complete(plain))
+    assert words == f"--sampler dpmpp_2m --steps 8 --tgate 4,5,1,2: {presets.EMBEDDED['fast'].evidence}"
+    changed = plain.with_values(**dict([change]))
+    words = speed_words(sd.model, "fast", sd.complete(changed))
+    assert words.startswith(f"{OTHER_PATHS[change]}; ") and presets.EMBEDDED["fast"].evidence not in words
+
+
+def test_an_embedded_checkpoint_with_an_adapter_has_no_figures():
+    model = StableDiffusion.load("tiny", "float32").model
+    request = StableDiffusion(model).complete(Request(prompt="a tent", seed=0, speed="fast"))
+    other = request.with_values(loras=["style.safetensors"])
+    assert presets.EMBEDDED["fast"].evidence not in speed_words(model, "fast", other)
