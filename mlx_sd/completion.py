@@ -143,12 +143,12 @@ def speed_words(model: Model, speed: str, request: Request) -> str:
 
     The figures of a preset are of its own settings, with everything else left at the checkpoint's defaults.
     """
-    chosen = preset_of(model, speed)
+    own_preset = preset_of(model, speed)
     names = ("sampler", "steps", "deepcache", "tgate")
     flags = [f"--{name} {value}" for name in names if (value := getattr(request, name)) is not None]
-    _, schedule, options = samplers.choose(model.scheduler, chosen.sampler)
+    _, schedule, options = samplers.choose(model.scheduler, own_preset.sampler)
     defaults = {
-        **chosen.settings,
+        **own_preset.settings,
         "schedule": schedule,
         **{name: getattr(options, name) for name in SOLVER},
         "guidance": _default_guidance(model),
@@ -160,7 +160,7 @@ def speed_words(model: Model, speed: str, request: Request) -> str:
     others = ("loras", "quantize", "freeu", "refiner", "init_image")
     measured = all(getattr(request, name) == value for name, value in defaults.items())
     if measured and not any(getattr(request, name) for name in others):
-        return f"{' '.join(flags)}: {chosen.evidence}"
+        return f"{' '.join(flags)}: {own_preset.evidence}"
     return f"{' '.join(flags)}; what --speed {speed} was measured with is different, so it has no figures here"
 
 

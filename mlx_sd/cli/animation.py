@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import mlx.core as mx
 from PIL import Image
@@ -11,7 +11,9 @@ from PIL import Image
 from ..core.errors import Failure, InputError
 from ..core.files import atomic_file, check_writable, is_file, is_folder
 from ..pipeline import StableDiffusion
-from ..preview import Preview, enlarged
+
+if TYPE_CHECKING:
+    from ..preview import Preview
 
 BESIDE = "-steps.png"  # the end of an animation's name beside its picture
 _FORMATS = {".png": "PNG", ".gif": "GIF"}
@@ -62,7 +64,11 @@ class StepImages:
 
     def __init__(self, sd: StableDiffusion, plan: Plan):
         self._plan, self._factor = plan, sd.vae.config.downsampling
-        self._preview = None if plan.is_empty else Preview(sd)
+        self._preview: Preview | None = None
+        if not plan.is_empty:
+            from .. import preview  # here because few runs need it
+
+            self._preview, self._enlarged = preview.Preview(sd), preview.enlarged
         self._frames: list[list[Image.Image]] = []  # of each picture of the batch, small
 
     def add(self, targets: Sequence[Path], evaluation: int, denoised: mx.array) -> None:
@@ -79,7 +85,7 @@ class StepImages:
             if self._plan.folder:
                 path = self._plan.folder / f"{target.stem}-{evaluation:03}.png"
                 with _saved(path) as f:
-                    enlarged(image, self._factor).save(f, format="PNG", compress_level=1)  # fast, hardly larger
+                    self._enlarged(image, self._factor).save(f, format="PNG", compress_level=1)  # fast, hardly larger
 
     def finish(self, target: Path, image: Image.Image) -> Path | None:
         """Writes the animation of the next picture of the batch, `image`, and returns its path; None without one.
@@ -89,7 +95,7 @@ class StepImages:
         path = self._plan.animation(target)
         if path is None:
             return None
-        steps = [enlarged(frame, self._factor) for frame in self._frames.pop(0)]
+        steps = [self._enlarged(frame, self._factor) for frame in self._frames.pop(0)]
         duration = min(max(_ALL // len(steps), _SHORTEST), _LONGEST) // 10 * 10  # GIF counts in hundredths of a second
         with _saved(path) as f:
             steps[0].save(

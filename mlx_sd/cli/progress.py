@@ -1,9 +1,10 @@
 """The bars of a run on a terminal: one of the picture in work, and one of all pictures with the time that is left."""
 
 import sys
-from typing import NoReturn, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 _STEPS = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}]"
 _PICTURES = "{desc} {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
@@ -23,6 +24,8 @@ class Progress:
         if not self._shown:
             return
         if self._steps is None:
+            from tqdm import tqdm  # here because a run without a terminal needs none
+
             self._steps = tqdm(unit="step", bar_format=_STEPS, leave=self._pictures == 1)
             if self._pictures > 1:
                 self._all = tqdm(total=self._pictures, bar_format=_PICTURES, position=1, initial=self._skipped)
@@ -56,7 +59,11 @@ class Progress:
 
     def print(self, line: str, file: TextIO | None = None) -> None:
         """Prints a line above the bars, on the standard output or another file."""
-        tqdm.write(line, file=sys.stdout if file is None else file)
+        file = sys.stdout if file is None else file
+        if self._steps is None:
+            print(line, file=file)
+        else:
+            self._steps.write(line, file=file)
 
     def close(self) -> None:
         """Leaves the bars as they are."""

@@ -2,11 +2,12 @@
 
 import argparse
 import json
-import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..generation import Result
 from ..jobs import State
@@ -135,5 +136,5 @@ def _times(result: Result, load: float, save: float) -> dict[str, Any]:
         "seconds": round(sum(seconds.values()), 4),
         "load_seconds": round(load, 4),
         **{f"{phase}_seconds": round(value, 4) for phase, value in seconds.items()},
-        "step_seconds_median": round(statistics.median(result.seconds), 4),
+        "step_seconds_median": round(float(np.median(result.seconds)), 4),
     }

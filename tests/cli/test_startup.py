@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 # What conversion, downloads, one schedule and progress bars on a terminal need; together they take half a second.
-UNNEEDED = ("convert", "coreml", "huggingface_hub", "safetensors.torch", "scipy", "torch", "transformers", "yaml")
+UNNEEDED = ("convert", "coreml", "huggingface_hub", "mlx.optimizers", "mlx_sd.preview", "scipy", "torch", "tqdm")
 CODE = """
 import sys
 from mlx_sd.cli.generate import main
