@@ -1,18 +1,24 @@
 """Downloads from the Hugging Face hub, and what its cache holds when there is no connection."""
 
 import re
-from collections.abc import Callable, Iterator
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
+from huggingface_hub.utils import logging
+from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 
-from mlx_sd.core.errors import InputError
+from mlx_sd.core.errors import Failure, InputError
+
+from . import hub_errors
+from .hub_errors import UnreachableError
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-# The base of whatever the HTTP library under huggingface_hub raises, connection errors included.
-_HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
+_TIMEOUT = 10  # seconds to wait for the hub's first answer
 _VOCABULARY, _VOCABULARY_FILES = "openai/clip-vit-large-patch14", ["vocab.json", "merges.txt"]
 
 
@@ -25,14 +31,25 @@ def download(repository: str, select: Callable[[list[str]], list[str]]) -> tuple
     """Downloads what `select` picks of a repository's files; returns the folder and the picked names or patterns.
 
     The hub's own cache is used where it holds them. Without a connection the folder is the cache's and the names are
-    None. Raises InputError for an unknown repository, and where there is neither connection nor cache.
+    None. Raises InputError for a repository that is unknown or may not be read, and where there is neither connection
+    nor cache; Failure where the disk is full or the download stops, which goes on when it is run again.
     """
-    try:
-        with _explained(repository):
-            selected = select(_files(repository))
-            return Path(snapshot_download(repository, allow_patterns=selected)), selected
-    except (_HTTPError, OSError):  # no connection
-        return _cached(repository), None
+    with _quiet():
+        try:
+            with hub_errors.explained(repository):
+                files = _files(repository)
+                selected = select(list(files))
+        except UnreachableError as error:
+            return _cached(repository, str(error)), None
+        if isinstance(files, Mapping):
+            _check_space(repository, files, selected)
+        try:
+            with hub_errors.explained(repository):
+                return Path(snapshot_download(repository, allow_patterns=selected)), selected
+        except UnreachableError as error:
+            raise Failure(
+                f"the download of {repository} stopped ({error}); run the command again: what is complete is kept"
+            ) from None
 
 
 def vocabulary(checkpoint: str) -> Path:
@@ -40,38 +57,81 @@ def vocabulary(checkpoint: str) -> Path:
 
     From the hub's cache, or downloaded into it. Raises InputError where there is neither cache nor connection.
     """
+    reason = "it lacks them"
     for offline in (True, False):
         try:
-            folder = Path(snapshot_download(_VOCABULARY, allow_patterns=_VOCABULARY_FILES, local_files_only=offline))
-        except (_HTTPError, OSError, LocalEntryNotFoundError):
+            with _quiet(), hub_errors.explained(_VOCABULARY):
+                folder = Path(
+                    snapshot_download(_VOCABULARY, allow_patterns=_VOCABULARY_FILES, local_files_only=offline)
+                )
+        except (UnreachableError, InputError) as error:
+            reason = str(error)
             continue
         if all((folder / name).is_file() for name in _VOCABULARY_FILES):
             return folder
     raise InputError(
-        f"{checkpoint} has no tokenizer and the hub's {_VOCABULARY} cannot be reached; convert it with "
+        f"{checkpoint} has no tokenizer and the hub's {_VOCABULARY} cannot be reached ({reason}); convert it with "
         "--tokenizer FOLDER, one with vocab.json and merges.txt, such as any diffusers folder's tokenizer"
     )
 
 
-def _files(repository: str) -> list[str]:
-    return [file.rfilename for file in HfApi().model_info(repository, timeout=10).siblings or []]
+def _files(repository: str) -> Mapping[str, int] | list[str]:
+    """Returns the sizes of a repository's files in bytes by their names, 0 where the hub does not say."""
+    info = HfApi().model_info(repository, timeout=_TIMEOUT, files_metadata=True)
+    return {file.rfilename: file.size or 0 for file in info.siblings or []}
+
+
+def _check_space(repository: str, files: Mapping[str, int], selected: list[str]) -> None:
+    """Raises Failure where what is still to be downloaded does not fit on the disk."""
+    home = Path(hub_errors.folder())
+    names = [name for name in files if any(fnmatch(name, pattern) for pattern in selected)]
+    missing = sum(files[name] for name in names if not isinstance(try_to_load_from_cache(repository, name), str))
+    missing -= sum(part.stat().st_size for part in _parts(repository))
+    free = shutil.disk_usage(next(path for path in (home, *home.absolute().parents) if path.exists())).free
+    if missing > free:
+        raise Failure(
+            f"{repository} takes {missing / 1e9:.1f} GB in {home}, and only {free / 1e9:.1f} GB are free there; free "
+            "some space, or set HF_HOME to a folder elsewhere"
+        )
+
+
+def _parts(repository: str) -> list[Path]:
+    """Returns the files of the hub's cache whose download was interrupted."""
+    return list((_home(repository) / "blobs").glob("*.incomplete"))
+
+
+def _home(repository: str) -> Path:
+    return Path(hub_errors.folder(), f"models--{repository.replace('/', '--')}")
+
+
+def _cached(repository: str, reason: str) -> Path:
+    """Returns the cache's folder of a repository, or the InputError that says why it is needed.
+
+    The client's own look-up refuses folders that lack files nobody wanted, and in every version the layout is this.
+    """
+    try:
+        folder = _home(repository) / "snapshots" / (_home(repository) / "refs/main").read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        folder = None
+    if folder is None or not folder.is_dir():
+        raise InputError(
+            f"{repository} is not on this machine and the hub cannot be reached ({reason}); connect once to download "
+            "it, or give the path of what you have"
+        )
+    return folder
 
 
 @contextmanager
-def _explained(repository: str) -> Iterator[None]:
+def _quiet() -> Iterator[None]:
+    """Shows the client's bars on a terminal alone, and none of its remarks."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    terminal = sys.stderr.isatty() or constants.HF_HUB_DISABLE_PROGRESS_BARS is not None
+    if not terminal:
+        disable_progress_bars()
     try:
         yield
-    except GatedRepoError:
-        raise InputError(f"{repository} asks you to accept its licence on the hub, then `hf auth login`") from None
-    except RepositoryNotFoundError:
-        raise InputError(f"{repository} is neither a folder here nor a repository on the hub (or is private)") from None
-
-
-def _cached(repository: str) -> Path:
-    try:
-        return Path(snapshot_download(repository, local_files_only=True))
-    except (LocalEntryNotFoundError, OSError):
-        raise InputError(
-            f"{repository} is not on this machine and the hub cannot be reached; connect once to download it, "
-            "or give the path of what you have"
-        ) from None
+    finally:
+        logging.set_verbosity(verbosity)
+        if not terminal:
+            enable_progress_bars()

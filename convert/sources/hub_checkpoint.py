@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from mlx_sd.core.errors import InputError
+from mlx_sd.core.files import read_json
 
 from ..files import hub
 from .checkpoint import PARTS, names_of
@@ -26,9 +27,24 @@ def fetch(repository: str, variant: str | None = None) -> Path:
         return [single_file(repository, files)]
 
     folder, selected = hub.download(repository, select)
+    if selected is None and (lacking := _lacking(folder)):
+        raise InputError(
+            f"the download of {repository} is not complete ({lacking} is missing) and the hub cannot be reached; "
+            "connect and run the command again: what is complete is kept"
+        )
     if (folder / "model_index.json").is_file() or (selected and len(selected) > 1):
         return folder
     return folder / single_file(repository, selected or [p.name for p in folder.glob("*.safetensors")])
+
+
+def _lacking(folder: Path) -> str | None:
+    """Returns a part of a checkpoint that a download which stopped has left out; None where all is there."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        return None if any(folder.glob("*.safetensors")) else "the checkpoint"
+    listed = [name for name, entry in read_json(index).items() if isinstance(entry, list) and entry[1:] != [None]]
+    parts = [name for part in PARTS for name in names_of(part) if name in listed]
+    return next((name for name in parts if not any((folder / name).glob("*.safetensors"))), None)
 
 
 def single_file(repository: str, files: list[str]) -> str:

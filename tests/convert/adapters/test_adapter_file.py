@@ -145,6 +145,7 @@ def test_an_adapter_on_the_hub_is_its_only_file_or_the_one_named(tmp_path, monke
         raise ConnectionError
 
     monkeypatch.setattr(hub, "_files", offline)
+    monkeypatch.setattr(hub, "_cached", lambda repository, reason: tmp_path)
     assert merge.locate("owner/name") == tmp_path  # what the cache has
     for nowhere in ("owner/name/x.ckpt", "nowhere.safetensors", "folder/nowhere.safetensors", "/a/b"):
         with pytest.raises(InputError, match="does not exist"):
