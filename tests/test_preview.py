@@ -11,7 +11,7 @@ from PIL import Image
 
 from coreml import drive
 from mlx_sd import Preview, StableDiffusion, metadata, preview, preview_network, preview_samples
-from mlx_sd.cli import animation, generate
+from mlx_sd.cli import generate
 from mlx_sd.core.errors import Failure, InputError
 from mlx_sd.networks.vae import Autoencoder
 from mlx_sd.preview_network import PreviewNetwork
@@ -338,7 +338,7 @@ MISTAKES = {
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_one_line_and_leaves_nothing(run, tmp_path, monkeypatch, name):
     """... and is noticed before a map is fitted."""
-    monkeypatch.setattr(animation, "Preview", lambda *_: pytest.fail("too late"))
+    monkeypatch.setattr(preview, "Preview", lambda *_: pytest.fail("too late"))
     (tmp_path / "file.txt").write_text("text")
     (tmp_path / "folder.gif").mkdir()
     arguments, message = MISTAKES[name]
