@@ -8,6 +8,7 @@ from typing import NamedTuple
 _NEGATIVE = "Negative prompt:"
 _KEY = re.compile(r"(\w[\w \-/]{1,80}):[ \t]*")
 _QUOTED = re.compile(r'"(?:\\.|[^\\"])+"(?=\s*(?:,|$))')
+_END = re.compile(r"\s*(?:,|$)")
 _FEWEST = 3  # pairs that make a line the last one
 _LONGEST = 65536  # characters of that line; longer ones are nobody's settings
 
@@ -62,9 +63,10 @@ def _value(line: str, start: int) -> tuple[str, int]:
     if line[start : start + 1] in ("{", "["):
         try:
             _, end = json.JSONDecoder().raw_decode(line, start)
-            return line[start:end], end
         except (ValueError, RecursionError):
-            pass
+            end = start
+        if end > start and _END.match(line, end):
+            return line[start:end], end
     comma = line.find(",", start)
     end = len(line) if comma < 0 else comma
     return line[start:end].strip(), end

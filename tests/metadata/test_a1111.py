@@ -10,6 +10,7 @@ from hypothesis import given
 
 from mlx_sd.core.version import VERSION
 from mlx_sd.metadata import infotext
+from mlx_sd.metadata.a1111_names import solver_of
 from mlx_sd.metadata.from_a1111 import translate
 from mlx_sd.metadata.to_a1111 import quoted, to_text
 from mlx_sd.request import SETTINGS, Request
@@ -62,6 +63,46 @@ def test_a_hostile_text_takes_no_long_time(piece):
     """Measured in steps of the worst text that the parser looks at; a quadratic reader would take minutes."""
     translate(f"a\nSteps: 3, Seed: 1, Size: 8x8, {piece * (60000 // len(piece))}")
     translate(piece * 60000 + "\nSteps: 3, Seed: 1, Size: 8x8")
+
+
+def test_values_in_quotes_and_in_json_keep_their_commas():
+    line = r'Steps: 1, Note: "a, b: \"c\"", Hashes: {"model": "a, b: c", "x": [1, 2]}, Open: "a, Size: 8x8, Odd: {1, '
+    line += "Last: {}0"
+    values = {
+        "Steps": "1",
+        "Note": 'a, b: "c"',
+        "Hashes": '{"model": "a, b: c", "x": [1, 2]}',
+        "Open": '"a',
+        "Size": "8x8",
+    }
+    assert infotext.parse(f"a\n{line}").values == values | {"Odd": "{1", "Last": "{}0"}
+
+
+SOLVERS = {  # A1111's sampler and schedule type -> ours
+    ("DPM++ 2M", None): ("dpmpp_2m", "normal", None),
+    ("DPM++ 2M", "Automatic"): ("dpmpp_2m", "karras", None),
+    ("DPM++ 2M", "karras"): ("dpmpp_2m", "karras", None),
+    ("DPM++ 2M Karras", None): ("dpmpp_2m", "karras", None),
+    ("DPM++ 2M Karras", "Automatic"): ("dpmpp_2m", "karras", None),
+    ("DPM++ 2M Karras", "Exponential"): ("dpmpp_2m", "exponential", None),
+    ("DPM++ 2M SDE", "Automatic"): ("dpmpp_2m_sde", "exponential", None),
+    ("DPM++ 2M SDE Heun Karras", None): ("dpmpp_2m_sde", "karras", "heun"),
+    ("Euler a", "Automatic"): ("euler_ancestral", "normal", None),
+    ("k_euler_a", None): ("euler_ancestral", "normal", None),
+    ("LMS Karras", None): ("lms", "karras", None),
+    ("Euler", "KL Optimal"): ("euler", None, None),
+    ("DDIM", "Karras"): ("ddim", "leading", None),
+    ("UniPC", "Automatic"): ("unipc", "linspace", None),
+    ("LCM", "Automatic"): ("lcm", None, None),
+    ("LCM", "SGM Uniform"): ("lcm", "sgm_uniform", None),
+    ("DPM2 a Karras", None): (None, None, None),
+    ("no such sampler", "Karras"): (None, None, None),
+}
+
+
+@pytest.mark.parametrize("labels", SOLVERS)
+def test_names_of_samplers_and_schedules_mean_what_they_meant_in_their_version(labels):
+    assert solver_of(*labels)[:3] == SOLVERS[labels]
 
 
 # ------------------------------------------------------------------------------------------------ ours
