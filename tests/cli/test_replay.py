@@ -1,5 +1,6 @@
 """Replaying a picture: what has changed since is an error, unless the user goes on; what was replaced is none."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,28 @@ def test_a_changed_input_is_an_error_that_allow_changed_passes(run, tmp_path):
     code, _, err = run("--from-image", "d.png", "--output", "e.png")
     assert code == 2 and "tiny is not the weights that the picture was made with; --allow-changed" in err
     assert run("--from-image", "d.png", "--model", "tiny", "--output", "e.png")[::2] == (0, "")
+
+
+@pytest.mark.slow
+def test_what_a_line_of_prompts_replaces_has_not_changed(run, tmp_path):
+    _noise("in.png", 0)
+    _attention(tmp_path / "style.safetensors")
+    flags = (*SMALL, "--steps", 2, "--init-image", "in.png", "--lora", "style.safetensors:0.5")
+    assert run("a tent", *flags, "--output", "a.png")[::2] == (0, "")
+    _noise("other.png", 2)
+    _attention(tmp_path / "fine.safetensors")
+    _noise("in.png", 1)
+    _train(tmp_path / "style.safetensors")
+    fine = {"path": "fine.safetensors", "scale": 0.5, "sha256": None}
+    for line, words in (
+        ({"init_image": "other.png", "loras": [fine]}, ()),
+        ({"init_image": "other.png"}, ("style.safetensors",)),
+        ({"loras": [fine]}, ("in.png",)),
+    ):
+        Path("lines.jsonl").write_text(json.dumps({"prompt": "a house", **line}))
+        code, _, err = run("--from-image", "a.png", "--prompts", "lines.jsonl", "--output", "b.png", "--overwrite")
+        assert code == (2 if words else 0) and err.count("is not the") == len(words)
+        assert all(word in err for word in words)
 
 
 def test_a_schedule_from_a_file_is_in_the_picture(run):

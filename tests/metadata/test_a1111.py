@@ -32,6 +32,14 @@ def test_a_text_becomes_a_request_and_says_what_is_lost(text):
         assert words in remark and remark.isprintable()
 
 
+def test_networks_leave_the_prompt_and_no_scale_is_guessed():
+    text = "a <lora:one>, <lora:two:0.5:0.5> <lora:x:0.5:0.8><lyco:three:-1> <b:c>\nSteps: 1, Sampler: Euler, Seed: 1"
+    translation = translate(text)
+    assert translation.settings["prompt"] == "a ,   <b:c>"
+    assert translation.adapters == (("one", 1.0), ("two", 0.5), ("three", -1.0))
+    assert [remark.text for remark in translation.remarks] == ["the LoRA <lora:x:0.5:0.8>"]
+
+
 def test_every_remark_of_a_setting_names_one():
     fields = {remark.field for text in TEXTS for remark in translate(text["text"]).remarks}
     assert fields - {None} <= SETTINGS.keys()
