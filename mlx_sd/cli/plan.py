@@ -129,10 +129,21 @@ class Plan:
         state = jobs.state(draft.job)
         if state is State.OTHER:
             difference = _difference(request, draft.job.request)
-            raise InputError(
-                f"{target} was made with other settings ({difference}); choose another name, or --overwrite replaces it"
-            )
+            advice = f"{self._seed_to_go_on(draft, request)}choose another name, or --overwrite replaces it"
+            raise InputError(f"{target} was made with other settings ({difference}); {advice}")
         return state
+
+    def _seed_to_go_on(self, draft: Draft, recorded: Request) -> str:
+        """Returns the way to go on with pictures of a seed that was drawn earlier, where all but the seed agrees."""
+        picture = draft.picture
+        if self.drawn_seed is None or draft.template.request.seed is not None or recorded.seed is None:
+            return ""
+        prompt = (
+            expand(draft.template.request.prompt or "", recorded.seed) if draft.template.wildcards else picture.prompt
+        )
+        request = picture.request.with_values(prompt=prompt, seed=recorded.seed)
+        seed = recorded.seed - (picture.seed - self.drawn_seed)
+        return f"--seed {seed} goes on with it; or " if seed >= 0 and jobs.same_picture(recorded, request) else ""
 
     def _check(self, draft: Draft, path: Path) -> None:
         """Raises InputError where the files of a picture would replace an input or each other."""

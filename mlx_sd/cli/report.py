@@ -83,17 +83,13 @@ class Report:
 
     def so_far(self) -> str:
         """Returns the end of a message about a failure: what was made before it, and how to go on."""
-        total = len(self._plan.drafts)
-        if total == 1:
-            return ""
-        return f"; {self._made} of {total} pictures were made before and stay{self._command()}"
+        return "" if len(self._plan.drafts) == 1 else f"; {self._count()}{self._command()}"
 
     def way_on(self) -> str:
         """Returns the end of the message about an interruption."""
-        total = len(self._plan.drafts)
-        if total == 1 or not self._begun:
+        if len(self._plan.drafts) == 1 or not self._begun:
             return ""
-        return f"{self._made + self._present} of {total} pictures are there{self._command()}"
+        return f"{self._count()}{self._command()}"
 
     def close(self) -> None:
         """Says what another process makes, and prints the JSON."""
@@ -102,6 +98,10 @@ class Report:
             self.note(f"{self._elsewhere} of {pictures} being made by another process")
         if self._arguments.json and (self._begun or self._pictures):
             print(json.dumps(self._pictures, indent=2, ensure_ascii=False))
+
+    def _count(self) -> str:
+        number = self._made + self._present
+        return f"{number} of {_pictures(len(self._plan.drafts), number)} there"
 
     def _command(self) -> str:
         """Returns how the same command goes on where this one ended."""

@@ -7,6 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mlx_sd import Request, metadata
+
+pytestmark = pytest.mark.usefixtures("tiny_once")
+
 FAST = ("--steps", 2, "--width", 32, "--height", 32, "--seed", 0)
 
 
@@ -19,7 +23,7 @@ def files(run, tmp_path):
     """run(...), in a folder with one file of each kind of input."""
     for name in ("photo.png", "mask.png", "photo-001.png", "film-steps.png"):
         _photo(tmp_path / name)
-    assert run("a house", *FAST, "--output", "earlier.png")[0] == 0
+    metadata.save(Image.new("RGB", (32, 32)), tmp_path / "earlier.png", Request(prompt="a house").to_json())
     (tmp_path / "prompts.png").write_text("a tent\n")  # names do not make files
     (tmp_path / "schedule.json").write_text('{"timesteps": [900, 400]}')
     os.link("photo.png", "hard.png")

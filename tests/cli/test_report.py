@@ -13,11 +13,13 @@ import time
 
 import pytest
 
+from tests.support.effort import slow_but
+
 FAST = ("--steps", 4, "--width", 64, "--height", 64, "--seed", 5)
 PHASES = ("encode_seconds", "denoise_seconds", "decode_seconds", "save_seconds")
 
 
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("batch", slow_but([3], [1, 3]))
 def test_the_seconds_of_all_pictures_are_the_seconds_of_the_run(run, batch):
     run("a tent", *FAST)  # what happens once in a process
     clock = time.perf_counter()
@@ -28,8 +30,10 @@ def test_the_seconds_of_all_pictures_are_the_seconds_of_the_run(run, batch):
     for record in records:
         assert all(record[phase] > 0 for phase in PHASES)
         assert record["seconds"] == pytest.approx(sum(record[phase] for phase in PHASES), abs=1e-3)
-        evaluations = record["step_seconds_median"] * record["evaluations"] / record["batch"]
-        assert record["denoise_seconds"] == pytest.approx(evaluations, rel=0.9)
+        half = (
+            record["evaluations"] / 2 * record["step_seconds_median"]
+        )  # half of the evaluations take as long, or longer
+        assert record["denoise_seconds"] * record["batch"] >= half - 1e-3
         assert record["load_seconds"] == records[0]["load_seconds"] > 0
     total = sum(record["seconds"] for record in records) + records[0]["load_seconds"]
     assert 0.5 * wall < total < wall
@@ -60,6 +64,7 @@ def test_quiet_prints_nothing_and_verbose_the_phases(run):
     assert code == 2 and "not allowed with argument" in err
 
 
+@pytest.mark.slow
 def test_warnings_are_quiet_too(run):
     flags = ("a tent", *FAST, "--deepcache", 2)
     assert "DeepCache gains little" in run(*flags)[2]
@@ -87,6 +92,7 @@ def _on_a_terminal(tmp_path, *flags):
     return text.decode()
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_a_bar_of_the_picture_and_one_of_all(tmp_path):
     text = _on_a_terminal(tmp_path, "a tent", *FAST, "--count", 3, "--output", "p/")
     assert re.search(r"3/3 100%\|.*\| 4/4 \[", text)

@@ -9,6 +9,9 @@ import pytest
 from PIL import Image
 
 from mlx_sd import jobs, metadata
+from tests.support.effort import slow_but
+
+pytestmark = pytest.mark.usefixtures("tiny_once")
 
 FAST = ("--steps", 1, "--width", 32, "--height", 32)
 MANY = ("a tent", *FAST, "--seed", 5, "--count", 3)
@@ -18,7 +21,7 @@ def _bytes(folder="."):
     return {path.name: path.read_bytes() for path in Path(folder).glob("*.*") if path.is_file()}
 
 
-@pytest.mark.parametrize("output", ["pictures/", "pictures/p.png", "pictures/{seed}.webp"])
+@pytest.mark.parametrize("output", slow_but(["pictures/"], ["pictures/", "pictures/p.png", "pictures/{seed}.webp"]))
 def test_the_same_command_makes_only_what_is_missing(run, tmp_path, output):
     (tmp_path / "pictures").mkdir()
     code, first, err = run(*MANY, "--output", output)
@@ -67,6 +70,18 @@ def test_other_settings_are_never_mixed_in(run, tmp_path):
     assert before.items() <= (_bytes("p") | _bytes()).items()
 
 
+@pytest.mark.slow
+def test_pictures_of_a_random_seed_are_gone_on_with_by_that_seed(run):
+    flags = ("a {red|blue} tent", *FAST, "--count", 3, "--output", "{number}.png")
+    seed = int(run(*flags)[2].split()[-1])
+    code, _, err = run(*flags)
+    assert (code == 2 and "(prompt 'a " in err) or f"(seed {seed}, here " in err
+    assert f"; --seed {seed} goes on with it; or choose another name" in err
+    Path("2.png").unlink()
+    assert run(*flags, "--seed", seed)[1] == "2.png\n"
+
+
+@pytest.mark.slow
 def test_one_picture_and_names_here_are_new_each_time(run):
     one = ("a tent", *FAST, "--seed", 5)
     assert [run(*one, "--output", "p/")[1] for _ in range(2)] == ["p/a-tent-5.png\n", "p/a-tent-5.2.png\n"]
@@ -74,6 +89,7 @@ def test_one_picture_and_names_here_are_new_each_time(run):
     assert run(*one, "--count", 2)[1].split() == ["a-tent-5.2.png", "a-tent-6.2.png"]
 
 
+@pytest.mark.slow
 def test_a_file_of_prompts_that_grew_and_moved_is_gone_on_with(run, tmp_path):
     flags = ("--prompts", "prompts.txt", *FAST, "--seed", 0, "--output", "p/")
     Path("prompts.txt").write_text("a tent\na house\na tent\n")
@@ -82,6 +98,7 @@ def test_a_file_of_prompts_that_grew_and_moved_is_gone_on_with(run, tmp_path):
     assert run(*flags)[1].split() == ["p/a-moon-0.png"]
 
 
+@pytest.mark.slow
 def test_a_model_that_moved_is_the_same_and_another_is_not(run, tmp_path, original):
     flags = (*MANY, "--output", "p.png", "--model")
     (tmp_path / "a").symlink_to(original)
@@ -91,6 +108,7 @@ def test_a_model_that_moved_is_the_same_and_another_is_not(run, tmp_path, origin
     assert "p-5.png was made with other settings" in run(*flags, "tiny")[2]
 
 
+@pytest.mark.slow
 def test_without_metadata_nothing_is_known_to_be_done(run):
     assert run(*MANY, "--output", "p.png", "--no-metadata")[0] == 0
     with Image.open("p-5.png") as image:
@@ -115,6 +133,7 @@ def test_what_another_process_is_making_is_left_to_it(run, tmp_path):
     assert run(*MANY, "--output", "p/")[1] == "p/a-tent-6.png\n"
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_list_and_make_each_picture_once(tmp_path):
     words = ["a tent", *map(str, FAST), "--seed", "0", "--count", "8", "--output", "p/"]
     command = [sys.executable, "-m", "mlx_sd.generate", *words]

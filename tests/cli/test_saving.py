@@ -12,6 +12,9 @@ from PIL import Image
 
 from mlx_sd import StableDiffusion, metadata
 from mlx_sd.cli import animation, making
+from tests.support.effort import slow_but
+
+pytestmark = pytest.mark.usefixtures("tiny_once")
 
 SMALL = ("--steps", 1, "--width", 32, "--height", 32, "--seed", 5)
 
@@ -45,20 +48,23 @@ def test_a_full_disk_ends_the_run_in_one_line(run, growing, tmp_path):
     with largest_file(9000):
         code, out, err = run(*growing)
     assert (code, out, err.count("\n")) == (1, "p/a-tent-5.png\n", 1)
-    assert "p/a-house-5.png cannot be written: File too large; nothing is left of it; 1 of 3 pictures were made" in err
+    assert "p/a-house-5.png cannot be written: File too large; nothing is left of it; 1 of 3 pictures is there" in err
     assert "; the same command makes only what is missing" in err
     assert [path.name for path in (tmp_path / "p").iterdir()] == ["a-tent-5.png"]
     assert metadata.is_whole(tmp_path / "p/a-tent-5.png")
     assert run(*growing)[1].split() == ["p/a-house-5.png", "p/a-moon-5.png"]
 
 
+@pytest.mark.slow
 def test_what_was_made_before_is_in_the_json(run, growing, tmp_path):
     with largest_file(9000):
         code, out, _ = run(*growing, "--json")
     assert code == 1 and [record["output"] for record in json.loads(out)] == ["p/a-tent-5.png"]
 
 
-@pytest.mark.parametrize("flags", [("--preview", "steps"), ("--animate",), ("--animate", "film.gif")])
+@pytest.mark.parametrize(
+    "flags", slow_but([("--animate",)], [("--preview", "steps"), ("--animate",), ("--animate", "film.gif")])
+)
 def test_step_images_and_animations_that_cannot_be_written_are_one_line(run, tmp_path, monkeypatch, flags):
     monkeypatch.setattr(animation, "Preview", lambda sd: lambda x: [_noise()] * x.shape[0])
     with largest_file(20000):
@@ -74,6 +80,7 @@ def _noise():
     return Image.fromarray(np.random.RandomState(0).randint(0, 255, (160, 160, 3), np.uint8))
 
 
+@pytest.mark.slow
 def test_a_folder_that_vanishes_ends_the_run_in_one_line(run, growing, tmp_path, monkeypatch):
     save = metadata.save
 

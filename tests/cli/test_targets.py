@@ -15,6 +15,9 @@ from mlx_sd.cli.plan import Plan
 from mlx_sd.cli.prompt_list import templates_of
 from mlx_sd.cli.targets import Names, Targets, safe
 from mlx_sd.core.errors import InputError
+from tests.support.effort import slow_but
+
+pytestmark = pytest.mark.usefixtures("tiny_once")
 
 FAST = ("--steps", 1, "--width", 32, "--height", 32)
 NAMES = {  # flags -> the names of the pictures
@@ -28,7 +31,7 @@ NAMES = {  # flags -> the names of the pictures
 }
 
 
-@pytest.mark.parametrize("options", NAMES, ids=lambda options: options[1])
+@pytest.mark.parametrize("options", slow_but(list(NAMES)[:2], NAMES), ids=lambda options: options[1])
 def test_a_pattern_names_the_pictures(run, tmp_path, options):
     code, out, _ = run("a tent!", *FAST, "--seed", 7, *options)
     assert (code, out.split()) == (0, NAMES[options])
@@ -134,8 +137,8 @@ def test_the_work_before_the_first_picture_is_linear_in_their_number(tmp_path, m
         output = "new/" if kind == "count" else "a.png"
         return _calls(tmp_path, "a tent", "--count", pictures, "--seed", 0, "--output", output)
 
-    few, many = work(500), work(2000)
-    assert many / few < 4.4 and many / 2000 < (700 if kind == "equal lines" else 150)
+    few, many = work(200), work(800)
+    assert many / few < 4.4 and many / 800 < (700 if kind == "equal lines" else 150)
 
 
 @pytest.mark.parametrize("folder", ["", "{number}/"])
