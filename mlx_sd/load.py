@@ -28,7 +28,7 @@ from .checkpoint.model_folder import (
     shapes,
     tokenizers,
 )
-from .core import blas
+from .core import blas, terminal
 from .core.errors import InputError
 from .core.suggestions import unknown
 from .networks import quantization
@@ -72,12 +72,14 @@ def load(
         raise InputError(f"{name} is quantized, and {reason}; convert its source again with both")
     schemes = quantization.parse_for(networks, quantize)
     merge = resolve.merge_plan(adapters, networks, lora_strict)
-    for part, network in networks.items():
-        if part in stored_schemes:
-            quantization.replace_layers(network, stored_schemes[part])
-        _fill(network, folder, part, about["version"], dtype, merge and partial(merge, part))
-        if part in schemes:
-            quantization.quantize_network(network, schemes[part])
+    files = [folder / f"{part}.safetensors" for part in networks]
+    with terminal.progress(sum(file.stat().st_size for file in files if file.is_file()), "load") as advance:
+        for part, network in networks.items():
+            if part in stored_schemes:
+                quantization.replace_layers(network, stored_schemes[part])
+            _fill(network, folder, part, about["version"], dtype, merge and partial(merge, part), advance)
+            if part in schemes:
+                quantization.quantize_network(network, schemes[part])
     model_record = _model(name, folder, about, dtype, networks)
     records, hashes = (merge.records, merge.autov3) if merge else ((), ())
     return replace(model_record, loras=tuple(records), lora_hashes=tuple(hashes), quantization=quantize)
@@ -141,10 +143,12 @@ def _fill(
     version: int,
     dtype: mx.Dtype,
     change: Callable[[str, mx.array], mx.array] | None,
+    advance: Callable[[int], Any],
 ) -> None:
     """Loads a network's weights; InputError lists parameters that are missing, unexpected or of another shape.
 
-    change: (parameter, array in float32 or the stored dtype) -> array, the merging of adapters.
+    change: (parameter, array in float32 or the stored dtype) -> array, the merging of adapters. advance: called with
+    the bytes that are loaded.
     """
     file = folder / f"{part}.safetensors"
     stored_shapes = {name: tensor.shape for name, tensor in network_tensors(folder, part, version).items()}
@@ -158,10 +162,11 @@ def _fill(
     stored: Any = mx.load(str(file))
     weights: Any = {parameter_name(part, name, version): array for name, array in stored.items()}
     del stored
-    if change:
+    if change or terminal.visible():
         for name, array in weights.items():
-            weights[name] = change(name, array).astype(dtype)
+            weights[name] = change(name, array).astype(dtype) if change else _cast(array, dtype)
             mx.eval(weights[name])  # one weight's float32 at a time
+            advance(array.nbytes)
     network.load_weights([(name, _cast(array, dtype)) for name, array in weights.items()])
     mx.eval(network.parameters())
 

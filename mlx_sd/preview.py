@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 
 import mlx.core as mx
@@ -12,6 +11,7 @@ from tqdm import tqdm
 from . import preview_network, preview_samples
 from .checkpoint.model import Model
 from .codec import decode, to_image
+from .core import terminal
 from .core.errors import Failure, InputError
 from .core.files import atomic_file, read_json
 from .core.places import cache_folder
@@ -80,7 +80,9 @@ def fit(sd: StableDiffusion) -> PreviewNetwork:
     Raises Failure where latents or decoded pictures are not finite.
     """
     samples = []
-    for latents in tqdm(preview_samples.latents(sd), "preview", unit="picture", disable=not sys.stderr.isatty()):
+    for latents in tqdm(
+        preview_samples.latents(sd), "preview", unit="picture", disable=not terminal.visible(), leave=False
+    ):
         if not mx.isfinite(latents).all().item():
             raise Failure("no preview: the encoder's latents are not finite (try --dtype float32)")
         samples.append((latents, pooled(decode(sd.model, latents), sd.vae.config.downsampling)))

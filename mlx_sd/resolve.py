@@ -13,6 +13,7 @@ import mlx.nn as nn
 from .checkpoint.embedded import EMBEDDED
 from .checkpoint.lora import Lora, LoraSource
 from .checkpoint.model_folder import VERSION
+from .core import terminal
 from .core.errors import InputError
 from .core.places import cache_folder
 
@@ -38,6 +39,10 @@ def model_folder(model: str, variant: str | None = None) -> Path:
     if not (out / "model.json").is_file():
         if checkpoint.warning:
             warnings.warn(checkpoint.warning, stacklevel=4)
+        if model not in EMBEDDED:
+            tensors = [tensor for component in checkpoint.components.values() for tensor in component.tensors.values()]
+            size = terminal.size(sum(tensor.end - tensor.start for tensor in tensors))
+            terminal.announce(f"{model} is converted, this once, to {out} ({size})")
         try:
             write_model_folder(checkpoint, out, {"model": model})
         except InputError:

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -12,6 +11,7 @@ from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_fro
 from huggingface_hub.utils import logging
 from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 
+from mlx_sd.core import terminal
 from mlx_sd.core.errors import Failure, InputError
 
 from . import hub_errors
@@ -126,12 +126,12 @@ def _quiet() -> Iterator[None]:
     """Shows the client's bars on a terminal alone, and none of its remarks."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
-    terminal = sys.stderr.isatty() or constants.HF_HUB_DISABLE_PROGRESS_BARS is not None
-    if not terminal:
+    visible = terminal.visible() or constants.HF_HUB_DISABLE_PROGRESS_BARS is not None
+    if not visible:
         disable_progress_bars()
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
-        if not terminal:
+        if not visible:
             enable_progress_bars()

@@ -1,17 +1,14 @@
-"""Writes safetensors one tensor at a time, hashed on the way; hashes files and shows progress."""
+"""Writes safetensors one tensor at a time, hashed on the way; hashes files."""
 
 import hashlib
 import json
 import math
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
-from tqdm import tqdm
 
 from mlx_sd.core.files import TENSOR_DTYPES
 
@@ -71,10 +68,3 @@ def sha256(file: Path, advance: Callable[[int], Any] = lambda size: None, start:
             digest.update(block)
             advance(len(block))
     return digest.hexdigest()
-
-
-@contextmanager
-def progress(total: int, title: str) -> Iterator[Callable[[int], Any]]:
-    """Shows a bar of `total` bytes on a terminal, nothing elsewhere; yields the function that advances it."""
-    with tqdm(total=total, unit="B", unit_scale=True, desc=title, disable=not sys.stderr.isatty()) as bar:
-        yield bar.update

@@ -10,9 +10,10 @@ import mlx.core as mx
 from mlx_sd.checkpoint.model_folder import build, network_tensors, read_model_json, shapes
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import TENSOR_DTYPES, Tensor, atomic_folder
+from mlx_sd.core.terminal import progress
 
 from ..files.diffusers_names import diffusers_name
-from ..files.safetensors_stream import Entry, progress, write_tensors
+from ..files.safetensors_stream import Entry, write_tensors
 from ..sources.checkpoint import SCHEDULERS, VQ, Vocabulary
 from .model_folder import write_tokenizer
 

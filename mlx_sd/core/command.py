@@ -6,14 +6,14 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from . import interrupt
+from . import interrupt, terminal
 from .errors import Failure, InputError
 
 
 def run(name: str, command: Callable[[], None], quiet: bool = False) -> int:
     """Runs a command and returns its exit code: 0, 1 for a failure, 2 for bad input, 130 for Ctrl-C.
 
-    quiet: warnings are not printed.
+    quiet: warnings and bars are not shown.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8: they are printed as they are
         sys.stdout.reconfigure(errors="surrogateescape")
@@ -28,7 +28,7 @@ def run(name: str, command: Callable[[], None], quiet: bool = False) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore" if quiet else "default", UserWarning)
         warnings.showwarning = show
-        with interrupt.raising():
+        with interrupt.raising(), terminal.hidden(quiet):
             return _exit_code(name, command)
 
 

@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+from . import terminal
+
 _HEAD = 256  # bytes that are looked at
 PICKLE = (
     "is a pickle, which can run code when opened; get the safetensors version, or convert it in a sandbox with "
@@ -91,11 +93,6 @@ def _cut_off(file: Path, size: int) -> str | None:
     if not isinstance(end, int) or not size < 8 + length + end < 1e15:
         return None
     return (
-        f"is damaged or incomplete: it has {_bytes(size)} of {_bytes(8 + length + end)}, as if its download had "
-        "stopped; download it again"
+        f"is damaged or incomplete: it has {terminal.size(size)} of {terminal.size(8 + length + end)}, as if its "
+        "download had stopped; download it again"
     )
-
-
-def _bytes(count: int) -> str:
-    unit, name = next(((u, n) for u, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if count >= u), (1, "bytes"))
-    return f"{count / unit:.3g} {name}"
