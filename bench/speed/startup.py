@@ -5,6 +5,7 @@ is everything beside the loop: Python, imports, loading, the prompt, the first e
 saving. Rounds alternate between the trees, so that both meet the same load of the machine.
 """
 
+import os
 import statistics
 import sys
 import tempfile
@@ -56,13 +57,16 @@ def measure(before: Path | None, rounds: int) -> Results:
     with tempfile.TemporaryDirectory() as folder:
         for tree in trees.values():  # converts the checkpoint where that has not been done, and fills the disk's cache
             _run(tree, FEW, folder)
+        load = [os.getloadavg()[0]]
         measured = [
             {name: {str(steps): _run(tree, steps, folder) for steps in (FEW, MANY)} for name, tree in trees.items()}
             for _ in range(rounds)
         ]
+        load.append(os.getloadavg()[0])
     return {
         "model": "tiny",
         "steps": [FEW, MANY],
+        "load_average": load,  # before and after: processes that wanted a core, these included
         "beside_the_loop": {name: _summary([entry[name] for entry in measured]) for name in trees},
         "rounds": measured,
         "machine": describe(),
