@@ -34,8 +34,6 @@ HASHES = {"model_hash": "model", "refiner_hash": "refiner", "init_image_hash": "
 
 def request_of(arguments: argparse.Namespace) -> Request:
     """Returns flags over the settings of --from-image over defaults; InputError where the picture's make no sense."""
-    if arguments.allow_changed and not arguments.from_image:
-        raise InputError("--allow-changed is about what --from-image makes again; give both, or neither")
     flags = _flags(arguments)
     present = _present(arguments)
     obsolete = {name for flag in present for name in _OVERRULES.get(flag, ())}

@@ -72,6 +72,8 @@ def read(path: Path) -> dict[str, str]:
                 pixels = exif.get_ifd(_EXIF_IFD).get(_UNIQUE_ID)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder; give a picture") from None
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise InputError(f"{path} is not a picture that can be read ({error})") from None
     if isinstance(description, str) and description.startswith(f"{SETTINGS}:"):

@@ -190,7 +190,7 @@ def test_an_image_that_is_gone_is_named_with_the_way_out(run):
     _noise("other.png", 0)
     assert run("--from-image", "a.png", "--init-image", "other.png", "--output", "b.png")[::2] == (0, "")
     code, _, err = run("a tent", "--allow-changed")
-    assert code == 2 and "--allow-changed is about what --from-image makes again" in err
+    assert code == 2 and "--allow-changed is about the picture of --from-image" in err
 
 
 def _foreign(file, text, size=(8, 8)):

@@ -185,6 +185,11 @@ def test_a_damaged_file_is_one_line(tmp_path, damage):
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_is_no_picture(tmp_path):
+    with pytest.raises(InputError, match="is a folder; give a picture"):
+        metadata.read(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["{", "[1]", "[" * 100000, ""])
 def test_damaged_settings_are_named(tmp_path, text):
     info = picture_file.PngInfo()
