@@ -121,6 +121,12 @@ def claim(target: Path) -> Claim | None:
         raise Failure(f"{target} cannot be written: {error.strerror}") from None
 
 
+def sweep(target: Path) -> None:
+    """Removes the file of a claim on a target that a dead process has left, where there is one."""
+    if claim_path(target).exists() and (left := claim(target)) is not None:
+        left.release()
+
+
 def claim_path(target: Path) -> Path:
     """Returns the hidden file whose lock is the claim on a target."""
     return target.with_name(f".{target.name}.claim")

@@ -81,6 +81,9 @@ class _Run:
         self.report.loaded(time.perf_counter() - clock)
         self._decide(sd, refiner, drafts)
         self.report.planned(drafts)
+        for draft in drafts:
+            if draft.state is State.DONE:
+                jobs.sweep(draft.target)
         pending = [draft for draft in drafts if draft.state is not State.DONE]
         if not pending:
             return

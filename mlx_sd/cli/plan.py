@@ -17,6 +17,7 @@ from .prompt_list import Template
 from .targets import Names, Picture, Targets, exists
 
 _NOWHERE = Path()
+_MOST = 1_000_000  # pictures of a run, whose list takes about a gigabyte
 
 
 @dataclass
@@ -175,6 +176,8 @@ def _drafts(templates: Sequence[Template], batch: int) -> tuple[list[Draft], int
     counts = [template.pictures for template in templates]
     if min(counts) < 1 or batch < 1:
         raise InputError(f"count and batch must be at least 1, not {min(counts)} and {batch}")
+    if sum(counts) > _MOST:
+        raise InputError(f"one run makes at most {_MOST} pictures, not {sum(counts)}; go on with another --seed")
     drawn = None
     drafts: list[Draft] = []
     for line, template in enumerate(templates, 1):

@@ -52,6 +52,9 @@ def test_a_picture_that_is_broken_is_made_again_and_the_old_file_stays(run, tmp_
     assert "p/a-tent-6.png was damaged or edited; it is p/a-tent-6.broken.png now" in err
     after = _bytes("p")
     assert after.pop("a-tent-6.broken.png") == before["a-tent-6.png"][:-300] and after == before
+    jobs.claim_path(victim).touch()  # of a process that was killed after it had saved
+    assert "all 3 pictures are there already" in run(*MANY, "--output", "p/")[2]
+    assert not jobs.claim_path(victim).exists()
     victim.write_bytes(b"")  # of a disk that was full: nothing to keep
     assert run(*MANY, "--output", "p/")[1] == "p/a-tent-6.png\n"
 

@@ -92,6 +92,11 @@ def test_a_name_that_the_user_gives_replaces_our_pictures_and_no_other_files(run
     assert run("a tent", *FAST, "--output", "folder.png/{seed}.png")[0] == 0
 
 
+def test_more_pictures_than_a_list_can_hold_are_refused_at_once(run):
+    code, _, err = run("a tent", "--count", 4_000_000_000, "--output", "p/")
+    assert code == 2 and "one run makes at most 1000000 pictures, not 4000000000" in err
+
+
 def test_numbers_go_on_from_what_exists_and_from_what_is_taken():
     names, there = Names(), {Path("a.png"), Path("a.3.png")}
     numbered = [names.number(Path("a.png"), lambda path: path not in there) for _ in range(3)]
