@@ -21,9 +21,18 @@ def parser(name: str, description: str | None, examples: str | None = None) -> P
     )
 
 
+def results_file(value: str) -> Path:
+    """Returns the path of a file to be written, for argparse, which refuses one without a folder before measuring."""
+    path = Path(value)
+    if path.is_dir() or not path.parent.is_dir():
+        reason = "it is a folder" if path.is_dir() else f"the folder {path.parent} does not exist"
+        raise argparse.ArgumentTypeError(f"{value!r} cannot be written: {reason}")
+    return path
+
+
 def add_json(arguments: Parser) -> None:
     """Adds --json FILE, where results are written to."""
-    arguments.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
+    arguments.add_argument("--json", type=results_file, metavar="FILE", help="write the results here")
 
 
 def run_measurement(

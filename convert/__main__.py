@@ -99,6 +99,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     p = parser()
     arguments = p.parse_args(argv)
+    mode = "verify" if arguments.verify is not None else "inspect" if arguments.inspect is not None else None
+    if mode is not None:
+        taken = ("verify",) if mode == "verify" else ("inspect", "model", *_OPTIONS)
+        for name, value in vars(arguments).items():
+            if name not in taken and value != p.get_default(name):
+                p.error(f"--{mode} takes no --{name.replace('_', '-')}; leave it out")
     if arguments.verify is not None:
         return command.run(NAME, lambda: print(verify.verify(arguments.verify)))
     if arguments.inspect is not None:

@@ -3,11 +3,13 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from mlx_sd.core import command
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.parser import Parser, program
+from mlx_sd.spellings import parse_size
 
 from .export import export
 from .lowering.attention import ATTENTIONS
@@ -95,17 +97,14 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _sizes(arguments: argparse.Namespace) -> tuple[tuple[int | None, int | None], ...]:
-    if arguments.size and (arguments.width or arguments.height):
+    sides: tuple[int | None, int | None] = (arguments.width, arguments.height)
+    if arguments.size and sides != (None, None):
         raise InputError("give --size, or --width and --height, not both")
-    if not arguments.size:
-        return ((arguments.width, arguments.height),)
-    sizes = []
-    for text in arguments.size:
-        width, _, height = text.lower().partition("x")
-        if not (width.isdecimal() and height.isdecimal()):
-            raise InputError(f"--size takes WIDTHxHEIGHT, for example 512x768, not {text!r}")
-        sizes.append((int(width), int(height)))
-    return tuple(sizes)
+    sizes = tuple(parse_size(text) for text in arguments.size) if arguments.size else (sides,)
+    for side in chain.from_iterable(sizes):
+        if side is not None and side < 1:
+            raise InputError(f"width and height must be at least 1 pixel, not {side}")
+    return sizes
 
 
 if __name__ == "__main__":

@@ -76,7 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", type=Path, required=True, metavar="FILE", help="the schedule")
     p.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the sweeps and a comparison with other schedules here"
+        "--json",
+        type=arguments.results_file,
+        metavar="FILE",
+        help="write the sweeps and a comparison with other schedules here",
     )
     p.add_argument("--work", type=Path, default=Path("solvers-work"), metavar="DIR", help="as in solvers")
     p.add_argument("--images", type=int, default=16, help="pictures of the comparison, default 16")

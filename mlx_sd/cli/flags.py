@@ -82,14 +82,14 @@ def _add_command(p: Parser, work: Any) -> None:
     work.add_argument(
         "--no-wildcards", dest="wildcards", action="store_false", help="take {a|b} in prompts as it stands"
     )
-    count = work.add_argument("--count", type=_whole, default=1, help="pictures of each prompt, default 1")
+    count = work.add_argument("--count", type=int, default=1, help="pictures of each prompt, default 1")
     p.add_spellings(
         count,
         aliases=COUNT_ALIASES,
         conversions={"n": count_words},
         false_friends=dict.fromkeys(("n-iter", "batch-count", "num-batches"), COUNT),
     )
-    batch = work.add_argument("--batch", type=_whole, default=1, help="pictures computed together, default 1")
+    batch = work.add_argument("--batch", type=int, default=1, help="pictures computed together, default 1")
     p.add_spellings(batch, false_friends=dict.fromkeys(("batch-size", "n-samples", "b"), f"{COUNT} --batch {{value}}"))
     output = work.add_argument(
         "--output",
@@ -108,9 +108,10 @@ def _add_command(p: Parser, work: Any) -> None:
     work.add_argument(
         "--no-metadata", dest="metadata", action="store_false", help="write no settings into the pictures"
     )
-    work.add_argument(
+    loras = work.add_argument(
         "--lora-folder", type=_path, metavar="DIR", help="where LoRAs given by name lie (default: MLX_SD_LORAS)"
     )
+    p.add_spellings(loras, aliases="lora-dir lora-model-dir")
     work.add_argument(
         "--lora-strict", action="store_true", help="a LoRA that fits the model only in part is an error, not a warning"
     )
@@ -155,22 +156,6 @@ def _text(value: str) -> str:
     return value
 
 
-def _whole(value: str) -> int:
-    """A whole number, for argparse."""
-    try:
-        return int(value)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a whole number, not {value!r}") from None
-
-
-def _number(value: str) -> float:
-    """A number, for argparse."""
-    try:
-        return float(value)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number, not {value!r}") from None
-
-
 def _path(value: str) -> Path:
     """A path that is not empty, for argparse."""
     return Path(_text(value))
@@ -186,7 +171,7 @@ def _add(group: Any, field: str, setting: Setting) -> argparse.Action:
         options |= {"action": argparse.BooleanOptionalAction}
         del options["metavar"]
     elif setting.kind in (int, float):
-        options |= {"type": _whole if setting.kind is int else _number}
+        options |= {"type": setting.kind}
     if setting.choices:
         options |= {"choices": tuple(setting.choices), "type": setting.value_of}
     if setting.repeat:

@@ -111,6 +111,16 @@ class Parser(argparse.ArgumentParser):
         """Returns the form of the values of an option that can stand alone."""
         return self._forms.get(action.dest) if action.nargs == "?" and action.option_strings else None
 
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """The value of a text; a number's mistake is said in plain words."""
+        words = {int: "a whole number", float: "a number"}.get(action.type) if isinstance(action.type, type) else None
+        try:
+            return super()._get_value(action, arg_string)
+        except argparse.ArgumentError:
+            if words is None:
+                raise
+            raise argparse.ArgumentError(action, f"must be {words}, not {arg_string!r}") from None
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             choices = [str(choice) for choice in action.choices]

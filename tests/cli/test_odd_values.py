@@ -57,21 +57,19 @@ def test_empty_text_is_refused_where_it_means_nothing(name):
         Request(**{name: ""})
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    slow_but(
-        [([b"a \xff tent"], "prompt 'a \\xff tent' is not UTF-8")],
-        [
-            ([b"a \xff tent"], "prompt 'a \\xff tent' is not UTF-8"),
-            ([b"x", b"--model", b"\xe9"], "model '\\xe9' is not UTF-8"),
-            ([b"x", b"--steps", b"\xe9"], "argument --steps: must be a whole number"),
-            ([b"x", b"--\xe9"], "unknown option --"),
-            ([b"--prompts", b"\xe9.txt"], "No such file"),
-            ([b"--from-image", b"\xe9.png"], "does not exist"),
-        ],
-    ),
-)
-def test_bytes_that_are_not_utf_8_are_one_line(tmp_path, words, message):
+BYTES = {
+    b"a \xff tent": "prompt 'a \\xff tent' is not UTF-8",
+    b"x --model \xe9": "model '\\xe9' is not UTF-8",
+    b"x --steps \xe9": "argument --steps: must be a whole number",
+    b"x --\xe9": "unknown option --",
+    b"--prompts \xe9.txt": "No such file",
+    b"--from-image \xe9.png": "does not exist",
+}
+
+
+@pytest.mark.parametrize("text", slow_but(list(BYTES)[:1], BYTES))
+def test_bytes_that_are_not_utf_8_are_one_line(tmp_path, text):
+    words = [text] if b" tent" in text else text.split()
     done = subprocess.run(
         [sys.executable, "-m", "mlx_sd.generate", *words],
         cwd=tmp_path,
@@ -79,7 +77,7 @@ def test_bytes_that_are_not_utf_8_are_one_line(tmp_path, words, message):
         capture_output=True,
     )
     err = done.stderr.decode(errors="replace")
-    assert done.returncode == 2 and message in err and err.count("\n") == 1, err
+    assert done.returncode == 2 and BYTES[text] in err and err.count("\n") == 1, err
     assert list(tmp_path.iterdir()) == []
 
 
