@@ -11,13 +11,22 @@ from . import results
 from .machine import describe
 
 
+class _Defaults(argparse.RawDescriptionHelpFormatter):
+    """Help that names every default which its text does not name."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text, default = action.help or "", action.default
+        named = "default" in text or default is None or default is False or default in ([], argparse.SUPPRESS)
+        return text if named else f"{text} (default %(default)s)"
+
+
 def parser(name: str, description: str | None, examples: str | None = None) -> Parser:
     """Builds the parser of `python -m bench NAME`; the help shows both texts with their own line breaks."""
     return Parser(
         prog=f"{program('bench')} {name}",
         description=description,
         epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Defaults,
     )
 
 

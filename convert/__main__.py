@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--verify", type=Path, metavar="DIR", help="check a converted folder instead")
     p.add_argument("--inspect", metavar="FILE", help="describe a safetensors file; with --model, say whether it fits")
     p.add_argument("--dtype", choices=tuple(DTYPES), help="of the weights (default: as they are stored)")
-    p.add_argument("--variant", help="which variant of a folder's files to read, for example fp16")
+    p.add_argument("--variant", help="prefer this variant of a folder's files where it has one, as fp16")
     p.add_argument("--vae", type=Path, metavar="PATH", help="another VAE: a file or a folder")
     p.add_argument("--text-encoder", type=Path, metavar="PATH", help="another text encoder: a file or a folder")
     p.add_argument("--text-encoder-2", type=Path, metavar="PATH", help="SDXL's second")

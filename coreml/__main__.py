@@ -9,7 +9,6 @@ from pathlib import Path
 from mlx_sd.core import command
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.parser import Parser, program
-from mlx_sd.spellings import parse_size
 
 from .export import export
 from .lowering.attention import ATTENTIONS
@@ -97,6 +96,8 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _sizes(arguments: argparse.Namespace) -> tuple[tuple[int | None, int | None], ...]:
+    from mlx_sd.spellings import parse_size  # not for --help
+
     sides: tuple[int | None, int | None] = (arguments.width, arguments.height)
     if arguments.size and sides != (None, None):
         raise InputError("give --size, or --width and --height, not both")

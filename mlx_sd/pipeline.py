@@ -158,7 +158,7 @@ class StableDiffusion:
             refine_at: share of the way at which the refiner begins, above 0, below 1; 0.8.
             eta: fresh noise in ddim (0) and euler_ancestral (1), from 0 to 1.
             gamma: fresh noise in tcd, from 0 to 1; 0.3.
-            order: of the solver, from 1 to 3; 2, lms 4.
+            order: of the solver, from 1 to 3, of lms to 4; 2, lms 4.
             kind: "midpoint" or "heun" of the dpm samplers, "bh2" or "bh1" of unipc.
             corrector: UniPC's corrector after each step of a deterministic multistep sampler.
             rho: how unevenly the karras schedule is spaced, from 0.01; 7.

@@ -138,7 +138,8 @@ class Request(SolverSettings):
     )
     steps: int | None = setting(
         None,
-        f"steps of the sampler (default {STEPS}; of upscalers {STEPS_UPSCALER} or {STEPS_SUPER_RESOLUTION})",
+        f"steps of the sampler (default {STEPS}; of upscalers {STEPS_UPSCALER} or {STEPS_SUPER_RESOLUTION}; "
+        "of ddpm without a prompt all there are)",
         kind=int,
         range=Range(1),
         aliases="num-inference-steps inference-steps num-steps sampling-steps sample-steps ddim-steps step-count",

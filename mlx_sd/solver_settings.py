@@ -20,7 +20,7 @@ class SolverSettings:
     )
     gamma: float | None = _solver_setting("fresh noise in tcd, from 0 to 1 (default 0.3)", kind=float)
     order: int | None = _solver_setting(
-        "order of the solver, 1 to 3 (default 2; lms 4)", kind=int, aliases="solver-order"
+        "order of the solver, 1 to 3, of lms to 4 (default 2; lms 4)", kind=int, aliases="solver-order"
     )
     kind: str | None = _solver_setting(
         "midpoint or heun, of the dpm samplers; bh2 or bh1, of unipc", aliases="solver-type"
@@ -29,7 +29,7 @@ class SolverSettings:
         "UniPC's corrector after each step of any deterministic multistep sampler (default: unipc only)", kind=bool
     )
     rho: float | None = _solver_setting(
-        "how unevenly the karras schedule is spaced (default 7)", kind=float, range=Range(0.01)
+        "how unevenly the karras schedules are spaced (default 7)", kind=float, range=Range(0.01)
     )
     s_churn: float | None = _churn_setting(
         "noise that edm adds, over all steps (default 0)", range=Range(0), aliases="sigma-churn"

@@ -42,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--rules", action="store_true", help="judge true pictures, and true pictures of changed captions")
     p.add_argument("--sheet", type=Path, metavar="PNG", help="write a contact sheet of the pictures that are not true")
     for name in ("steps", "width", "height"):
-        p.add_argument(f"--{name}", type=int)
-    p.add_argument("--guidance", type=float)
+        p.add_argument(f"--{name}", type=int, help="as of python -m mlx_sd.generate")
+    p.add_argument("--guidance", type=float, help="as of python -m mlx_sd.generate")
     for name in ("sampler", "schedule", "deepcache", "tgate", "speed", "quantize"):
         p.add_argument(f"--{name}", help="as of python -m mlx_sd.generate")
     arguments.add_json(p)

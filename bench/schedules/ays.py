@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--guidance", type=float, help="default: the model's")
     p.add_argument("--paths", type=int, default=16, help="paths, from prompts in turn, default 16")
     p.add_argument("--strata", type=int, default=96, help="times along a path, default 96")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=int, default=0, help="of the first path")
     p.add_argument("--out", type=Path, required=True, metavar="FILE", help="the schedule")
     p.add_argument(
         "--json",

@@ -60,11 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="a value of --deepcache, tgate: and a value of --tgate, or both with a slash between; may be repeated, "
         f"beside the full loop (default {' '.join(DEFAULT)})",
     )
-    p.add_argument("--steps", type=int, default=50)
+    p.add_argument("--steps", type=int, default=50, help="of the sampler")
     p.add_argument("--latents", type=int, metavar="SIDE", help="default: the model's")
     p.add_argument("--batch", type=int, default=1, help="pictures at once")
     p.add_argument("--guided", action="store_true", help="with guidance: twice as many latents through the UNet")
-    p.add_argument("--dtype", choices=tuple(DTYPES), default="float32")
+    p.add_argument("--dtype", choices=tuple(DTYPES), default="float32", help="of weights and activations")
     p.add_argument("--device", choices=("cpu", "gpu"), help="default: MLX's")
     p.add_argument("--peer", choices=BASELINES, help="run this package's loops in turn, on the same shapes")
     p.add_argument("--profile", action="store_true", help="time a full and each cached step operation by operation")

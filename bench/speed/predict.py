@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("chips", nargs="*", metavar="CHIP", help=f"{', '.join(CHIPS)} (default: all)")
     p.add_argument("--model", choices=tuple(UNETS), action="append", help="may be repeated (default: all)")
     p.add_argument("--loop", action="append", metavar="LOOP", help=f"as in latency (default {', '.join(LOOPS)})")
-    p.add_argument("--steps", type=int, default=50)
+    p.add_argument("--steps", type=int, default=50, help="of the sampler")
     arguments.add_json(p)
     options = p.parse_args(argv)
     return command.run("bench predict", lambda: _predict(options))
