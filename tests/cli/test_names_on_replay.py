@@ -32,7 +32,7 @@ def test_an_earlier_picture_is_made_again_as_it_was(run, earlier, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "flags", [("--schedule", "Karras"), ("--sampler", "Euler Karras")], ids=["schedule", "sampler with schedule"]
+    "flags", [("--sampler", "Euler Karras"), pytest.param(("--schedule", "Karras"), marks=pytest.mark.slow)]
 )
 def test_a_name_over_an_earlier_picture_means_what_it_means_now(flags, run, earlier, tmp_path):
     assert run("--from-image", "before.png", *flags, "--output", "other.png")[0] == 0
@@ -41,6 +41,7 @@ def test_a_name_over_an_earlier_picture_means_what_it_means_now(flags, run, earl
     assert (_pixels("other.png") != _pixels("now.png")).any()
 
 
+@pytest.mark.slow
 def test_the_generator_of_a_picture_is_recorded_and_replayed(run, tmp_path):
     assert run("a tent", *SMALL, "--sampler", "Euler a", "--rng", "CPU", "--output", "a.png")[0] == 0
     assert run("--from-image", "a.png", "--output", "b.png")[0] == 0

@@ -2,6 +2,8 @@
 
 import warnings
 
+import pytest
+
 from mlx_sd import StableDiffusion
 from mlx_sd.core import blas, command
 
@@ -29,6 +31,7 @@ def test_a_warning_of_loading_is_printed_once_for_two_models(capsys, monkeypatch
     assert capsys.readouterr().err == "name: no fast BLAS\n"
 
 
+@pytest.mark.slow
 def test_python_shows_a_warning_once_for_calls_from_several_places(monkeypatch):
     """... by its own rule for warnings of one line, which is here ours and not the caller's."""
     monkeypatch.setattr(blas, "problem", lambda: "no BLAS, twice")

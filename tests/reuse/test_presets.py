@@ -27,9 +27,13 @@ def test_the_evidence_of_the_embedded_checkpoint_s_presets_is_what_was_measured(
     assert run and presets.EMBEDDED[name].evidence == reuse.preset_note(curves, run)
 
 
+@pytest.fixture(scope="module")
+def sd():
+    return StableDiffusion.load("tiny", "float32")
+
+
 @pytest.mark.parametrize("name", presets.NAMES)
-def test_a_preset_is_the_settings_it_names(name):
-    sd = StableDiffusion.load("tiny", "float32")
+def test_a_preset_is_the_settings_it_names(name, sd):
     request = sd.complete(Request(prompt="a tent", seed=0, speed=name))
     settings = presets.EMBEDDED[name].settings
     assert {key: getattr(request, key) for key in preset_of(sd.model, name).settings} == settings
@@ -87,8 +91,7 @@ OTHER_PATHS = {  # what overrules the preset, or was not so when it was measured
 
 
 @pytest.mark.parametrize("change", OTHER_PATHS)
-def test_figures_are_printed_only_of_what_was_measured(change):
-    sd = StableDiffusion.load("tiny", "float32")
+def test_figures_are_printed_only_of_what_was_measured(change, sd):
     plain = Request(prompt="a tent", seed=0, speed="fast")
     words = speed_words(sd.model, "fast", sd.complete(plain))
     assert words == f"--sampler dpmpp_2m --steps 8 --tgate 4,5,1,2: {presets.EMBEDDED['fast'].evidence}"
@@ -97,8 +100,7 @@ def test_figures_are_printed_only_of_what_was_measured(change):
     assert words.startswith(f"{OTHER_PATHS[change]}; ") and presets.EMBEDDED["fast"].evidence not in words
 
 
-def test_an_embedded_checkpoint_with_an_adapter_has_no_figures():
-    model = StableDiffusion.load("tiny", "float32").model
-    request = StableDiffusion(model).complete(Request(prompt="a tent", seed=0, speed="fast"))
+def test_an_embedded_checkpoint_with_an_adapter_has_no_figures(sd):
+    request = sd.complete(Request(prompt="a tent", seed=0, speed="fast"))
     other = request.with_values(loras=["style.safetensors"])
-    assert presets.EMBEDDED["fast"].evidence not in speed_words(model, "fast", other)
+    assert presets.EMBEDDED["fast"].evidence not in speed_words(sd.model, "fast", other)

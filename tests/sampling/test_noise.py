@@ -75,11 +75,17 @@ def test_pictures_are_of_the_generator_that_the_request_names():
     assert sd.complete(Request(prompt="a tent")).rng == "numpy"
 
 
-@pytest.mark.parametrize("name", ["torch", "cuda"])
-def test_each_picture_has_a_stream_of_its_own_seed(name):
-    """... whatever the batch, fresh noise of every step included."""
+@pytest.mark.parametrize(
+    ("name", "sampler"),
+    [
+        ("torch", {"sampler": "euler_ancestral"}),
+        pytest.param("cuda", {"sampler": "edm", "order": 1, "s_churn": 5.0}, marks=pytest.mark.slow),
+    ],
+)
+def test_each_picture_has_a_stream_of_its_own_seed(name, sampler):
+    """... whatever the batch, the fresh noise of every step and churn included."""
     sd = StableDiffusion.load("tiny", dtype="float32")
-    settings = {"steps": 3, "width": 64, "height": 64, "sampler": "euler_ancestral", "rng": name, "output": "latent"}
+    settings = {"steps": 3, "width": 64, "height": 64, "rng": name, "output": "latent", **sampler}
     together = sd.generate("a tent", count=2, batch=2, seed=5, **settings).latents
     apart = sd.generate("a tent", seed=6, **settings).latents
     assert mx.allclose(together[1], apart[0], atol=1e-4).item()
