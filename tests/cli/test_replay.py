@@ -74,13 +74,13 @@ def test_a_changed_input_is_an_error_that_allow_changed_passes(run, tmp_path):
     _attention(tmp_path / "style.safetensors")
     flags = (*SMALL, "--steps", 2, "--init-image", "in.png", "--mask", "mask.png", "--lora", "style.safetensors:0.5")
     assert run("a tent", *flags, "--output", "a.png")[::2] == (0, "")
-    words = []
-    for name in ("init image", "mask", "LoRA"):
+    names = ("init image", "mask", "LoRA")
+    words = [CHANGES[name][1] for name in names]
+    for name in names:
         CHANGES[name][0]()
-        words.append(CHANGES[name][1])
-        code, out, err = run("--from-image", "a.png", "--output", "b.png")
-        assert (code, out) == (2, "") and err.count("\n") == 1 and all(word in err for word in words)
-        assert "--allow-changed makes another picture" in err and not Path("b.png").exists()
+    code, out, err = run("--from-image", "a.png", "--output", "b.png")
+    assert (code, out) == (2, "") and err.count("\n") == 1 and all(word in err for word in words)
+    assert "--allow-changed makes another picture" in err and not Path("b.png").exists()
     code, _, err = run("--from-image", "a.png", "--output", "b.png", "--allow-changed")
     assert code == 0 and [line.removeprefix("mlx_sd.generate: ") for line in err.splitlines()] == words
     assert run("--from-image", "a.png", *flags[8:], "--output", "c.png")[::2] == (0, "")
@@ -115,14 +115,13 @@ def test_what_a_line_of_prompts_replaces_has_not_changed(run, tmp_path):
 
 
 def test_a_schedule_from_a_file_is_in_the_picture(run):
-    """... so that the file may change, or go."""
+    """... so that the file may go."""
     Path("s.json").write_text('{"timesteps": [900, 400]}')
     assert run("a tent", *SMALL, "--schedule", "s.json", "--output", "a.png")[0] == 0
     assert metadata.read(Path("a.png"))["schedule"] == "timesteps=900,400"
-    for change in (lambda: Path("s.json").write_text('{"timesteps": [500]}'), Path("s.json").unlink):
-        change()
-        assert run("--from-image", "a.png", "--output", "b.png")[::2] == (0, "")
-        assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+    Path("s.json").unlink()
+    assert run("--from-image", "a.png", "--output", "b.png")[::2] == (0, "")
+    assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
 
 
 @pytest.fixture
@@ -183,12 +182,9 @@ def test_an_image_that_is_gone_is_named_with_the_way_out(run):
     _noise("in.png", 0)
     assert run("a tent", *SMALL, "--steps", 2, "--init-image", "in.png", "--output", "a.png")[0] == 0
     Path("in.png").unlink()
-    for flags in ((), ("--allow-changed",)):
-        code, out, err = run("--from-image", "a.png", *flags, "--output", "b.png")
-        assert (code, out) == (2, "") and err.count("\n") == 1
-        assert "in.png is no longer there, and the picture was made with it; --init-image names another" in err
-    _noise("other.png", 0)
-    assert run("--from-image", "a.png", "--init-image", "other.png", "--output", "b.png")[::2] == (0, "")
+    code, out, err = run("--from-image", "a.png", "--allow-changed", "--output", "b.png")
+    assert (code, out) == (2, "") and err.count("\n") == 1
+    assert "in.png is no longer there, and the picture was made with it; --init-image names another" in err
     code, _, err = run("a tent", "--allow-changed")
     assert code == 2 and "--allow-changed is about the picture of --from-image" in err
 
