@@ -1,12 +1,13 @@
-"""Ctrl-C: one line whenever it comes, and never in the middle of something that belongs together."""
+"""Ctrl-C: one line whenever it comes, and never in the middle of something that belongs together.
+
+This is the first of our modules in every process, and imports little: until it has run, Ctrl-C is Python's own.
+"""
 
 import os
 import signal
 import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
 EXIT_CODE = 130
@@ -19,8 +20,8 @@ def quiet_start() -> None:
     `mlx_sd.core.command.run` has its own way from there on. Nothing is done in processes that ignore Ctrl-C, or that
     handle it themselves.
     """
-    if _is_command() and _handles_itself():
-        signal.signal(signal.SIGINT, _end)
+    if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        _handle(_end)
 
 
 @contextmanager
@@ -33,10 +34,9 @@ def raising() -> Iterator[None]:
         raise KeyboardInterrupt
 
     before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or before not in (signal.default_int_handler, _end):
+    if before not in (signal.default_int_handler, _end) or not _handle(interrupted):
         yield
         return
-    signal.signal(signal.SIGINT, interrupted)
     try:
         yield
     finally:
@@ -47,11 +47,10 @@ def raising() -> Iterator[None]:
 def deferred() -> Iterator[None]:
     """Lets a block come to its end before Ctrl-C counts."""
     before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
+    pending: list[FrameType | None] = []
+    if not callable(before) or not _handle(lambda _, frame: pending.append(frame)):
         yield
         return
-    pending: list[FrameType | None] = []
-    signal.signal(signal.SIGINT, lambda _, frame: pending.append(frame))
     try:
         yield
     finally:
@@ -69,13 +68,17 @@ def _is_command() -> bool:
         if word in ("-X", "-W"):
             next(words, "")
         elif not word.startswith("-"):
-            return Path(word).name == _SCRIPT
+            return word.rpartition("/")[2] == _SCRIPT
     return False
 
 
-def _handles_itself() -> bool:
-    main = threading.current_thread() is threading.main_thread()
-    return main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+def _handle(handler: Callable[[int, FrameType | None], None]) -> bool:
+    """Makes a function handle Ctrl-C; False outside the main thread, where none can be set."""
+    try:
+        signal.signal(signal.SIGINT, handler)
+    except ValueError:
+        return False
+    return True
 
 
 def _end(_number: int, _frame: FrameType | None) -> None:
