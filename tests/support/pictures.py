@@ -33,7 +33,7 @@ _SMALL = "--width 64 --height 64"
 # Name -> the prompt, if any, and the flags. Files and checkpoints are those of SOURCES, by their names.
 _CASES: dict[str, tuple[str | None, str]] = {
     # The embedded checkpoint's defaults, and every sampler on some schedule.
-    "demo": (_TENT, "--deepcache 3"),
+    "demo": (_TENT, "--deepcache 3 --seed 0"),
     "euler-karras": ("a tent", f"--sampler euler --schedule diffusers_karras --rho 5 --steps 5 --seed 1 {_SMALL}"),
     "euler-ancestral-trailing": (
         "a house",
@@ -81,7 +81,10 @@ _CASES: dict[str, tuple[str | None, str]] = {
     "mask-alpha": ("a moon", "--init-image hole.png --mask alpha --strength 0.8 --steps 6 --seed 39"),
     "only-masked": ("a moon", "--init-image scene.png --mask mask.png --only-masked --padding 8 --steps 4 --seed 40"),
     # Other checkpoints: the embedded one of classes, then random ones.
-    "classes": (None, f"--model tiny-classes --class snowman,sailboat --guidance 3 --deepcache 3 --steps 6 {_SMALL}"),
+    "classes": (
+        None,
+        f"--model tiny-classes --class snowman,sailboat --guidance 3 --deepcache 3 --steps 6 --seed 0 {_SMALL}",
+    ),
     "sd1": (families.PROMPT, "--model sd1 --steps 6 --seed 41 --clip-skip 1"),
     "sd1-lora": (families.PROMPT, "--model sd1 --lora lora.safetensors:0.8 --steps 5 --seed 42"),
     "single-file": (None, "--model ldm-classes.safetensors --class 3 --guidance 2 --steps 5 --seed 43"),
