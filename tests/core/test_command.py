@@ -34,6 +34,7 @@ def test_a_warning_of_loading_is_printed_once_for_two_models(capsys, monkeypatch
 @pytest.mark.slow
 def test_python_shows_a_warning_once_for_calls_from_several_places(monkeypatch):
     """... by its own rule for warnings of one line, which is here ours and not the caller's."""
+    StableDiffusion.load("tiny")  # imports what it needs: libraries that set filters make Python forget what it showed
     monkeypatch.setattr(blas, "problem", lambda: "no BLAS, twice")
     with warnings.catch_warnings(record=True) as caught:
         warnings.resetwarnings()
