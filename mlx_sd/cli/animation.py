@@ -1,12 +1,14 @@
 """The files of --preview and --animate: an image of each step while the picture is made, and all steps in motion."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import mlx.core as mx
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from ..core.errors import Failure, InputError
 from ..core.files import atomic_file, check_writable, is_file, is_folder
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 BESIDE = "-steps.png"  # the end of an animation's name beside its picture
 _FORMATS = {".png": "PNG", ".gif": "GIF"}
+_MARK = "mlx-sd: steps of a picture"  # in each file written here, so that it may be replaced by the next run
 _LONGEST, _SHORTEST, _ALL, _LAST = 200, 20, 3000, 1500  # milliseconds: of a step, of all steps, of the picture itself
 
 
@@ -59,6 +62,28 @@ def plan(preview: str | None, animate: str | None, several: bool) -> Plan:
     return Plan(folder, animate, several)
 
 
+def check_replaceable(path: Path, option: str) -> None:
+    """Raises InputError where a file is at `path` that is neither empty nor a step image or an animation of ours.
+
+    option: what names the path.
+    """
+    if not os.path.lexists(path) or (is_file(path) and not path.stat().st_size) or _is_ours(path):
+        return
+    raise InputError(
+        f"{option}: {path} exists and is not of an earlier {option}; choose another name, or --overwrite replaces it"
+    )
+
+
+def _is_ours(path: Path) -> bool:
+    """Returns whether a file says that it was written here."""
+    try:
+        with Image.open(path) as image:
+            texts = image.info.get("Software"), image.info.get("comment")
+            return _MARK in texts or _MARK.encode() in texts
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError):
+        return False
+
+
 class StepImages:
     """Shows the steps of the batch that is being made, and writes the files of a plan."""
 
@@ -85,7 +110,8 @@ class StepImages:
             if self._plan.folder:
                 path = self._plan.folder / f"{target.stem}-{evaluation:03}.png"
                 with _saved(path) as f:
-                    self._enlarged(image, self._factor).save(f, format="PNG", compress_level=1)  # fast, hardly larger
+                    image = self._enlarged(image, self._factor)
+                    image.save(f, format="PNG", compress_level=1, pnginfo=_info())  # level 1: fast, hardly larger
 
     def finish(self, target: Path, image: Image.Image) -> Path | None:
         """Writes the animation of the next picture of the batch, `image`, and returns its path; None without one.
@@ -105,8 +131,17 @@ class StepImages:
                 append_images=[*steps[1:], image],
                 duration=[duration] * len(steps) + [_LAST],
                 loop=0,
+                pnginfo=_info(),
+                comment=_MARK.encode(),
             )
         return path
+
+
+def _info() -> PngInfo:
+    """Returns the text chunk of a PNG that says that it was written here."""
+    info = PngInfo()
+    info.add_text("Software", _MARK)
+    return info
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import argparse
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..core.errors import InputError
@@ -34,19 +34,17 @@ class Inputs:
         if (source := self._source_at(path)) is not None:
             raise InputError(f"{option} {path} would overwrite {source}; choose another name")
 
-    def check_steps(self, folder: Path, stem: str) -> None:
-        """Raises InputError where a step image that --preview calls after `stem` would replace an input."""
-        for path in self._steps(folder).get(stem, ()):
-            self.check(path, "--preview")
+    def steps(self, folder: Path, stem: str) -> Sequence[Path]:
+        """Returns the files of a folder that have names of step images which --preview calls after `stem`.
 
-    def _steps(self, folder: Path) -> dict[str, list[Path]]:
-        """Returns the files of a folder that have names of step images, by their stems; it is read once."""
+        The folder is read once.
+        """
         if folder not in self._listed:
             paths = self._listed[folder] = {}
             for path in folder.iterdir() if is_folder(folder) else ():
                 if match := _STEP.fullmatch(path.name):
                     paths.setdefault(match[1], []).append(path)
-        return self._listed[folder]
+        return self._listed[folder].get(stem, ())
 
     def _source_at(self, path: Path) -> str | None:
         try:

@@ -53,7 +53,10 @@ class Plan:
         for draft in self.drafts:  # before anything is loaded, as far as the names are known
             targets = self._targets(draft)
             if not (targets.is_numbered or targets.needs_completed):
-                self._check(draft, targets.path(draft.picture))
+                path = targets.path(draft.picture)
+                self._check(draft, path)
+                if not self.resumes(draft):
+                    self._check_steps(path)
 
     def decide(self, draft: Draft, completed: Request) -> None:
         """Decides target and state of a draft, whose settings are those of a completed request.
@@ -74,6 +77,8 @@ class Plan:
             draft.target = path
             self._check(draft, path)
             draft.state = self._state_of_name(draft)
+            if draft.state is not State.DONE:
+                self._check_steps(path)
 
     def number(self, draft: Draft, path: Path | None = None) -> None:
         """Decides the target of a draft, whose name is chosen here, so that nothing is replaced."""
@@ -93,6 +98,8 @@ class Plan:
         draft.target = self._names.number(path, usable)
         if not self.animation.is_empty:  # the picture itself replaces nothing
             self._check(draft, draft.target)
+            if draft.state is not State.DONE:
+                self._check_steps(draft.target)
 
     def is_free(self, draft: Draft) -> bool:
         """Returns whether nothing was written to the target of a draft since that was decided."""
@@ -150,12 +157,26 @@ class Plan:
         """Raises InputError where the files of a picture would replace an input or each other."""
         option = _option(draft)
         self._inputs.check(path, option)
-        if self.animation.folder is not None:
-            self._inputs.check_steps(self.animation.folder, path.stem)
+        for file in self._steps(path):
+            self._inputs.check(file, "--preview")
         if (moving := self.animation.animation(path)) is not None:
             if moving == path:
                 raise InputError(f"--animate {moving}: is the picture itself")
             self._inputs.check(moving, "--animate")
+
+    def _check_steps(self, path: Path) -> None:
+        """Raises InputError where step images or the animation of a picture would replace a file that is neither."""
+        if self._arguments.overwrite:
+            return
+        for file in self._steps(path):
+            animation.check_replaceable(file, "--preview")
+        if (moving := self.animation.animation(path)) is not None:
+            animation.check_replaceable(moving, "--animate")
+
+    def _steps(self, path: Path) -> Sequence[Path]:
+        """Returns the files that are where step images of a picture will be."""
+        folder = self.animation.folder
+        return () if folder is None else self._inputs.steps(folder, path.stem)
 
     def _targets(self, draft: Draft) -> Targets:
         return self._own.get(id(draft.template), self._main)
