@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.command import prints_unicode
 from ..generation import Result
 from ..jobs import State
 from .plan import Draft, Plan
@@ -97,7 +98,7 @@ class Report:
             pictures = _pictures(len(self._plan.drafts), self._elsewhere)
             self.note(f"{self._elsewhere} of {pictures} being made by another process")
         if self._arguments.json and (self._begun or self._pictures):
-            print(json.dumps(self._pictures, indent=2, ensure_ascii=False))
+            print(json.dumps(self._pictures, indent=2, ensure_ascii=not prints_unicode()))
 
     def _count(self) -> str:
         number = self._made + self._present

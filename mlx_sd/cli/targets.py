@@ -3,6 +3,7 @@
 import os
 import re
 import string
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date
 from functools import lru_cache
@@ -150,7 +151,7 @@ def exists(path: Path, beside: Iterable[str] = ()) -> bool:
 def safe(text: str) -> str:
     """Returns the words of a text in lower case, joined by dashes: a file name without a suffix."""
     words = "-".join(re.findall(r"\w+", text.lower()))[:48]
-    return os.fsencode(words)[:_LONGEST_VALUE].decode("utf-8", "ignore").strip("-") or "picture"
+    return _shortened(words).strip("-") or "picture"
 
 
 def _title(picture: Picture) -> str:
@@ -162,7 +163,16 @@ def _title(picture: Picture) -> str:
 
 def _model(picture: Picture) -> str:
     name = re.sub(r"[^\w.-]+", "-", Path(picture.request.model).name.removesuffix(".safetensors"))
-    return os.fsencode(name)[:_LONGEST_VALUE].decode("utf-8", "ignore").strip(".-") or "model"
+    return _shortened(name).strip(".-") or "model"
+
+
+def _shortened(words: str) -> str:
+    """Returns the beginning of a text that a file's name has room for, of the characters that the system's names have.
+
+    In the locale C these may be those of ASCII alone.
+    """
+    encoding = sys.getfilesystemencoding()
+    return words.encode(encoding, "ignore")[:_LONGEST_VALUE].decode(encoding, "ignore")
 
 
 _VALUES: Mapping[str, Callable[[Picture], Any]] = {

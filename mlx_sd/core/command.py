@@ -1,6 +1,8 @@
 """What all command lines share: one clear line for what goes wrong, and its exit code."""
 
+import codecs
 import io
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -15,8 +17,9 @@ def run(name: str, command: Callable[[], None], quiet: bool = False) -> int:
 
     quiet: warnings and bars are not shown.
     """
+    open_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8: they are printed as they are
-        sys.stdout.reconfigure(errors="surrogateescape")
+        sys.stdout.reconfigure(errors="surrogateescape" if prints_unicode() else "backslashreplace")
     printed: set[str] = set()
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -32,9 +35,26 @@ def run(name: str, command: Callable[[], None], quiet: bool = False) -> int:
             return _exit_code(name, command)
 
 
+def prints_unicode() -> bool:
+    """Returns whether the standard output takes every character, which it does not in the locale C of old systems."""
+    return codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
+
+
+def open_streams() -> None:
+    """Opens the null device in the place of each standard stream that is closed, as by <&- in a shell.
+
+    Otherwise the next file that is opened would be taken for it, and errors would go to the standard output.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            number = os.open(os.devnull, os.O_RDWR)  # the lowest that is free, which is the closed stream's
+            setattr(sys, name, open(number, mode, encoding="utf-8"))  # noqa: SIM115, PTH123 - for the whole process
+
+
 def _exit_code(name: str, command: Callable[[], None]) -> int:
     try:
         command()
+        sys.stdout.flush()
     except InputError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
@@ -47,4 +67,16 @@ def _exit_code(name: str, command: Callable[[], None]) -> int:
     except BrokenPipeError:  # whoever read our output has gone
         sys.stderr.close()
         return 1
+    except OSError as error:
+        if error.filename is not None:  # of a file, not of the standard output
+            raise
+        print(f"{name}: the output cannot be written: {error.strerror}", file=sys.stderr)
+        _drop_output()
+        return 1
     return 0
+
+
+def _drop_output() -> None:
+    """Sends what is still to be printed nowhere, so that Python does not try it again at its end."""
+    if sys.__stdout__ is not None and sys.stdout is sys.__stdout__:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())
