@@ -33,6 +33,7 @@ def test_its_classes_are_the_things_of_the_drawn_world(sd):
     assert sd.model.classes.null == len(LABELS) == sd.model.classes.rows - 1
 
 
+@pytest.mark.slow
 def test_snowmen_stand_in_snow_and_boats_on_water(sd):
     """The ground of most snowmen is bright, that of most sailboats blue: the class decides, not the noise."""
     made = {name: _ground(sd, name) for name in ("snowman", "sailboat")}

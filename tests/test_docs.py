@@ -18,6 +18,7 @@ from mlx_sd import StableDiffusion
 from mlx_sd.sampling import samplers, schedules
 from mlx_sd.sampling.scheduler import Scheduler
 from mlx_sd.sampling.table import Options
+from tests.support.effort import slow_but
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -149,7 +150,7 @@ def test_every_option_is_in_the_guide(command):
         assert re.search(rf"{option}\b(?!-)", guide), option
 
 
-@pytest.mark.parametrize("name", ["tiny", "sdxl"])
+@pytest.mark.parametrize("name", slow_but(["tiny"], ["tiny", "sdxl"]))
 def test_the_control_network_of_the_architecture_page_begins_without_effect(name, family):
     (block,) = re.findall(
         r"^    ```python\n(.*?)^    ```", text(ROOT / "docs/architecture.md"), re.DOTALL | re.MULTILINE

@@ -21,9 +21,8 @@ ORDER = (
     ("files of mlx_sd",),
     ("cli", "generate"),
 )
-# Importer -> package that it imports although the package lies above it: converting on first use, --coreml, and the
-# entry point of the command.
-EXCEPTIONS = {"mlx_sd.resolve": "convert", "mlx_sd.cli": "coreml", "mlx_sd.__main__": "mlx_sd.cli"}
+# Importer -> package that it imports although the package lies above it: converting on first use, and --coreml.
+EXCEPTIONS = {"mlx_sd.resolve": "convert", "mlx_sd.cli": "coreml"}
 CONVERT_MAY_IMPORT = ("core", "networks", "sampling", "prompts", "checkpoint")
 RE_EXPORTS = {"mlx_sd", "mlx_sd.generate", "mlx_sd.generate.__main__", "mlx_sd.samplers", "mlx_sd.schedule"}
 

@@ -9,8 +9,8 @@ from .. import jobs, seeds
 from ..core.errors import InputError
 from ..core.files import is_folder
 from ..jobs import Job, State
+from ..prompts.wildcards import expand
 from ..request import SETTINGS, Request
-from ..wildcards import expand
 from . import animation
 from .inputs import Inputs
 from .prompt_list import Template

@@ -19,15 +19,10 @@ _BOOLEANS = ("true", "false", "yes", "no", "on", "off", "1", "0")
 
 
 def program(command: str = "") -> str:
-    """Returns how a command was started: "mlx-sd NAME", "python -m mlx_sd NAME" or, of a module, "python -m MODULE"."""
-    started = Path(sys.argv[0])
-    if (started.parent.name, started.name) == ("mlx_sd", "__main__.py"):
-        name = "python -m mlx_sd"
-    elif started.stem == "mlx-sd" or command in _WITHOUT_MODULE:
-        name = "mlx-sd"
-    else:
-        return f"python -m {command}"
-    return f"{name} {command.removeprefix('mlx_sd.')}".strip()
+    """Returns how a command was started: "mlx-sd NAME" or, of a module, "python -m MODULE"."""
+    if Path(sys.argv[0]).stem == "mlx-sd" or command in _WITHOUT_MODULE:
+        return f"mlx-sd {command.removeprefix('mlx_sd.')}".strip()
+    return f"python -m {command}"
 
 
 class Spelling(NamedTuple):

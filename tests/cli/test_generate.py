@@ -276,6 +276,7 @@ def test_a_picture_that_says_nonsense_is_refused(run, tmp_path):
     assert code == 2 and "odd.png: it says steps = 'many'" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", slow_but(["float16"], ["float16", "bfloat16"]))
 def test_half_precision_makes_nearly_the_same_picture(run, dtype):
     for kind in (dtype, "float32"):
@@ -302,6 +303,7 @@ def test_nan_from_the_vae_is_a_failure_too(monkeypatch):
         sd.decode(mx.full((1, 4, 4, 4), float("nan")))
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_clean(tmp_path, interruptible):
     """The pictures that were done stay, the one in work leaves nothing, and the exit code is 130."""
     command = [sys.executable, "-m", "mlx_sd.generate", "a tent", "--steps", "40", "--count", "50", "--output", "out/"]

@@ -12,7 +12,7 @@ from mlx_sd import Request, metadata
 from mlx_sd.cli import flags
 from mlx_sd.cli.prompt_list import templates_of
 from mlx_sd.core.errors import InputError
-from mlx_sd.wildcards import expand
+from mlx_sd.prompts.wildcards import expand
 
 pytestmark = pytest.mark.usefixtures("tiny_once")
 

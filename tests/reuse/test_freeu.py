@@ -55,7 +55,7 @@ def test_the_original_form_is_the_papers_formula(family):
         assert np.abs(found - np.concatenate([x, filtered(skip, s)], axis=-1)).max() < 1e-5
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", slow_but(["sd1"], SHAPES))
 @pytest.mark.parametrize("form", ["structure", "constant"])
 def test_factors_of_one_change_nothing_and_others_do(name, form, family):
     unet, given_ = family(name).unet, inputs(name, 8, 6, 2)

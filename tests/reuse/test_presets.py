@@ -61,6 +61,7 @@ def test_a_checkpoint_or_name_without_a_preset_is_refused(arguments, message):
         presets.preset(**{"name": "fast", "family": Family.SD1} | arguments)
 
 
+@pytest.mark.slow
 def test_a_preset_is_printed_and_replayed_as_its_settings(run, tmp_path):
     code, _, err = run("a tent", "--seed", 0, "--speed", "fastest", "--output", "a.png")
     flags, evidence = "--sampler dpmpp_2m --steps 6 --tgate 3,5,1,2", presets.EMBEDDED["fastest"].evidence

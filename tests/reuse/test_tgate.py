@@ -59,7 +59,7 @@ def test_it_counts_evaluations_under_every_sampler(sampler, family, monkeypatch)
     assert [call["rows"] for call in calls] == [2] * 3 + [1] * (len(calls) - 3)
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     gate=st.integers(1, STEPS - 1),
     sp=st.integers(1, 4),

@@ -44,6 +44,7 @@ def test_a_model_that_refines_itself_is_the_model_alone(name, family):
         assert mx.abs(shared.latents).max() < 10 * mx.abs(whole.latents).max()
 
 
+@pytest.mark.slow
 def test_churn_is_shared_too(family):
     sd, given = family("sd1"), {"steps": 10, "width": 32, "height": 32, "output": "latent", "sampler": "edm"}
     given["s_churn"] = 4.0
@@ -108,7 +109,7 @@ def test_the_command_line_records_and_replays(run, folder, original, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"refine_at": 1.0}, "the refiner begins between 0 and 1, not at 1.0"),
+        ({"refine_at": 1.0}, "refine at must be above 0, below 1, not 1.0"),
         ({"refine_at": 0.999}, "the refiner has none of 10 steps where it begins at 0.999"),
         (
             {"refine_at": 0.001},

@@ -41,7 +41,7 @@ def test_images_that_differ_where_alpha_is_0_make_the_same_picture(family, name,
     visible = _noise()
     cuts = [_cut(visible, hidden) for hidden in (_plain("white"), _plain("black"), visible.transpose(Image.ROTATE_90))]
     pictures = [
-        np.asarray(family(name).generate("a tent", steps=4, image=cut, mask="alpha", **options).images[0])
+        np.asarray(family(name).generate("a tent", steps=2, seed=0, image=cut, mask="alpha", **options).images[0])
         for cut in cuts
     ]
     assert (pictures[0] == pictures[1]).all() and (pictures[0] == pictures[2]).all()

@@ -244,7 +244,7 @@ def test_pictures_of_classes_from_the_command_line(folders, model, tmp_path, cap
         ("ddpm", ["--class", "3"], "this model has no classes"),
         ("classes", [], "this model makes pictures of classes; give a class (--class ID), from 0 to 10, 10 being none"),
         ("classes", ["--class", "12"], "there is no class 12 in this model; give one from 0 to 10, 10 being none"),
-        ("classes", ["--class", "1,,2"], "there is no class ''"),
+        ("classes", ["--class", "1,,2"], "class label is empty"),
         ("classes", ["a tent", "--class", "1"], "give a prompt or --class, not both"),
         ("ddpm", ["--tgate", "1"], "this UNet looks at no prompt, so T-GATE has nothing to keep"),
     ],

@@ -245,7 +245,7 @@ def test_what_ldm_super_resolution_takes(ldm):
 
 REFUSED = {
     "no image": ({"image": None}, "makes pictures larger; give it one"),
-    "level below": ({"noise_level": -1}, "the noise level must be from 0 to 350, not -1"),
+    "level below": ({"noise_level": -1}, "noise level must be from 0 up, not -1"),
     "level above": ({"noise_level": 351}, "the noise level must be from 0 to 350, not 351"),
     "strength": ({"strength": 0.5}, "it takes no strength"),
     "mask": ({"mask": Image.new("L", (16, 12), 255)}, "it takes no mask"),

@@ -96,7 +96,7 @@ def test_pictures_are_those_of_the_pipeline_whatever_the_batch(family, tmp_path)
         (["--inception", "--count", "4"], "splits, needs at least 10 pictures, not 8; add prompts or raise --count"),
         (["--count", "0"], "must be at least 1, not 0 and 1"),
         (["--work", "prompts.txt"], "--work prompts.txt is not a folder"),
-        (["--json", "nowhere/a.json"], "there is no folder nowhere"),
+        (["--json", "nowhere/a.json"], "the folder nowhere does not exist"),
         (["--model", "elsewhere", "--reference", "."], "--reference is what the FID is measured to; add --inception"),
     ],
 )
@@ -104,7 +104,11 @@ def test_bad_input_is_refused_in_one_line_before_any_picture(flags, why, tmp_pat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prompts.txt").write_text(TEXTS)
     monkeypatch.setattr(StableDiffusion, "stream", lambda *_, **__: pytest.fail("began"))
-    assert quality.main(["--prompts", "prompts.txt", *flags]) == 2
+    try:
+        code = quality.main(["--prompts", "prompts.txt", *flags])
+    except SystemExit as stop:  # argparse's way
+        code = stop.code
+    assert code == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and why in error
     assert [path.name for path in tmp_path.iterdir()] == ["prompts.txt"]

@@ -224,6 +224,7 @@ def test_block_weights_are_as_many_as_the_field_has(name, folders):
         )
 
 
+@pytest.mark.slow
 def test_block_weights_of_one_are_none_at_all(folders, two):
     plainly = load(folders["sd1"], "float32", [(two[1], 0.7)])
     assert same(load(folders["sd1"], "float32", [(two[1], 0.7, (1,) * 17)]), plainly)
@@ -260,6 +261,7 @@ def test_the_order_of_adapters_does_not_matter_to_the_bit(folders, two):
     assert same(one, other)
 
 
+@pytest.mark.slow
 def test_merging_is_additive(folders, two):
     one, other = two
 

@@ -19,6 +19,7 @@ from mlx_sd.core.files import Tensor
 from mlx_sd.networks.unet_config import UNetConfig
 from mlx_sd.sampling.scheduler import Scheduler
 from tests.support import families, singles
+from tests.support.effort import slow_but
 
 FAMILY = {"sd2v": "sd2", "inpaint9": "sd1", "refiner": "sdxl-refiner"}
 
@@ -41,7 +42,7 @@ def same(component, weights):
         assert np.array_equal(np.array(component.tensors[name].read()).reshape(array.shape), array), name
 
 
-@pytest.mark.parametrize("name", singles.NAMES)
+@pytest.mark.parametrize("name", slow_but(["sd1", "sdxl", "inpaint9"], singles.NAMES))
 def test_every_kind_is_told_apart_and_keeps_every_number(name, single, tokenizer):
     file, weights = single(name)
     found = open_checkpoint(str(file), SourceOptions(tokenizer=tokenizer))
@@ -51,7 +52,7 @@ def test_every_kind_is_told_apart_and_keeps_every_number(name, single, tokenizer
         same(found.components[part], arrays)
 
 
-@pytest.mark.parametrize("name", singles.NAMES)
+@pytest.mark.parametrize("name", slow_but(["sd1", "sd2v", "refiner"], singles.NAMES))
 def test_configs_read_off_shapes_are_those_of_the_folder(name, single, shapes, tokenizer):
     """Up to what no shape tells: heads, groups and the size of pictures."""
     file, _ = single(name)
@@ -248,7 +249,7 @@ def test_a_folder_takes_another_vae_too_and_keeps_its_scale(family, shapes, tmp_
     assert found.config.get("scaling_factor") == config.get("scaling_factor")
 
 
-@pytest.mark.parametrize("form", ["transformers", "OpenCLIP", "folder"])
+@pytest.mark.parametrize("form", slow_but(["OpenCLIP"], ["transformers", "OpenCLIP", "folder"]))
 def test_text_encoders_may_come_from_elsewhere(form, single, shapes, tmp_path, tokenizer):
     file, weights = single("sdxl")
     change(file, lambda name, array: {} if name.startswith("conditioner.embedders.1.") else {name: array})

@@ -13,6 +13,7 @@ from coreml.interpret import compressed_constants
 from coreml.interpret.package import Package
 from coreml.interpret.program import unpack
 from coreml.mil.coremltools import compress, ct, mb
+from tests.support.effort import slow_but
 from tests.support.programs import IOS16, IOS18, RANDOM, agree, convert, normal, numbers
 
 
@@ -48,7 +49,9 @@ COMPRESSED = {
 }
 
 
-@pytest.mark.parametrize("form", COMPRESSED)
+@pytest.mark.parametrize(
+    "form", slow_but(["2 bits, iOS16", "6 bits, iOS18", "int8, iOS18", "int4 in blocks, iOS18"], COMPRESSED)
+)
 def test_compressed_weights_equal_the_decompressed_ones(folder, form):
     model, feeds = COMPRESSED[form](), {"x0": normal(1, 8, 5, 5)}
     outputs = []

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_sd.wildcards import expand
+from mlx_sd.prompts.wildcards import expand
 
 SEED = st.integers(0, 2**32 - 1)
 
