@@ -224,21 +224,23 @@ def test_public_functions_name_their_options():
 
 
 # Command -> how many modules of our own its --help imports; other libraries' counts differ with version and system.
-IMPORTS = {"mlx_sd": 10, "mlx_sd.generate": 42, "convert": 80, "coreml": 60, "bench": 9}
+IMPORTS = {"mlx-sd": 10, "mlx_sd.generate": 42, "convert": 80, "coreml": 60, "bench": 9}
 HEAVY = {"mlx", "scipy", "PIL", "tokenizers", "safetensors", "huggingface_hub", "coremltools", "torch"}
 
 
 @pytest.mark.parametrize("command", IMPORTS)
 def test_help_imports_little(command):
     """A budget that fails both ways: above it, and when it has become a fifth too large."""
+    start = f"import runpy; runpy.run_module({command!r}, run_name='__main__', alter_sys=True)"
+    if command == "mlx-sd":
+        start = "from mlx_sd.cli.main import main; main(sys.argv[1:])"
     code = (
-        "import atexit, runpy, sys; sys.argv = [sys.argv[1], '--help'];"
-        "atexit.register(lambda: print(*sys.modules, file=sys.stderr));"
-        f"runpy.run_module({command!r}, run_name='__main__', alter_sys=True)"
+        "import atexit, sys; sys.argv = [sys.argv[1], '--help'];"
+        f"atexit.register(lambda: print(*sys.modules, file=sys.stderr)); {start}"
     )
     done = subprocess.run([sys.executable, "-c", code, command], capture_output=True, text=True, cwd=ROOT, check=True)
     roots = [name.partition(".")[0] for name in done.stderr.split()]
     count = sum(root in ("mlx_sd", "convert", "coreml", "bench") for root in roots)
     assert IMPORTS[command] / 1.2 <= count <= IMPORTS[command], f"{command} --help imports {count} of our modules"
-    if command in ("mlx_sd", "mlx_sd.generate", "bench"):  # those that need no network to list what they take
+    if command in ("mlx-sd", "mlx_sd.generate", "bench"):  # those that need no network to list what they take
         assert not HEAVY & {*roots}

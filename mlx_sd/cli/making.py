@@ -77,6 +77,8 @@ class _Run:
         """Makes the pictures of one model."""
         clock = time.perf_counter()
         first = drafts[0].template.request
+        for request in {_images(draft.template.request): draft.template.request for draft in drafts}.values():
+            replay.check_images(self._replayed, request)  # before the model is loaded
         sd, refiner = models.load(self._arguments, first)
         self.report.loaded(time.perf_counter() - clock)
         self._decide(sd, refiner, drafts)
@@ -182,6 +184,10 @@ class _Run:
 
 def _model_key(template: Template) -> tuple[Any, ...]:
     return tuple(getattr(template.request, name) for name in models.FIELDS)
+
+
+def _images(request: Request) -> tuple[str, str]:
+    return str(request.init_image), str(request.mask)
 
 
 def _chunks(drafts: Sequence[Draft], size: int) -> Iterator[Sequence[Draft]]:

@@ -13,6 +13,7 @@ from ..networks.family import Family
 from ..request import SETTINGS, SOLVER, Request, values_from_json
 from ..reuse import presets
 from ..sampling import names
+from ..tasks import images, painting
 from . import foreign
 
 # A flag -> the settings of a replayed picture that it makes obsolete, beside its own.
@@ -78,6 +79,22 @@ def _translation(arguments: argparse.Namespace) -> Translation | None:
     return stored if isinstance(stored, Translation) else None
 
 
+def check_images(replayed: Request, request: Request) -> None:
+    """Reads the image and the mask of a request; InputError where one is missing or no picture.
+
+    replayed: of the picture that is made again.
+    """
+    for field, source in (("init_image_hash", "init_image"), ("mask_hash", "mask")):
+        name = getattr(request, source)
+        if not isinstance(name, str) or name == painting.ALPHA:
+            continue
+        recorded = getattr(replayed, field) is not None and name == getattr(replayed, source)
+        if recorded and not Path(name).is_file():
+            flag = f"--{source.replace('_', '-')}"
+            raise InputError(f"{name} is no longer there, and the picture was made with it; {flag} names another")
+        images.read(name)
+
+
 def changes(
     arguments: argparse.Namespace, replayed: Request, request: Request, model: Model, refiner: Model | None
 ) -> list[str]:
@@ -92,9 +109,6 @@ def changes(
         before, name = getattr(replayed, field), getattr(replayed, source)
         if before is None or name != getattr(request, source):
             continue
-        if field not in hashes and not Path(name).is_file():
-            flag = f"--{source.replace('_', '-')}"
-            raise InputError(f"{name} is no longer there, and the picture was made with it; {flag} names another")
         if before != (hashes[field] if field in hashes else metadata.digest(name)):
             kind = "the file" if source in ("init_image", "mask") else "the weights"
             lines.append(f"{name} is not {kind} that the picture was made with")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlx_sd import Request, metadata
+from mlx_sd import Request, StableDiffusion, metadata
 
 pytestmark = pytest.mark.usefixtures("tiny_once")
 
@@ -90,3 +90,13 @@ def test_names_chosen_here_go_on_numbering(files, tmp_path):
     _photo(tmp_path / "a-tent-1-steps.png")
     assert files("a tent", *FAST[:-1], 1, "--animate")[1] == "a-tent-1.2.png\n"
     assert Path("a-tent-0.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("flag", ["--init-image", "--mask"])
+def test_an_image_that_is_none_is_named_before_the_model_is_loaded(run, tmp_path, monkeypatch, flag):
+    Image.new("RGB", (64, 64)).save(tmp_path / "photo.png")
+    (tmp_path / "text.png").write_text("no picture")
+    monkeypatch.setattr(StableDiffusion, "load", lambda *_, **__: pytest.fail("loaded"))
+    for name, words in (("gone.png", "gone.png does not exist"), ("text.png", "text.png is not a picture")):
+        code, _, err = run("a tent", "--init-image", "photo.png", flag, name)
+        assert code == 2 and words in err and err.count("\n") == 1
