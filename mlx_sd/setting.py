@@ -147,11 +147,13 @@ def fields_from_json(settings: Mapping[str, Setting], values: Mapping[str, Any],
     fields: dict[str, Any] = {}
     for key, value in values.items():
         if key not in names:
-            raise InputError(f"{where}: it has a setting {key!r}, unknown to this version;{did_you_mean(key, names)}")
+            suggestion = did_you_mean(key, names) or " leave it out"
+            raise InputError(f"{where}: it has a setting {key!r}, unknown to this version;{suggestion}")
         description = settings[names[key]]
         try:
             read = description.from_json if description.from_json and value is not None else None
             fields[names[key]] = read(value) if read else description.check(names[key], value)
-        except (InputError, TypeError, KeyError, AttributeError):
-            raise InputError(f"{where}: it says {key} = {value!r}, which makes no sense") from None
+        except (InputError, TypeError, KeyError, AttributeError) as error:
+            reason = f": {error}" if isinstance(error, InputError) else ""
+            raise InputError(f"{where}: it says {key} = {value!r}, which makes no sense{reason}") from None
     return {name: value for name, value in fields.items() if value is not None}

@@ -184,10 +184,11 @@ class Plan:
     def _targets_of_line(self, template: Template) -> Targets:
         """Returns the names of a line's own output, which is in --output where that is a folder."""
         output = template.output or ""
-        if self._main.is_numbered and self._arguments.output is not None:
+        below = self._main.is_numbered and self._arguments.output is not None and not Path(output).is_absolute()
+        if below:
             output = f"{self._arguments.output.rstrip('/')}/{output}"
         try:
-            return Targets(output, 1, template.pictures)
+            return Targets(output, 1, template.pictures, makes_folder=below)
         except InputError as error:
             raise InputError(f"{template.where}: {error}") from None
 

@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..core.errors import InputError
+from ..metadata import VERSION_KEY
 from ..request import MODEL, Request, values_from_json
 
 _OBJECT = re.compile(r'\{\s*["}]')  # a line of JSON; {red|blue} is a wildcard
 _OUTPUT, _COUNT = "output", "count"  # keys beside those of a request
+_SCRIPT = re.compile(r"--?(prompt|negative|steps|seed|width|height|sampler|cfg)", re.IGNORECASE)  # as A1111's script
+# What --json prints of how a picture was made, which is no setting.
+_FACTS = re.compile(rf"{VERSION_KEY}|animation|made|batch|(full_)?evaluations|(\w+_)?seconds(_median)?")
 STDIN = Path("-")
 
 
@@ -50,8 +54,10 @@ def templates_of(arguments: argparse.Namespace, request: Request) -> list[Templa
 def _from_file(file: Path, request: Request, count: int, wildcards: bool) -> Iterator[Template]:
     empty = True
     name = "the standard input" if file == STDIN else str(file)
-    for number, line in _lines(file, name):
-        where, empty = f"{name}, line {number}", False
+    for place, line in _lines(file, name):
+        where, empty = f"{name}, {place}", False
+        if _SCRIPT.match(line):
+            raise InputError(f'{where}: a line is a prompt, or JSON such as {{"prompt": "a tent", "steps": 30}}')
         if not _OBJECT.match(line):
             text = line.removeprefix("\\") if line.startswith("\\#") else line
             yield Template(request.with_values(prompt=text), count, wildcards, where=where)
@@ -73,8 +79,8 @@ def _from_file(file: Path, request: Request, count: int, wildcards: bool) -> Ite
         raise InputError(f"{name} is empty; give one prompt a line")
 
 
-def _lines(file: Path, name: str) -> Iterator[tuple[int, str]]:
-    """Yields the lines with their numbers, without comments and empty lines."""
+def _lines(file: Path, name: str) -> Iterator[tuple[str, str]]:
+    """Yields the lines, without comments and empty lines, or the objects of one JSON list, with their places."""
     try:
         content = sys.stdin.buffer.read() if file == STDIN else file.read_bytes()
     except OSError as error:
@@ -84,9 +90,23 @@ def _lines(file: Path, name: str) -> Iterator[tuple[int, str]]:
     except UnicodeDecodeError as error:
         number = error.object[: error.start].count(b"\n") + 1
         raise InputError(f"{name}, line {number}: not UTF-8; save the file as UTF-8 text") from None
+    if (objects := _document(text)) is not None:
+        yield from ((f"object {i}", json.dumps(value)) for i, value in enumerate(objects, 1))
+        return
     for number, line in enumerate(re.split(r"\r\n|\n|\r", text), 1):
         if line.strip() and not line.lstrip().startswith("#"):
-            yield number, line.strip()
+            yield f"line {number}", line.strip()
+
+
+def _document(text: str) -> list[dict[str, Any]] | None:
+    """Returns the objects of a text that is one JSON list of objects, as --json prints it; None of any other text."""
+    if not text.lstrip().startswith("["):
+        return None
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):  # [red|blue] is a prompt
+        return None
+    return values if isinstance(values, list) and all(isinstance(value, dict) for value in values) else None
 
 
 def _object(line: str, where: str) -> dict[str, Any]:
@@ -99,6 +119,8 @@ def _object(line: str, where: str) -> dict[str, Any]:
         ) from None
     if not isinstance(values, dict):  # more after the object
         raise InputError(f"{where}: not a JSON object")
+    if VERSION_KEY in values or "made" in values:  # printed by --json
+        return {key: value for key, value in values.items() if not _FACTS.fullmatch(key)}
     return values
 
 

@@ -35,11 +35,12 @@ class Picture(NamedTuple):
 class Targets:
     """The names of one --output: a file, a folder, or a pattern such as "{seed}-{prompt}.png".
 
-    prompts, pictures: how many there are, in the run. Raises InputError where the output cannot be written, is in no
-    format that pictures are written in, or has an unknown field.
+    prompts, pictures: how many there are, in the run. makes_folder: whether the folder of a name that is no pattern is
+    made too, as a folder and those of a pattern always are. Raises InputError where the output cannot be written, is
+    in no format that pictures are written in, or has an unknown field.
     """
 
-    def __init__(self, output: str | None, prompts: int, pictures: int):
+    def __init__(self, output: str | None, prompts: int, pictures: int, makes_folder: bool = False):
         self._text, self._prompts, self._pictures = output, prompts, pictures
         path = Path(output or ".")
         present = is_folder(path)
@@ -58,7 +59,7 @@ class Targets:
         if not pattern:
             parent = path if folder else path.parent
             # A folder is made when there is something to put into it.
-            check_writable(parent, "--output", must_exist=not folder)
+            check_writable(parent, "--output", must_exist=not (folder or makes_folder))
         else:
             check_writable(_fixed_parent(self._path), "--output")
 

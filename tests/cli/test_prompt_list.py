@@ -168,3 +168,40 @@ def test_wildcards_can_be_switched_off_and_a_recorded_prompt_is_not_expanded(run
     assert metadata.read(tmp_path / "c.png")["prompt"] == expand("a {red|blue} house", 5)
     assert run(r"a \{tent", *FAST, "--output", "d.png")[0] == 0
     assert metadata.read(tmp_path / "d.png")["prompt"] == "a {tent"
+
+
+def test_a_lines_name_is_in_the_folder_of_output_which_is_made(run, tmp_path):
+    (tmp_path / "prompts.txt").write_text('a tent\n{"prompt": "a house", "output": "house.png"}\n')
+    code, out, _ = run("--prompts", "prompts.txt", *FAST, "--output", "new/")
+    assert code == 0 and out.split() == ["new/a-tent-5.png", "new/house.png"]
+
+
+@pytest.mark.slow
+def test_a_lines_name_may_have_folders_or_be_absolute(run, tmp_path):
+    lines = [{"prompt": "a house", "output": name} for name in ("x/house.png", f"{tmp_path}/absolute.png")]
+    (tmp_path / "prompts.txt").write_text("\n".join(map(json.dumps, lines)))
+    code, out, _ = run("--prompts", "prompts.txt", *FAST, "--output", "new/")
+    assert code == 0 and out.split() == ["new/x/house.png", f"{tmp_path}/absolute.png"]
+
+
+def test_what_json_prints_makes_the_same_pictures(run):
+    command = ("a {red|blue} tent", *FAST, "--count", 2, "--json", "--output", "p/")
+    for printed in (run(*command)[1], run(*command)[1]):  # of pictures that were made, and of those that are there
+        Path("list.json").write_text(printed)
+        Path("lines.jsonl").write_text("\n".join(map(json.dumps, json.loads(printed))))
+        for file in ("list.json", "lines.jsonl"):
+            code, out, err = run("--prompts", file)
+            assert (code, out) == (0, "") and "all 2 pictures are there already" in err
+
+
+def test_a_list_of_objects_is_read_and_its_mistakes_are_placed():
+    templates = _templates('[\n  {"prompt": "a tent", "seed": 9},\n  {"prompt": "[a] house"}\n]\n')
+    assert [(t.request.prompt, t.request.seed) for t in templates] == [("a tent", 9), ("[a] house", None)]
+    assert [t.request.prompt for t in _templates("[red|blue] tent\n[1, 2]")] == ["[red|blue] tent", "[1, 2]"]
+    with pytest.raises(InputError, match=r"prompts\.txt, object 2: it has a setting 'sede'"):
+        _templates('[{"prompt": "a tent"}, {"prompt": "a house", "sede": 9}]')
+
+
+def test_a_line_of_a1111s_script_is_refused():
+    with pytest.raises(InputError, match="line 2: a line is a prompt, or JSON such as"):
+        _templates('a tent\n--prompt "a house" --steps 3\n')
