@@ -52,11 +52,11 @@ def starting_point(model: Model, request: Request, channels: mx.array | None = N
         ]
         small = upscaling.small_image(model, request.init_image, request.noise_level, unsupported, channels is not None)
         return FromNoise(channels) if small is None else small
-    if request.init_image is not None:
-        if request.mask is None and (request.mask_blur or request.only_masked or request.padding is not None):
-            raise InputError("mask blur, only-masked and padding are about a mask; give --mask")
-        if request.padding is not None and not request.only_masked:
-            raise InputError("padding is of --only-masked; give both")
+    if request.mask is None and (request.mask_blur or request.only_masked or request.padding is not None):
+        image = "" if request.init_image is not None else "--init-image and "
+        raise InputError(f"mask blur, only-masked and padding are about a mask; give {image}--mask")
+    if request.padding is not None and not request.only_masked:
+        raise InputError("padding is of --only-masked; give both")
     padding = (PADDING if request.padding is None else request.padding) if request.only_masked else None
     canvas = painting.canvas(
         model,

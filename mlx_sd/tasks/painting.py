@@ -21,6 +21,7 @@ from .images import ImageSource
 from .start import DrawNoise, Start
 
 ALPHA = "alpha"  # as a mask: the transparent part of the image is painted
+_HALF = 127  # grey up to here is black in a mask
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 Moments = tuple[mx.array, mx.array]  # mean and deviation of a posterior
@@ -86,10 +87,8 @@ class Canvas:
             return image
         box = self.box(*image.size)
         weight = self.mask if self.blur or self.transparency is None else self.transparency
-        if self.blur:  # from one half at the edge, where nothing is painted yet, to one
-            blurred = np.asarray(weight.filter(ImageFilter.GaussianBlur(self.blur)), np.float32)
-            faded = np.where(np.asarray(weight) > 0, np.clip(2 * blurred - 255, 0, 255), 0)
-            weight = Image.fromarray(faded.round().astype(np.uint8))
+        if self.blur:
+            weight = _faded(weight, self.blur)
         finished = self.image.copy()
         part = images.fitted(image, (box[2] - box[0], box[3] - box[1]))
         finished.paste(part, box, weight.crop(box))
@@ -117,6 +116,8 @@ def canvas(
         return None
     opened = images.read(image)
     opened_mask = None if mask is None else _mask(opened, mask)
+    if opened_mask is not None and mask_blur and not _faded(opened_mask, mask_blur).getbbox():
+        raise InputError(f"a mask blur of {mask_blur:g} is too wide for this mask: nothing would be left to paint")
     if mask == ALPHA:
         transparency = ImageChops.invert(opened.getchannel("A"))
         return Canvas(images.inpainted(opened), opened_mask, mask_blur, padding, transparency)
@@ -189,13 +190,26 @@ def _mask(image: Image.Image, mask: ImageSource) -> Image.Image:
         if abs(w * height - h * width) > max(w, h, width, height):  # more than rounding to whole pixels does
             raise InputError(f"the mask is {w} x {h} and the image {width} x {height}; give one of the same shape")
         opened = images.fitted(opened, image.size)
-    opened = opened.point(lambda value: 255 if value > 127 else 0)
-    values = np.asarray(opened)
-    if not values.any():
-        raise InputError("the mask is black all over: nothing would be painted; make white what is to change")
-    if values.all():
-        raise InputError("the mask is white all over: nothing of the image would be kept; leave the image out")
-    return opened
+    shades = np.asarray(opened)
+    darkest, brightest = int(shades.min()), int(shades.max())
+    if brightest <= _HALF:
+        if mask == ALPHA:
+            raise InputError("the image is not transparent anywhere; give a mask of its own")
+        shade = "darker than half grey" if brightest else "black"
+        raise InputError(f"the mask is {shade} all over: nothing would be painted; make white what is to change")
+    if darkest > _HALF:
+        if mask == ALPHA:
+            raise InputError("the image is transparent all over: nothing of it would be kept; leave the image out")
+        shade = "white" if darkest == 255 else "brighter than half grey"
+        raise InputError(f"the mask is {shade} all over: nothing of the image would be kept; leave the image out")
+    return opened.point(lambda value: 255 if value > _HALF else 0)
+
+
+def _faded(mask: Image.Image, blur: float) -> Image.Image:
+    """Returns a mask that fades in from its edge inwards over `blur` pixels."""
+    blurred = np.asarray(mask.filter(ImageFilter.GaussianBlur(blur)), np.float32)  # one half at the edge
+    faded = np.where(np.asarray(mask) > 0, np.clip(2 * blurred - 255, 0, 255), 0)
+    return Image.fromarray(faded.round().astype(np.uint8))
 
 
 def _keep_unmasked(
