@@ -12,7 +12,8 @@ import mlx_sd
 from mlx_sd.cli import targets
 
 ROOT = Path(mlx_sd.__file__).parent.parent
-PICTURE = "-m mlx_sd 'été 雪' --steps 1 --size 32x32 --seed 5"
+MLX_SD = "-c 'import sys; from mlx_sd.cli.main import main; sys.exit(main())'"
+PICTURE = "-m mlx_sd.generate 'été 雪' --steps 1 --size 32x32 --seed 5"
 
 
 def shell(command, folder, **environment):
@@ -34,14 +35,14 @@ def test_the_next_file_is_not_taken_for_a_closed_stream(tmp_path):
 
 
 def test_a_closed_standard_input_is_empty(tmp_path):
-    code, out, err = shell("-m mlx_sd --prompts - <&-", tmp_path)
+    code, out, err = shell("-m mlx_sd.generate --prompts - <&-", tmp_path)
     assert (code, out, err.count("\n")) == (2, "", 1) and "the standard input is empty" in err
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
 @pytest.mark.parametrize("unbuffered", ["", pytest.param("1", marks=pytest.mark.slow)])
 def test_an_output_that_cannot_be_written_is_one_line(tmp_path, unbuffered):
-    code, out, err = shell("-m mlx_sd doctor > /dev/full", tmp_path, PYTHONUNBUFFERED=unbuffered)
+    code, out, err = shell(f"{MLX_SD} doctor > /dev/full", tmp_path, PYTHONUNBUFFERED=unbuffered)
     assert (code, out) == (1, "")
     assert err == "mlx-sd doctor: the output cannot be written: No space left on device\n"
 
