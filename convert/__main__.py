@@ -56,11 +56,13 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument(
+    model = p.add_argument(
         "--model",
         help="a diffusers folder, a single .safetensors file, a hub id, or an embedded one: tiny, tiny-classes",
     )
-    p.add_argument("--out", type=Path, metavar="DIR", help="the folder to write; must not exist")
+    p.add_spellings(model, aliases="m")
+    out = p.add_argument("--out", type=Path, metavar="DIR", help="the folder to write; must not exist")
+    p.add_spellings(out, aliases="o output")
     p.add_argument("--to", choices=("mlx", "diffusers"), default="mlx", help="what to write (default: mlx)")
     p.add_argument("--verify", type=Path, metavar="DIR", help="check a converted folder instead")
     p.add_argument("--inspect", metavar="FILE", help="describe a safetensors file; with --model, say whether it fits")
@@ -80,11 +82,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--lora-strict", action="store_true", help="a LoRA that fits the model only in part is an error, not a warning"
     )
-    p.add_argument(
+    bits = p.add_argument(
         "--quantize",
         metavar="BITS[:GROUP]",
         help="the UNet's linear layers in 4 or 8 bits, groups of 32, 64 (default) or 128; or NETWORK=BITS[:GROUP],...",
     )
+    p.add_spellings(bits, aliases="q")
     single = p.add_argument_group("single files")
     single.add_argument("--kind", choices=tuple(KINDS), metavar="KIND", help="see below (default: by names and shapes)")
     single.add_argument("--prediction", choices=PREDICTIONS, help="what the UNet predicts (default: from the file)")

@@ -109,6 +109,12 @@ def complete(model: Model, request: Request, start: StartingPoint | None = None)
         quantize=model.quantization,
         **_file_hashes(request),
     )
+    unused = [name for name in ("negative", "guidance_rescale") if getattr(completed, name)]
+    if unused and completed.guidance is not None and completed.guidance <= 1 and request.model_hash is None:
+        names = " and ".join(f"--{name.replace('_', '-')}" for name in unused)
+        warnings.warn(
+            f"with --guidance {completed.guidance:g} there is no guidance, so {names} changes nothing", stacklevel=1
+        )
     evaluations = _check_reuse(model, completed)
     if completed.deepcache and evaluations <= _FEW and request.model_hash is None:  # completed: it was warned of before
         warnings.warn(
@@ -189,7 +195,11 @@ def _size(model: Model, width: int | None, height: int | None) -> tuple[int, int
     multiple = factor * model.unet.config.size_multiple
     for name, value in (("width", width), ("height", height)):
         if value < multiple or value % multiple:
-            raise InputError(f"{name} must be a positive multiple of {multiple}, not {value}")
+            near = [side for side in (value // multiple * multiple, (value // multiple + 1) * multiple) if side > 0]
+            raise InputError(
+                f"{name} must be a positive multiple of {multiple}, not {value}; {' and '.join(map(str, near))} "
+                f"{'are' if len(near) > 1 else 'is'} near"
+            )
     if sizes and (width, height) not in sizes:
         possible = ", ".join(f"{w} x {h}" for w, h in sizes)
         raise InputError(f"this model makes pictures of {possible} and no other size, not of {width} x {height}")

@@ -45,9 +45,9 @@ def model_folder(model: str, variant: str | None = None) -> Path:
             terminal.announce(f"{model} is converted, this once, to {out} ({size})")
         try:
             write_model_folder(checkpoint, out, {"model": model})
-        except InputError:
+        except InputError as error:
             if not (out / "model.json").is_file():  # else another process was first
-                raise
+                raise InputError(f"{error}; the environment variable MLX_SD_CACHE names another folder") from None
     return out
 
 

@@ -52,6 +52,7 @@ SCHEDULE_FLAGS = {
     f"use-{name}-sigmas": f"say --schedule diffusers_{name}" for name in ("karras", "exponential", "beta")
 }
 
+RATIO = dict.fromkeys(("aspect-ratio", "ar"), "say the size in pixels: --size WIDTHxHEIGHT, for example 512x768")
 _SIZE = re.compile(r"\s*(\d+)\s*[xX*,\u00d7]\s*(\d+)\s*")
 
 

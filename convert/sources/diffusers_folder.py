@@ -22,7 +22,12 @@ def read(folder: Path, variant: str | None = None) -> Checkpoint:
     Raises InputError for anything missing, pickled, damaged, or pointing out of the folder.
     """
     if not (folder / "model_index.json").is_file():
-        raise InputError(f"{folder} {folder_kinds.sentence(folder)}" if folder.exists() else f"{folder} does not exist")
+        if folder.exists():
+            raise InputError(f"{folder} {folder_kinds.sentence(folder)}")
+        raise InputError(
+            f"{folder} does not exist; mlx-sd models lists what is here, and a hub id is OWNER/NAME, as "
+            "stabilityai/stable-diffusion-2-1"
+        )
     index = read_json(check_inside(folder, folder / "model_index.json"))
     if reason := problem(index, [name for name in (*PARTS, VQ) if _listed(index, name)]):
         raise InputError(f"{folder}/model_index.json: {reason}")

@@ -13,6 +13,7 @@ from . import diffusers_folder, hub_checkpoint, single_file, single_file_parts
 from .checkpoint import Checkpoint, Component, SourceOptions
 from .single_file_kinds import Text
 
+_ADDRESS = re.compile(r"https?:/+(?:huggingface\.co/([\w.-]+/[\w.-]+)/?$)?", re.IGNORECASE)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ONLY_SINGLE_FILES = ("ema", "kind", "prediction", "tokenizer")
 # Fields of a VAE's config that its weights do not tell
@@ -25,6 +26,9 @@ def open_checkpoint(model: str, options: SourceOptions | None = None) -> Checkpo
     Raises InputError for whatever cannot be converted. The `provenance` records what is known of the source.
     """
     options = options or SourceOptions()
+    if address := _ADDRESS.match(model):
+        advice = f"say {address[1]}" if address[1] else "download it and give the name of the file"
+        raise InputError(f"{model} is a web address; {advice}")
     path = EMBEDDED.get(model) or Path(model).expanduser()
     if not path.exists() and hub.is_id(model):
         path = hub_checkpoint.fetch(model, options.variant)

@@ -1,6 +1,7 @@
 """The flags of python -m mlx_sd.generate: those of a request, from its fields, and those of the command itself."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from ..core.parser import Parser, program
 from ..core.version import VERSION
 from ..request import SETTINGS
 from ..setting import Setting
-from ..spellings import COUNT, COUNT_ALIASES, count_words, folder_words, parse_size
+from ..spellings import COUNT, COUNT_ALIASES, RATIO, count_words, folder_words, parse_size
 
 _EXAMPLES = """examples:
   python -m mlx_sd.generate "a red tent in the center on green grass, under a clear day sky"
@@ -52,7 +53,7 @@ def parser(name: str) -> Parser:
             p.add_spellings(action, setting.aliases, setting.conversions, setting.false_friends, setting.form)
             if field == "height":
                 size = p.add_argument("--size", action=_Size, metavar="WIDTHxHEIGHT", help="both, for example 512x768")
-                p.add_spellings(size, aliases="resolution res dimensions image-size")
+                p.add_spellings(size, aliases="resolution res dimensions image-size", false_friends=RATIO)
     schedules.add_argument(
         "--timesteps", metavar="T,T,...", help="the timesteps themselves, going down, instead of a schedule"
     )
@@ -102,6 +103,7 @@ def _add_command(p: Parser, work: Any) -> None:
         output,
         aliases="o out output-path output-file outfile save",
         conversions=dict.fromkeys(("outdir", "out-dir", "output-dir", "output-folder", "save-dir"), folder_words),
+        false_friends=dict.fromkeys(("format", "output-format", "extension"), "say --output NAME.{value}"),
     )
     work.add_argument("--overwrite", action="store_true", help="replace what exists, and make again what is there")
     work.add_argument("--lossless", action="store_true", help="WebP without loss; its quality is 95 otherwise")
@@ -123,6 +125,7 @@ def _add_command(p: Parser, work: Any) -> None:
         "--animate",
         nargs="?",
         const="",
+        type=_home,
         metavar="PATH",
         help="write all steps as an animated .png or .gif (default: beside the picture)",
     )
@@ -153,7 +156,12 @@ def _text(value: str) -> str:
     """Text that is not empty, for argparse."""
     if not value:
         raise argparse.ArgumentTypeError("must not be empty")
-    return value
+    return _home(value)
+
+
+def _home(value: str) -> str:
+    """Text in which ~ in front is the home folder, as in --output=~/a.png, where a shell leaves it."""
+    return os.path.expanduser(value) if value == "~" or value.startswith("~/") else value  # noqa: PTH111 - keeps a / at the end
 
 
 def _path(value: str) -> Path:
@@ -172,6 +180,8 @@ def _add(group: Any, field: str, setting: Setting) -> argparse.Action:
         del options["metavar"]
     elif setting.kind in (int, float):
         options |= {"type": setting.kind}
+    elif setting.metavar in ("FILE", "FOLDER"):
+        options |= {"type": _home}
     if setting.choices:
         options |= {"choices": tuple(setting.choices), "type": setting.value_of}
     if setting.repeat:

@@ -40,7 +40,7 @@ def overview() -> Parser:
     p = Parser(
         prog=program(),
         usage=f'{program()} [COMMAND] ...   or   {program()} "PROMPT" ...',
-        description="Stable Diffusion on Apple Silicon and edge devices that does not repeat itself.",
+        description="Stable Diffusion in MLX, with DeepCache: pictures, models, Core ML packages, measurements.",
         epilog=f"""commands:
 {listing}
 

@@ -21,11 +21,11 @@ from ..generation import Result
 from ..jobs import Claim, State
 from ..pipeline import StableDiffusion
 from ..request import Request
-from . import models, replay
+from . import models, prompt_list, replay
 from .animation import StepImages
 from .plan import Draft, Plan
 from .progress import Progress
-from .prompt_list import Template, templates_of
+from .prompt_list import Template
 from .report import Report
 from .targets import exists
 
@@ -35,8 +35,10 @@ _CHUNK = 64  # pictures whose requests are in memory together
 def make(arguments: argparse.Namespace, name: str) -> None:
     """Makes the pictures of a command line; name: of the command, in front of each line on the standard error."""
     replayed = replay.request_of(arguments)
-    templates = templates_of(arguments, replayed)
+    templates = prompt_list.templates_of(arguments, replayed)
     plan = Plan(arguments, templates)
+    for line in prompt_list.remarks_of(templates) if arguments.from_image is None else ():
+        warnings.warn(line, stacklevel=2)
     if arguments.batch > len(plan.drafts) == 1:
         several = f"--count {arguments.batch} makes {arguments.batch}"
         warnings.warn(

@@ -15,6 +15,8 @@ from ..core.places import cache_folder, shown
 NAME = "models"
 _FOLDER = Path("models")  # of converted models, as the guide names it
 
+_ACTIONS = {"ls": "list", "rm": "remove", "delete": "remove"}  # other tools' words
+
 _EXAMPLES = """examples:
   mlx-sd models
   mlx-sd models --folder /data/models --json
@@ -31,7 +33,14 @@ def parser() -> Parser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("action", nargs="?", choices=("list", "remove"), default="list", help="default list")
+    p.add_argument(
+        "action",
+        nargs="?",
+        choices=("list", "remove"),
+        type=lambda word: _ACTIONS.get(word, word),
+        default="list",
+        help="default list",
+    )
     p.add_argument("name", nargs="?", help="with remove: the model, by its name in the list or what it was made from")
     p.add_argument("--yes", action="store_true", help="with remove: do not ask")
     p.add_argument(

@@ -4,15 +4,19 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..core.errors import InputError
+from ..core.files import is_file
 from ..metadata import VERSION_KEY
 from ..request import MODEL, Request, values_from_json
 
 _OBJECT = re.compile(r'\{\s*["}]')  # a line of JSON; {red|blue} is a wildcard
+_FILE = re.compile(r"\.(png|jpe?g|webp|gif|txt|jsonl?)$", re.IGNORECASE)
+_LORA = re.compile(r"<(?:lora|lyco):([^:>]+)(?::([^:>]+))?[^>]*>")  # A1111's
+_WEIGHT = re.compile(r"\([^()]+:\s*\d*\.?\d+\s*\)")
 _OUTPUT, _COUNT = "output", "count"  # keys beside those of a request
 _SCRIPT = re.compile(r"--?(prompt|negative|steps|seed|width|height|sampler|cfg)", re.IGNORECASE)  # as A1111's script
 # What --json prints of how a picture was made, which is no setting.
@@ -41,6 +45,11 @@ def templates_of(arguments: argparse.Namespace, request: Request) -> list[Templa
             raise InputError("give a prompt or --class, not both")
         labels = str(request.class_label).split(",")
         return [Template(request.with_values(class_label=label), count, False) for label in labels]
+    if arguments.prompt is not None and _FILE.search(arguments.prompt) and is_file(Path(arguments.prompt)):
+        raise InputError(
+            f"the prompt {arguments.prompt!r} is a file here: --from-image makes a picture again, --init-image begins "
+            "with one, and --prompts reads prompts"
+        )
     if arguments.prompts is not None:
         if arguments.prompt is not None:
             raise InputError("give a prompt or --prompts, not both")
@@ -49,6 +58,19 @@ def templates_of(arguments: argparse.Namespace, request: Request) -> list[Templa
         raise InputError("give a prompt, --prompts FILE or --from-image PNG")
     # A recorded prompt was expanded when its picture was made. Whether a prompt is missing, the model says.
     return [Template(request, count, wildcards and arguments.prompt is not None)]
+
+
+def remarks_of(templates: Iterable[Template]) -> list[str]:
+    """Returns a line for each thing that A1111 and ComfyUI read in a prompt and that is plain text here."""
+    lines: dict[str, None] = {}
+    for template in templates:
+        prompt = template.request.prompt or ""
+        for lora in _LORA.finditer(prompt):
+            scale = f":{lora[2]}" if lora[2] else ""
+            lines[f"{lora[0]} in a prompt is plain text here; --lora {lora[1]}{scale} merges it"] = None
+        if weight := _WEIGHT.search(prompt):
+            lines[f"weights in a prompt, such as {weight[0]}, are plain text here"] = None
+    return list(lines)
 
 
 def _from_file(file: Path, request: Request, count: int, wildcards: bool) -> Iterator[Template]:

@@ -16,7 +16,7 @@ import mlx.core as mx
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from . import file_formats
+from . import file_formats, terminal
 from .errors import Failure, InputError
 
 # dtype in safetensors -> the NumPy type that reads its bytes, and the MLX dtype that those bytes mean
@@ -147,6 +147,13 @@ def check_inside(folder: Path, path: Path) -> Path:
     return path
 
 
+def missing(path: Path | str) -> InputError:
+    """Returns the error for a path where nothing is; of a web address it says what to do with it."""
+    if address := re.match(r"(https?):/+(.+)", str(path)):
+        return InputError(f"{address[1]}://{address[2]} is a web address; download it and give the name of the file")
+    return InputError(f"{path} does not exist")
+
+
 def is_folder(path: Path) -> bool:
     """Returns whether a path is a folder; False where the system refuses to look, as at names that are too long."""
     return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises an error there
@@ -169,7 +176,8 @@ def check_writable(folder: Path, flag: str, must_exist: bool = False) -> None:
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
-        raise InputError(f"{flag} {folder}: cannot be written ({error.strerror})") from None
+        advice = "; make the folder first" if must_exist and not os.path.lexists(folder) else ""
+        raise InputError(f"{flag} {folder}: cannot be written ({error.strerror}){advice}") from None
 
 
 @contextmanager
@@ -219,7 +227,10 @@ def atomic_folder(out: Path, size: int = 0) -> Iterator[Path]:
         try:
             free = shutil.disk_usage(folder).free
             if size > free:
-                raise Failure(f"{out} takes {size / 1e9:.1f} GB, and only {free / 1e9:.1f} GB are free there")
+                raise Failure(
+                    f"{out} takes {terminal.size(size)}, and only {terminal.size(free)} are free there; "
+                    "free some space, or choose another folder"
+                )
             yield folder
             folder.chmod(0o755)  # mkdtemp's is private
             if out.exists():  # an empty folder would be replaced without a word

@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from ..core.errors import InputError
+from ..core.files import missing
 
 # The names of the two texts, as chunks of a PNG have them.
 SETTINGS, PARAMETERS = "mlx-sd", "parameters"
@@ -71,7 +72,7 @@ def read(path: Path) -> dict[str, str]:
                 user_comment = exif.get_ifd(_EXIF_IFD).get(_USER_COMMENT)
                 pixels = exif.get_ifd(_EXIF_IFD).get(_UNIQUE_ID)
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
+        raise missing(path) from None
     except IsADirectoryError:
         raise InputError(f"{path} is a folder; give a picture") from None
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..core.errors import InputError
+from ..core.files import missing
 
 ImageSource = str | os.PathLike[str] | Image.Image
 
@@ -34,7 +35,9 @@ def read(source: ImageSource) -> Image.Image:
                 image.load()
                 return _to_common_mode(ImageOps.exif_transpose(image), str(path))
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
+        raise missing(path) from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder; give a picture") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise InputError(f"{path} has more than {Image.MAX_IMAGE_PIXELS} pixels; make it smaller first") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:

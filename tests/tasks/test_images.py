@@ -79,7 +79,7 @@ def _truncated(path):
 
 MISTAKES = {
     "missing": (lambda path: None, "does not exist"),
-    "folder": (lambda path: path.mkdir(), "is not a picture that can be read"),
+    "folder": (lambda path: path.mkdir(), "is a folder; give a picture"),
     "empty": (lambda path: path.write_bytes(b""), "is not a picture that can be read"),
     "text": (lambda path: path.write_text("a tent"), "is not a picture that can be read"),
     "truncated": (_truncated, "is not a picture that can be read"),
