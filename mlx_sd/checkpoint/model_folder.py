@@ -19,6 +19,7 @@ from ..networks.unet_config import UNetConfig
 from ..networks.vae import Autoencoder
 from ..prompts.tokenizer import Tokenizer
 
+AGAIN = "; convert the checkpoint again"  # the end of messages about a folder that is damaged
 FORMAT, VERSION = "mlx-sd", 3
 
 TEXT = ("text_encoder", "text_encoder_2")
@@ -38,7 +39,10 @@ _RENAMED = (
 
 def read_model_json(folder: Path) -> dict[str, Any]:
     """Reads a folder's model.json; InputError where this version cannot read it."""
-    about = read_json(folder / "model.json")
+    try:
+        about = read_json(folder / "model.json")
+    except InputError as error:
+        raise InputError(f"{error}{AGAIN}") from None
     if about.get("format") != FORMAT:
         raise InputError(f"{folder}/model.json is not of the format {FORMAT}; convert the checkpoint again")
     version = about.get("version")
@@ -64,7 +68,10 @@ def parameter_name(part: str, name: str, version: int) -> str:
 
 def network_tensors(folder: Path, part: str, version: int) -> dict[str, Tensor]:
     """Returns the tensors of a network's file, unread, by the names that its parameters have today."""
-    return {parameter_name(part, tensor.name, version): tensor for tensor in tensors(folder / f"{part}.safetensors")}
+    file = folder / f"{part}.safetensors"
+    if not file.is_file():
+        raise InputError(f"{file} is missing{AGAIN}")
+    return {parameter_name(part, tensor.name, version): tensor for tensor in tensors(file)}
 
 
 def network_configs(about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

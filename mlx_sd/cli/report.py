@@ -48,9 +48,11 @@ class Report:
             else []
         )
         if present:
-            number = "all" if len(present) == len(drafts) else f"{len(present)} of"
-            pictures = f"{number} {_pictures(len(drafts))} there already"
-            self.note(f"{pictures}; --overwrite makes {'it' if len(drafts) == 1 else 'them'} again")
+            if len(present) < len(drafts):
+                pictures = f"{len(present)} of {_pictures(len(drafts), len(present))} there already"
+            else:
+                pictures = f"{'the picture is' if len(drafts) == 1 else f'all {_pictures(len(drafts))}'} there already"
+            self.note(f"{pictures}; --overwrite makes {'it' if len(present) == 1 else 'them'} again")
 
     def begins(self) -> None:
         """Prints the seed that was drawn, once: now nothing is wrong with the request any more."""

@@ -57,6 +57,10 @@ def problem() -> str | None:
 
 
 def _mkl() -> list[str]:
+    try:
+        Path.cwd()
+    except OSError:  # the folder was removed, and MKL would end the process with a line of its own
+        return []
     # The `mkl` wheel puts its libraries in the environment's lib folder, with the major version in the name.
     return [str(path) for path in sorted(Path(sys.prefix, "lib").glob("libmkl_rt.so*"), reverse=True)]
 

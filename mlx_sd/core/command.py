@@ -1,15 +1,19 @@
 """What all command lines share: one clear line for what goes wrong, and its exit code."""
 
 import codecs
+import errno
 import io
 import os
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from . import interrupt, terminal
 from .errors import Failure, InputError
+
+_OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def run(name: str, command: Callable[[], None], quiet: bool = False) -> int:
@@ -53,6 +57,7 @@ def open_streams() -> None:
 
 def _exit_code(name: str, command: Callable[[], None]) -> int:
     try:
+        _check_folder()
         command()
         sys.stdout.flush()
     except InputError as error:
@@ -68,12 +73,20 @@ def _exit_code(name: str, command: Callable[[], None]) -> int:
         sys.stderr.close()
         return 1
     except OSError as error:
-        if error.filename is not None:  # of a file, not of the standard output
+        if error.filename is not None or error.errno not in _OUTPUT_ERRORS:  # not of the standard output
             raise
         print(f"{name}: the output cannot be written: {error.strerror}", file=sys.stderr)
         _drop_output()
         return 1
     return 0
+
+
+def _check_folder() -> None:
+    """Raises InputError where the folder that a shell is in was removed, in which no path means anything."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise InputError(f"the current folder is gone ({error.strerror}); change to another one, with cd") from None
 
 
 def _drop_output() -> None:

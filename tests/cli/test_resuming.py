@@ -146,3 +146,13 @@ def test_two_processes_share_a_list_and_make_each_picture_once(tmp_path):
     assert sorted(names) == sorted(f"p/a-tent-{seed}.png" for seed in range(8))
     assert sorted(path.name for path in (tmp_path / "p").iterdir()) == sorted(Path(name).name for name in names)
     assert {metadata.read(tmp_path / name)["seed"] for name in names} == {*range(8)}
+
+
+@pytest.mark.slow
+def test_one_picture_that_is_there_is_one(run, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a tent\n")
+    words = ("--prompts", "prompts.txt", "--steps", 1, "--width", 32, "--height", 32, "--seed", 5, "--output", "p/")
+    assert run(*words)[0] == 0
+    assert "the picture is there already; --overwrite makes it again" in run(*words)[2]
+    (tmp_path / "prompts.txt").write_text("a tent\na house\n")
+    assert "1 of 2 pictures is there already; --overwrite makes it again" in run(*words)[2]

@@ -109,10 +109,18 @@ def test_what_is_damaged_is_named(name, model, capsys):
     assert code == wanted and message in said, said
 
 
+def test_a_file_that_cannot_be_read_is_named_once(model, capsys):
+    (model / "vae.safetensors").unlink()
+    assert verify(model, capsys)[1].count("vae.safetensors is missing") == 1
+    (model / "model.json").write_text("{")
+    code, line = verify(model, capsys)
+    assert code == 2 and "model.json is not JSON" in line and line.count("; convert the checkpoint again") == 1
+
+
 def test_many_problems_are_counted(model, capsys):
     for file in [*model.glob("*.safetensors"), *model.glob("tokenizer/*")]:
         file.unlink()
-    assert "and 6 more" in verify(model, capsys)[1]
+    assert "and 3 more" in verify(model, capsys)[1]
 
 
 def test_a_hub_snapshot_is_recorded_by_its_commit(folder, tmp_path):

@@ -74,3 +74,19 @@ def test_names_have_the_characters_of_the_systems_names(monkeypatch):
     assert targets.safe("Été im Tal") == "t-im-tal"
     assert targets.safe("雪") == "picture"
     targets.safe.cache_clear()
+
+
+def test_a_folder_that_is_gone_is_one_line(tmp_path):
+    (tmp_path / "gone").mkdir()
+    command = f"{sys.executable} -m mlx_sd.generate x --steps 1"
+    done = subprocess.run(
+        ["sh", "-c", f"cd gone && rmdir ../gone && exec {command}"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=120,
+        check=False,
+        text=True,
+    )
+    assert done.returncode == 2 and "the current folder is gone" in done.stderr and "cd" in done.stderr
+    assert done.stderr.count("\n") == 1 and done.stdout == ""
