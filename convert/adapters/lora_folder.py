@@ -46,6 +46,12 @@ def find(name: str, folder: Path) -> Path | None:
 
 def absent(name: str, folder: Path | None) -> InputError:
     """Returns the error for a LoRA that is neither a file nor in the folder; it names those most alike."""
+    path, suffix, surplus = name.partition(_SUFFIX)
+    if surplus and Path(f"{path}{suffix}").expanduser().is_file():
+        return InputError(
+            f"LoRA {name} does not exist, and {path}{suffix} does: --lora {path}{suffix}:SCALE, with a number behind "
+            "the colon, once for each LoRA"
+        )
     if folder is None:
         hint = f"; to give it by its name, say where it lies: --lora-folder DIR or {VARIABLE}"
         return InputError(f"LoRA {name} does not exist{hint if Path(name).name == name else ''}")
