@@ -110,7 +110,8 @@ def complete(model: Model, request: Request, start: StartingPoint | None = None)
         **_file_hashes(request),
     )
     unused = [name for name in ("negative", "guidance_rescale") if getattr(completed, name)]
-    if unused and completed.guidance is not None and completed.guidance <= 1 and request.model_hash is None:
+    unguided = completed.guidance is not None and completed.guidance <= 1
+    if unused and unguided and model.text_encoders and request.model_hash is None:  # others refuse a negative prompt
         names = " and ".join(f"--{name.replace('_', '-')}" for name in unused)
         warnings.warn(
             f"with --guidance {completed.guidance:g} there is no guidance, so {names} changes nothing", stacklevel=1

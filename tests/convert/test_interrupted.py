@@ -37,7 +37,7 @@ def test_too_little_space_is_seen_before_anything_is_written(original, tmp_path,
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     monkeypatch.setattr("convert.writers.model_folder.write_tensors", None)
     assert convert(original, tmp_path / "out") == 1
-    assert "and only 0.0 GB are free there" in capsys.readouterr().err
+    assert "and only 1 kB are free there" in capsys.readouterr().err
     assert nothing_left(tmp_path) == []
 
 
