@@ -109,13 +109,6 @@ def complete(model: Model, request: Request, start: StartingPoint | None = None)
         quantize=model.quantization,
         **_file_hashes(request),
     )
-    unused = [name for name in ("negative", "guidance_rescale") if getattr(completed, name)]
-    unguided = completed.guidance is not None and completed.guidance <= 1
-    if unused and unguided and model.text_encoders and request.model_hash is None:  # others refuse a negative prompt
-        names = " and ".join(f"--{name.replace('_', '-')}" for name in unused)
-        warnings.warn(
-            f"with --guidance {completed.guidance:g} there is no guidance, so {names} changes nothing", stacklevel=1
-        )
     evaluations = _check_reuse(model, completed)
     if completed.deepcache and evaluations <= _FEW and request.model_hash is None:  # completed: it was warned of before
         warnings.warn(
@@ -169,6 +162,14 @@ def speed_words(model: Model, speed: str, request: Request) -> str:
     if measured and not any(getattr(request, name) for name in others):
         return f"{' '.join(flags)}: {own_preset.evidence}"
     return f"{' '.join(flags)}; what --speed {speed} was measured with is different, so it has no figures here"
+
+
+def unguided_words(request: Request) -> list[str]:
+    """Returns a line about what a completed request says of guidance where it is off, and nothing where it is on."""
+    unused = [f"--{name.replace('_', '-')}" for name in ("negative", "guidance_rescale") if getattr(request, name)]
+    if not unused or request.guidance is None or request.guidance > 1:
+        return []
+    return [f"with --guidance {request.guidance:g} there is no guidance, so {' and '.join(unused)} changes nothing"]
 
 
 def _file_hashes(request: Request) -> dict[str, str | None]:

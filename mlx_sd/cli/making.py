@@ -13,7 +13,7 @@ import mlx.core as mx
 from PIL import Image
 
 from .. import conditions, jobs, metadata
-from ..completion import speed_words
+from ..completion import speed_words, unguided_words
 from ..core import interrupt
 from ..core.errors import Failure, InputError, Interrupted
 from ..core.version import VERSION
@@ -125,7 +125,7 @@ class _Run:
                         completed = completed.with_values(refiner_hash=refiner.model.hash)
                     if request.speed:
                         lines = [*lines, speed_words(sd.model, request.speed, completed)]
-                    self._note([*lines, *replay.remarks(self._arguments, sd.model)])
+                    self._note([*lines, *replay.remarks(self._arguments, sd.model), *unguided_words(completed)])
                 request = completed.with_subject(conditions.check_subject(sd.model, request))
             except InputError as error:
                 raise (error if template.where is None else InputError(f"{template.where}: {error}")) from None
