@@ -77,9 +77,7 @@ def pictures_of(
     sd: StableDiffusion, selection: Sequence[Claim], seed: int, batch: int, settings: dict[str, Any]
 ) -> list[Image.Image]:
     """Makes a picture of each caption; the picture of caption i has seed `seed` + i, whatever the batch."""
-    requests = [
-        sd.complete(Request(prompt=claim.caption, seed=seed + i, **settings)) for i, claim in enumerate(selection)
-    ]
+    requests = [Request(prompt=claim.caption, seed=seed + i, **settings) for i, claim in enumerate(selection)]
     pictures: list[Image.Image] = []
     for result in sd.stream(requests, batch=batch):
         pictures += result.images

@@ -195,12 +195,14 @@ def _match(pixels: Pixels, template: Template, color: str | None, place: tuple[i
     return Match(template.kind, color, explained, share, float(from_template.mean()))
 
 
+def _colors(sky: str, tint: float) -> dict[str | None, NDArray[np.float32]]:
+    """Returns the world's colours in the light of a sky, of which a share `tint` reaches the thing."""
+    return {name: np.array(SKIES[sky].shade(color, tint), np.float32) for name, color in COLORS.items()}
+
+
 @cache
 def _things(sky: str) -> tuple[Template, ...]:
-    light = SKIES[sky]
-    colors: dict[str | None, NDArray[np.float32]] = {
-        name: np.array(light.shade(color, THING_TINT), np.float32) for name, color in COLORS.items()
-    }
+    colors = _colors(sky, THING_TINT)
     plain: dict[str | None, NDArray[np.float32]] = {None: np.zeros(3, np.float32)}
     return tuple(
         _template(kind, plain if kind in COLOURLESS else colors, sky, scale, draw)
@@ -211,11 +213,7 @@ def _things(sky: str) -> tuple[Template, ...]:
 
 @cache
 def _balloons(sky: str) -> tuple[Template, ...]:
-    light = SKIES[sky]
-    colors: dict[str | None, NDArray[np.float32]] = {
-        name: np.array(light.shade(color, BALLOON_TINT), np.float32) for name, color in COLORS.items()
-    }
-    return (_template("balloon", colors, sky, 1.0, balloon),)
+    return (_template("balloon", _colors(sky, BALLOON_TINT), sky, 1.0, balloon),)
 
 
 @cache

@@ -44,7 +44,7 @@ def read_model_json(folder: Path) -> dict[str, Any]:
     except InputError as error:
         raise InputError(f"{error}{AGAIN}") from None
     if about.get("format") != FORMAT:
-        raise InputError(f"{folder}/model.json is not of the format {FORMAT}; convert the checkpoint again")
+        raise InputError(f"{folder}/model.json is not of the format {FORMAT}{AGAIN}")
     version = about.get("version")
     if version == 1:  # it had no hashes of its own files
         about |= {"files": {}}
