@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ PICTURE = "-m mlx_sd.generate 'été 雪' --steps 1 --size 32x32 --seed 5"
 def shell(command, folder, **environment):
     """Runs Python in a shell -> (exit code, what it wrote on both streams)."""
     done = subprocess.run(
-        ["sh", "-c", f"{sys.executable} {command}"],
+        ["sh", "-c", f"{shlex.quote(sys.executable)} {command}"],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""} | environment,
         capture_output=True,
@@ -78,7 +79,7 @@ def test_names_have_the_characters_of_the_systems_names(monkeypatch):
 
 def test_a_folder_that_is_gone_is_one_line(tmp_path):
     (tmp_path / "gone").mkdir()
-    command = f"{sys.executable} -m mlx_sd.generate x --steps 1"
+    command = f"{shlex.quote(sys.executable)} -m mlx_sd.generate x --steps 1"
     done = subprocess.run(
         ["sh", "-c", f"cd gone && rmdir ../gone && exec {command}"],
         cwd=tmp_path,
