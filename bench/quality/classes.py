@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _classes(options: argparse.Namespace) -> None:
     sd, count = StableDiffusion.load(options.model, "float32"), options.count
-    clip = TinyClip(sd)
+    clip = TinyClip()
     reference = {name: clip.images(true_pictures(index, _REFERENCE, 0)) for index, name in enumerate(LABELS)}
     comparison = ClassComparison(reference)
     held_out = {name: clip.images(true_pictures(index, count, _REFERENCE)) for index, name in enumerate(LABELS)}
@@ -59,7 +59,7 @@ def true_pictures(index: int, count: int, skip: int) -> mx.array:
     """Paints (count, 128, 128, 3) in [-1, 1] of a class, of scenes not trained on, after the first `skip`."""
     scenes = (sample_scene(random.Random(seed)) for seed in itertools.count())
     of_class = itertools.islice((scene for scene in scenes if label(scene) == index), skip, skip + count)
-    return mx.array(np.stack([np.asarray(render(scene), np.float32) for scene in of_class])) / 127.5 - 1
+    return mx.array(np.stack([np.asarray(render(scene, 128), np.float32) for scene in of_class])) / 127.5 - 1
 
 
 class ClassComparison:

@@ -1,22 +1,28 @@
-"""The embedded checkpoint's domain: its true pictures and captions, and the small CLIP trained on them.
+"""The embedded checkpoint's domain: its true pictures and captions, and the small CLIP that judges pictures of it.
 
-The CLIP is the one whose text encoder became the checkpoint's.
+The CLIP was trained on true pictures. It stays the same whatever the checkpoint becomes, so that results compare.
 """
 
+import json
 import random
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 from PIL import Image
 
-from mlx_sd import StableDiffusion
-from mlx_sd.checkpoint.embedded import TINY
+from convert.files.diffusers_names import diffusers_name
+from mlx_sd.checkpoint.model_folder import shapes
+from mlx_sd.networks.clip import TextEncoder
+from mlx_sd.networks.configs import TextConfig
+from mlx_sd.prompts.tokenizer import Tokenizer
 
 from ..tiny.scenes import Scene, caption, render, sample_scene
 from .scores import Features
 
-WEIGHTS = TINY / "clip_image.safetensors"
+JUDGE = Path(__file__).parent / "judge"
+WEIGHTS = JUDGE / "clip_image.safetensors"
 
 _SIDE = 128  # pixels a side of the pictures that the CLIP was trained on
 _CONVOLUTIONS = 10
@@ -24,21 +30,24 @@ _EPS = 1e-5  # of the batch normalisations
 
 
 class TinyClip:
-    """The small CLIP: its image encoder, and the projection of the checkpoint's text encoder to common features."""
+    """The small CLIP: its image encoder, its text encoder, and their projections to common features."""
 
     name = "the CLIP of the embedded checkpoint"
 
-    def __init__(self, sd: StableDiffusion):
-        """Reads the image encoder; `sd` is the embedded checkpoint."""
-        self._sd = sd
+    def __init__(self) -> None:
+        """Reads both encoders."""
+        self._tokenizer = Tokenizer.load(JUDGE / "tokenizer")
+        self._text_encoder = _text_encoder(JUDGE / "text_encoder")
         stored = {name: w.astype(mx.float32) for name, w in mx.load(str(WEIGHTS)).items()}  # type: ignore[union-attr]
         self._layers = [_folded(stored, f"image.f.{3 * i}", f"image.f.{3 * i + 1}") for i in range(_CONVOLUTIONS)]
         self._projection, self._bias = stored["image.p.weight"], stored["image.p.bias"]
         self._text = stored["text_projection.weight"]
 
     def images(self, pixels: mx.array) -> Features:
-        """Returns the features (N, 192) of pictures (N, 128, 128, 3) in [-1, 1]."""
-        x = pixels
+        """Returns the features (N, 192) of pictures (N, s, s, 3) in [-1, 1], s a multiple of 128: of block means."""
+        count, side = pixels.shape[:2]
+        blocks = pixels.reshape(count, _SIDE, side // _SIDE, _SIDE, side // _SIDE, 3)
+        x = blocks.mean((2, 4))
         for i, (weight, bias) in enumerate(self._layers):
             # Group by group: MLX's own grouped convolution takes twice as long on the CPU.
             groups = x.shape[-1] // weight.shape[-1]
@@ -55,8 +64,19 @@ class TinyClip:
 
     def texts(self, prompts: Sequence[str]) -> Features:
         """Returns the features (N, 192) of prompts, the first 77 tokens of each."""
-        ids = mx.array([self._sd.tokenizer.chunks(prompt)[0] for prompt in prompts])
-        return np.array(self._sd.model.text_encoders[0](ids).pooled.astype(mx.float32) @ self._text.T)
+        ids = mx.array([self._tokenizer.chunks(prompt)[0] for prompt in prompts])
+        return np.array(self._text_encoder(ids).pooled @ self._text.T)
+
+
+def _text_encoder(folder: Path) -> TextEncoder:
+    """Loads a text encoder of transformers, in float32."""
+    network = TextEncoder(TextConfig.from_hf(json.loads((folder / "config.json").read_text(encoding="utf-8"))))
+    stored = mx.load(str(folder / "model.safetensors"))
+    assert isinstance(stored, dict)
+    names = {name: diffusers_name("text_encoder", network.names, name) for name in shapes(network)}
+    network.load_weights([(name, stored[source].astype(mx.float32)) for name, source in names.items()])
+    mx.eval(network.parameters())
+    return network
 
 
 def _folded(stored: dict[str, mx.array], convolution: str, norm: str) -> tuple[mx.array, mx.array]:
@@ -72,9 +92,9 @@ def captions(seeds: Iterable[int]) -> list[str]:
     return [text for _, text in map(_scene, seeds)]
 
 
-def paintings(seeds: Iterable[int]) -> mx.array:
-    """Paints true pictures (N, 128, 128, 3) in [-1, 1]; seeds below ten million were never trained on."""
-    painted = [np.asarray(render(scene), np.float32) for scene, _ in map(_scene, seeds)]
+def paintings(seeds: Iterable[int], side: int = _SIDE) -> mx.array:
+    """Paints true pictures (N, side, side, 3) in [-1, 1]; seeds below ten million were never trained on."""
+    painted = [np.asarray(render(scene, side), np.float32) for scene, _ in map(_scene, seeds)]
     return mx.array(np.stack(painted)) / 127.5 - 1
 
 

@@ -80,7 +80,7 @@ def _quality(options: argparse.Namespace) -> None:
         for loop in loops:
             for count in gallery.make(loop):
                 bar.update(count)
-    tiny_clip = TinyClip(sd) if options.model == "tiny" else None
+    tiny_clip = TinyClip() if options.model == "tiny" else None
     cache = FeatureCache(options.work / "features")
     comparison = Comparison(gallery, cache, inception or tiny_clip, clip or tiny_clip, reference)
     results.report(comparison.measure(loops) | {"machine": describe()}, options.json)

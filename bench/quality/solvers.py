@@ -95,7 +95,8 @@ class SolverComparison:
     def __init__(self, work: Path):
         self.work = work
         self.sd = StableDiffusion.load("tiny", "float32")
-        self.clip = landscapes.TinyClip(self.sd)
+        self.clip = landscapes.TinyClip()
+        self.side = self.sd.unet.config.sample_size * self.sd.vae.config.downsampling  # pixels a side
 
     def points(self) -> list[Point]:
         """Returns the reference, and every solver at every number of evaluations it can have, on its own schedule."""
@@ -211,13 +212,13 @@ class SolverComparison:
         return features
 
     def _paint(self, seeds: range) -> scores.Features:
-        return np.concatenate([self.clip.images(landscapes.paintings(part)) for part in blocks.parts(seeds)])
+        return np.concatenate([self.clip.images(landscapes.paintings(part, self.side)) for part in blocks.parts(seeds)])
 
     def _through_autoencoder(self, images: int) -> scores.Features:
         """Features of true pictures after encoding and decoding: what no sampler can exceed."""
         features = []
         for part in blocks.parts(range(images)):
-            mean, _ = self.sd.vae.encode(landscapes.paintings(part))
+            mean, _ = self.sd.vae.encode(landscapes.paintings(part, self.side))
             features.append(self.clip.images(self.sd.decode(self.sd.vae.scale(mean))))
         return np.concatenate(features)
 

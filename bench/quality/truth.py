@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from tqdm import tqdm
 
 from mlx_sd import StableDiffusion
 from mlx_sd.core import command
 from mlx_sd.core.errors import InputError
-from mlx_sd.core.files import check_writable
+from mlx_sd.core.files import atomic_file, check_writable
 from mlx_sd.request import MODEL, Request
 
 from .. import arguments, results
 from ..machine import describe
-from .truth_claims import COUNT, Claim, claims, swapped
+from ..tiny.claims import COUNT, Claim, claims, swapped
 from .truth_judge import Verdict, judge, shares
 
 _EXAMPLES = """examples:
@@ -58,14 +59,19 @@ def _truth(options: argparse.Namespace) -> None:
         check_writable(options.sheet.parent, "--sheet", must_exist=True)
     selection = claims()[: options.captions]
     if options.rules:
-        results.report(rules_measured(selection, options.width or 256) | {"machine": describe()}, options.json)
+        results.report(
+            rules_measured(selection, options.width or 256, options.height or options.width or 256)
+            | {"machine": describe()},
+            options.json,
+        )
         return
     settings = {name: value for name in _SETTINGS if (value := getattr(options, name)) is not None}
     sd = StableDiffusion.load(options.model, "float32", quantize=settings.pop("quantize", None))
     pictures = pictures_of(sd, selection, options.seed, options.batch, settings)
     verdicts = [judge(picture, claim) for picture, claim in zip(pictures, selection, strict=True)]
     if options.sheet:
-        _sheet(pictures, verdicts).save(options.sheet)
+        with atomic_file(options.sheet) as file:
+            _sheet(pictures, verdicts).save(file, "PNG")
     measured: dict[str, Any] = {"model": options.model, "hash": sd.model.hash, "captions": len(selection)}
     measured |= {"seed": options.seed, "settings": settings, "size": list(pictures[0].size)}
     measured |= {"shares": shares(zip(selection, verdicts, strict=True)), "true": [int(v.true) for v in verdicts]}
@@ -78,24 +84,26 @@ def pictures_of(
 ) -> list[Image.Image]:
     """Makes a picture of each caption; the picture of caption i has seed `seed` + i, whatever the batch."""
     requests = [Request(prompt=claim.caption, seed=seed + i, **settings) for i, claim in enumerate(selection)]
-    pictures: list[Image.Image] = []
-    for result in sd.stream(requests, batch=batch):
-        pictures += result.images
-        if sys.stderr.isatty():
-            print(f"\r{len(pictures)}/{len(selection)}", end="", file=sys.stderr)
-    return pictures
+    batches = tqdm(
+        sd.stream(requests, batch=batch), "truth", -(-len(requests) // batch), disable=not sys.stderr.isatty()
+    )
+    return [picture for result in batches for picture in result.images]
 
 
-def rules_measured(selection: Sequence[Claim], size: int) -> dict[str, Any]:
+def rules_measured(selection: Sequence[Claim], width: int, height: int) -> dict[str, Any]:
     """Returns shares of true pictures that the rules call true, and call true to changed captions."""
-    pictures = [claim.true_picture(size) for claim in selection]
+    pictures = [claim.true_picture(width, height) for claim in selection]
     verdicts = [judge(picture, claim) for picture, claim in zip(pictures, selection, strict=True)]
     changed = [swapped(claim, index) for index, claim in enumerate(selection)]
     wrong: dict[str, list[bool]] = {}
     for picture, (part, claim) in zip(pictures, changed, strict=True):
         wrong.setdefault(part, []).append(judge(picture, claim).true)
     accepted = {part: {"true": sum(values), "count": len(values)} for part, values in sorted(wrong.items())}
-    return {"size": size, "shares": shares(zip(selection, verdicts, strict=True)), "changed_captions": accepted}
+    return {
+        "size": [width, height],
+        "shares": shares(zip(selection, verdicts, strict=True)),
+        "changed_captions": accepted,
+    }
 
 
 def _sheet(pictures: Sequence[Image.Image], verdicts: Sequence[Verdict]) -> Image.Image:

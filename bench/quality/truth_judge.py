@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from ..tiny.claims import Claim, ThingClaim
 from ..tiny.painting import SIDES
 from . import truth_rules as rules
-from .truth_claims import Claim, ThingClaim
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ class Share:
             return 0.0, 100.0
         z, n, p = 1.959964, self.count, self.true / self.count
         middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return 100 * (middle - half) / (1 + z * z / n), 100 * (middle + half) / (1 + z * z / n)
+        low, high = (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+        return 100 * max(low, 0.0), 100 * min(high, 1.0)
 
     def to_json(self) -> dict[str, float | int]:
         """Returns the share and its interval in percent, rounded."""

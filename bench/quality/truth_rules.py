@@ -29,15 +29,14 @@ from ..tiny.painting import (
     Color,
     balloon,
 )
-from ..tiny.things import THINGS
+from ..tiny.things import COLOURLESS, THINGS
 
-SIDE = 128  # pixels a side at which pictures are judged
-COLOURLESS = ("pine tree", "cactus")  # drawn in one colour, whatever the caption's
+SIDE = 128  # pixels of the shorter side at which pictures are judged; rows and columns below are of squares
 _SCALES = (0.9, 1.0, 1.15)  # of things, as scenes draw them
 _REACH = 8  # pixels from the middle of a side within which a thing stands; scenes move things by 5
-_THING_ROWS = (92, 118)  # of a thing's foot; scenes draw 98 to 113
-_BALLOON_ROWS = (26, 50)  # of the middle of its envelope; scenes draw 33 to 44
-_BODY_ROWS = (12, 40)  # of the middle of the sun or moon; scenes draw 19 to 33
+_THING_ROWS = slice(92, 118)  # of a thing's foot; scenes draw 98 to 113
+_BALLOON_ROWS = slice(26, 50)  # of the middle of its envelope; scenes draw 33 to 44
+_BODY_ROWS = slice(12, 40)  # of the middle of the sun or moon; scenes draw 19 to 33
 _FLANK, _GAP = 5, 2  # pixels to the left and right that count as background, and between them and the silhouette
 _DISTANCE = 55.0  # mean distance in RGB between a picture and a template that explains it, at most
 _EXPLAINED = 0.35  # share of the difference from the background that a template explains, at least
@@ -80,39 +79,43 @@ class Match:
 
 
 def pixels_of(picture: Image.Image) -> Pixels:
-    """Returns a picture as (128, 128, 3) in 0 to 255."""
-    scaled = picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    """Returns a picture as (h, w, 3) in 0 to 255, its shorter side 128."""
+    shorter = min(picture.size)
+    size = picture.width * SIDE // shorter, picture.height * SIDE // shorter
+    scaled = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     return np.asarray(scaled, np.float32)
 
 
 def sky_of(pixels: Pixels) -> str | None:
     """Returns the sky of a picture, by the median of its upper rows; None where it is like none."""
-    rows = np.median(pixels[_SKY_ROWS], axis=1)
-    place = (np.arange(SIDE)[_SKY_ROWS, None] + 0.5) / (0.64 * SIDE)
+    height = len(pixels)
+    band = _rows(_SKY_ROWS, height)
+    rows = np.median(pixels[band], axis=1)
+    place = (np.arange(height)[band, None] + 0.5) / (0.64 * height)
     colors = {name: np.array(sky.top) + (np.array(sky.horizon) - sky.top) * place for name, sky in SKIES.items()}
     return _nearest(rows, colors)
 
 
 def ground_of(pixels: Pixels, sky: str) -> str | None:
     """Returns the ground of a picture in the light of a sky, by the median of its lowest rows; None where like none."""
-    rows = np.median(pixels[_GROUND_ROWS], axis=1)
+    rows = np.median(pixels[_rows(_GROUND_ROWS, len(pixels))], axis=1)
     shaded = {name: np.array(SKIES[sky].shade(color)) * 0.83 for name, color in GROUND_COLORS.items()}
     return _nearest(rows, {name: np.broadcast_to(color, rows.shape) for name, color in shaded.items()})
 
 
 def thing_at(pixels: Pixels, sky: str, side: str) -> Match:
     """Returns the thing on the ground that explains a side of the picture best."""
-    return _best(pixels, _things(sky), _window(side, _THING_ROWS))
+    return _best(pixels, _things(sky), _window(pixels, side, _THING_ROWS))
 
 
 def balloon_at(pixels: Pixels, sky: str, side: str) -> Match:
     """Returns the balloon that explains a side of the sky best; no other thing is drawn there."""
-    return _best(pixels, _balloons(sky), _window(side, _BALLOON_ROWS))
+    return _best(pixels, _balloons(sky), _window(pixels, side, _BALLOON_ROWS))
 
 
 def body_at(pixels: Pixels, sky: str, side: str) -> Match:
     """Returns the sun or moon, whose colour is its size, that explains a side of the sky best."""
-    return _best(pixels, _bodies(sky), _window(side, _BODY_ROWS))
+    return _best(pixels, _bodies(sky), _window(pixels, side, _BODY_ROWS))
 
 
 def _nearest(rows: NDArray[np.floating], colors: Mapping[str, NDArray[np.floating]]) -> str | None:
@@ -121,9 +124,14 @@ def _nearest(rows: NDArray[np.floating], colors: Mapping[str, NDArray[np.floatin
     return name if distances[name] <= _BACKGROUND else None
 
 
-def _window(side: str, rows: tuple[int, int]) -> tuple[slice, slice]:
-    column = round(SIDES[side] * SIDE)
-    return slice(*rows), slice(column - _REACH, column + _REACH + 1)
+def _rows(rows: slice, height: int) -> slice:
+    """Returns rows of a square as those of a picture of another height."""
+    return slice(rows.start * height // SIDE, rows.stop * height // SIDE)
+
+
+def _window(pixels: Pixels, side: str, rows: slice) -> tuple[slice, slice]:
+    column = round(SIDES[side] * pixels.shape[1])
+    return _rows(rows, len(pixels)), slice(column - _REACH, column + _REACH + 1)
 
 
 def _best(pixels: Pixels, templates: Iterable[Template], window: tuple[slice, slice]) -> Match:
@@ -146,10 +154,11 @@ def _places(
     The sum over the mask of |p - t|^2 is that of |p|^2 - 2 p t + |t|^2: correlations over all places at once.
     """
     (height, width), (down, right) = template.mask.shape, template.foot
-    rows, columns = np.arange(SIDE)[window[0]] - down, np.arange(SIDE)[window[1]] - right
+    last_row, last_column = pixels.shape[0] - 1, pixels.shape[1] - 1
+    rows, columns = np.arange(last_row + 1)[window[0]] - down, np.arange(last_column + 1)[window[1]] - right
     area = pixels[
-        np.clip(np.arange(rows[0], rows[-1] + height), 0, SIDE - 1)[:, None],
-        np.clip(np.arange(columns[0], columns[-1] + width), 0, SIDE - 1),
+        np.clip(np.arange(rows[0], rows[-1] + height), 0, last_row)[:, None],
+        np.clip(np.arange(columns[0], columns[-1] + width), 0, last_column),
     ]
     mask = template.mask.astype(np.float32)
     kernels = [mask, *(mask * template.fixed[..., c] for c in range(3)), mask * template.weight]
@@ -179,8 +188,8 @@ def _match(pixels: Pixels, template: Template, color: str | None, place: tuple[i
     height, width = template.mask.shape
     top, left = place[0] - template.foot[0], place[1] - template.foot[1]
     margin = _FLANK + _GAP
-    rows = np.clip(np.arange(top, top + height), 0, SIDE - 1)
-    columns = np.clip(np.arange(left - margin, left + width + margin), 0, SIDE - 1)
+    rows = np.clip(np.arange(top, top + height), 0, pixels.shape[0] - 1)
+    columns = np.clip(np.arange(left - margin, left + width + margin), 0, pixels.shape[1] - 1)
     patch = pixels[rows[:, None], columns]
     here, mask = patch[:, margin:-margin], template.mask
     first = mask.argmax(1)  # of each row's silhouette, in the patch without its margin

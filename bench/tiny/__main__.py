@@ -1,4 +1,4 @@
-"""`python -m bench tiny --out DIR`: make the embedded checkpoints again, from nothing."""
+"""`python -m bench tiny --out DIR`: make the embedded checkpoints again, from nothing or from an earlier one."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from typing import NoReturn
 
 from mlx_sd.core import interrupt
 
-from .data import load_images
-from .stages import BY_NAME, STAGES, Plan, RecipeError, run, say
+from .stages import BY_NAME, OUTSIDE_WORK, STAGES, Plan, RecipeError, run, say
 
-SCENES = 48_000
+SCENES = 1536
 FEWEST_SCENES = 16
 TRAINING = {stage.name: stage.minutes for stage in STAGES if stage.minutes is not None}
-SMOKE_SCENES = 256
-SMOKE_MINUTES = {"vae": 0.25, "clip": 0.15, "unet": 0.5, "decoder": 0.15, "class-unet": 0.25}
+SMOKE_SCENES = 64
+SMOKE_MINUTES = {"vae": 0.25, "clip": 0.15, "unet": 0.4, "decoder": 0.15, "class-unet": 0.25}
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "tqdm")
 
 
@@ -46,10 +45,13 @@ def description() -> str:
             "stages, with their training time on two cores (the others take a few minutes together):",
             *rows,
             "",
-            "DIR/work holds the result of each stage, 3 GB in all; what is there is not made again.",
+            "DIR/work holds the result of each stage, under 1 GB; a result that is there is not made again.",
             "Training is saved every minute: after Ctrl-C or a kill the same command goes on from there.",
-            "DIR/checkpoint is the result, 46 MB: model_index.json, scheduler, text_encoder, tokenizer,",
-            "unet, vae and clip_image.safetensors. Copy its contents into mlx_sd/tiny to embed it.",
+            "Every epoch paints new scenes. None of the captions that `bench truth` measures is trained on.",
+            "DIR/checkpoint is the result, 45 MB: model_index.json, scheduler, text_encoder, tokenizer,",
+            "unet and vae. Copy its contents into mlx_sd/tiny to embed it.",
+            "DIR/judge is what measures it, 6 MB: a text encoder and an image tower, trained as CLIP is. Figures",
+            "of two checkpoints compare only with the same judge: the one in bench/quality/judge stays as it is.",
             "DIR/classes is the other, 12 MB: model_index.json, scheduler, unet and vqvae; it is embedded in",
             "mlx_sd/tiny_classes. To train it alone, on the embedded model: copy mlx_sd/tiny to DIR/checkpoint.",
         ]
@@ -57,7 +59,8 @@ def description() -> str:
 
 
 EXAMPLES = """examples:
-  python -m bench tiny --out tiny                      all of it, under three hours on two cores
+  python -m bench tiny --out tiny                      all of it, seven hours on two cores
+  python -m bench tiny --out tiny --start mlx_sd/tiny  train the embedded checkpoint further
   python -m bench tiny --out trial --smoke             a useless checkpoint in two minutes, to try the recipe
   python -m bench tiny --out tiny --minutes 60         the training stages share an hour, in proportion
   python -m bench tiny --out tiny --minutes unet=300   more time for one stage
@@ -74,7 +77,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to work and to write")
-    p.add_argument("--scenes", type=int, help=f"training pictures (default {SCENES})")
+    p.add_argument("--start", type=Path, metavar="CHECKPOINT", help="begin with the weights of this diffusers folder")
+    p.add_argument("--scenes", type=int, help=f"pictures painted for each epoch (default {SCENES})")
     p.add_argument(
         "--minutes",
         nargs="+",
@@ -127,10 +131,9 @@ def plan_from(arguments: argparse.Namespace) -> Plan:
             pass
     except OSError as error:
         raise RecipeError(f"cannot write in {directory}: {error.strerror}") from None
-    plan = Plan(directory, scenes, minutes, arguments.threads)
-    if plan.result("data").exists():
-        load_images(plan)  # refuses the results of another count, such as those of --smoke
-    return plan
+    if arguments.start and not (arguments.start / "unet" / "config.json").is_file():
+        raise RecipeError(f"--start {arguments.start}: no unet/config.json there; name a folder in diffusers' layout")
+    return Plan(directory, scenes, minutes, arguments.threads, arguments.start)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -151,7 +154,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("interrupted: the same command goes on from what is saved")
         return 130
-    for name in ("export", "class-export"):
+    for name in OUTSIDE_WORK:
         if arguments.only in (None, name):
             print(plan.result(name))
     return 0

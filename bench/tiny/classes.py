@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel, UNet2DModel
 from torch import Tensor
 
-from .data import SIZE, training_scene
+from .data import CELL, training_scene
 from .export import forget_origin
 from .progress import Progress
 from .scenes import LABELS, Scene, label, render
@@ -21,10 +21,13 @@ from .stages import Plan, say
 from .training import Randomness, Training, autocast, cosine, pixels, prepare
 from .training import train as run_training
 from .unet import SCHEDULE, averaging, velocity_loss
-from .vae import BATCH_TO_ENCODE, GRID
+from .vae import BATCH_TO_ENCODE
 
+SIZE = 128  # pixels a side; this model is the small one
+GRID = SIZE // CELL
 NULL = len(LABELS)  # the class of pictures without a class, for guidance
-SCENES_PER_PICTURE = 2  # of the captioned checkpoint, for each picture of this one
+SCENES = 24_000  # pictures of all classes together
+FEW = 256  # an epoch of no more pictures than this is a trial: as many pictures of classes will do
 ARCHITECTURE = {
     "sample_size": GRID,
     "in_channels": 4,
@@ -40,11 +43,11 @@ ARCHITECTURE = {
 # Layers that begin as layers of the captioned UNet, which was trained on the same latents
 INHERITED = {
     **{name: name for name in ("conv_in", "time_embedding", "conv_norm_out", "conv_out")},
-    "down_blocks.0.resnets.0": "down_blocks.0.resnets.0",
-    "down_blocks.0.downsamplers": "down_blocks.0.downsamplers",
-    "down_blocks.1.resnets.0": "down_blocks.1.resnets.0",
-    "mid_block.resnets.0": "down_blocks.1.resnets.1",
-    "mid_block.resnets.1": "down_blocks.1.resnets.1",
+    "down_blocks.0.resnets.0": "down_blocks.1.resnets.0",
+    "down_blocks.0.downsamplers": "down_blocks.1.downsamplers",
+    "down_blocks.1.resnets.0": "down_blocks.2.resnets.0",
+    "mid_block.resnets.0": "down_blocks.2.resnets.1",
+    "mid_block.resnets.1": "down_blocks.2.resnets.1",
     "up_blocks.0.resnets.0": "up_blocks.1.resnets.1",
     "up_blocks.0.resnets.1": "up_blocks.1.resnets.2",
     "up_blocks.0.upsamplers": "up_blocks.1.upsamplers",
@@ -59,7 +62,7 @@ UNCONDITIONAL = 0.1  # share trained as NULL, for guidance
 def encode(plan: Plan, out: Path) -> None:
     """Draw equally many scenes of each class; write latents.npy, scaled float16 means, and labels.npy."""
     prepare(plan.threads)
-    each = plan.scenes // SCENES_PER_PICTURE // len(LABELS) + 1
+    each = (SCENES if plan.scenes > FEW else plan.scenes) // len(LABELS) + 1
     by_class: list[list[Scene]] = [[] for _ in LABELS]
     for scene in map(training_scene, itertools.count()):
         kind = label(scene)
@@ -102,7 +105,7 @@ def train(plan: Plan, out: Path) -> None:
     unet = begin(plan.result("export") / "unet")
     average = copy.deepcopy(unet).requires_grad_(False)
 
-    def loss(_: float) -> tuple[Tensor, str]:
+    def loss(_: float, __: int) -> tuple[Tensor, str]:
         """Returns the loss of a new batch, and numbers to show."""
         indices = randomness.arrays.integers(0, len(latents), BATCH)
         conditions = np.where(randomness.arrays.random(BATCH) < UNCONDITIONAL, NULL, labels[indices])
@@ -115,7 +118,7 @@ def train(plan: Plan, out: Path) -> None:
 
     optimizer = torch.optim.AdamW(unet.parameters(), lr=8e-4, weight_decay=1e-3, betas=(0.9, 0.99))
     modules = {"unet": unet, "average": average}
-    training = Training("class-unet", modules, optimizer, randomness, rate, loss, after_step=averaging(unet, average))
+    training = Training("class-unet", modules, optimizer, randomness, rate, loss, after_step=averaging((unet, average)))
     run_training(training, plan.minutes["class-unet"], plan.resume_file("class-unet"))
     average.save_pretrained(out)
 

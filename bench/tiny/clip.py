@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,16 +13,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from .data import load_images, training_scenes
+from .data import SEEDS_PER_EPOCH, Epochs, Painter, Pictures, training_scene
 from .scenes import caption
 from .stages import Plan
-from .training import Randomness, Training, autocast, cosine, gather, pixels, prepare
+from .training import Randomness, Training, autocast, cosine, pixels, prepare
 from .training import train as run_training
 
 WIDTH = 192
 TOKENS = 77
 TRAINED_TOKENS = 56  # captions are shorter; the mask is causal, so padding changes nothing before it
 BATCH = 96
+SIZE = 128  # pixels a side that the image tower sees
+PASSES = 8  # over the pictures of an epoch
 MAX_SCALE = 60.0
 
 
@@ -72,7 +75,6 @@ def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
 def train(plan: Plan, out: Path) -> None:
     """Train both towers from scratch; write the folder text_encoder and clip_image.safetensors."""
     prepare(plan.threads)
-    images, scenes = load_images(plan), training_scenes(plan.scenes)
     tokenizer = CLIPTokenizer.from_pretrained(plan.result("tokenizer"))
     randomness = Randomness(seed=0)
     text = CLIPTextModel(text_config(tokenizer))
@@ -86,11 +88,12 @@ def train(plan: Plan, out: Path) -> None:
         ends = ids.eq(tokenizer.eos_token_id).int().argmax(-1)
         return projection(states[torch.arange(len(ids)), ends])
 
-    def loss(_: float) -> tuple[Tensor, str]:
+    def loss(_: float, step: int) -> tuple[Tensor, str]:
         """Returns the loss of a new batch, and numbers to show."""
-        indices = randomness.arrays.integers(0, len(images), BATCH)
-        pictures = pixels(gather(images, indices))
-        ids = token_ids(tokenizer, [caption(scenes[i], randomness.words) for i in indices])
+        painted = epochs.at(step)
+        indices = randomness.arrays.integers(0, len(painted.scenes), BATCH)
+        pictures = pixels(painted.images[indices])
+        ids = token_ids(tokenizer, [caption(painted.scenes[i], randomness.words) for i in indices])
         with autocast():
             image_features = F.normalize(tower(pictures).float(), dim=-1)
             text_features = F.normalize(encode_text(ids[:, :TRAINED_TOKENS]).float(), dim=-1)
@@ -108,9 +111,16 @@ def train(plan: Plan, out: Path) -> None:
     weights = [weight for module in modules.values() for weight in module.parameters()]
     optimizer = torch.optim.AdamW(weights, lr=5e-4, weight_decay=0.01)
     training = Training("clip", modules, optimizer, randomness, rate, loss, clip_norm=None)
-    run_training(training, plan.minutes["clip"], plan.resume_file("clip"))
+    with Painter(plan.threads) as painter:
+        epochs = Epochs(partial(_epoch, painter, plan.scenes), max(1, PASSES * plan.scenes // BATCH))
+        run_training(training, plan.minutes["clip"], plan.resume_file("clip"))
     text.save_pretrained(out / "text_encoder")
     save_file(image_weights(tower, projection, scale["log"]), out / "clip_image.safetensors")
+
+
+def _epoch(painter: Painter, count: int, epoch: int) -> Pictures:
+    """Paints an epoch's pictures, of scenes as the world draws them."""
+    return painter.paint([training_scene(epoch * SEEDS_PER_EPOCH + index) for index in range(count)], SIZE, SIZE)
 
 
 def image_weights(tower: ImageTower, projection: nn.Linear, log_scale: Tensor) -> dict[str, Tensor]:

@@ -1,22 +1,38 @@
-"""The training pictures: one scene per index, drawn by every core into one array file."""
+"""The training pictures: scenes drawn by lot, new ones in every epoch, painted by every core."""
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import random
-import shutil
 import signal
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Generic, TypeVar
 
 import numpy as np
 
-from .progress import Progress
-from .scenes import Scene, render, sample_scene
-from .stages import Plan, RecipeError
+from .scenes import Scene, caption, render, sample_scene
 
-SIZE = 128
+SIZE = 256
+CELL = 8  # pixels a side under one latent, and under one number of a mask
 FIRST_SEED = 10_000_000  # scene i has seed FIRST_SEED + i; smaller seeds are never trained on
-SPARE_BYTES = 1 << 30  # room for latents, training states and the checkpoint
+SEEDS_PER_EPOCH = 100_000
+KEPT = (0.35, 0.6, 1.0, 0.5)  # share of the scenes kept, by their number of things, balloons among them
+_DIFFERENCE = 24  # sum over RGB of what a thing changes in a pixel that it covers, more than
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Scenes and their pictures in one shape: images uint8 (n, h, w, 3), masks float32 (n, h / CELL, w / CELL).
+
+    A mask holds the share of each cell's pixels that things cover.
+    """
+
+    scenes: tuple[Scene, ...]
+    images: np.ndarray
+    masks: np.ndarray
 
 
 def training_scene(index: int) -> Scene:
@@ -25,37 +41,68 @@ def training_scene(index: int) -> Scene:
 
 
 def training_scenes(count: int) -> list[Scene]:
-    """The scenes of the first `count` training pictures; cheap enough to be drawn anew by each stage."""
+    """The scenes of the first `count` training pictures."""
     return [training_scene(index) for index in range(count)]
 
 
-def load_images(plan: Plan) -> np.ndarray:
-    """The training pictures on disk, uint8 (count, SIZE, SIZE, 3); RecipeError if the count differs."""
-    images = np.load(plan.result("data"), mmap_mode="r")
-    if len(images) != plan.scenes:
-        raise RecipeError(
-            f"{plan.directory} was begun with --scenes {len(images)}, not {plan.scenes}: "
-            "keep that number or choose another DIR"
-        )
-    return images
+def epoch_scenes(epoch: int) -> Iterator[Scene]:
+    """Yields the scenes of an epoch: those with two things more often than `sample_scene` draws them."""
+    for index in itertools.count(epoch * SEEDS_PER_EPOCH):
+        scene = training_scene(index)
+        things = len(scene.things) + (scene.balloon is not None)
+        if random.Random(index).random() < KEPT[things]:
+            yield scene
 
 
-def draw_images(plan: Plan, out: Path) -> None:
-    """Paint all training pictures into the array file `out`."""
-    needed = plan.scenes * SIZE * SIZE * 3 + SPARE_BYTES
-    free = shutil.disk_usage(out.parent).free
-    if free < needed:  # a mapped file on a full disk ends in a bus error, not in an exception
-        raise RecipeError(f"{out.parent} has {free / 1e9:.1f} GB free; {needed / 1e9:.1f} GB are needed")
-    images = np.lib.format.open_memmap(out, "w+", np.uint8, (plan.scenes, SIZE, SIZE, 3))
-    # Workers ignore Ctrl-C: the parent ends them, and one line is printed instead of one traceback each.
-    pool = multiprocessing.get_context("spawn").Pool(plan.threads, signal.signal, (signal.SIGINT, signal.SIG_IGN))
-    with pool, Progress("data", plan.scenes, " pictures") as progress:
-        for index, image in enumerate(pool.imap(_paint, range(plan.scenes), chunksize=50)):
-            images[index] = image
-            if index % 100 == 99 or index + 1 == plan.scenes:
-                progress.show(index + 1)
-    images.flush()
+def trained_caption(scene: Scene, rng: random.Random, held_out: frozenset[str]) -> str:
+    """Returns a caption of the scene that is none of those held out for measurements."""
+    while (text := caption(scene, rng)) in held_out:
+        pass
+    return text
 
 
-def _paint(index: int) -> np.ndarray:
-    return np.asarray(render(training_scene(index), SIZE))
+class Painter:
+    """Paints scenes in several processes; a context manager. Its workers leave Ctrl-C to the process that trains."""
+
+    def __init__(self, processes: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pool = context.Pool(processes, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+
+    def __enter__(self) -> Painter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: object, __: TracebackType | None) -> None:
+        self.pool.terminate()
+
+    def paint(self, scenes: list[Scene], width: int = SIZE, height: int = SIZE) -> Pictures:
+        """Returns the pictures of scenes and the masks of their things."""
+        painted = self.pool.starmap(_paint, [(scene, width, height) for scene in scenes], chunksize=16)
+        images, masks = zip(*painted, strict=True)
+        return Pictures(tuple(scenes), np.stack(images), np.stack(masks))
+
+
+def _paint(scene: Scene, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    image = np.asarray(render(scene, width, height))
+    bare = np.asarray(render(replace(scene, things=(), balloon=None), width, height))
+    covered = np.abs(image.astype(np.int16) - bare).sum(-1) > _DIFFERENCE
+    cells = covered.reshape(height // CELL, CELL, width // CELL, CELL)
+    return image, cells.mean((1, 3), dtype=np.float32)
+
+
+T = TypeVar("T")
+
+
+class Epochs(Generic[T]):
+    """What `draw(number)` returns for the epoch of a training step; it is drawn again when training resumes."""
+
+    def __init__(self, draw: Callable[[int], T], steps: int) -> None:
+        self.draw, self.steps = draw, steps
+        self.current: tuple[int, T] | None = None
+
+    def at(self, step: int) -> T:
+        """Returns the epoch of a step, drawing it if the step before belonged to another."""
+        number = step // self.steps
+        if self.current is None or self.current[0] != number:
+            self.current = None  # frees the epoch before
+            self.current = number, self.draw(number)
+        return self.current[1]

@@ -13,16 +13,16 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from .stages import Plan, say
 from .training import prepare
 from .unet import scheduler
-from .vae import load_latents
+from .vae import scaling_factor
 
 
 def write(plan: Plan, out: Path) -> None:
     """Put the trained parts together in the folder `out`."""
     prepare(plan.threads)
     vae = AutoencoderKL.from_pretrained(plan.result("decoder"))
-    vae.register_to_config(scaling_factor=load_latents(plan)[1])
-    text = CLIPTextModel.from_pretrained(plan.result("clip") / "text_encoder")
-    unet = UNet2DConditionModel.from_pretrained(plan.result("unet"))
+    vae.register_to_config(scaling_factor=scaling_factor(plan))
+    text = CLIPTextModel.from_pretrained(plan.result("unet") / "text_encoder")
+    unet = UNet2DConditionModel.from_pretrained(plan.result("unet") / "unet")
     pipeline = StableDiffusionPipeline(
         vae=vae.half(),
         text_encoder=text.half(),
@@ -38,11 +38,18 @@ def write(plan: Plan, out: Path) -> None:
         forget_origin(out / name / "config.json")
     for name in ("vocab.json", "merges.txt"):  # transformers 5 writes tokenizer.json alone
         shutil.copy(plan.result("tokenizer") / name, out / "tokenizer" / name)
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    say(f"export: {size / 1e6:.0f} MB")
+
+
+def write_judge(plan: Plan, out: Path) -> None:
+    """Put the CLIP that measures checkpoints together in the folder `out`: text encoder, image tower, tokenizer."""
+    prepare(plan.threads)
+    CLIPTextModel.from_pretrained(plan.result("clip") / "text_encoder").half().save_pretrained(out / "text_encoder")
+    shutil.copytree(plan.result("tokenizer"), out / "tokenizer")
     scoring = load_file(plan.result("clip") / "clip_image.safetensors")
     halved = {name: t if name == "logit_scale" else t.half() for name, t in scoring.items()}
     save_file(halved, out / "clip_image.safetensors")
-    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    say(f"export: {size / 1e6:.0f} MB")
 
 
 def forget_origin(config: Path) -> None:

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 Color = tuple[int, int, int]
 Point = tuple[float, float]
 
-CANVAS = 256  # pixels a side while drawing; a picture is scaled down from it, which smooths the edges
+CANVAS = 256  # pixels of the shorter side while drawing; a picture is scaled from it, which smooths the edges
 SIDES = {"left": 0.22, "center": 0.5, "right": 0.78}  # where things stand, in canvas widths
 
 BLACK: Color = (0, 0, 0)
@@ -117,12 +117,13 @@ class Brush:
 class Canvas:
     """A picture in the making, begun with sky above the horizon and ground below."""
 
-    def __init__(self, sky: Sky, ground: str, rng: random.Random) -> None:
+    def __init__(self, sky: Sky, ground: str, rng: random.Random, width: int = CANVAS, height: int = CANVAS) -> None:
         self.sky = sky
         self.rng = rng
-        self.horizon = int(CANVAS * rng.uniform(0.60, 0.68))
+        self.width, self.height = width, height
+        self.horizon = int(height * rng.uniform(0.60, 0.68))
         self.soil = sky.shade(GROUND_COLORS[ground])
-        self.image = Image.new("RGB", (CANVAS, CANVAS))
+        self.image = Image.new("RGB", (width, height))
         top, bottom = np.array(sky.top), np.array(sky.horizon)
         self._fill_rows(0, top + (bottom - top) * np.linspace(0, 1, self.horizon)[:, None])
         self.lay_ground()
@@ -130,7 +131,7 @@ class Canvas:
 
     def lay_ground(self) -> None:
         """Cover all below the horizon with bare ground, darker towards the viewer."""
-        fade = np.linspace(1.0, 0.82, CANVAS - self.horizon)[:, None]
+        fade = np.linspace(1.0, 0.82, self.height - self.horizon)[:, None]
         self._fill_rows(self.horizon, np.array(self.soil) * fade)
 
     def brush(self, x: float, y: float, scale: float = 1.0) -> Brush:
@@ -138,7 +139,7 @@ class Canvas:
         return Brush(self.pen, self.sky, x, y, scale)
 
     def _fill_rows(self, first: int, rows: np.ndarray) -> None:
-        pixels = np.repeat(rows.astype(np.uint8)[:, None, :], CANVAS, axis=1)
+        pixels = np.repeat(rows.astype(np.uint8)[:, None, :], self.width, axis=1)
         self.image.paste(Image.fromarray(pixels), (0, first))
 
 
@@ -148,7 +149,7 @@ class Canvas:
 def stars(canvas: Canvas) -> None:
     """Scatter stars over the upper nine tenths of the sky."""
     for _ in range(26):
-        x, y = canvas.rng.randrange(CANVAS), canvas.rng.randrange(int(canvas.horizon * 0.9))
+        x, y = canvas.rng.randrange(canvas.width), canvas.rng.randrange(int(canvas.horizon * 0.9))
         canvas.brush(x, y).disc((240, 240, 220), 0, 0, canvas.rng.choice((1, 1, 2)))
 
 
@@ -172,7 +173,7 @@ def moon(canvas: Canvas, x: float, y: float, radius: float) -> None:
 def cloud(canvas: Canvas) -> None:
     """Draws three flat puffs side by side, anywhere in the sky."""
     rng = canvas.rng
-    x, y, width = rng.uniform(0.1, 0.9) * CANVAS, rng.uniform(0.12, 0.42) * CANVAS, rng.uniform(22, 36)
+    x, y, width = rng.uniform(0.1, 0.9) * canvas.width, rng.uniform(0.12, 0.42) * canvas.height, rng.uniform(22, 36)
     color = canvas.sky.clouds or canvas.sky.shade((250, 250, 252), 0.7)
     brush = canvas.brush(x, y, width)
     for u, v, size in ((-0.8, 0.1, 0.5), (0, -0.15, 0.68), (0.8, 0.1, 0.5)):
@@ -203,7 +204,7 @@ def rocky_mountains(canvas: Canvas) -> None:
 
 def _peaks(canvas: Canvas, rock: Color, snow: Color | None) -> None:
     rng, base = canvas.rng, canvas.sky.shade(rock, 0.8)
-    places = [(j + 0.5 + rng.uniform(-0.25, 0.25)) * CANVAS / 3 for j in range(3)]
+    places = [(j + 0.5 + rng.uniform(-0.25, 0.25)) * canvas.width / 3 for j in range(3)]
     rng.shuffle(places)  # so that any of the three may stand in front
     for j, x in enumerate(places):
         w, h = rng.uniform(56, 84), rng.uniform(56, 92)
@@ -220,7 +221,7 @@ def green_hills(canvas: Canvas) -> None:
     """Draws three round green hills."""
     rng, base = canvas.rng, canvas.sky.shade((66, 130, 66), 0.8)
     for j in range(3):
-        x = (j + 0.5 + rng.uniform(-0.2, 0.2)) * CANVAS / 3
+        x = (j + 0.5 + rng.uniform(-0.2, 0.2)) * canvas.width / 3
         w, h = rng.uniform(70, 100), rng.uniform(34, 56)
         color = mix(base, canvas.sky.horizon, 0.12 * (j % 2))
         canvas.brush(x, canvas.horizon).ellipse(color, -w, -h, w, h)
@@ -234,7 +235,7 @@ def waves(canvas: Canvas) -> None:
     """Draws short pale strokes on the water."""
     rng, color = canvas.rng, mix(canvas.soil, WHITE, 0.35)
     for _ in range(16):
-        x, y = rng.randrange(CANVAS), rng.randrange(canvas.horizon + 6, CANVAS - 4)
+        x, y = rng.randrange(canvas.width), rng.randrange(canvas.horizon + 6, canvas.height - 4)
         canvas.brush(x, y).line(color, 2, (0, 0), (rng.randrange(8, 22), 0))
 
 
@@ -242,7 +243,7 @@ def grass(canvas: Canvas) -> None:
     """Draws dark blades that lean to the right."""
     rng, color = canvas.rng, mix(canvas.soil, (20, 70, 20), 0.4)
     for _ in range(24):
-        x, y = rng.randrange(CANVAS), rng.randrange(canvas.horizon + 8, CANVAS - 4)
+        x, y = rng.randrange(canvas.width), rng.randrange(canvas.horizon + 8, canvas.height - 4)
         canvas.brush(x, y).line(color, 2, (0, 0), (2, -6))
 
 
@@ -250,7 +251,7 @@ def dunes(canvas: Canvas) -> None:
     """Draws three flat arcs of sand."""
     rng, color = canvas.rng, mix(canvas.soil, (150, 100, 40), 0.35)
     for _ in range(3):
-        y, x = rng.randrange(canvas.horizon + 14, CANVAS - 10), rng.randrange(-40, CANVAS - 60)
+        y, x = rng.randrange(canvas.horizon + 14, canvas.height - 10), rng.randrange(-40, canvas.width - 60)
         canvas.pen.arc((x, y, x + 130, y + 26), 200, 340, fill=color, width=3)
 
 

@@ -138,14 +138,19 @@ def _sample_thing(rng: random.Random, ground: str, side: str) -> Thing:
     return Thing(kind, color, side, rng.uniform(0.9, 1.15))
 
 
-def render(scene: Scene, size: int = 128) -> Image.Image:
-    """Paint `scene` as an RGB picture of `size` by `size` pixels, always the same for the same scene."""
+def render(scene: Scene, width: int = 256, height: int | None = None) -> Image.Image:
+    """Paint `scene` as an RGB picture, always the same for the same scene.
+
+    width, height: pixels; without a height the picture is square. Things keep their size beside the shorter side.
+    """
+    height = width if height is None else height
+    shorter = min(width, height)
     rng, sky = random.Random(scene.seed), SKIES[scene.sky]
-    canvas = Canvas(sky, scene.ground, rng)
+    canvas = Canvas(sky, scene.ground, rng, width * CANVAS // shorter, height * CANVAS // shorter)
     if scene.sky == "night":
         stars(canvas)
     if scene.body:
-        x, y = SIDES[scene.body_side] * CANVAS + rng.uniform(-10, 10), rng.uniform(0.15, 0.26) * CANVAS
+        x, y = SIDES[scene.body_side] * canvas.width + rng.uniform(-10, 10), rng.uniform(0.15, 0.26) * canvas.height
         BODIES[scene.body](canvas, x, y, BODY_RADII[scene.body_size])
     for _ in range(scene.clouds):
         cloud(canvas)
@@ -154,16 +159,16 @@ def render(scene: Scene, size: int = 128) -> Image.Image:
     if scene.ground in TEXTURES:
         TEXTURES[scene.ground](canvas)
     if scene.balloon:
-        x, y = SIDES[scene.balloon.side] * CANVAS + rng.uniform(-8, 8), rng.uniform(0.26, 0.34) * CANVAS
+        x, y = SIDES[scene.balloon.side] * canvas.width + rng.uniform(-8, 8), rng.uniform(0.26, 0.34) * canvas.height
         balloon(canvas.brush(x, y), sky.shade(COLORS[scene.balloon.color], BALLOON_TINT))
     for thing in scene.things:
-        x = SIDES[thing.side] * CANVAS + rng.uniform(-10, 10)
-        y = canvas.horizon + rng.uniform(0.42, 0.62) * (CANVAS - canvas.horizon)
+        x = SIDES[thing.side] * canvas.width + rng.uniform(-10, 10)
+        y = canvas.horizon + rng.uniform(0.42, 0.62) * (canvas.height - canvas.horizon)
         brush = canvas.brush(x, y, thing.scale)
         THINGS[thing.kind](brush, sky.shade(COLORS[thing.color], THING_TINT))
         if thing.kind == "lighthouse" and scene.ground == "sea":
             rock(brush)
-    return canvas.image.resize((size, size), Image.Resampling.LANCZOS)
+    return canvas.image.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def caption(scene: Scene, rng: random.Random) -> str:

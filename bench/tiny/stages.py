@@ -27,21 +27,21 @@ class Stage:
 
 
 STAGES = (
-    Stage("data", "data:draw_images", "images.npy", (), None, "draw the training pictures"),
     Stage("tokenizer", "tokenizer:train", "tokenizer", (), None, "byte pairs, learned from captions"),
-    Stage("vae", "vae:train", "vae", ("data",), 36, "autoencoder, on random crops"),
-    Stage("clip", "clip:train", "clip", ("data", "tokenizer"), 6, "text encoder, against an image tower"),
-    Stage("latents", "vae:encode", "latents", ("data", "vae"), None, "encode pictures, measure their scale"),
-    Stage("unet", "unet:train", "unet", ("tokenizer", "clip", "latents"), 70, "denoiser, weights averaged"),
-    Stage("decoder", "vae:train_decoder", "decoder", ("data", "vae", "latents"), 14, "decoder alone"),
+    Stage("vae", "vae:train", "vae", (), 60, "autoencoder, on crops about things"),
+    Stage("scale", "vae:scale", "scale.json", ("vae",), None, "measure the scale of the latents"),
+    Stage("clip", "clip:train", "clip", ("tokenizer",), 8, "text encoder, against an image tower: the judge"),
+    Stage("unet", "unet:train", "unet", ("tokenizer", "clip", "scale"), 300, "denoiser and text encoder together"),
+    Stage("decoder", "vae:train_decoder", "decoder", ("vae",), 20, "decoder alone"),
     Stage(
         "export",
         "export:write",
         "checkpoint",
-        ("tokenizer", "clip", "latents", "unet", "decoder"),
+        ("tokenizer", "scale", "unet", "decoder"),
         None,
         "write the checkpoint in half precision",
     ),
+    Stage("judge", "export:write_judge", "judge", ("tokenizer", "clip"), None, "write the judge in half precision"),
     Stage("class-latents", "classes:encode", "class_latents", ("export",), None, "pictures of one thing each, encoded"),
     Stage("class-unet", "classes:train", "class_unet", ("export", "class-latents"), 30, "class-conditional denoiser"),
     Stage(
@@ -53,21 +53,23 @@ STAGES = (
         "write the class-conditional checkpoint",
     ),
 )
+OUTSIDE_WORK = ("export", "judge", "class-export")  # stages whose results lie beside `work`
 BY_NAME = {stage.name: stage for stage in STAGES}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The folder, the number of scenes, and minutes and threads of training: the input of each stage."""
+    """What each stage needs: the folder, scenes of an epoch, minutes and threads, and a checkpoint to start from."""
 
     directory: Path
     scenes: int
     minutes: dict[str, float]
     threads: int
+    start: Path | None = None
 
     def result(self, name: str) -> Path:
         """Returns where the result of stage `name` is, or will be; only checkpoints lie outside `work`."""
-        parent = self.directory if name.endswith("export") else self.directory / "work"
+        parent = self.directory if name in OUTSIDE_WORK else self.directory / "work"
         return parent / BY_NAME[name].result
 
     def resume_file(self, name: str) -> Path:

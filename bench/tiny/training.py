@@ -48,7 +48,7 @@ class Randomness:
 class Training:
     """The networks of a training stage, their optimizer and their loss.
 
-    `rate(share, step)` is the learning rate, and `loss(share)` the loss of a fresh batch, with numbers to show;
+    `rate(share, step)` is the learning rate, and `loss(share, step)` the loss of a fresh batch, with numbers to show;
     `share` is the part of the time that has passed, in [0, 1). `after_step(step)` follows each update.
     """
 
@@ -57,7 +57,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     randomness: Randomness
     rate: Callable[[float, int], float]
-    loss: Callable[[float], tuple[Tensor, str]]
+    loss: Callable[[float, int], tuple[Tensor, str]]
     clip_norm: float | None = 1.0
     after_step: Callable[[int], None] = field(default=lambda step: None)
 
@@ -73,7 +73,7 @@ def train(training: Training, minutes: float, resume: Path) -> None:
             share = elapsed / seconds
             for group in training.optimizer.param_groups:
                 group["lr"] = training.rate(share, step)
-            loss, note = training.loss(share)
+            loss, note = training.loss(share, step)
             if not math.isfinite(loss.item()):
                 raise FloatingPointError(f"{training.name}: the loss became {loss.item()} at step {step}")
             training.optimizer.zero_grad(set_to_none=True)
@@ -124,11 +124,6 @@ def prepare(threads: int) -> None:
 def cosine(share: float) -> float:
     """Returns half a cosine, from 1 at share 0 to 0 at share 1."""
     return 0.5 * (1 + math.cos(math.pi * share))
-
-
-def gather(array: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """The rows of an array on disk, one read each."""
-    return np.stack([array[i] for i in indices])
 
 
 def pixels(images: np.ndarray) -> Tensor:

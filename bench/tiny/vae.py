@@ -1,19 +1,22 @@
-"""The autoencoder: trained whole on crops, then its decoder alone on the latents that the UNet learned."""
+"""The autoencoder: trained whole on crops about things, then its decoder alone, once the UNet knows the latents."""
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 
-from .data import SIZE, load_images
-from .progress import Progress
+from .data import CELL, FIRST_SEED, SIZE, Epochs, Painter, Pictures, epoch_scenes
+from .scenes import sample_scene
 from .stages import Plan, say
-from .training import Randomness, Training, autocast, cosine, gather, pixels, prepare
+from .training import Randomness, Training, autocast, cosine, pixels, prepare
 from .training import train as run_training
 
 ARCHITECTURE = {
@@ -26,130 +29,174 @@ ARCHITECTURE = {
     "latent_channels": 4,
     "norm_num_groups": 16,
     "sample_size": SIZE,
-    "scaling_factor": 1.0,  # measured later, by `encode`
+    "scaling_factor": 1.0,  # measured later, by `scale`
 }
-CELL = 8  # pixels a side under one latent
 GRID = SIZE // CELL
-KL_WEIGHT = 2e-4
-BATCH_TO_ENCODE = 32
-SCALE_SAMPLES = 4000  # latents that the scaling factor is measured on
+KL_WEIGHT = 1e-4
+THING_WEIGHT = 5.0  # of a pixel of a thing, beside 1 of any pixel
+BATCH, CROP = 6, 12  # CROP in cells
+WHOLE = 0.85  # share of the time after which whole pictures are trained on, one at a time
+STEPS_PER_PICTURE = 2  # for each picture of an epoch
+ABOUT_THINGS = 0.85  # share of the crops that hold a part of a thing, where there is one
+HELD_OUT_SEED = FIRST_SEED - 1_000  # of the first picture that reconstruction is measured on
+MEASURED = 64  # pictures that reconstruction and scale are measured on
+BATCH_TO_ENCODE = 16
 
 
 def train(plan: Plan, out: Path) -> None:
-    """Train encoder and decoder from scratch: small crops first, whole pictures in the last fifth."""
+    """Train encoder and decoder, from the weights that the plan starts with if it names any."""
     prepare(plan.threads)
-    images = load_images(plan)
-    randomness = Randomness(seed=0)
     vae = AutoencoderKL(**ARCHITECTURE)
+    if plan.start:
+        vae.load_state_dict(AutoencoderKL.from_pretrained(plan.start / "vae", torch_dtype=torch.float32).state_dict())
 
-    def loss(share: float) -> tuple[Tensor, str]:
-        """Returns the loss of a new batch, and numbers to show."""
-        batch, crop = (16, 64) if share < 0.8 else (8, SIZE)
-        pictures = gather(images, np.sort(randomness.arrays.integers(0, len(images), batch)))
-        if crop < SIZE:
-            y, x = randomness.arrays.integers(0, (SIZE - crop) // CELL + 1, 2) * CELL
-            pictures = pictures[:, y : y + crop, x : x + crop]
-        target = pixels(pictures)
+    def errors(target: Tensor, weight: Tensor) -> tuple[Tensor, str]:
+        """Returns the loss of pictures, and numbers to show."""
         with autocast():
             posterior = vae.encode(target).latent_dist
             decoded = vae.decode(posterior.sample()).sample.float()
         mean, variance, log_variance = posterior.mean.float(), posterior.var.float(), posterior.logvar.float()
         kl = 0.5 * (mean**2 + variance - 1 - log_variance).mean()
-        l1, l2, edges = reconstruction_errors(decoded, target)
-        return l1 + l2 + edges + KL_WEIGHT * kl, f"l1 {l1.item():.4f} kl {kl.item():.2f}"
+        loss = reconstruction_error(decoded, target, weight) + KL_WEIGHT * kl
+        return loss, f"kl {kl.item():.2f}"
 
-    def rate(share: float, step: int) -> float:
-        """Returns the learning rate, after a warm-up falling along a cosine."""
-        return 1.5e-3 * min(1, step / 200) * (cosine(share) + 0.02)
-
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=1.5e-3, weight_decay=1e-4, betas=(0.9, 0.99))
-    training = Training("vae", {"vae": vae}, optimizer, randomness, rate, loss)
-    run_training(training, plan.minutes["vae"], plan.resume_file("vae"))
-    say(f"vae: reconstruction {reconstruction_psnr(vae, images[:8]):.1f} dB")
+    _train(plan, "vae", vae, list(vae.parameters()), 6e-4 if plan.start else 1.5e-3, errors)
     vae.save_pretrained(out)
 
 
-def encode(plan: Plan, out: Path) -> None:
-    """Write latents.npy, means and deviations in float16, and scale.json, the factor to unit variance."""
-    prepare(plan.threads)
-    images = load_images(plan)
-    vae = AutoencoderKL.from_pretrained(plan.result("vae")).eval()
-    out.mkdir()
-    count = plan.scenes * 3 // 4  # the UNet sees three quarters of what the autoencoder saw
-    latents = np.lib.format.open_memmap(out / "latents.npy", "w+", np.float16, (count, 8, GRID, GRID))
-    with torch.no_grad(), autocast(), Progress("latents", count, " pictures") as progress:
-        for start in range(0, count, BATCH_TO_ENCODE):
-            stop = min(start + BATCH_TO_ENCODE, count)
-            posterior = vae.encode(pixels(images[start:stop].copy())).latent_dist
-            latents[start:stop] = torch.cat([posterior.mean, posterior.std], 1).float().numpy()
-            progress.show(stop)
-    latents.flush()
-    sampled = sample_latents(latents[:SCALE_SAMPLES], np.random.default_rng(0))
-    scale = float(1 / sampled.std(dtype=np.float64))
-    (out / "scale.json").write_text(json.dumps({"scaling_factor": scale}))
-    say(f"latents: scaling factor {scale:.4f}")
-
-
 def train_decoder(plan: Plan, out: Path) -> None:
-    """Train the decoder further, the encoder frozen: crops of latents first, whole ones at the end."""
+    """Train the decoder further, the encoder frozen: the UNet's latents stay what they are."""
     prepare(plan.threads)
-    images, (latents, _) = load_images(plan), load_latents(plan)
-    randomness = Randomness(seed=11)
     vae = AutoencoderKL.from_pretrained(plan.result("vae"))
     vae.requires_grad_(False)
     weights = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
     for weight in weights:
         weight.requires_grad_(True)
 
-    def loss(share: float) -> tuple[Tensor, str]:
-        """Returns the loss of a new batch, and numbers to show."""
-        batch, crop = (20, GRID // 2) if share < 0.85 else (6, GRID)
-        indices = np.sort(randomness.arrays.integers(0, len(latents), batch))
-        moments, pictures = gather(latents, indices), gather(images, indices)
-        y, x = randomness.arrays.integers(0, GRID - crop + 1, 2)
-        moments = moments[:, :, y : y + crop, x : x + crop]
-        pictures = pictures[:, CELL * y : CELL * (y + crop), CELL * x : CELL * (x + crop)]
-        target = pixels(pictures)
-        sampled = sample_latents(moments, randomness.arrays)
+    def errors(target: Tensor, weight: Tensor) -> tuple[Tensor, str]:
+        """Returns the loss of pictures, and numbers to show."""
         with autocast():
-            decoded = vae.decode(torch.from_numpy(sampled)).sample.float()
-        l1, l2, edges = reconstruction_errors(decoded, target)
-        return l1 + l2 + 1.5 * edges, f"l1 {l1.item():.4f} edges {edges.item():.4f}"
+            with torch.no_grad():
+                latents = vae.encode(target).latent_dist.sample()
+            decoded = vae.decode(latents).sample.float()
+        return reconstruction_error(decoded, target, weight), ""
 
-    def rate(share: float, step: int) -> float:
-        """Returns the learning rate, after a warm-up falling along a cosine."""
-        return 1e-3 * min(1, (step + 1) / 50) * (cosine(share) + 0.01)
-
-    optimizer = torch.optim.AdamW(weights, lr=1e-3, weight_decay=1e-4, betas=(0.9, 0.99))
-    training = Training("decoder", {"vae": vae}, optimizer, randomness, rate, loss)
-    run_training(training, plan.minutes["decoder"], plan.resume_file("decoder"))
-    say(f"decoder: reconstruction {reconstruction_psnr(vae, images[:8]):.1f} dB")
+    _train(plan, "decoder", vae, weights, 5e-4, errors)
     vae.save_pretrained(out)
 
 
-def load_latents(plan: Plan) -> tuple[np.ndarray, float]:
-    """Reads the latents' moments, (count, 8, GRID, GRID) on disk, and their scaling factor."""
-    folder = plan.result("latents")
-    scale = json.loads((folder / "scale.json").read_text())["scaling_factor"]
-    return np.load(folder / "latents.npy", mmap_mode="r"), scale
+def _train(
+    plan: Plan,
+    stage: str,
+    vae: AutoencoderKL,
+    weights: list[nn.Parameter],
+    rate: float,
+    errors: Callable[[Tensor, Tensor], tuple[Tensor, str]],
+) -> None:
+    """Trains `weights` of the autoencoder on crops, then on whole pictures; says how well it reconstructs."""
+    randomness = Randomness(seed=0)
+    steps = max(plan.scenes * STEPS_PER_PICTURE, 1)
+    first = 0 if stage == "vae" else 1_000  # epochs of the two stages differ
+    with Painter(plan.threads) as painter:
+        epochs = Epochs(lambda e: painter.paint(list(itertools.islice(epoch_scenes(first + e), plan.scenes))), steps)
+
+        def loss(share: float, step: int) -> tuple[Tensor, str]:
+            """Returns the loss of a new batch, and numbers to show."""
+            count, crop = (BATCH, CROP) if share < WHOLE else (1, GRID)
+            images, masks = crops(epochs.at(step), count, crop, randomness.arrays)
+            target = pixels(images)
+            covered = torch.from_numpy(masks)[:, None].repeat_interleave(CELL, 2).repeat_interleave(CELL, 3)
+            weight = 1 + THING_WEIGHT * covered
+            return errors(target, weight / weight.mean())
+
+        optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=1e-4, betas=(0.9, 0.99))
+        training = Training(
+            stage,
+            {"vae": vae},
+            optimizer,
+            randomness,
+            lambda share, step: rate * min(1, (step + 1) / 50) * (cosine(share) + 0.005),
+            loss,
+        )
+        run_training(training, plan.minutes[stage], plan.resume_file(stage))
+        everywhere, inside = reconstruction(vae, held_out_pictures(painter))
+    say(f"{stage}: reconstruction {everywhere:.1f} dB, inside things {inside:.1f} dB")
 
 
-def sample_latents(moments: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draws a float32 latent (n, 4, h, w) from each distribution, (n, 8, h, w)."""
-    mean, deviation = np.split(moments.astype(np.float32), 2, axis=1)
-    return mean + deviation * rng.standard_normal(deviation.shape).astype(np.float32)
+def crops(pictures: Pictures, count: int, cells: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts squares of `cells` cells from pictures, most of them about things: images and masks."""
+    images, masks = [], []
+    for index in rng.integers(0, len(pictures.images), count):
+        mask = pictures.masks[index]
+        top, left = (int(rng.integers(0, side - cells + 1)) for side in mask.shape)
+        rows, columns = np.nonzero(mask > 0.02)
+        if len(rows) and rng.random() < ABOUT_THINGS:
+            cell = rng.integers(len(rows))
+            top, left = (
+                int(np.clip(at - rng.integers(0, cells), 0, side - cells))
+                for at, side in zip((rows[cell], columns[cell]), mask.shape, strict=True)
+            )
+        masks.append(mask[top : top + cells, left : left + cells])
+        images.append(pictures.images[index, CELL * top : CELL * (top + cells), CELL * left : CELL * (left + cells)])
+    return np.stack(images), np.stack(masks)
 
 
-def reconstruction_errors(decoded: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns mean absolute error, mean squared error, and mean absolute error of the differences of neighbours."""
-    error = decoded - target
-    across, down = decoded.diff(dim=-1) - target.diff(dim=-1), decoded.diff(dim=-2) - target.diff(dim=-2)
-    return error.abs().mean(), error.pow(2).mean(), across.abs().mean() + down.abs().mean()
+def scale(plan: Plan, out: Path) -> None:
+    """Write the factor that gives latents a variance of one, as JSON."""
+    prepare(plan.threads)
+    vae = AutoencoderKL.from_pretrained(plan.result("vae")).eval()
+    with Painter(plan.threads) as painter:
+        moments = encoded(vae, painter.paint(list(itertools.islice(epoch_scenes(0), 4 * MEASURED))).images)
+    factor = float(1 / moments[:, : ARCHITECTURE["latent_channels"]].std(dtype=np.float64))
+    out.write_text(json.dumps({"scaling_factor": factor}))
+    say(f"scale: scaling factor {factor:.4f}")
+
+
+def scaling_factor(plan: Plan) -> float:
+    """Reads the factor that `scale` measured."""
+    factor: float = json.loads(plan.result("scale").read_text())["scaling_factor"]
+    return factor
 
 
 @torch.no_grad()
-def reconstruction_psnr(vae: AutoencoderKL, images: np.ndarray) -> float:
-    """Returns the mean peak signal-to-noise ratio, in dB, of `images` through the autoencoder without sampling."""
-    target = pixels(images.copy())
-    error = (vae.decode(vae.encode(target).latent_dist.mean).sample - target).pow(2).mean((1, 2, 3))
-    return (10 * torch.log10(4 / error)).mean().item()
+def encoded(vae: AutoencoderKL, images: np.ndarray) -> np.ndarray:
+    """Returns means and deviations of the latents of pictures, float16 (n, 8, h, w), not scaled."""
+    batches = []
+    for start in range(0, len(images), BATCH_TO_ENCODE):
+        with autocast():
+            posterior = vae.encode(pixels(images[start : start + BATCH_TO_ENCODE])).latent_dist
+        batches.append(torch.cat([posterior.mean, posterior.std], 1).half().numpy())
+    return np.concatenate(batches)
+
+
+def reconstruction_error(decoded: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Returns the weighted error of pixels, absolute and squared, and of the differences of neighbours."""
+    error = decoded - target
+    across, down = decoded.diff(dim=-1) - target.diff(dim=-1), decoded.diff(dim=-2) - target.diff(dim=-2)
+    edges = (weight[..., 1:] * across.abs()).mean() + (weight[..., 1:, :] * down.abs()).mean()
+    return (weight * (error.abs() + 4 * error.pow(2))).mean() + edges
+
+
+def held_out_pictures(painter: Painter) -> Pictures:
+    """Paints pictures that no training sees."""
+
+    return painter.paint([sample_scene(random.Random(HELD_OUT_SEED + index)) for index in range(MEASURED)])
+
+
+@torch.no_grad()
+def reconstruction(vae: AutoencoderKL, pictures: Pictures) -> tuple[float, float]:
+    """Returns peak signal-to-noise ratios in dB without sampling: the mean over pictures, and inside things.
+
+    Inside things: of the squared error of all pictures together, weighted by their masks of 16 x 16 pixels.
+    """
+    everywhere, inside, covered = [], 0.0, 0.0
+    for start in range(0, len(pictures.images), BATCH_TO_ENCODE):
+        batch = slice(start, start + BATCH_TO_ENCODE)
+        target = pixels(pictures.images[batch])
+        decoded = vae.decode(vae.encode(target).latent_dist.mean).sample.clamp(-1, 1)
+        error = (decoded - target).pow(2).mean(1)
+        masks = nn.functional.avg_pool2d(torch.from_numpy(pictures.masks[batch])[:, None], 2)[:, 0]
+        weight = masks.repeat_interleave(2 * CELL, 1).repeat_interleave(2 * CELL, 2)
+        everywhere += (10 * torch.log10(4 / error.mean((1, 2)))).tolist()
+        inside, covered = inside + (error * weight).sum().item(), covered + weight.sum().item()
+    return float(np.mean(everywhere)), float(10 * np.log10(4 * covered / inside))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import metadata
+from ..checkpoint.embedded import FORMER
 from ..checkpoint.model import Model
 from ..core.errors import InputError
 from ..metadata.from_a1111 import Translation
@@ -109,7 +110,11 @@ def changes(
         before, name = getattr(replayed, field), getattr(replayed, source)
         if before is None or name != getattr(request, source):
             continue
-        if before != (hashes[field] if field in hashes else metadata.digest(name)):
+        if before == (hashes[field] if field in hashes else metadata.digest(name)):
+            continue
+        if before in FORMER:
+            lines.append(f"the picture was made with {FORMER[before]}")
+        else:
             kind = "the file" if source in ("init_image", "mask") else "the weights"
             lines.append(f"{name} is not {kind} that the picture was made with")
     if [lora.path for lora in replayed.loras] == [lora.path for lora in request.loras]:

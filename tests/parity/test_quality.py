@@ -29,7 +29,7 @@ def test_features_are_the_trained_towers(measure):
     pixels = landscapes.paintings(range(4))
     with torch.no_grad():
         known = tower(torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2)).numpy()
-    scorer = landscapes.TinyClip(StableDiffusion.load("tiny", "float32"))
+    scorer = landscapes.TinyClip()
     measure("CLIP image features", distance(scorer.images(pixels), known), 1e-5)
 
 

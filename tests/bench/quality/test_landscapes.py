@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from bench.quality import landscapes, scores
-from mlx_sd import StableDiffusion
 from mlx_sd.codec import to_image
 
 SEEDS = range(24)
@@ -13,7 +12,7 @@ SEEDS = range(24)
 
 @pytest.fixture(scope="module")
 def clip():
-    return landscapes.TinyClip(StableDiffusion.load("tiny", "float32"))
+    return landscapes.TinyClip()
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from PIL import Image, ImageFilter
 
 from bench import results
 from bench.quality import truth
-from bench.quality.truth_claims import COUNT, claims, swapped
 from bench.quality.truth_judge import Share, judge, shares
 from bench.tiny import data, scenes
+from bench.tiny.claims import COUNT, claims, swapped
 from tests.support.effort import slow_but
 
 FEW, SOME = claims()[:10], claims()[:40]

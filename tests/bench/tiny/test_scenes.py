@@ -52,7 +52,7 @@ def test_the_domain_is_the_one_that_the_checkpoint_was_trained_on():
     for seed in range(400):
         captions.update(described(seed)[1].encode() + b"\n")
     for seed in SEEDS:
-        pixels.update(render(described(seed)[0]).tobytes())
+        pixels.update(render(described(seed)[0], 128).tobytes())
     assert captions.hexdigest() == GOLDEN_CAPTIONS, "scenes or captions changed: retrain or undo"
     assert pixels.hexdigest() == GOLDEN_PIXELS, "pictures changed (or Pillow draws differently): retrain or undo"
 
@@ -87,7 +87,7 @@ def test_size_is_honoured(size):
 
 
 def test_the_default_size_is_the_one_of_training():
-    assert render(described(3)[0]).size == (128, 128)
+    assert render(described(3)[0]).size == (256, 256)
 
 
 @pytest.mark.parametrize("sky", SKIES)

@@ -1,6 +1,6 @@
 """The 500 captions of the truth measure, what each of them claims, and true pictures of them.
 
-They are drawn once, by lot, from seeds that training never uses; `HELD_OUT` lists the texts, which training must skip.
+They are drawn once, by lot, from seeds that training never uses; `held_out` lists the texts, which training skips.
 A hash in the tests pins them: results of different versions are comparable because the captions are the same.
 """
 
@@ -13,8 +13,8 @@ from functools import cache
 
 from PIL import Image
 
-from ..tiny.painting import BODY_RADII, COLORS, MOUNTAINS, SIDES, SKIES
-from ..tiny.scenes import (
+from .painting import BODY_RADII, COLORS, MOUNTAINS, SIDES, SKIES
+from .scenes import (
     GROUNDS,
     SIDE_PHRASES,
     SKY_BODIES,
@@ -25,7 +25,7 @@ from ..tiny.scenes import (
     Thing,
     render,
 )
-from .truth_rules import COLOURLESS
+from .things import COLOURLESS
 
 COUNT = 500
 _SEED = 7_000_000  # of the first caption; training draws scenes from seeds of ten million up
@@ -66,9 +66,9 @@ class Claim:
     body: tuple[str, str, str] | None  # (sun or moon, small or large, side)
     scene: Scene
 
-    def true_picture(self, size: int) -> Image.Image:
-        """Paints a picture of `size` pixels a side to which the caption is true."""
-        return render(self.scene, size)
+    def true_picture(self, width: int, height: int | None = None) -> Image.Image:
+        """Paints a picture to which the caption is true. width, height: pixels; a square without a height."""
+        return render(self.scene, width, height)
 
 
 @cache
