@@ -111,7 +111,7 @@ def train(plan: Plan, out: Path) -> None:
     weights = [weight for module in modules.values() for weight in module.parameters()]
     optimizer = torch.optim.AdamW(weights, lr=5e-4, weight_decay=0.01)
     training = Training("clip", modules, optimizer, randomness, rate, loss, clip_norm=None)
-    with Painter(plan.threads) as painter:
+    with Painter(plan.threads, plan.directory) as painter:
         epochs = Epochs(partial(_epoch, painter, plan.scenes), max(1, PASSES * plan.scenes // BATCH))
         run_training(training, plan.minutes["clip"], plan.resume_file("clip"))
     text.save_pretrained(out / "text_encoder")

@@ -125,10 +125,10 @@ def epoch_batches(plan: Plan, painter: Painter, vae: AutoencoderKL, epoch: int) 
     for (width, height), count in batch_counts(plan.scenes).items():
         scenes = list(itertools.islice(source, count * BATCH))
         pictures = painter.paint(scenes, width, height)
-        moments = encoded(vae, pictures.images)
+        moments, masks = encoded(vae, pictures.images), np.array(pictures.masks)
         for _ in range(PASSES):
             for rows in np.split(rng.permutation(len(scenes)), count):
-                batches.append(Batch(tuple(scenes[i] for i in rows), moments[rows], pictures.masks[rows]))
+                batches.append(Batch(tuple(scenes[i] for i in rows), moments[rows], masks[rows]))
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
@@ -158,7 +158,7 @@ def train(plan: Plan, out: Path) -> None:
             empty = randomness.words.random() < EMPTY_CAPTIONS
             yield "" if empty else trained_caption(scene, randomness.words, texts)
 
-    with Painter(plan.threads) as painter:
+    with Painter(plan.threads, plan.directory) as painter:
         steps = PASSES * sum(batch_counts(plan.scenes).values())
         epochs = Epochs(lambda epoch: epoch_batches(plan, painter, vae, epoch), steps)
 

@@ -19,6 +19,7 @@ from .stages import Plan, say
 from .training import Randomness, Training, autocast, cosine, pixels, prepare
 from .training import train as run_training
 
+CHANNELS = 4  # of a latent
 ARCHITECTURE = {
     "in_channels": 3,
     "out_channels": 3,
@@ -26,7 +27,7 @@ ARCHITECTURE = {
     "up_block_types": ("UpDecoderBlock2D",) * 4,
     "block_out_channels": (32, 64, 96, 128),
     "layers_per_block": 1,
-    "latent_channels": 4,
+    "latent_channels": CHANNELS,
     "norm_num_groups": 16,
     "sample_size": SIZE,
     "scaling_factor": 1.0,  # measured later, by `scale`
@@ -97,7 +98,7 @@ def _train(
     randomness = Randomness(seed=0)
     steps = max(plan.scenes * STEPS_PER_PICTURE, 1)
     first = 0 if stage == "vae" else 1_000  # epochs of the two stages differ
-    with Painter(plan.threads) as painter:
+    with Painter(plan.threads, plan.directory) as painter:
         epochs = Epochs(lambda e: painter.paint(list(itertools.islice(epoch_scenes(first + e), plan.scenes))), steps)
 
         def loss(share: float, step: int) -> tuple[Tensor, str]:
@@ -145,9 +146,9 @@ def scale(plan: Plan, out: Path) -> None:
     """Write the factor that gives latents a variance of one, as JSON."""
     prepare(plan.threads)
     vae = AutoencoderKL.from_pretrained(plan.result("vae")).eval()
-    with Painter(plan.threads) as painter:
+    with Painter(plan.threads, plan.directory) as painter:
         moments = encoded(vae, painter.paint(list(itertools.islice(epoch_scenes(0), 4 * MEASURED))).images)
-    factor = float(1 / moments[:, : ARCHITECTURE["latent_channels"]].std(dtype=np.float64))
+    factor = float(1 / moments[:, :CHANNELS].std(dtype=np.float64))
     out.write_text(json.dumps({"scaling_factor": factor}))
     say(f"scale: scaling factor {factor:.4f}")
 
@@ -161,12 +162,13 @@ def scaling_factor(plan: Plan) -> float:
 @torch.no_grad()
 def encoded(vae: AutoencoderKL, images: np.ndarray) -> np.ndarray:
     """Returns means and deviations of the latents of pictures, float16 (n, 8, h, w), not scaled."""
-    batches = []
-    for start in range(0, len(images), BATCH_TO_ENCODE):
+    count, height, width = images.shape[:3]
+    moments = np.empty((count, 2 * CHANNELS, height // CELL, width // CELL), np.float16)
+    for start in range(0, count, BATCH_TO_ENCODE):
         with autocast():
             posterior = vae.encode(pixels(images[start : start + BATCH_TO_ENCODE])).latent_dist
-        batches.append(torch.cat([posterior.mean, posterior.std], 1).half().numpy())
-    return np.concatenate(batches)
+        moments[start : start + BATCH_TO_ENCODE] = torch.cat([posterior.mean, posterior.std], 1).float().numpy()
+    return moments
 
 
 def reconstruction_error(decoded: Tensor, target: Tensor, weight: Tensor) -> Tensor:

@@ -45,11 +45,11 @@ def test_no_measured_caption_is_trained_on():
 @pytest.mark.parametrize(("width", "height"), [(256, 256), (384, 256), (128, 192)])
 def test_a_mask_covers_what_the_things_change_and_nothing_else(width, height):
     scene = next(scene for scene in first(1) if scene.things)
-    image, mask = data._paint(scene, width, height)
+    image, mask = data.paint_one(scene, width, height)
     assert (image == np.asarray(render(scene, width, height))).all()
     assert mask.shape == (height // data.CELL, width // data.CELL)
     assert 0.005 < mask.mean() < 0.5 and mask.min() == 0 and mask.max() > 0.9
-    bare = data._paint(data.replace(scene, things=(), balloon=None), width, height)[1]
+    bare = data.paint_one(data.replace(scene, things=(), balloon=None), width, height)[1]
     assert not bare.any()
 
 
