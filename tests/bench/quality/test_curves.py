@@ -39,8 +39,9 @@ def test_every_configuration_is_there_once_and_so_is_its_full_loop():
 def test_a_full_loop_costs_its_evaluations_and_reuse_costs_less(comparison):
     costs = {configuration[1:]: comparison.cost(configuration) for configuration in CONFIGURATIONS}
     assert (costs["ddim", 50, "full"], costs["ddim", 9, "full"], costs["dpmpp_2m", 9, "full"]) == (50, 9, 9)
-    # 10 full evaluations and 40 of the outer level, which is 4.8% of the embedded UNet.
-    assert costs["ddim", 50, "5"] == pytest.approx(10 + 40 * 0.0476, abs=0.02)
+    # 10 full evaluations and 40 of the outer level, which is a small part of the embedded UNet.
+    level = (comparison.cost(Configuration("caching", "ddim", 50, "10")) - 5) / 45
+    assert 0.03 < level < 0.15 and costs["ddim", 50, "5"] == pytest.approx(10 + 40 * level, abs=0.01)
     assert 3 < costs["dpmpp_2m", 9, "3/tgate:4"] < 4.5
 
 
