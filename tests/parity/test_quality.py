@@ -12,7 +12,6 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPM
 
 from bench.quality import extractors, fidelity, landscapes, scores
 from bench.tiny.clip import ImageTower
-from mlx_sd import StableDiffusion
 from mlx_sd.core.errors import InputError
 from tests.support.families import distance, write_tokenizer
 
