@@ -10,10 +10,10 @@ from mlx_sd.core import command
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.parser import Parser, program
 
+from .compression.schemes import EXAMPLES
 from .export import export
 from .kit.selection import Selection
 from .lowering.attention import ATTENTIONS
-from .mil.emitter import COMPRESSIONS
 from .mil.package import TARGETS
 from .plan import Options
 
@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
         default=d.attention,
         help="split-einsum for the Neural Engine (default), original for the GPU, fused from iOS 18",
     )
-    p.add_argument("--compress", choices=tuple(COMPRESSIONS), help="of weights (default: none)")
+    p.add_argument("--compress", metavar="NAME", help=f"of weights (default: none): {EXAMPLES}")
     p.add_argument(
         "--unet",
         default=",".join(d.unets),

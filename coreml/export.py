@@ -23,6 +23,7 @@ from mlx_sd.core.files import Tensor, temporary_folder
 from mlx_sd.prompts.tokenizer import bpe
 
 from . import info, manifest
+from .compression import schemes
 from .kit import selection as kit_folder
 from .lowering import split
 from .lowering.graph import Graph, record
@@ -32,7 +33,6 @@ from .plan import Entry, Item, Options, plan
 
 SUFFIXES = (".mlpackage", ".mlmodelc")
 GIGABYTE = 10**9  # bytes of weights that iOS takes in one package
-_BITS = {"float32": 32, "float16": 16, "int8": 8, "palettize4": 4, "palettize6": 6, "palettize8": 8}  # of a weight
 
 Report = Callable[[str], None]
 
@@ -61,6 +61,7 @@ def export(
         for part, config in about["networks"].items()
     }
     stored = {part: model_folder.network_tensors(folder, part, about["version"]) for part in networks}
+    schemes.check_model(options.compress, model_folder.model_hash(about))
     items = plan(networks, options, model)
     settings = kit.settings(about, options.branch if _is_cut(items) else None) if kit else []
     _refuse_existing(out, [name for item in items for name in (item.pieces or (item.name,))], force, bool(kit))
@@ -73,6 +74,7 @@ def export(
                 report(info.summary(name, description))
         _write_vocabulary(folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder / "tokenizer_2", home)
         content = info.describe(model, about, networks, folder, asdict(options), packages)
+        content["compression"] = schemes.record(options.compress)
         if settings:
             from .kit.write import write as write_kit  # not for --help
 
@@ -149,7 +151,7 @@ def _save(
         """Reads a parameter in the dtype that was recorded."""
         return np.array(stored[name].read().astype(spec.weights))
 
-    weight = emitter.weights(options.compress, options.target)
+    weight = emitter.weights(options.compress, options.target, spec.part)
     operations = package.write(spec, graph, read, weight, options.attention, options.target, path)
     return {
         "role": entry.role,
@@ -169,7 +171,8 @@ def _describe(port: Port) -> dict[str, Any]:
 def _weight_bytes(stored: Mapping[str, Tensor], options: Options, only: set[str] | None = None) -> int:
     """Estimates the bytes that a network's weights, or those of the names in `only`, take in a package."""
     numbers = sum(math.prod(tensor.shape) for name, tensor in stored.items() if only is None or name in only)
-    return numbers * _BITS.get(options.compress or options.dtype, 16) // 8
+    bits = schemes.most_bits(options.compress) if options.compress else float(options.dtype.removeprefix("float"))
+    return int(numbers * bits) // 8
 
 
 def _write_vocabulary(tokenizer: Path, home: Path) -> None:
