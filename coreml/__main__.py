@@ -1,4 +1,4 @@
-"""The command line: python -m coreml --model M --out DIR, and python -m coreml verify PACKAGE --model M."""
+"""The command line: python -m coreml --model M --out DIR, and python -m coreml verify or bits ..."""
 
 import argparse
 import sys
@@ -22,6 +22,8 @@ _EXAMPLES = """examples:
   python -m coreml --model stable-diffusion-v1-5/stable-diffusion-v1-5 --compress palettize6 --out Resources
   python -m coreml --model M --unet functions --size 512x512 --size 512x768 --target iOS18 --out Resources
   python -m coreml --model tiny --kit --sampler "DPM++ 2M Karras" --steps 12 --deepcache 3 --out Resources
+  python -m coreml bits --model M --bits 4 --out bits.json
+  python -m coreml --model M --compress bits.json --target iOS18 --out Resources4
   python -m coreml verify Resources/UnetChunk1.mlpackage --model M
 """
 
@@ -100,6 +102,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .verify import main as verify
 
         return verify(words[1:])
+    if words[:1] == ["bits"]:
+        from .compression.bits import main as bits
+
+        return bits(words[1:])
     arguments = parser().parse_args(words)
     return command.run("coreml", lambda: _export(arguments))
 

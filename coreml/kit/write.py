@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from mlx_sd import StableDiffusion
+from mlx_sd.checkpoint.model import DTYPES
+from mlx_sd.checkpoint.model_folder import TEXT
 from mlx_sd.core.version import VERSION as PROGRAM
 
+from ..compression import schemes
+from ..compression.networks import compress
 from . import goldens, picture, tables
 from .selection import FORMAT, VERSION, Packages
 
@@ -19,10 +23,15 @@ _SWIFT = ("SamplingLoop.swift", "DeepCacheUnet.swift")
 def write(folder: Path, model: str, settings: Sequence[tables.Setting], packages: Packages) -> None:
     """Makes a folder and writes a model's kit into it; the golden picture takes most of the time.
 
-    model: as `--model` takes it; its networks are loaded in float32. settings: of the tables; the golden picture has
-    the one with the fewest full evaluations. Raises Failure where the picture is not finite.
+    model: as `--model` takes it; its networks are loaded in float32 and compressed as the packages are. settings: of
+    the tables; the golden picture has the one with the fewest full evaluations. Raises Failure where the picture is
+    not finite.
     """
     sd = StableDiffusion.load(model, "float32")
+    if packages.compress:
+        parts = {"unet": sd.unet, "vae": sd.vae, **dict(zip(TEXT, sd.model.text_encoders, strict=False))}
+        for part, network in parts.items():
+            compress(network, schemes.compressor(packages.compress, part), DTYPES[packages.dtype])
     (folder / "tables").mkdir(parents=True)
     (folder / "noise").mkdir()
     (folder / "picture").mkdir()
@@ -77,7 +86,7 @@ def _readme(content: Mapping[str, Any], table: str, packages: Packages, sd: Stab
         "TABLES": "\n".join(rows),
         "TABLE": table,
         "DTYPE": packages.dtype,
-        "COMPRESSED": " without compression; compressed weights make another picture" if packages.compress else "",
+        "COMPRESSED": f" with the compression {packages.compress}" if packages.compress else "",
         "LORAS": f" with {', '.join(loras)}" if loras else "",
     }
     text = (_HERE / "README.md").read_text(encoding="utf-8")

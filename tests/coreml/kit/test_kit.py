@@ -17,9 +17,10 @@ from tests.support.exports import FORMS
 # A few steps show that two loops agree; that DeepCache saves little in them is beside the point.
 pytestmark = pytest.mark.filterwarnings("ignore:in . evaluations little repeats itself:UserWarning")
 
-each_form = pytest.mark.parametrize(
-    "form", slow_but(["small float32"], [name for name in FORMS if name != "sd2 float16"] + ["inpaint9"])
-)
+COMPRESSED = {"small palettize4:16": {"compress": "palettize4:16", "target": "iOS18"}}
+COMPRESSED |= {f"small {name}": {"compress": name} for name in ("palettize6", "int8", "sparse50")}
+EXPORTS = [*(name for name in FORMS if name != "sd2 float16"), "inpaint9", *COMPRESSED]
+each_form = pytest.mark.parametrize("form", slow_but(["small float32", "small palettize4:16"], EXPORTS))
 
 
 @pytest.fixture
@@ -232,4 +233,6 @@ def test_the_golden_latents_are_those_of_mlx_sd(folder, model):
 
 
 def _export(kitted, form):
-    return kitted(form) if form in FORMS else kitted(form, dtype="float32", attention="original")
+    if form in FORMS:
+        return kitted(form)
+    return kitted(form.partition(" ")[0], dtype="float32", attention="original", **COMPRESSED.get(form, {}))
