@@ -171,7 +171,7 @@ def _describe(port: Port) -> dict[str, Any]:
 def _weight_bytes(stored: Mapping[str, Tensor], options: Options, only: set[str] | None = None) -> int:
     """Estimates the bytes that a network's weights, or those of the names in `only`, take in a package."""
     numbers = sum(math.prod(tensor.shape) for name, tensor in stored.items() if only is None or name in only)
-    bits = schemes.most_bits(options.compress) if options.compress else float(options.dtype.removeprefix("float"))
+    bits = schemes.bits_per_number(options.compress) if options.compress else float(options.dtype.removeprefix("float"))
     return int(numbers * bits) // 8
 
 

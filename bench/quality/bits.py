@@ -3,7 +3,7 @@
 For the bytes of uniform palettes of 3, 4 and 6 bits: PSNR of the UNet's output with uniform palettes and with the bits
 that `python -m coreml bits` gives to each layer, on inputs of prompts, seeds and timesteps that the search did not see,
 and PSNR of whole pictures. `--shapes sdxl` measures instead, on random weights, how long a search takes and how much
-memory.
+memory; the generations before it, whose inputs it measures, are not counted.
 """
 
 import argparse
@@ -76,7 +76,9 @@ def _measure(options: argparse.Namespace) -> results.Results:
     settings = []
     for uniform in SIZES:
         selected = bits.search(sizes, sensitivities, search.budget(sizes, uniform))
-        mixed = schemes.MixedBits(sd.model.hash, {n: c.bits for n, c in selected.items()}, schemes.parse("int8"))
+        mixed = schemes.MixedBits(
+            sd.model.hash, {n: c.bits for n, c in selected.items()}, schemes.parse("int8"), uniform
+        )
         forms: dict[str, Compressor] = {
             "uniform": schemes.compressor(f"palettize{uniform}", "unet"),
             "mixed": mixed.compressor("unet"),

@@ -79,6 +79,7 @@ class MixedBits:
     model: str  # hash of the model that was searched
     bits: Mapping[str, int]  # of a parameter's name; 16 for one that stays as it is
     others: Scheme
+    mean: float  # bits of the uniform palettes that take as many bytes
 
     def compressor(self, part: str) -> Compressor:
         """Returns what compresses the weights of a network; InputError for a weight that was not searched."""
@@ -122,13 +123,13 @@ def _mixed(path: str, _time: int) -> MixedBits:
         raise InputError(f"{path} is not of the format {MIXED} {MIXED_VERSION}; write it with python -m coreml bits")
     try:
         layers = {str(name): layer["bits"] for name, layer in content["layers"].items()}
-        model, others = str(content["model"]["hash"]), parse(content["others"])
-    except (KeyError, TypeError, AttributeError):
+        model, others, mean = str(content["model"]["hash"]), parse(content["others"]), float(content["bits"])
+    except (KeyError, TypeError, AttributeError, ValueError):
         raise InputError(f"{path} is damaged; write it again with python -m coreml bits") from None
     for name, bits in layers.items():
         if bits not in (*PALETTE_BITS, 16):
             raise InputError(f"{path}: layers: {name} cannot have {bits!r} bits; write it again")
-    return MixedBits(model, layers, others)
+    return MixedBits(model, layers, others, mean)
 
 
 def check_model(name: str | None, model_hash: str) -> None:
@@ -137,11 +138,9 @@ def check_model(name: str | None, model_hash: str) -> None:
         raise InputError(f"{name} has the bits of another model; search them for this one with python -m coreml bits")
 
 
-def most_bits(name: str) -> float:
-    """Returns how many bits a number of a compressed weight takes at most, for an estimate of the space."""
-    if not name.endswith(".json"):
-        return parse(name).bits
-    return max((float(bits) for bits in mixed(name).bits.values()), default=16.0)
+def bits_per_number(name: str) -> float:
+    """Returns about how many bits a number takes, for an estimate of the space; of mixed bits, in the mean."""
+    return mixed(name).mean if name.endswith(".json") else parse(name).bits
 
 
 def record(name: str | None) -> dict[str, Any] | None:

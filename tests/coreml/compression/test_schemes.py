@@ -97,7 +97,7 @@ SHARES = {
 def test_sizes(name):
     weight = _normal(320, 320, 3, 3)
     assert schemes.parse(name).compress(weight).bytes / weight.nbytes == pytest.approx(SHARES[name], abs=2e-3)
-    assert schemes.most_bits(name) / 16 == pytest.approx(SHARES[name], abs=5e-3)
+    assert schemes.bits_per_number(name) / 16 == pytest.approx(SHARES[name], abs=5e-3)
 
 
 @given(bits=st.sampled_from((1, 2, 3, 4, 6, 8)), values=hnp.arrays(np.uint8, hnp.array_shapes(max_side=9)))
@@ -133,6 +133,7 @@ CONTENT = {
     "version": schemes.MIXED_VERSION,
     "model": {"name": "m", "hash": "abc"},
     "others": "palettize4",
+    "bits": 3.5,
     "layers": {"a.weight": {"bits": 2}, "b.weight": {"bits": 16}},
 }
 
@@ -152,6 +153,7 @@ def test_each_layer_has_its_own_bits(path):
     assert schemes.compressor(path, "vae")("a.weight", _normal(64, 64)).bits == 4
     with pytest.raises(InputError, match=r"no bits for c\.weight"):
         compress("c.weight", _normal(64, 64))
+    assert schemes.bits_per_number(path) == 3.5
     assert schemes.record(path) == {"name": "mixed", "others": "palettize4", "bits": {"a.weight": 2, "b.weight": 16}}
 
 
@@ -171,6 +173,7 @@ DAMAGE = {
     "no bits of palettes": {"layers": {"a.weight": {"bits": 5}}},
     "another scheme": {"others": "zip"},
     "no model": {"model": "m"},
+    "no number of bits": {"bits": "few"},
 }
 
 

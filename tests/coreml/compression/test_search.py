@@ -220,7 +220,7 @@ def test_the_embedded_checkpoint_gains_a_decibel_at_least(number):
     sizes = {name: array.size for name, array in networks.weights_of(sd.unet).items()}
     seen = sensitivity.spread(list(sensitivity.trajectory(sd, bits.PROMPTS[:4], 8, 0)), 16)
     selected = bits.search(sizes, sensitivity.measure(sd.unet, seen), search.budget(sizes, number))
-    mixed = schemes.MixedBits("", {name: c.bits for name, c in selected.items()}, schemes.parse("int8"))
+    mixed = schemes.MixedBits("", {name: c.bits for name, c in selected.items()}, schemes.parse("int8"), number)
     others = sensitivity.spread(list(sensitivity.trajectory(sd, ("a blue tent on yellow sand",), 8, 1000)), 8)
     uniform, better = (
         _error(sd, others, compressor)
