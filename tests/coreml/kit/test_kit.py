@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from coreml import export
 from coreml.interpret.package import Package
+from coreml.kit.selection import Selection
+from coreml.plan import Options
 from mlx_sd.reuse import deepcache
-from tests.support import kit_reader
+from tests.support import families, kit_reader
 from tests.support.effort import slow_but
 from tests.support.exports import FORMS
 
@@ -206,6 +209,17 @@ def test_the_golden_picture_comes_out_of_the_packages(form, kitted):
     assert np.abs(image - app.arrays["image"]).max() <= app.golden["tolerances"]["image"]
     levels = np.asarray(Image.open(app.folder / "kit/picture/picture.png"), np.float32).transpose(2, 0, 1)
     assert np.abs(levels / 127.5 - 1 - app.arrays["image"]).max() <= 0.5001 / 127.5
+
+
+@pytest.mark.slow
+def test_a_model_that_takes_guidance_as_an_input_has_one_row(shapes, tmp_path):
+    stored = shapes["sd1"] | {"unet": shapes["unets"]["lcm"]}
+    checkpoint = families.write_folder("sd1", stored, tmp_path / "lcm", unet="lcm")
+    options = Options("float32", attention="original", unets=("chunks",))
+    export.export(str(checkpoint), tmp_path / "out", options, report=lambda _: None, kit=Selection(("lcm",), (), (4,)))
+    app = App(tmp_path / "out")
+    assert app.golden["negative"] is None and "timestep_cond" in app.arrays
+    assert app.arrays["noise_pred"].shape[:2] == (4, 1) == (4, len(app.arrays["encoder_hidden_states"]))
 
 
 def test_swapped_prompts_leave_the_tolerances(folder):
