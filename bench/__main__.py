@@ -29,6 +29,7 @@ COMMANDS = {
     "curves": Command("quality", "quality against cost of DeepCache, T-GATE and fewer steps"),
     "policies": Command("quality", "how far each DeepCache policy ends from the uncached run"),
     "quantization": Command("quality", "loss of quality with --quantize"),
+    "bits": Command("quality", "mixed bits of Core ML's palettes against uniform ones, and the time of their search"),
     "classes": Command("quality", "quality of the embedded class-conditional checkpoint, beside true pictures"),
     "ays": Command("schedules", "optimises a schedule of few steps (Align Your Steps)"),
     "footprint": Command("memory", "memory and time of converting, loading and stepping SD 1.5"),

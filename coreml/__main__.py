@@ -1,4 +1,4 @@
-"""The command line: python -m coreml --model M --out DIR, and python -m coreml verify PACKAGE --model M."""
+"""The command line: python -m coreml --model M --out DIR, and python -m coreml verify or bits ..."""
 
 import argparse
 import sys
@@ -10,9 +10,10 @@ from mlx_sd.core import command
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.parser import Parser, program
 
+from .compression.schemes import EXAMPLES
 from .export import export
+from .kit.selection import Selection
 from .lowering.attention import ATTENTIONS
-from .mil.emitter import COMPRESSIONS
 from .mil.package import TARGETS
 from .plan import Options
 
@@ -20,6 +21,9 @@ _EXAMPLES = """examples:
   python -m coreml --model tiny --out Resources
   python -m coreml --model stable-diffusion-v1-5/stable-diffusion-v1-5 --compress palettize6 --out Resources
   python -m coreml --model M --unet functions --size 512x512 --size 512x768 --target iOS18 --out Resources
+  python -m coreml --model tiny --kit --sampler "DPM++ 2M Karras" --steps 12 --deepcache 3 --out Resources
+  python -m coreml bits --model M --bits 4 --out bits.json
+  python -m coreml --model M --compress bits.json --target iOS18 --out Resources4
   python -m coreml verify Resources/UnetChunk1.mlpackage --model M
 """
 
@@ -56,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
         default=d.attention,
         help="split-einsum for the Neural Engine (default), original for the GPU, fused from iOS 18",
     )
-    p.add_argument("--compress", choices=tuple(COMPRESSIONS), help="of weights (default: none)")
+    p.add_argument("--compress", metavar="NAME", help=f"of weights (default: none): {EXAMPLES}")
     p.add_argument(
         "--unet",
         default=",".join(d.unets),
@@ -65,7 +69,30 @@ def parser() -> argparse.ArgumentParser:
         f"equal weight, without DeepCache; functions: all in one package, iOS 18 (default {','.join(d.unets)})",
     )
     p.add_argument("--split", action="store_true", help="cut packages above 1 GB, which iOS does not load")
+    _add_kit(p)
     return p
+
+
+def _add_kit(p: Parser) -> None:
+    group = p.add_argument_group(
+        "an app's kit", "each of these options may be repeated; there is a table for every combination"
+    )
+    group.add_argument(
+        "--kit",
+        action="store_true",
+        help="write kit/ too: sampler tables, token ids, noise and a golden picture for an app",
+    )
+    group.add_argument("--sampler", action="append", metavar="NAME", help="of its tables (default: the checkpoint's)")
+    group.add_argument(
+        "--schedule", action="append", metavar="NAME", help="a name or a .json file (default: the checkpoint's)"
+    )
+    group.add_argument("--steps", action="append", type=int, metavar="N", help="of its tables (default 25)")
+    group.add_argument(
+        "--deepcache",
+        action="append",
+        metavar="N[:BRANCH]",
+        help="a cache policy for tables beside those without one (default 3, where the UNet is cut)",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,6 +102,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .verify import main as verify
 
         return verify(words[1:])
+    if words[:1] == ["bits"]:
+        from .compression.bits import main as bits
+
+        return bits(words[1:])
     arguments = parser().parse_args(words)
     return command.run("coreml", lambda: _export(arguments))
 
@@ -91,8 +122,19 @@ def _export(arguments: argparse.Namespace) -> None:
         batch=arguments.batch,
         split=arguments.split,
     )
-    export(arguments.model, arguments.out, options, arguments.force)
+    export(arguments.model, arguments.out, options, arguments.force, kit=_selection(arguments))
     print(arguments.out)
+
+
+def _selection(arguments: argparse.Namespace) -> Selection | None:
+    """Returns which tables the kit has, or None without one."""
+    lists = {name: tuple(getattr(arguments, name) or ()) for name in ("sampler", "schedule", "steps", "deepcache")}
+    if not arguments.kit:
+        for name, values in lists.items():
+            if values:
+                raise InputError(f"--{name} is of the kit's tables: add --kit, or leave it out")
+        return None
+    return Selection(lists["sampler"], lists["schedule"], lists["steps"], lists["deepcache"])
 
 
 def _sizes(arguments: argparse.Namespace) -> tuple[tuple[int | None, int | None], ...]:

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from errno import ENOSPC
@@ -22,7 +22,9 @@ from mlx_sd.core.errors import Failure, InputError
 from mlx_sd.core.files import Tensor, temporary_folder
 from mlx_sd.prompts.tokenizer import bpe
 
-from . import info
+from . import info, manifest
+from .compression import schemes
+from .kit import selection as kit_folder
 from .lowering import split
 from .lowering.graph import Graph, record
 from .lowering.interfaces import FunctionSpec, Port
@@ -31,17 +33,24 @@ from .plan import Entry, Item, Options, plan
 
 SUFFIXES = (".mlpackage", ".mlmodelc")
 GIGABYTE = 10**9  # bytes of weights that iOS takes in one package
-_BITS = {"float32": 32, "float16": 16, "int8": 8, "palettize4": 4, "palettize6": 6, "palettize8": 8}  # of a weight
 
 Report = Callable[[str], None]
 
 
-def export(model: str, out: Path, options: Options, force: bool = False, report: Report = print) -> dict[str, Any]:
+def export(
+    model: str,
+    out: Path,
+    options: Options,
+    force: bool = False,
+    report: Report = print,
+    kit: kit_folder.Selection | None = None,
+) -> dict[str, Any]:
     """Writes the packages of a model into the folder `out` and returns the content of its info.json.
 
     model: as `--model` takes it. Everything is checked before the first network is lowered. Files in `out` with names
     of an export are replaced only with `force`, and only after everything is written. report(line) is called for each
-    package. Raises InputError for a model or a folder that does not fit, Failure where the disk is full.
+    package. kit: which tables an app's kit has; None writes no kit. Raises InputError for a model or a folder that does
+    not fit, Failure where the disk is full.
     """
     folder = resolve.model_folder(model)
     about = model_folder.read_model_json(folder)
@@ -52,8 +61,10 @@ def export(model: str, out: Path, options: Options, force: bool = False, report:
         for part, config in about["networks"].items()
     }
     stored = {part: model_folder.network_tensors(folder, part, about["version"]) for part in networks}
+    schemes.check_model(options.compress, model_folder.model_hash(about))
     items = plan(networks, options, model)
-    _refuse_existing(out, [name for item in items for name in (item.pieces or (item.name,))], force)
+    settings = kit.settings(about, options.branch if _is_cut(items) else None) if kit else []
+    _refuse_existing(out, [name for item in items for name in (item.pieces or (item.name,))], force, bool(kit))
     _check_space(out, sum(_weight_bytes(stored[item.part], options) for item in items))
     packages: dict[str, Any] = {}
     with _beside(out) as home:
@@ -63,10 +74,28 @@ def export(model: str, out: Path, options: Options, force: bool = False, report:
                 report(info.summary(name, description))
         _write_vocabulary(folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder / "tokenizer_2", home)
         content = info.describe(model, about, networks, folder, asdict(options), packages)
-        (home / "info.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        content["compression"] = schemes.record(options.compress)
+        if settings:
+            from .kit.write import write as write_kit  # not for --help
+
+            write_kit(home / kit_folder.FOLDER, model, settings, _packages_of(items, options))
+            report(f"{kit_folder.FOLDER}: {len(settings)} tables and a golden picture")
         if sys.platform == "darwin":
             _compile(home, packages)
+        content["files"] = manifest.describe(home)
+        (home / "info.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return content
+
+
+def _is_cut(items: Sequence[Item]) -> bool:
+    """Returns whether there is a shallow half of the UNet, without which nothing is cached."""
+    return any(entry.role == "unet_shallow" for item in items for entry in item.functions.values())
+
+
+def _packages_of(items: Sequence[Item], options: Options) -> kit_folder.Packages:
+    """Returns what a kit has to know of the packages; its picture has the first of their sizes."""
+    size = next(entry.size for item in items for entry in item.functions.values() if entry.size)
+    return kit_folder.Packages(size, options.branch, options.dtype, options.compress)
 
 
 def _write(
@@ -122,7 +151,7 @@ def _save(
         """Reads a parameter in the dtype that was recorded."""
         return np.array(stored[name].read().astype(spec.weights))
 
-    weight = emitter.weights(options.compress, options.target)
+    weight = emitter.weights(options.compress, options.target, spec.part)
     operations = package.write(spec, graph, read, weight, options.attention, options.target, path)
     return {
         "role": entry.role,
@@ -142,7 +171,8 @@ def _describe(port: Port) -> dict[str, Any]:
 def _weight_bytes(stored: Mapping[str, Tensor], options: Options, only: set[str] | None = None) -> int:
     """Estimates the bytes that a network's weights, or those of the names in `only`, take in a package."""
     numbers = sum(math.prod(tensor.shape) for name, tensor in stored.items() if only is None or name in only)
-    return numbers * _BITS.get(options.compress or options.dtype, 16) // 8
+    bits = schemes.bits_per_number(options.compress) if options.compress else float(options.dtype.removeprefix("float"))
+    return int(numbers * bits) // 8
 
 
 def _write_vocabulary(tokenizer: Path, home: Path) -> None:
@@ -161,15 +191,18 @@ def _compile(home: Path, packages: Mapping[str, Any]) -> None:
             raise Failure(f"{' '.join(command[:3])} of {name} failed: {process.stderr.strip().splitlines()[-1:]}")
 
 
-def _refuse_existing(out: Path, packages: list[str], force: bool) -> None:
+def _refuse_existing(out: Path, packages: list[str], force: bool, kit: bool) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is not a folder")
     names = [f"{name}{piece}{suffix}" for name in packages for piece in ("", "Part1") for suffix in SUFFIXES]
-    existing = [name for name in (*names, "vocab.json", "merges.txt", "info.json") if (out / name).exists()]
+    names += ["vocab.json", "merges.txt", "info.json", *([kit_folder.FOLDER] if kit else [])]
+    existing = [name for name in names if (out / name).exists()]
     if existing and not force:
         raise InputError(
             f"{out} has {', '.join(existing[:3])} already; --force replaces the files and packages of an export"
         )
+    if kit and (out / kit_folder.FOLDER).exists() and not kit_folder.is_kit(out / kit_folder.FOLDER):
+        raise InputError(f"{out / kit_folder.FOLDER} is no kit of an export; choose another --out, or move it away")
 
 
 def _check_space(out: Path, size: int) -> None:
@@ -180,10 +213,11 @@ def _check_space(out: Path, size: int) -> None:
 
 
 def _packages_before(out: Path) -> list[str]:
-    """Returns the packages of an earlier export in `out`: beside the new ones they would mislead an app."""
+    """Returns the packages and the kit of an earlier export in `out`: beside the new ones they would mislead an app."""
     if not (out / "info.json").is_file():
         return []
-    return [f"{name}{suffix}" for name in info.read(out)["packages"] for suffix in SUFFIXES]
+    kit = [kit_folder.FOLDER] if kit_folder.is_kit(out / kit_folder.FOLDER) else []
+    return kit + [f"{name}{suffix}" for name in info.read(out)["packages"] for suffix in SUFFIXES]
 
 
 @contextmanager

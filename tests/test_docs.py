@@ -136,8 +136,8 @@ def test_every_command_has_the_options_it_is_shown_with(page):
         command = [module]
         if module == "bench" and words and re.fullmatch(r"[a-z]+", words[0]):
             command.append(words[0])
-        if module == "coreml" and words[:1] == ["verify"]:
-            command.append("verify")
+        if module == "coreml" and words[:1] in (["verify"], ["bits"]):
+            command.append(words[0])
         shown = {word.partition("=")[0] for word in words if word.startswith("--")} - {"--help"}
         if shown:
             assert shown <= options(*command), (module, *words)
