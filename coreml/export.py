@@ -22,7 +22,7 @@ from mlx_sd.core.errors import Failure, InputError
 from mlx_sd.core.files import Tensor, temporary_folder
 from mlx_sd.prompts.tokenizer import bpe
 
-from . import info
+from . import info, manifest
 from .lowering import split
 from .lowering.graph import Graph, record
 from .lowering.interfaces import FunctionSpec, Port
@@ -63,9 +63,10 @@ def export(model: str, out: Path, options: Options, force: bool = False, report:
                 report(info.summary(name, description))
         _write_vocabulary(folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder / "tokenizer_2", home)
         content = info.describe(model, about, networks, folder, asdict(options), packages)
-        (home / "info.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         if sys.platform == "darwin":
             _compile(home, packages)
+        content["files"] = manifest.describe(home)
+        (home / "info.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return content
 
 

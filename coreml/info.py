@@ -10,10 +10,11 @@ import mlx.nn as nn
 from mlx_sd.checkpoint import model_folder
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import read_json
-from mlx_sd.core.version import VERSION
+from mlx_sd.core.version import VERSION as PROGRAM
 from mlx_sd.sampling.scheduler import Scheduler
 
-FORMAT = "mlx-sd Core ML"
+FORMAT, VERSION = "mlx-sd Core ML", 2
+_OLDEST = 1  # that is still read; it has no "files"
 
 _INSTRUCTIONS = [
     "Tokenize with vocab.json and merges.txt: start token, at most 75 tokens, end token, padded to 77 with 'pad'.",
@@ -53,8 +54,8 @@ def describe(
     }
     return {
         "format": FORMAT,
-        "version": 1,
-        "made_by": f"mlx-sd {VERSION}",
+        "version": VERSION,
+        "made_by": f"mlx-sd {PROGRAM}",
         "model": {"name": model, "hash": model_folder.model_hash(about), "loras": about["loras"]},
         "options": options,
         "how": _INSTRUCTIONS,
@@ -94,13 +95,13 @@ def _roles(packages: Mapping[str, Any]) -> dict[str, dict[str, list[list[str]]]]
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Reads the info.json of a folder of packages; InputError where there is none of this format."""
+    """Reads the info.json of a folder of packages, of version 1 too; InputError where there is none of this format."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; give one that python -m coreml has written")
     info = read_json(folder / "info.json")
-    if info.get("format") != FORMAT or info.get("version") != 1:
-        raise InputError(f"{folder}/info.json is not of the format {FORMAT} 1; export the model again")
-    return info
+    if info.get("format") != FORMAT or info.get("version") not in range(_OLDEST, VERSION + 1):
+        raise InputError(f"{folder}/info.json is not of the format {FORMAT} {_OLDEST} to {VERSION}; export again")
+    return {"files": {}} | info
 
 
 def summary(name: str, package: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ from mlx_sd.core import command
 from mlx_sd.core.errors import Failure, InputError
 from mlx_sd.core.parser import Parser, program
 
-from . import info
+from . import info, manifest
 from .drive import Run, predictor
 from .interpret.package import Package
 from .lowering.interfaces import FunctionSpec
@@ -101,7 +101,8 @@ def line(check: Check) -> str:
 def chains(path: Path) -> Iterator[Chain]:
     """Yields the packages of a folder, or the one package, with the pieces of one function together.
 
-    Raises InputError for a piece without the others, and for packages that `python -m coreml` did not write.
+    Before the first, the files of a folder are compared with its manifest. Raises InputError for a file that differs, a
+    piece without the others, and for packages that `python -m coreml` did not write.
     """
     if path.suffix == ".mlpackage":
         metadata = _metadata(path)
@@ -110,7 +111,9 @@ def chains(path: Path) -> Iterator[Chain]:
         yield [(path, metadata)]
         return
     chain: Chain = []
-    for name in info.read(path)["packages"]:
+    content = info.read(path)
+    manifest.check(path, content["files"])
+    for name in content["packages"]:
         metadata = _metadata(path / f"{name}.mlpackage")
         chain.append((path / f"{name}.mlpackage", metadata))
         if metadata["piece"][0] == metadata["piece"][1]:

@@ -72,8 +72,8 @@ public struct ExportInfo: Decodable {
     public init(contentsOf folder: URL) throws {
         let data = try Data(contentsOf: folder.appendingPathComponent("info.json"))
         self = try JSONDecoder().decode(ExportInfo.self, from: data)
-        guard format == "mlx-sd Core ML", version == 1 else {
-            throw DeepCacheProblem("\(folder.lastPathComponent)/info.json is not of the format mlx-sd Core ML 1")
+        guard format == "mlx-sd Core ML", (1...2).contains(version) else {
+            throw DeepCacheProblem("\(folder.lastPathComponent)/info.json is not of the format mlx-sd Core ML 1 or 2")
         }
     }
 }

@@ -1,0 +1,52 @@
+"""The manifest in info.json: every file of an export with its bytes and SHA-256, so that a copy can be checked."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlx_sd.core.errors import InputError
+
+_PIECE = 1 << 22  # bytes that are read at once
+_AGAIN = "copy it again, or export again"
+
+
+def describe(folder: Path) -> dict[str, dict[str, Any]]:
+    """Returns {"bytes": ..., "sha256": ...} of every file in a folder, by its path there with slashes, sorted."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files
+    }
+
+
+def sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file's bytes, 64 hexadecimal digits; the file is read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as f:
+        while piece := f.read(_PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def check(folder: Path, files: Any) -> None:
+    """Raises InputError for the first file of a manifest that is missing, or whose bytes are not those of the export.
+
+    folder: of the export. files: as `describe` returned it; files that it does not list may lie beside.
+    """
+    if not isinstance(files, Mapping):
+        raise InputError(f"{folder}/info.json: files is no list of files; export again")
+    for name, entry in files.items():
+        size, digest = (entry.get("bytes"), entry.get("sha256")) if isinstance(entry, dict) else (None, None)
+        if not isinstance(size, int) or not isinstance(digest, str) or not _inside(name):
+            raise InputError(f"{folder}/info.json: files: the entry {name!r} is damaged; export again")
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"{path} is missing; {_AGAIN}")
+        if path.stat().st_size != size:
+            raise InputError(f"{path} has {path.stat().st_size} bytes, not the {size} of its export; {_AGAIN}")
+        if sha256(path) != digest:
+            raise InputError(f"{path} is damaged: its SHA-256 is not that of its export; {_AGAIN}")
+
+
+def _inside(name: str) -> bool:
+    return bool(name) and not name.startswith("/") and ".." not in name.split("/")
