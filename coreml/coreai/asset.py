@@ -83,7 +83,9 @@ def write_metadata(path: Path, content: Mapping[str, Any]) -> None:
 def _without_nulls(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _without_nulls(entry) for key, entry in value.items() if entry is not None}
-    return [_without_nulls(entry) for entry in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return [_without_nulls(entry) for entry in value if entry is not None]
+    return value
 
 
 def _add(

@@ -1,4 +1,4 @@
-"""The process that runs one asset in Apple's CPU runtime: python -m coreml.coreai.child, started by `runtime`.
+"""The process that runs one asset in Apple's CPU runtime: this file, started by `runtime`.
 
 Neither MLX nor mlx_sd is imported here: both bring libraries of their own, and a damaged asset ends this process in
 native code. Requests come on the standard input and answers go to the standard output, each a line of JSON and then the

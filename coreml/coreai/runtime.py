@@ -72,13 +72,11 @@ class Runtime:
         self.path, self._patience = path, patience
         self._log: Any = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self._scratch = tempfile.TemporaryDirectory(prefix="mlx-sd-", ignore_cleanup_errors=True)
-        root = str(Path(__file__).resolve().parents[2])
-        environment = os.environ | {
-            "TMPDIR": self._scratch.name,  # the runtime's own form of the weights, which a crash would leave behind
-            "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
-        }
+        # The runtime's own form of the weights lies there, which a crash would leave behind.
+        environment = os.environ | {"TMPDIR": self._scratch.name}
+        # As a file: as a module it would import coreml and mlx_sd first. -P: nothing of this folder hides a library.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "coreml.coreai.child", str(path.resolve())],
+            [sys.executable, "-P", child.__file__, str(path.resolve())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
