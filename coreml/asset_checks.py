@@ -16,6 +16,7 @@ from mlx_sd.core.files import read_json
 from . import assets, info, manifest
 from .checks import Check, compare, inputs_of, networks
 from .coreai import availability, speed
+from .coreai.asset_files import HASH
 from .coreai.runtime import PLACE, Runtime, check
 from .lowering.interfaces import FunctionSpec
 from .plan import Options, defaults, plan
@@ -61,8 +62,8 @@ def check_asset(path: Path, description: Mapping[str, Any]) -> None:
     """Raises InputError where an asset is missing, damaged, or not the one that info.json describes."""
     if not path.is_dir():
         raise InputError(f"{path} of info.json is missing; export again")
-    description_inside = check(path).get("packages", {}).get(path.stem, {})
-    if description_inside.get("sha256") != description["sha256"]:
+    check(path)
+    if (path / HASH).read_bytes().hex() != description.get("sha256"):
         raise InputError(f"{path} is of another export than the info.json beside it; export again")
 
 
