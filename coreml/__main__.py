@@ -10,9 +10,10 @@ from mlx_sd.core import command
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.parser import Parser, program
 
+from .compression.schemes import EXAMPLES
 from .export import export
+from .kit.selection import Selection
 from .lowering.attention import ATTENTIONS
-from .mil.emitter import COMPRESSIONS
 from .plan import FORMATS, TARGETS, Options, defaults
 
 _EXAMPLES = """examples:
@@ -20,6 +21,7 @@ _EXAMPLES = """examples:
   python -m coreml --model stable-diffusion-v1-5/stable-diffusion-v1-5 --compress palettize6 --out Resources
   python -m coreml --model M --unet functions --size 512x512 --size 512x768 --target iOS18 --out Resources
   python -m coreml --model M --format coreai --size 512x512 --size 768x768 --out Assets
+  python -m coreml --model tiny --kit --sampler "DPM++ 2M Karras" --steps 12 --deepcache 3 --out Resources
   python -m coreml verify Resources/UnetChunk1.mlpackage --model M
   python -m coreml drive Resources "a red tent on green grass" --deepcache 3
 """
@@ -65,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
         help="split-einsum for the Neural Engine (Core ML's default), original for the GPU, fused for it from iOS 18 "
         "(Core AI's default)",
     )
-    p.add_argument("--compress", choices=tuple(COMPRESSIONS), help="of weights (default: none)")
+    p.add_argument("--compress", metavar="NAME", help=f"of weights (default: none): {EXAMPLES}")
     p.add_argument(
         "--unet",
         metavar="KIND,...",
@@ -79,7 +81,30 @@ def parser() -> argparse.ArgumentParser:
         help="of Core AI: Unet gets refresh too, which keeps its deep feature in a state",
     )
     p.add_argument("--split", action="store_true", help="cut packages above 1 GB, which iOS does not load")
+    _add_kit(p)
     return p
+
+
+def _add_kit(p: Parser) -> None:
+    group = p.add_argument_group(
+        "an app's kit", "each of these options may be repeated; there is a table for every combination"
+    )
+    group.add_argument(
+        "--kit",
+        action="store_true",
+        help="write kit/ too: sampler tables, token ids, noise and a golden picture for an app",
+    )
+    group.add_argument("--sampler", action="append", metavar="NAME", help="of its tables (default: the checkpoint's)")
+    group.add_argument(
+        "--schedule", action="append", metavar="NAME", help="a name or a .json file (default: the checkpoint's)"
+    )
+    group.add_argument("--steps", action="append", type=int, metavar="N", help="of its tables (default 25)")
+    group.add_argument(
+        "--deepcache",
+        action="append",
+        metavar="N[:BRANCH]",
+        help="a cache policy for tables beside those without one (default 3, where the UNet is cut)",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,8 +137,19 @@ def _export(arguments: argparse.Namespace) -> None:
         batch=arguments.batch,
         split=arguments.split,
     )
-    export(arguments.model, arguments.out, options, arguments.force)
+    export(arguments.model, arguments.out, options, arguments.force, kit=_selection(arguments))
     print(arguments.out)
+
+
+def _selection(arguments: argparse.Namespace) -> Selection | None:
+    """Returns which tables the kit has, or None without one."""
+    lists = {name: tuple(getattr(arguments, name) or ()) for name in ("sampler", "schedule", "steps", "deepcache")}
+    if not arguments.kit:
+        for name, values in lists.items():
+            if values:
+                raise InputError(f"--{name} is of the kit's tables: add --kit, or leave it out")
+        return None
+    return Selection(lists["sampler"], lists["schedule"], lists["steps"], lists["deepcache"])
 
 
 def _sizes(arguments: argparse.Namespace) -> tuple[tuple[int | None, int | None], ...]:

@@ -19,6 +19,7 @@ import numpy as np
 from mlx_sd.checkpoint import model_folder
 from mlx_sd.core.errors import Failure, InputError
 
+from .compression import schemes
 from .lowering.graph import record
 from .lowering.interfaces import Port
 from .plan import Item, Options, plan
@@ -65,7 +66,7 @@ def write(item: Item, folder: Path, options: Options, home: Path, model: str) ->
 
 def write_here(request: dict[str, Any]) -> dict[str, Any]:
     """Writes the asset of a request in this process and returns its description for info.json."""
-    from .coreai import asset  # coreai-core, an extra
+    from .coreai import asset, constants  # coreai-core, an extra
 
     folder, options = Path(request["folder"]), _options(request["options"])
     about = model_folder.read_model_json(folder)
@@ -84,7 +85,8 @@ def write_here(request: dict[str, Any]) -> dict[str, Any]:
         name: asset.Function(specs[name], graphs[name], entry.states) for name, entry in item.functions.items()
     }
     path = Path(request["home"]) / f"{item.name}{SUFFIX}"
-    saved = asset.write(functions, read, options.attention, path, description=specs["main"].description)
+    compress = constants.compress(schemes.compressor(options.compress, item.part))
+    saved = asset.write(functions, read, options.attention, path, compress, specs["main"].description)
     return {
         "bytes": saved.bytes,
         "sha256": saved.sha256,

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from errno import ENOSPC
@@ -23,7 +23,9 @@ from mlx_sd.core.files import Tensor, temporary_folder
 from mlx_sd.prompts.tokenizer import bpe
 
 from . import assets, info, manifest, stock
+from .compression import schemes
 from .coreai import availability
+from .kit import selection as kit_folder
 from .lowering import split
 from .lowering.graph import Graph, record
 from .lowering.interfaces import FunctionSpec, Port
@@ -32,17 +34,24 @@ from .plan import Entry, Item, Options, plan
 
 SUFFIXES = (".mlpackage", ".mlmodelc", assets.SUFFIX)
 GIGABYTE = 10**9  # bytes of weights that iOS takes in one package
-_BITS = {"float32": 32, "float16": 16, "int8": 8, "palettize4": 4, "palettize6": 6, "palettize8": 8}  # of a weight
 
 Report = Callable[[str], None]
 
 
-def export(model: str, out: Path, options: Options, force: bool = False, report: Report = print) -> dict[str, Any]:
+def export(
+    model: str,
+    out: Path,
+    options: Options,
+    force: bool = False,
+    report: Report = print,
+    kit: kit_folder.Selection | None = None,
+) -> dict[str, Any]:
     """Writes the packages of a model into the folder `out` and returns the content of its info.json.
 
     model: as `--model` takes it. Everything is checked before the first network is lowered. Files in `out` with names
     of an export are replaced only with `force`, and only after everything is written. report(line) is called for each
-    package. Raises InputError for a model or a folder that does not fit, Failure where the disk is full.
+    package. kit: which tables an app's kit has; None writes no kit. Raises InputError for a model or a folder that does
+    not fit, Failure where the disk is full.
     """
     if options.format == "coreai":
         availability.check()
@@ -55,8 +64,11 @@ def export(model: str, out: Path, options: Options, force: bool = False, report:
         for part, config in about["networks"].items()
     }
     stored = {part: model_folder.network_tensors(folder, part, about["version"]) for part in networks}
+    schemes.check_model(options.compress, model_folder.model_hash(about))
     items = plan(networks, options, model)
-    _refuse_existing(out, [name for item in items for name in (item.pieces or (item.name,))], options.format, force)
+    settings = kit.settings(about, options.branch if _is_cut(items) else None) if kit else []
+    names = [name for item in items for name in (item.pieces or (item.name,))]
+    _refuse_existing(out, names, options.format, force, bool(kit))
     _check_space(out, sum(_weight_bytes(stored[item.part], options) for item in items), options.format)
     packages: dict[str, Any] = {}
     with _beside(out) as home:
@@ -69,16 +81,33 @@ def export(model: str, out: Path, options: Options, force: bool = False, report:
                 packages[name] = description
                 report(info.summary(name, description))
         content = info.describe(model, about, networks, folder, asdict(options), packages)
+        content["compression"] = schemes.record(options.compress)
         tokenizer = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder / "tokenizer_2"
         if options.format == "coreai":
             _write_beside_assets(home, out.name, content, networks, tokenizer, report)
         else:
             _write_vocabulary(tokenizer, home)
-            if sys.platform == "darwin":
-                _compile(home, packages)
+        if settings:
+            from .kit.write import write as write_kit  # not for --help
+
+            write_kit(home / kit_folder.FOLDER, model, settings, _packages_of(items, options))
+            report(f"{kit_folder.FOLDER}: {len(settings)} tables and a golden picture")
+        if sys.platform == "darwin" and options.format == "coreml":
+            _compile(home, packages)
         content["files"] = manifest.describe(home)
         (home / "info.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return content
+
+
+def _is_cut(items: Sequence[Item]) -> bool:
+    """Returns whether there is a shallow half of the UNet, without which nothing is cached."""
+    return any(entry.role == "unet_shallow" for item in items for entry in item.functions.values())
+
+
+def _packages_of(items: Sequence[Item], options: Options) -> kit_folder.Packages:
+    """Returns what a kit has to know of the packages; its picture has the first of their sizes."""
+    size = next(entry.size for item in items for entry in item.functions.values() if entry.size)
+    return kit_folder.Packages(size, options.branch, options.dtype, options.compress)
 
 
 def _write(
@@ -134,7 +163,7 @@ def _save(
         """Reads a parameter in the dtype that was recorded."""
         return np.array(stored[name].read().astype(spec.weights))
 
-    weight = emitter.weights(options.compress, options.target)
+    weight = emitter.weights(options.compress, options.target, spec.part)
     operations = package.write(spec, graph, read, weight, options.attention, options.target, path)
     return {
         "role": entry.role,
@@ -154,7 +183,8 @@ def _describe(port: Port) -> dict[str, Any]:
 def _weight_bytes(stored: Mapping[str, Tensor], options: Options, only: set[str] | None = None) -> int:
     """Estimates the bytes that a network's weights, or those of the names in `only`, take in a package."""
     numbers = sum(math.prod(tensor.shape) for name, tensor in stored.items() if only is None or name in only)
-    return numbers * _BITS.get(options.compress or options.dtype, 16) // 8
+    bits = schemes.most_bits(options.compress) if options.compress else float(options.dtype.removeprefix("float"))
+    return int(numbers * bits) // 8
 
 
 def _write_beside_assets(
@@ -189,11 +219,12 @@ def _compile(home: Path, packages: Mapping[str, Any]) -> None:
             raise Failure(f"{' '.join(command[:3])} of {name} failed: {process.stderr.strip().splitlines()[-1:]}")
 
 
-def _refuse_existing(out: Path, packages: list[str], format: str, force: bool) -> None:
+def _refuse_existing(out: Path, packages: list[str], format: str, force: bool, kit: bool) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is not a folder")
     names = [f"{name}{piece}{suffix}" for name in packages for piece in ("", "Part1") for suffix in SUFFIXES]
-    existing = [name for name in (*names, *_files(format)) if (out / name).exists()]
+    names += [*_files(format), *([kit_folder.FOLDER] if kit else [])]
+    existing = [name for name in names if (out / name).exists()]
     if format == "coreai" and (out / stock.TOKENIZER).is_file():
         raise InputError(
             f"{out / stock.TOKENIZER} is a file; the tokenizer's folder has this name: choose another --out"
@@ -202,6 +233,8 @@ def _refuse_existing(out: Path, packages: list[str], format: str, force: bool) -
         raise InputError(
             f"{out} has {', '.join(existing[:3])} already; --force replaces the files and packages of an export"
         )
+    if kit and (out / kit_folder.FOLDER).exists() and not kit_folder.is_kit(out / kit_folder.FOLDER):
+        raise InputError(f"{out / kit_folder.FOLDER} is no kit of an export; choose another --out, or move it away")
 
 
 def _files(format: str) -> tuple[str, ...]:
@@ -221,12 +254,13 @@ def _check_space(out: Path, size: int, format: str) -> None:
 
 
 def _packages_before(out: Path) -> list[str]:
-    """Returns packages and files of an earlier export in `out`: beside the new ones they would mislead an app."""
+    """Returns packages, files and kit of an earlier export in `out`: beside the new ones they would mislead an app."""
     if not (out / "info.json").is_file():
         return []
     content = info.read(out)
     format = next(name for name, title in info.FORMATS.items() if title == content["format"])
-    return [*(f"{name}{suffix}" for name in content["packages"] for suffix in SUFFIXES), *_files(format)]
+    kit = [kit_folder.FOLDER] if kit_folder.is_kit(out / kit_folder.FOLDER) else []
+    return [*kit, *(f"{name}{suffix}" for name in content["packages"] for suffix in SUFFIXES), *_files(format)]
 
 
 @contextmanager

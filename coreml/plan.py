@@ -13,6 +13,7 @@ from mlx_sd.networks.configs import VAEConfig
 from mlx_sd.networks.family import Family, family_of, task_of
 from mlx_sd.networks.unet_config import UNetConfig
 
+from .compression import schemes
 from .coreai.ports import interface
 from .lowering.attention import ATTENTIONS
 from .lowering.interfaces import FunctionSpec, UNetFunctions, is_xl, text_encoder, vae_decoder, vae_encoder
@@ -55,9 +56,7 @@ class Options:
             if value not in allowed:
                 raise InputError(f"{name} is one of {', '.join(map(str, allowed))}, not {value}")
         if self.compress:
-            from .mil import emitter  # coremltools takes seconds to import
-
-            emitter.weights(self.compress, self.target)  # refuses an unknown name
+            schemes.compressor(self.compress, "unet")  # refuses an unknown name
         if self.format == "coreai":
             self._check_coreai()
         else:
@@ -81,6 +80,10 @@ class Options:
     def _check_coreml(self) -> None:
         if self.target == OS27:
             raise InputError(f"--target {OS27} is of Core AI: add --format coreai")
+        if self.compress:
+            from .mil import emitter  # coremltools takes seconds to import
+
+            emitter.weights(self.compress, self.target)  # refuses what the target does not have
         if self.stateful:
             raise InputError("--stateful is of Core AI: add --format coreai, or leave it out")
         if self.attention == "fused" and self.target != "iOS18":

@@ -7,7 +7,8 @@ import numpy as np
 
 from mlx_sd.core.errors import InputError
 
-from ..lowering.compression import SMALLEST, int8, palette
+from ..compression import schemes
+from ..compression.constants import Palette, Scaled, Sparse, pack
 from .coremltools import mb, types
 
 Weight = Callable[[str, np.ndarray], Any]  # weight(parameter's name, numbers) -> argument of an operation
@@ -31,18 +32,22 @@ class Emitter:
         return method
 
 
-def weights(compression: str | None, target: str) -> Weight:
-    """Returns what turns a parameter's numbers into an operation's argument, by a name in COMPRESSIONS.
+def weights(compression: str | None, target: str, part: str = "unet") -> Weight:
+    """Returns what turns a parameter's numbers into an operation's argument, by a name that `schemes.compressor` takes.
 
-    Tensors of under 2048 numbers, and all without a compression, stay as they are. target: the oldest system, which
-    decides the form of the constants. Raises InputError for another name.
+    target: the oldest system, which decides the form of the constants. part: the network that the parameters are of.
+    Raises InputError for another name, and for a compression that the target does not have.
     """
-    if compression is None:
-        return uncompressed
-    if compression not in COMPRESSIONS:
-        raise InputError(f"unknown compression {compression!r}; there are {', '.join(COMPRESSIONS)}")
-    constant, ios18 = COMPRESSIONS[compression], target == "iOS18"
-    return lambda _, array: constant(array, ios18) if array.size >= SMALLEST else array
+    compress, ios18 = schemes.compressor(compression, part), target not in ("iOS16", "iOS17")
+    if compression is not None and not ios18:
+        _check_target(compression, target)
+
+    def weight(parameter: str, array: np.ndarray) -> Any:
+        """Returns the compressed constant, or the numbers where they stay as they are."""
+        constant = compress(parameter, array)
+        return array if constant is None else _FORMS[type(constant)](constant, ios18)
+
+    return weight
 
 
 def uncompressed(parameter: str, array: np.ndarray) -> Any:
@@ -50,35 +55,48 @@ def uncompressed(parameter: str, array: np.ndarray) -> Any:
     return array
 
 
-def _palettized(bits: int) -> Callable[[np.ndarray, bool], Any]:
-    def constant(array: np.ndarray, ios18: bool) -> Any:
-        """Adds a constant: a palette and its indices, packed into bytes before iOS 18."""
-        lut, indices = palette(array, bits)
-        if ios18:
-            index_type = types.nptype_from_builtin(types.string_to_builtin(f"uint{bits}"))
-            return mb.constexpr_lut_to_dense(
-                indices=indices.astype(index_type), lut=lut.reshape((1,) * array.ndim + (-1, 1))
-            )
-        digits = np.unpackbits(indices.reshape(-1, 1), axis=1, count=bits, bitorder="little")
-        packed = np.packbits(digits, bitorder="little")
-        return mb.constexpr_lut_to_dense(indices=packed, lut=lut, shape=np.array(array.shape, np.uint32))
-
-    return constant
+def _check_target(compression: str, target: str) -> None:
+    """Raises InputError for 3 bits, groups and int4, which came with iOS 18."""
+    if compression.endswith(".json"):
+        if 3 in schemes.mixed(compression).bits.values():
+            raise InputError(f"{compression} has layers of 3 bits, which need --target iOS18, not {target}")
+        return
+    scheme = schemes.parse(compression)
+    if scheme.group or (scheme.kind, scheme.number) in (("palettize", 3), ("int", 4)):
+        raise InputError(f"{compression} needs --target iOS18, not {target}")
 
 
-def _int8(array: np.ndarray, ios18: bool) -> Any:
-    q, scale = int8(array)
+def _palette(constant: Palette, ios18: bool) -> Any:
+    """Adds palettes and their indices, packed into bytes before iOS 18."""
+    shape = constant.indices.shape
     if ios18:
-        return mb.constexpr_blockwise_shift_scale(data=q, scale=scale.reshape(-1, *(1,) * (array.ndim - 1)))
+        lut = constant.table.reshape(len(constant.table), *(1,) * (len(shape) - 1), -1, 1)
+        return mb.constexpr_lut_to_dense(indices=_narrow(constant.indices, f"uint{constant.bits}"), lut=lut)
+    indices = pack(constant.indices, constant.bits)
+    return mb.constexpr_lut_to_dense(indices=indices, lut=constant.table[0], shape=np.array(shape, np.uint32))
+
+
+def _scaled(constant: Scaled, ios18: bool) -> Any:
+    if ios18:
+        data = _narrow(constant.numbers, f"int{constant.bits}")
+        return mb.constexpr_blockwise_shift_scale(data=data, scale=constant.scale)
+    scale = constant.scale.ravel()
     return mb.constexpr_affine_dequantize(
-        quantized_data=q, zero_point=np.zeros(len(scale), np.int8), scale=scale, axis=np.int32(0)
+        quantized_data=constant.numbers, zero_point=np.zeros(len(scale), np.int8), scale=scale, axis=np.int32(0)
     )
 
 
-# name -> constant(numbers, whether in the form of iOS 18), which adds a MIL constant
-COMPRESSIONS: dict[str, Callable[[np.ndarray, bool], Any]] = {
-    "palettize4": _palettized(4),
-    "palettize6": _palettized(6),
-    "palettize8": _palettized(8),
-    "int8": _int8,
-}
+def _sparse(constant: Sparse, ios18: bool) -> Any:
+    if ios18:
+        return mb.constexpr_sparse_to_dense(nonzero_data=constant.values, mask=_narrow(constant.mask, "uint1"))
+    shape = np.array(constant.mask.shape, np.uint32)
+    return mb.constexpr_sparse_to_dense(nonzero_data=constant.values, mask=pack(constant.mask, 1), shape=shape)
+
+
+def _narrow(array: np.ndarray, name: str) -> np.ndarray:
+    """Returns integers in the type by which coremltools tells how many bits they have."""
+    return array.astype(types.nptype_from_builtin(types.string_to_builtin(name)))
+
+
+# description -> constant(description, whether in the form of iOS 18), which adds a MIL constant
+_FORMS: dict[type, Callable[[Any, bool], Any]] = {Palette: _palette, Scaled: _scaled, Sparse: _sparse}

@@ -104,7 +104,7 @@ public final class DeepCacheUnet {
 
     private let deep: [Stage]  // gives deep_feature, and noise_pred too where it is the whole UNet
     private let shallow: [Stage]
-    private var deepFeatures: [Int: MLFeatureValue] = [:]
+    private var deepFeatures: [Int: MLMultiArray] = [:]
     private var evaluations: [Int: Int] = [:]
 
     /// Loads compiled packages (.mlmodelc) and info.json from a folder; `size` chooses where there are several.
@@ -147,6 +147,25 @@ public final class DeepCacheUnet {
         latents: MLMultiArray, timestep: Double, hiddenStates: MLMultiArray, extra: [String: MLMultiArray] = [:],
         stream: Int = 0
     ) throws -> MLMultiArray {
+        let evaluation = evaluations[stream, default: 0]
+        let kept = evaluation % interval == 0 ? nil : deepFeatures[stream]
+        let (noise, feature) = try evaluate(
+            latents: latents, timestep: timestep, hiddenStates: hiddenStates, extra: extra, deepFeature: kept
+        )
+        deepFeatures[stream] = feature
+        evaluations[stream] = evaluation + 1
+        return noise
+    }
+
+    /// One evaluation, for callers that keep the deep features themselves, as a table of the kit orders it.
+    ///
+    /// - Parameters:
+    ///   - deepFeature: around which the outer levels run; nil runs the whole UNet.
+    /// - Returns: the prediction, and the deep feature that it was made with.
+    public func evaluate(
+        latents: MLMultiArray, timestep: Double, hiddenStates: MLMultiArray, extra: [String: MLMultiArray] = [:],
+        deepFeature: MLMultiArray? = nil
+    ) throws -> (noise: MLMultiArray, deepFeature: MLMultiArray?) {
         var features = extra.mapValues { MLFeatureValue(multiArray: $0) }
         features["sample"] = MLFeatureValue(multiArray: latents)
         features["encoder_hidden_states"] = MLFeatureValue(multiArray: hiddenStates)
@@ -155,22 +174,18 @@ public final class DeepCacheUnet {
             times[i] = NSNumber(value: timestep)
         }
         features["timestep"] = MLFeatureValue(multiArray: times)
-
-        let evaluation = evaluations[stream, default: 0]
-        if evaluation % interval != 0, let feature = deepFeatures[stream] {
-            features["deep_feature"] = feature
+        if let deepFeature {
+            features["deep_feature"] = MLFeatureValue(multiArray: deepFeature)
         } else {
             try DeepCacheUnet.run(deep, &features)
-            deepFeatures[stream] = features["deep_feature"]
         }
         if features["noise_pred"] == nil {
             try DeepCacheUnet.run(shallow, &features)
         }
-        evaluations[stream] = evaluation + 1
         guard let noise = features["noise_pred"]?.multiArrayValue else {
             throw DeepCacheProblem("the packages gave no noise_pred")
         }
-        return noise
+        return (noise, features["deep_feature"]?.multiArrayValue)
     }
 
     /// Compiles the packages of a folder into another and copies its other files: once, for example after a download.

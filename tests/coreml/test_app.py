@@ -10,13 +10,17 @@ import tree_sitter_swift
 
 from coreml import export
 from coreml.__main__ import parser
+from coreml.kit import tables
 from coreml.mil import package
 from coreml.plan import Options, plan
 from mlx_sd.checkpoint.embedded import TINY
 from mlx_sd.checkpoint.model_folder import build
+from mlx_sd.sampling.scheduler import Scheduler
 
 ROOT = Path(__file__).parent.parent.parent
 SWIFT = (ROOT / "coreml/swift/DeepCacheUnet.swift").read_text(encoding="utf-8")
+LOOP = (ROOT / "coreml/swift/SamplingLoop.swift").read_text(encoding="utf-8")
+KIT = (ROOT / "coreml/kit/README.md").read_text(encoding="utf-8").replace("@TABLE@", "table.json")
 PAGE = (ROOT / "docs/guide/apps.md").read_text(encoding="utf-8")
 
 
@@ -51,14 +55,15 @@ def written(tmp_path, monkeypatch):
     return (tmp_path / "out/info.json").read_text(encoding="utf-8")
 
 
-def test_the_swift_file_is_swift():
-    assert faults(SWIFT) == []
+def test_the_swift_files_are_swift():
+    assert faults(SWIFT) == [] == faults(LOOP)
     assert faults(SWIFT.replace("guard interval >= 1 else", "guard interval >= 1 els"))
 
 
-def test_every_snippet_on_a_page_is_swift():
-    snippets = re.findall(r"```swift\n(.*?)```", PAGE, re.DOTALL)
-    assert len(snippets) >= 4
+@pytest.mark.parametrize(("page", "count"), ((PAGE, 4), (KIT, 2)), ids=("the guide", "the kit's README"))
+def test_every_snippet_on_a_page_is_swift(page, count):
+    snippets = re.findall(r"```swift\n(.*?)```", page, re.DOTALL)
+    assert len(snippets) >= count
     assert [faults(snippet) for snippet in snippets] == [[]] * len(snippets)
 
 
@@ -74,6 +79,25 @@ def test_the_swift_file_reads_what_info_json_says(written):
             for ports in (function["inputs"], function["outputs"]):
                 assert all(port.keys() == {"shape", "dtype"} for port in ports.values())
     assert f'format == "{info["format"]}", (1...{info["version"]}).contains(version)' in SWIFT
+
+
+def test_the_swift_loop_reads_what_a_table_says():
+    """Keys of JSON in Swift's spelling: convertFromSnakeCase."""
+    scheduler = Scheduler.from_hf({"_class_name": "UniPCMultistepScheduler"})
+    (setting,) = tables.choose(scheduler, [], [], [4], [], None)
+    table = tables.describe(setting, tables.table_of(setting, scheduler))
+    row = next(row for row in table["rows"] if row["correction"])
+    fields = {
+        "Row": row.keys(),
+        "Mix": row["mix"].keys() & row["correction"].keys(),
+        "Estimate": row["estimate"].keys(),
+        "Start": table["start"].keys(),
+    }
+    for struct, keys in fields.items():
+        body = re.search(rf"struct {struct}: Decodable {{(.*?)\n    }}", LOOP, re.DOTALL)[1]
+        properties = re.findall(r"public let (\w+):", body)
+        assert sorted(properties) == sorted(re.sub(r"_(\w)", lambda m: m[1].upper(), key) for key in keys)
+    assert {"start", "history", "rows"} <= table.keys()
 
 
 def test_info_json_is_json_as_swift_reads_it(written):

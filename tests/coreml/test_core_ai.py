@@ -114,6 +114,21 @@ def test_the_deep_feature_as_a_state_is_the_plain_one(exported, model):
     assert "refresh" in {check.function for check in checks(folder, model(SMALL))}
 
 
+@pytest.mark.parametrize("scheme", slow_but(("palettize4",), ("palettize4", "int8", "int4:32", "sparse50")))
+@pytest.mark.parametrize("attention", slow_but(("fused",), ("fused", "split-einsum")))
+def test_compressed_weights_are_smaller_and_near(attention, scheme, exported, model):
+    """Against the float32 network; the constants themselves are tested one by one."""
+    plain, compressed = (
+        exported(SMALL, ("unet",), dtype="float32", attention=attention, compress=compress, **CORE_AI)
+        for compress in (None, scheme)
+    )
+    sizes = [(folder / "Unet.aimodel/main.mlirb").stat().st_size for folder in (plain, compressed)]
+    assert sizes[1] < 0.7 * sizes[0]
+    assert info.read(compressed)["compression"] == {"name": scheme}
+    errors = [check.error for check in checks(compressed, model(SMALL))]
+    assert 1e-4 < max(errors) < 0.5
+
+
 # ------------------------------------------------------------------------------------------------ the loop
 
 

@@ -4,7 +4,6 @@ import pytest
 
 from coreml.__main__ import main
 from coreml.lowering.attention import ATTENTIONS
-from coreml.mil.emitter import COMPRESSIONS
 from coreml.plan import Options
 from mlx_sd.core.errors import InputError
 
@@ -12,6 +11,10 @@ MISTAKES = {
     "--attention fused": "needs --target iOS18",
     "--unet functions": "need --target iOS18",
     "--unet chunks,halves": "the same names",
+    "--compress zip": "unknown compression 'zip'; there are palettize1",
+    "--compress palettize3": "palettize3 needs --target iOS18, not iOS16",
+    "--compress int4:32 --target iOS17": "int4:32 needs --target iOS18, not iOS17",
+    "--compress nowhere.json": "nowhere.json is missing",
     "--unet some": "one of full, chunks, halves, functions",
     "--width 72 --height 64": "multiples of 64, not 72",
     "--size 64": "WIDTHxHEIGHT",
@@ -35,6 +38,5 @@ def test_a_mistake_is_named_in_one_line_and_leaves_nothing(flags, family, tmp_pa
 
 def test_choices_are_those_of_the_tables():
     assert set(ATTENTIONS) == {"split-einsum", "original", "fused"}
-    assert set(COMPRESSIONS) == {"palettize4", "palettize6", "palettize8", "int8"}
     with pytest.raises(InputError, match="float16, float32"):
         Options(dtype="bfloat16")

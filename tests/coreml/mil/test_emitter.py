@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from coreml.compression import schemes
 from coreml.interpret.package import Package
-from coreml.lowering.compression import palette
 from coreml.mil.coremltools import Function, Program, ct, mb, quiet, types
-from coreml.mil.emitter import COMPRESSIONS, weights
+from coreml.mil.emitter import weights
 from coreml.mil.package import TARGETS
 from mlx_sd.core.errors import InputError
 
@@ -42,17 +42,25 @@ def weights_of(package: Package, inputs: int) -> np.ndarray:
     return np.stack([package.run({"x": x})["y"].ravel() for x in unit], axis=1)
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("compression", COMPRESSIONS)
+OLD = ("palettize1", "palettize2", "palettize4", "palettize6", "palettize8", "int8", "sparse50")
+NEW = ("palettize3", "palettize4:16", "palettize1:32", "int4", "int8:16", "int4:16")
+FORMS = [(name, target) for name in OLD for target in TARGETS] + [(name, "iOS18") for name in NEW]
+
+
+@pytest.mark.parametrize(("compression", "target"), FORMS)
 def test_a_package_multiplies_by_the_compressed_numbers(compression, target, tmp_path):
     weight = np.random.default_rng(1).standard_normal((64, 48, 1, 1)).astype(np.float16)
     result = weights_of(package_of(weight, compression, target, tmp_path / "x.mlpackage"), 48)
-    if compression == "int8":
-        scale = np.abs(weight.astype(np.float32)).max(axis=(1, 2, 3), keepdims=True)[:, :, 0, 0] / 127
-        assert np.abs(result - weight[:, :, 0, 0].astype(np.float32)).max() <= scale.max() * 0.51
-    else:
-        lut, indices = palette(weight, int(compression[-1]))
-        assert (result == lut[indices][:, :, 0, 0]).all()
+    expected = schemes.parse(compression).compress(weight).dense()[:, :, 0, 0].astype(np.float32)
+    assert np.abs(result - expected).max() <= 1e-3 * np.abs(expected).max()
+    assert np.abs(result - weight[:, :, 0, 0]).max() > 0
+
+
+@pytest.mark.parametrize("compression", NEW)
+@pytest.mark.parametrize("target", ("iOS16", "iOS17"))
+def test_what_came_with_ios_18_is_refused_for_older_systems(compression, target):
+    with pytest.raises(InputError, match=f"{compression} needs --target iOS18, not {target}"):
+        weights(compression, target)
 
 
 @given(hnp.arrays(np.float16, (8, 300), elements=HALVES))
@@ -72,5 +80,5 @@ def test_small_weights_are_left_alone():
 
 
 def test_an_unknown_compression_is_refused():
-    with pytest.raises(InputError, match="palettize6"):
+    with pytest.raises(InputError, match=r"unknown compression .zip."):
         weights("zip", "iOS16")

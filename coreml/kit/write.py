@@ -1,0 +1,90 @@
+"""Writing a kit: tables, goldens, the Swift files and a README, into a folder beside the packages."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlx_sd import StableDiffusion
+from mlx_sd.core.version import VERSION as PROGRAM
+
+from . import goldens, picture, tables
+from .selection import FORMAT, VERSION, Packages
+
+_HERE = Path(__file__).parent
+_SWIFT = ("SamplingLoop.swift", "DeepCacheUnet.swift")
+
+
+def write(folder: Path, model: str, settings: Sequence[tables.Setting], packages: Packages) -> None:
+    """Makes a folder and writes a model's kit into it; the golden picture takes most of the time.
+
+    model: as `--model` takes it; its networks are loaded in float32. settings: of the tables; the golden picture has
+    the one with the fewest full evaluations. Raises Failure where the picture is not finite.
+    """
+    sd = StableDiffusion.load(model, "float32")
+    (folder / "tables").mkdir(parents=True)
+    (folder / "noise").mkdir()
+    (folder / "picture").mkdir()
+    described = [tables.describe(setting, tables.table_of(setting, sd.model.scheduler)) for setting in settings]
+    files = [f"tables/{setting.name}.json" for setting in settings]
+    for file, table in zip(files, described, strict=True):
+        _write_json(folder / file, table)
+    first = min(range(len(settings)), key=lambda i: tables.full_evaluations(described[i]))
+    _write_json(folder / "prompts.json", goldens.prompts(sd.model.tokenizers))
+    width, height = (side // sd.vae.config.downsampling for side in packages.size)
+    shape = (sd.vae.config.latent_channels, height, width)
+    _write_json(folder / "noise/noise.json", goldens.write_noise(folder / "noise", shape))
+    golden = picture.write(
+        folder / "picture",
+        sd,
+        described[first],
+        settings[first].deepcache,
+        packages.size,
+        packages.branch,
+        packages.dtype,
+    )
+    _write_json(folder / "picture/picture.json", {"table": files[first]} | golden)
+    listed = [
+        {"file": file, **{name: table[name] for name in ("sampler", "schedule", "steps", "deepcache")}}
+        | {"evaluations": len(table["rows"]), "full": tables.full_evaluations(table)}
+        for file, table in zip(files, described, strict=True)
+    ]
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "made_by": f"mlx-sd {PROGRAM}",
+        "model": {"name": sd.model.name, "hash": sd.model.hash},
+        "tables": listed,
+        "prompts": "prompts.json",
+        "noise": "noise/noise.json",
+        "picture": "picture/picture.json",
+    }
+    _write_json(folder / "kit.json", content)
+    for name in _SWIFT:
+        shutil.copyfile(_HERE.parent / "swift" / name, folder / name)
+    shutil.copyfile(_HERE / "LICENSE.txt", folder / "LICENSE.txt")
+    (folder / "README.md").write_text(_readme(content, files[first], packages, sd), encoding="utf-8")
+
+
+def _readme(content: Mapping[str, Any], table: str, packages: Packages, sd: StableDiffusion) -> str:
+    rows = ["| table | evaluations | full |", "| --- | ---: | ---: |"]
+    rows += [f"| `{entry['file']}` | {entry['evaluations']} | {entry['full']} |" for entry in content["tables"]]
+    loras = [str(lora.get("path", "")) for lora in sd.model.loras]
+    words = {
+        "MODEL": content["model"]["name"],
+        "MADE_BY": content["made_by"],
+        "TABLES": "\n".join(rows),
+        "TABLE": table,
+        "DTYPE": packages.dtype,
+        "COMPRESSED": " without compression; compressed weights make another picture" if packages.compress else "",
+        "LORAS": f" with {', '.join(loras)}" if loras else "",
+    }
+    text = (_HERE / "README.md").read_text(encoding="utf-8")
+    for name, value in words.items():
+        text = text.replace(f"@{name}@", value)
+    return text
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
