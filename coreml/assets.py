@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import asdict
 from errno import ENOSPC
 from pathlib import Path
@@ -90,7 +91,6 @@ def write_here(request: dict[str, Any]) -> dict[str, Any]:
     return {
         "bytes": saved.bytes,
         "sha256": saved.sha256,
-        "operations": saved.operations,
         "functions": {
             name: {
                 "role": entry.role,
@@ -100,6 +100,7 @@ def write_here(request: dict[str, Any]) -> dict[str, Any]:
                 "inputs": _ports(entry.spec.inputs) | _states(entry.spec.outputs, entry.states),
                 "states": list(entry.states),
                 "outputs": _ports([port for port in entry.spec.outputs if port.name not in entry.states]),
+                "operations": dict(Counter(node.op for node in graphs[name].nodes).most_common()),
                 "macs": graphs[name].macs(),
                 "macs_by_operation": graphs[name].macs_by_operation(),
             }

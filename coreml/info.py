@@ -147,7 +147,7 @@ def summary(name: str, package: Mapping[str, Any]) -> str:
         return (
             f"{name}.aimodel: {package['bytes'] / 1e6:.1f} MB, "
             + ", ".join(f"{function} {f['macs'] / 1e9:.3g} GMACs" for function, f in package["functions"].items())
-            + f"; {sum(package['operations'].values())} operations"
+            + f"; {sum(sum(f['operations'].values()) for f in functions)} recorded operations"
         )
     macs = " + ".join(f"{f['macs'] / 1e9:.3g}" for f in functions)
     kinds: dict[str, int] = {}

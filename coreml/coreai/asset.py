@@ -2,7 +2,6 @@
 
 import gc
 import inspect
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -32,11 +31,10 @@ class Function(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """A saved asset: the SHA-256 of its bytecode, its bytes, and how often each operation occurs in it."""
+    """A saved asset: the SHA-256 of its bytecode, and its bytes."""
 
     sha256: str
     bytes: int
-    operations: dict[str, int]
 
 
 def write(
@@ -63,9 +61,7 @@ def write(
     sha256 = save(AIProgram(module), path, metadata)
     del module
     gc.collect()  # its weights go with it
-    counts = AIModelAsset.load(path).summary(include_statistics=True)
-    kinds: Counter[str] = Counter(dict(counts.operation_distribution))
-    return Saved(sha256, (path / BYTECODE).stat().st_size, dict(kinds.most_common()))
+    return Saved(sha256, (path / BYTECODE).stat().st_size)
 
 
 def rules(attention: str) -> dict[str, Rule]:
