@@ -20,9 +20,9 @@ def check() -> None:
     except metadata.PackageNotFoundError:
         obstacle = _obstacle(sys.platform, platform.machine(), sys.version_info[:2], platform.libc_ver())
         advice = obstacle or f"install it with {_INSTALL}"
-        raise InputError(f"--format coreai needs {DISTRIBUTION} {VERSION}, which is not installed; {advice}") from None
+        raise InputError(f"Core AI needs {DISTRIBUTION} {VERSION}, which is not installed; {advice}") from None
     if version != VERSION:
-        raise InputError(f"--format coreai needs {DISTRIBUTION} {VERSION}, not {version}; install it with {_INSTALL}")
+        raise InputError(f"Core AI needs {DISTRIBUTION} {VERSION}, not {version}; install it with {_INSTALL}")
 
 
 def _obstacle(system: str, machine: str, python: tuple[int, ...], libc: tuple[str, str]) -> str | None:
