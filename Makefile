@@ -53,7 +53,7 @@ $(VENV)/.run: pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	$(PIP) install --quiet -e '.[cpu,dev]'
+	$(PIP) install --quiet -e '.[cpu,coreai,dev]' || $(PIP) install --quiet -e '.[cpu,dev]'
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.dev

@@ -35,6 +35,7 @@ COMMANDS = {
     "footprint": Command("memory", "memory and time of converting, loading and stepping SD 1.5"),
     "conversion": Command("memory", "time and memory of converting SD 1.5 from a single file"),
     "lowering": Command("memory", "time and memory of lowering UNets to Core ML, beside PyTorch's route"),
+    "exports": Command("memory", "time and memory of Core ML and Core AI exports; errors in Apple's runtime"),
     "sizes": Command("memory", "bytes and multiplications of every Core ML package"),
     "report": Command("report", "tables and plots of the results, in the pages that hold them"),
     "figure": Command("report", "plot of what solvers measured"),

@@ -1,4 +1,4 @@
-"""The command line: python -m coreml --model M --out DIR, and python -m coreml verify or bits ..."""
+"""The command line: python -m coreml --model M --out DIR, and python -m coreml verify, drive or bits ..."""
 
 import argparse
 import sys
@@ -14,17 +14,18 @@ from .compression.schemes import EXAMPLES
 from .export import export
 from .kit.selection import Selection
 from .lowering.attention import ATTENTIONS
-from .mil.package import TARGETS
-from .plan import Options
+from .plan import FORMATS, TARGETS, Options, defaults
 
 _EXAMPLES = """examples:
   python -m coreml --model tiny --out Resources
   python -m coreml --model stable-diffusion-v1-5/stable-diffusion-v1-5 --compress palettize6 --out Resources
   python -m coreml --model M --unet functions --size 512x512 --size 512x768 --target iOS18 --out Resources
+  python -m coreml --model M --format coreai --size 512x512 --size 768x768 --out Assets
   python -m coreml --model tiny --kit --sampler "DPM++ 2M Karras" --steps 12 --deepcache 3 --out Resources
   python -m coreml bits --model M --bits 4 --out bits.json
   python -m coreml --model M --compress bits.json --target iOS18 --out Resources4
   python -m coreml verify Resources/UnetChunk1.mlpackage --model M
+  python -m coreml drive Resources "a red tent on green grass" --deepcache 3
 """
 
 
@@ -32,11 +33,17 @@ def parser() -> argparse.ArgumentParser:
     """Returns the parser of the options of an export."""
     p = Parser(
         prog=program("coreml"),
-        description="Write the Core ML packages that an app needs, on any system, without PyTorch.",
+        description="Write the Core ML packages or Core AI assets that an app needs, without PyTorch.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    d = Options()
+    d, assets = Options(), defaults("coreai")
+    p.add_argument(
+        "--format",
+        choices=FORMATS,
+        default=d.format,
+        help="coreml: .mlpackage, on any system (default); coreai: .aimodel, for iOS and macOS 27 (mlx-sd[coreai])",
+    )
     p.add_argument(
         "--model", default="tiny", help="as python -m mlx_sd.generate takes it (default: the embedded model)"
     )
@@ -53,20 +60,27 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--height", type=int, help="of the pictures, in pixels (default: the model's)")
     p.add_argument("--size", action="append", metavar="WxH", help="the same, once for each size")
     p.add_argument("--batch", type=int, choices=(1, 2), default=d.batch, help="of the UNet, 2 for guidance (default)")
-    p.add_argument("--target", choices=tuple(TARGETS), default=d.target, help=f"the oldest system, default {d.target}")
+    p.add_argument(
+        "--target", choices=TARGETS, help=f"the oldest system, default {d.target}, of Core AI always {assets.target}"
+    )
     p.add_argument(
         "--attention",
         choices=tuple(ATTENTIONS),
-        default=d.attention,
-        help="split-einsum for the Neural Engine (default), original for the GPU, fused from iOS 18",
+        help="split-einsum for the Neural Engine (Core ML's default), original for the GPU, fused for it from iOS 18 "
+        "(Core AI's default)",
     )
     p.add_argument("--compress", metavar="NAME", help=f"of weights (default: none): {EXAMPLES}")
     p.add_argument(
         "--unet",
-        default=",".join(d.unets),
         metavar="KIND,...",
         help="full: Unet; chunks: UnetChunk1 (deep) and UnetChunk2 (shallow); halves: the same names for two halves of "
-        f"equal weight, without DeepCache; functions: all in one package, iOS 18 (default {','.join(d.unets)})",
+        f"equal weight, without DeepCache; functions: all in one package, iOS 18 (default {','.join(d.unets)}). "
+        "Core AI has functions, its default, or full: main alone",
+    )
+    p.add_argument(
+        "--stateful",
+        action="store_true",
+        help="of Core AI: Unet gets refresh too, which keeps its deep feature in a state",
     )
     p.add_argument("--split", action="store_true", help="cut packages above 1 GB, which iOS does not load")
     _add_kit(p)
@@ -106,17 +120,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .compression.bits import main as bits
 
         return bits(words[1:])
+    if words[:1] == ["drive"]:
+        from .drive import main as drive
+
+        return drive(words[1:])
     arguments = parser().parse_args(words)
     return command.run("coreml", lambda: _export(arguments))
 
 
 def _export(arguments: argparse.Namespace) -> None:
+    d = defaults(arguments.format)
     options = Options(
+        format=arguments.format,
         dtype=arguments.dtype,
-        attention=arguments.attention,
-        target=arguments.target,
+        attention=arguments.attention or d.attention,
+        target=arguments.target or d.target,
         compress=arguments.compress,
-        unets=tuple(arguments.unet.split(",")),
+        unets=tuple(arguments.unet.split(",")) if arguments.unet else d.unets,
+        stateful=arguments.stateful,
         branch=arguments.branch,
         sizes=_sizes(arguments),
         batch=arguments.batch,

@@ -1,6 +1,7 @@
-"""A folder of packages as the networks of a model, so that the pipeline runs what an app would run.
+"""A folder of packages or assets as the networks of a model, so that the pipeline runs what an app would run.
 
-On a Mac Core ML runs them; elsewhere the interpreter does, rounding to float16 where the packages store float16.
+On a Mac Core ML runs packages; elsewhere the interpreter does, rounding to float16 where they store float16. Assets of
+Core AI are run by Apple's CPU runtime, in a process that has no MLX.
 """
 
 import sys
@@ -17,6 +18,7 @@ import numpy as np
 from mlx_sd.checkpoint.model import Model
 from mlx_sd.checkpoint.model_folder import TEXT
 from mlx_sd.core.errors import InputError
+from mlx_sd.core.parser import Parser, program
 from mlx_sd.networks.blocks import Attend, apply_attention
 from mlx_sd.networks.clip import Encoded
 from mlx_sd.networks.configs import TextConfig, VAEConfig
@@ -27,16 +29,16 @@ from mlx_sd.networks.vae import Autoencoder
 from mlx_sd.prompts.tokenizer import Tokenizer
 from mlx_sd.sampling.scheduler import Scheduler
 
-from . import info
-from .interpret.package import Package
+from . import asset_checks, info
+from .coreai import availability, speed
+from .coreai.runtime import PLACE, Runtime
 from .lowering.interfaces import context_port, is_xl
-from .mil.coremltools import ct, quiet
 
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 def load(folder: Path) -> Model:
-    """Loads a folder that `python -m coreml` wrote as a model; InputError where a package of it is missing."""
+    """Loads a folder that `python -m coreml` wrote as a model; InputError where a package is missing or damaged."""
     content = info.read(folder)
     packages = PackageSet(folder, content)
     configs, pipeline = content["networks"], content["pipeline"]
@@ -54,7 +56,7 @@ def load(folder: Path) -> Model:
         hash=content["model"]["hash"],
         dtype=mx.float32,
         text_encoders=text_encoders,
-        tokenizers=tuple(_tokenizer(folder, ids) for ids in content["tokenizers"]),
+        tokenizers=tuple(_tokenizer(packages.tokenizer, ids) for ids in content["tokenizers"]),
         unet=unet,
         vae=vae,
         scheduler=Scheduler.from_hf(content["scheduler"], f"{folder}/info.json: scheduler", xl=is_xl(family)),
@@ -75,27 +77,77 @@ def runner(path: Path, function: str) -> Run:
     """Returns what runs a package's function: Core ML on a Mac, else the interpreter, which rounds to float16."""
     if sys.platform == "darwin":
         return predictor(path, function)
+    from .interpret.package import Package  # coremltools takes seconds to import
+
     return partial(Package.load(path).run, function=function, rounding=True)
 
 
 def predictor(path: Path, function: str) -> Run:
     """Returns Core ML's own prediction of a package's function, which only a Mac has."""
+    from .mil.coremltools import ct, quiet
+
     with quiet():
         model = ct.models.MLModel(str(path), function_name=None if function == "main" else function)
     predict: Run = model.predict
     return predict
 
 
+def time_words(model: Model, full: int, cached: int, size: tuple[int, int]) -> list[str]:
+    """Returns a line with the predicted minutes of a picture, or none for packages of Core ML.
+
+    full, cached: evaluations of the UNet. size: (width, height) in pixels.
+    """
+    unet: Any = model.unet
+    lines: list[str] = unet.time_words(full, cached, f"{size[0]}x{size[1]}")
+    return lines
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Makes pictures with an exported folder alone: `mlx_sd.generate` with --coreml, whose other options it takes."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    p = Parser(prog=f"{program('coreml')} drive", description=main.__doc__)
+    p.add_argument("folder", type=Path, help="what python -m coreml wrote, in either format; first")
+    p.add_argument("prompt", help="what to make a picture of; then the options of python -m mlx_sd.generate")
+    arguments, others = p.parse_args(words[:2]), words[2:]
+    from mlx_sd.cli import generate  # above this package
+
+    return generate.main([arguments.prompt, "--coreml", str(arguments.folder), *others])
+
+
 class PackageSet:
     """The packages of a folder by the role they have in a generation; each is loaded when it is first run."""
 
     def __init__(self, folder: Path, content: Mapping[str, Any]):
-        """Checks that the packages of info.json (`content`) are in the folder; InputError names those that are not."""
-        self._folder, self._content = folder, content
+        """Checks that the packages of info.json (`content`) are in the folder; InputError names those that are not.
+
+        Assets of Core AI are compared with their hashes too: their runtime does not.
+        """
+        self._folder, self._content, self._suffix = folder, content, info.suffix(content)
         self._runners: dict[tuple[str, str], Run] = {}
-        missing = [name for name in content["packages"] if not (folder / f"{name}.mlpackage").is_dir()]
+        self._runtimes: dict[str, Runtime] = {}
+        missing = [name for name in content["packages"] if not (folder / f"{name}{self._suffix}").is_dir()]
         if missing:
-            raise InputError(f"{folder}: {', '.join(missing)}.mlpackage of its info.json is missing; export again")
+            raise InputError(f"{folder}: {', '.join(missing)}{self._suffix} of its info.json is missing; export again")
+        if self.core_ai:
+            availability.check()
+            for name, description in content["packages"].items():
+                asset_checks.check_asset(folder / f"{name}{self._suffix}", description)
+
+    @property
+    def core_ai(self) -> bool:
+        """Returns whether these are assets of Core AI, whose contexts are (B, tokens, channels)."""
+        return self._suffix == ".aimodel"
+
+    @property
+    def tokenizer(self) -> Path:
+        """Returns the folder with vocab.json and merges.txt."""
+        return self._folder / "tokenizer" if self.core_ai else self._folder
+
+    def seconds(self, role: str, size: str) -> float:
+        """Predicts how long Apple's CPU runtime takes for one run of a role; 0 for packages of Core ML."""
+        steps = self._steps(role, size) if self.core_ai else ()
+        functions = (self._content["packages"][name]["functions"][function] for name, function in steps)
+        return sum(speed.seconds(function, self._content["options"]["attention"]) for function in functions)
 
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
@@ -127,12 +179,22 @@ class PackageSet:
         outputs: dict[str, np.ndarray] = {}
         for name, function in self._steps(role, size):
             if (name, function) not in self._runners:
-                self._runners[name, function] = runner(self._folder / f"{name}.mlpackage", function)
+                self._runners[name, function] = self._runner(name, function)
             ports = self._content["packages"][name]["functions"][function]["inputs"]
             feeds = {key: arrays[key].astype(port["dtype"]) for key, port in ports.items()}
             outputs = self._runners[name, function](feeds)
             arrays |= outputs
         return outputs
+
+    def _runner(self, name: str, function: str) -> Run:
+        path = self._folder / f"{name}{self._suffix}"
+        if not self.core_ai:
+            return runner(path, function)
+        if name not in self._runtimes:
+            self._runtimes[name] = Runtime(path)
+        runtime, description = self._runtimes[name], self._content["packages"][name]["functions"][function]
+        duration = speed.seconds(description, self._content["options"]["attention"])
+        return lambda inputs: runtime.run(function, inputs, seconds=duration)
 
     def _steps(self, role: str, size: str) -> list[list[str]]:
         steps: list[list[str]] = self._content["roles"].get(size, {}).get(role)
@@ -198,20 +260,33 @@ class PackagedUNet:
             raise InputError("packages take no residuals of a control network; generate with the model itself")
         if callable(deep):
             raise InputError("packages do not show their shallow features; choose another --deepcache than adaptive")
-        size = self._packages.size(x)
+        size, tokens = self._packages.size(x), np.array(context)
         inputs = {
             "sample": _channel_first(x),
             "timestep": np.broadcast_to(np.array(t, np.float32), x.shape[:1]),
-            "encoder_hidden_states": np.array(context).transpose(0, 2, 1)[:, :, None],
+            "encoder_hidden_states": tokens if self._packages.core_ai else tokens.transpose(0, 2, 1)[:, :, None],
             **{name: np.array(array) for name, array in extra.items()},
         }
         if deep is None:
-            outputs = self._run("unet_deep" if self._packages.has("unet_deep") else "unet", size, inputs)
+            role = next(role for role in ("unet_deep", "unet_full", "unet") if self._packages.has(role))
+            outputs = self._run(role, size, inputs)
             deep = mx.array(outputs.get("deep_feature", np.zeros(1)))
             if "noise_pred" in outputs:
                 return _channel_last(outputs["noise_pred"]), deep
         outputs = self._run("unet_shallow", size, inputs | {"deep_feature": np.array(deep)})
         return _channel_last(outputs["noise_pred"]), deep
+
+    def time_words(self, full: int, cached: int, size: str) -> list[str]:
+        """Returns a line with the predicted minutes of a picture, or none for packages of Core ML."""
+        packages = self._packages
+        if not packages.core_ai:
+            return []
+        role = "unet_full" if packages.has("unet_full") else "unet"
+        runs = 2 / packages.inputs(role, size)["sample"][0]  # of both texts
+        duration = full * packages.seconds(role, size) + packages.seconds("vae_decoder", size)
+        if cached:
+            duration += cached * packages.seconds("unet_shallow", size)
+        return [f"{PLACE}, one thread: {speed.words(runs * duration)} for a picture"]
 
     def _run(self, role: str, size: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Runs a role in batches of the packages' size; the last batch is filled up with copies of its last row."""
@@ -250,8 +325,9 @@ class PackagedVAE(Autoencoder):
     def moments(self, image: mx.array) -> mx.array:
         """Encodes images (B, H, W, 3) into mean and log variance of their latents (B, h, w, 2 C)."""
         size = f"{image.shape[2]}x{image.shape[1]}"
-        rows = [self._packages.run("vae_encoder", size, {"x": row[None]}) for row in _channel_first(image)]
-        return _joined([row["latent"] for row in rows]).transpose(0, 2, 3, 1)
+        x, latent = ("image", "latent_params") if self._packages.core_ai else ("x", "latent")
+        rows = [self._packages.run("vae_encoder", size, {x: row[None]}) for row in _channel_first(image)]
+        return _joined([row[latent] for row in rows]).transpose(0, 2, 3, 1)
 
 
 def _channel_first(x: mx.array) -> np.ndarray:

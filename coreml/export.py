@@ -22,8 +22,9 @@ from mlx_sd.core.errors import Failure, InputError
 from mlx_sd.core.files import Tensor, temporary_folder
 from mlx_sd.prompts.tokenizer import bpe
 
-from . import info, manifest
+from . import assets, info, manifest, stock
 from .compression import schemes
+from .coreai import availability
 from .kit import selection as kit_folder
 from .lowering import split
 from .lowering.graph import Graph, record
@@ -31,7 +32,7 @@ from .lowering.interfaces import FunctionSpec, Port
 from .mil import emitter, package
 from .plan import Entry, Item, Options, plan
 
-SUFFIXES = (".mlpackage", ".mlmodelc")
+SUFFIXES = (".mlpackage", ".mlmodelc", assets.SUFFIX)
 GIGABYTE = 10**9  # bytes of weights that iOS takes in one package
 
 Report = Callable[[str], None]
@@ -52,6 +53,8 @@ def export(
     package. kit: which tables an app's kit has; None writes no kit. Raises InputError for a model or a folder that does
     not fit, Failure where the disk is full.
     """
+    if options.format == "coreai":
+        availability.check()
     folder = resolve.model_folder(model)
     about = model_folder.read_model_json(folder)
     if about.get("quantization"):
@@ -64,23 +67,32 @@ def export(
     schemes.check_model(options.compress, model_folder.model_hash(about))
     items = plan(networks, options, model)
     settings = kit.settings(about, options.branch if _is_cut(items) else None) if kit else []
-    _refuse_existing(out, [name for item in items for name in (item.pieces or (item.name,))], force, bool(kit))
-    _check_space(out, sum(_weight_bytes(stored[item.part], options) for item in items))
+    names = [name for item in items for name in (item.pieces or (item.name,))]
+    _refuse_existing(out, names, options.format, force, bool(kit))
+    _check_space(out, sum(_weight_bytes(stored[item.part], options) for item in items), options.format)
     packages: dict[str, Any] = {}
     with _beside(out) as home:
         for item in items:
-            for name, description in _write(item, networks[item.part], stored[item.part], home, options):
+            if options.format == "coreai":
+                written = iter([(item.name, assets.write(item, folder, options, home, model))])
+            else:
+                written = _write(item, networks[item.part], stored[item.part], home, options)
+            for name, description in written:
                 packages[name] = description
                 report(info.summary(name, description))
-        _write_vocabulary(folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder / "tokenizer_2", home)
         content = info.describe(model, about, networks, folder, asdict(options), packages)
         content["compression"] = schemes.record(options.compress)
+        tokenizer = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder / "tokenizer_2"
+        if options.format == "coreai":
+            _write_beside_assets(home, out.name, content, networks, tokenizer, report)
+        else:
+            _write_vocabulary(tokenizer, home)
         if settings:
             from .kit.write import write as write_kit  # not for --help
 
             write_kit(home / kit_folder.FOLDER, model, settings, _packages_of(items, options))
             report(f"{kit_folder.FOLDER}: {len(settings)} tables and a golden picture")
-        if sys.platform == "darwin":
+        if sys.platform == "darwin" and options.format == "coreml":
             _compile(home, packages)
         content["files"] = manifest.describe(home)
         (home / "info.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -175,6 +187,22 @@ def _weight_bytes(stored: Mapping[str, Tensor], options: Options, only: set[str]
     return int(numbers * bits) // 8
 
 
+def _write_beside_assets(
+    home: Path, name: str, content: dict[str, Any], networks: Mapping[str, Any], tokenizer: Path, report: Report
+) -> None:
+    """Writes the tokenizer, metadata.json where Apple's package runs the model, and info.json's content into assets."""
+    from .coreai.asset import write_metadata  # coreai-core, an extra
+
+    (home / stock.TOKENIZER).mkdir()
+    _write_vocabulary(tokenizer, home / stock.TOKENIZER)
+    if obstacle := stock.obstacle(networks, content):
+        report(f"no {stock.METADATA} for Apple's package coreai-models: {obstacle}")
+    else:
+        stock.write(home, name, content)
+    for asset in content["packages"]:
+        write_metadata(home / f"{asset}{assets.SUFFIX}", content)
+
+
 def _write_vocabulary(tokenizer: Path, home: Path) -> None:
     vocabulary, merges = bpe(tokenizer)
     (home / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
@@ -191,12 +219,16 @@ def _compile(home: Path, packages: Mapping[str, Any]) -> None:
             raise Failure(f"{' '.join(command[:3])} of {name} failed: {process.stderr.strip().splitlines()[-1:]}")
 
 
-def _refuse_existing(out: Path, packages: list[str], force: bool, kit: bool) -> None:
+def _refuse_existing(out: Path, packages: list[str], format: str, force: bool, kit: bool) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is not a folder")
     names = [f"{name}{piece}{suffix}" for name in packages for piece in ("", "Part1") for suffix in SUFFIXES]
-    names += ["vocab.json", "merges.txt", "info.json", *([kit_folder.FOLDER] if kit else [])]
+    names += [*_files(format), *([kit_folder.FOLDER] if kit else [])]
     existing = [name for name in names if (out / name).exists()]
+    if format == "coreai" and (out / stock.TOKENIZER).is_file():
+        raise InputError(
+            f"{out / stock.TOKENIZER} is a file; the tokenizer's folder has this name: choose another --out"
+        )
     if existing and not force:
         raise InputError(
             f"{out} has {', '.join(existing[:3])} already; --force replaces the files and packages of an export"
@@ -205,19 +237,30 @@ def _refuse_existing(out: Path, packages: list[str], force: bool, kit: bool) -> 
         raise InputError(f"{out / kit_folder.FOLDER} is no kit of an export; choose another --out, or move it away")
 
 
-def _check_space(out: Path, size: int) -> None:
+def _files(format: str) -> tuple[str, ...]:
+    """Returns the files beside the packages of an export."""
+    vocabulary = ("vocab.json", "merges.txt")
+    if format == "coreai":
+        return (*(f"{stock.TOKENIZER}/{name}" for name in vocabulary), stock.METADATA, "info.json")
+    return (*vocabulary, "info.json")
+
+
+def _check_space(out: Path, size: int, format: str) -> None:
     home = next(p for p in (out, *out.absolute().parents) if p.exists())
     free = shutil.disk_usage(home).free
-    if 2 * size > free:  # coremltools writes a second copy of each package while it saves
-        raise InputError(f"{home} has {free / 1e9:.1f} GB free; the export needs about {2 * size / 1e9:.1f} GB")
+    copies = 2 if format == "coreml" else 1  # coremltools writes a second copy of each package while it saves
+    if copies * size > free:
+        raise InputError(f"{home} has {free / 1e9:.1f} GB free; the export needs about {copies * size / 1e9:.1f} GB")
 
 
 def _packages_before(out: Path) -> list[str]:
-    """Returns the packages and the kit of an earlier export in `out`: beside the new ones they would mislead an app."""
+    """Returns packages, files and kit of an earlier export in `out`: beside the new ones they would mislead an app."""
     if not (out / "info.json").is_file():
         return []
+    content = info.read(out)
+    format = next(name for name, title in info.FORMATS.items() if title == content["format"])
     kit = [kit_folder.FOLDER] if kit_folder.is_kit(out / kit_folder.FOLDER) else []
-    return kit + [f"{name}{suffix}" for name in info.read(out)["packages"] for suffix in SUFFIXES]
+    return [*kit, *(f"{name}{suffix}" for name in content["packages"] for suffix in SUFFIXES), *_files(format)]
 
 
 @contextmanager
@@ -228,13 +271,25 @@ def _beside(out: Path) -> Iterator[Path]:
             yield home
             out.mkdir(exist_ok=True)
             for name in _packages_before(out):
-                shutil.rmtree(out / name, ignore_errors=True)
+                _remove(out / name)
             for path in sorted(home.iterdir()):
                 old = out / path.name
-                if old.is_dir():
-                    shutil.rmtree(old)
+                if path.name == stock.TOKENIZER:  # other files in it stay
+                    old.mkdir(exist_ok=True)
+                    for file in sorted(path.iterdir()):
+                        file.replace(old / file.name)
+                    continue
+                _remove(old)
                 path.replace(old)
     except OSError as error:
         if error.errno == ENOSPC:
             raise Failure(f"{out}: no space is left; nothing was written") from None
-        raise
+        raise Failure(f"{error.filename or out} failed: {error.strerror}") from None
+
+
+def _remove(path: Path) -> None:
+    """Removes a package or file, where it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

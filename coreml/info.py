@@ -13,7 +13,7 @@ from mlx_sd.core.files import read_json
 from mlx_sd.core.version import VERSION as PROGRAM
 from mlx_sd.sampling.scheduler import Scheduler
 
-FORMAT, VERSION = "mlx-sd Core ML", 2
+FORMATS, VERSION = {"coreml": "mlx-sd Core ML", "coreai": "mlx-sd Core AI"}, 2
 _OLDEST = 1  # that is still read; it has no "files"
 
 _INSTRUCTIONS = [
@@ -27,6 +27,19 @@ _INSTRUCTIONS = [
     "Where the batch is 1, negative and prompt run one after the other: keep a deep_feature for each.",
     "Guide: noise_pred = negative + guidance * (prompt - negative); then step the sampler.",
     "Divide the latents by latents.scaling_factor and run vae_decoder: a picture in [-1, 1].",
+]
+
+
+_CORE_AI_INSTRUCTIONS = [
+    "Tokenize with tokenizer/vocab.json and merges.txt: start token, at most 75 tokens, end token, padded to 77 with"
+    " 'pad'.",
+    "Encode the prompt and the negative prompt; the UNet's batch is [negative, prompt]. encoder_hidden_states is the"
+    " hidden state as it is, (batch, tokens, channels); SDXL joins both encoders along the channels.",
+    _INSTRUCTIONS[2],
+    "Load the functions full and shallow of Unet. At each evaluation i: where i % interval == 0 run full, take its"
+    " noise_pred and keep its deep_feature; else run shallow with the one that is kept. Running full every time gives"
+    " what main gives. refresh, where there is one, is full with deep_feature as a state that it writes in place.",
+    *_INSTRUCTIONS[4:],
 ]
 
 
@@ -53,16 +66,16 @@ def describe(
         for role, steps in steps_by_role.items()
     }
     return {
-        "format": FORMAT,
+        "format": FORMATS[options["format"]],
         "version": VERSION,
         "made_by": f"mlx-sd {PROGRAM}",
         "model": {"name": model, "hash": model_folder.model_hash(about), "loras": about["loras"]},
         "options": options,
-        "how": _INSTRUCTIONS,
+        "how": _INSTRUCTIONS if options["format"] == "coreml" else _CORE_AI_INSTRUCTIONS,
         "roles": roles,
         "deepcache": {
             "branch": options["branch"],
-            "macs": {role: macs[role] for role in ("unet", "unet_deep", "unet_shallow") if role in macs},
+            "macs": {role: macs[role] for role in ("unet", "unet_deep", "unet_full", "unet_shallow") if role in macs},
         },
         "latents": {
             "channels": vae.latent_channels,
@@ -99,14 +112,43 @@ def read(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; give one that python -m coreml has written")
     info = read_json(folder / "info.json")
-    if info.get("format") != FORMAT or info.get("version") not in range(_OLDEST, VERSION + 1):
-        raise InputError(f"{folder}/info.json is not of the format {FORMAT} {_OLDEST} to {VERSION}; export again")
+    if info.get("format") not in FORMATS.values() or info.get("version") not in range(_OLDEST, VERSION + 1):
+        formats = f"{FORMATS['coreml']} {_OLDEST} to {VERSION}, nor {FORMATS['coreai']}"
+        raise InputError(f"{folder}/info.json is not of the format {formats}; export again")
+    check_structure(info, folder / "info.json")
     return {"files": {}} | info
+
+
+def check_structure(info: Mapping[str, Any], path: Path) -> None:
+    """Raises InputError where the content of an info.json lacks what is looked up in it; path: for the message."""
+    packages = info.get("packages")
+    places: list[tuple[str, Any, tuple[str, ...]]] = [("it", info, ("packages", "options", "roles", "networks"))]
+    if isinstance(packages, dict):
+        places += [(name, package, ("functions",)) for name, package in packages.items()]
+        for name, package in packages.items():
+            functions = package.get("functions") if isinstance(package, dict) else None
+            entries = functions.items() if isinstance(functions, dict) else ()
+            places += [(f"{name}: {function}", entry, ("role", "inputs", "outputs")) for function, entry in entries]
+    for name, entry, keys in places:
+        missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
+        if missing or not isinstance(packages, dict):
+            raise InputError(f"{path} is damaged: {name} has no {', '.join(missing) or 'packages'}; export again")
+
+
+def suffix(info: Mapping[str, Any]) -> str:
+    """Returns how the names of an export's packages end: .mlpackage or .aimodel."""
+    return ".aimodel" if info["format"] == FORMATS["coreai"] else ".mlpackage"
 
 
 def summary(name: str, package: Mapping[str, Any]) -> str:
     """Returns one line about a package for a terminal: megabytes, GMACs and counts of operations."""
     functions = package["functions"].values()
+    if "sha256" in package:
+        return (
+            f"{name}.aimodel: {package['bytes'] / 1e6:.1f} MB, "
+            + ", ".join(f"{function} {f['macs'] / 1e9:.3g} GMACs" for function, f in package["functions"].items())
+            + f"; {sum(sum(f['operations'].values()) for f in functions)} recorded operations"
+        )
     macs = " + ".join(f"{f['macs'] / 1e9:.3g}" for f in functions)
     kinds: dict[str, int] = {}
     for function in functions:

@@ -1,7 +1,7 @@
 """Which packages to write for a model, decided and checked before anything is lowered."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -13,40 +13,79 @@ from mlx_sd.networks.configs import VAEConfig
 from mlx_sd.networks.family import Family, family_of, task_of
 from mlx_sd.networks.unet_config import UNetConfig
 
+from .compression import schemes
+from .coreai.ports import interface
 from .lowering.attention import ATTENTIONS
 from .lowering.interfaces import FunctionSpec, UNetFunctions, is_xl, text_encoder, vae_decoder, vae_encoder
-from .mil import emitter
-from .mil.package import TARGETS
 
+FORMATS = ("coreml", "coreai")
 UNETS = ("full", "chunks", "halves", "functions")
+OS27 = "OS27"  # iOS, macOS, ... 27: the only systems with Core AI
+TARGETS = ("iOS16", "iOS17", "iOS18", OS27)
 Size = tuple[int, int]  # (width, height) in pixels
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to export and in which form; InputError for values that do not exist or contradict each other."""
+    """What to export and in which form; InputError for values that do not exist or contradict each other.
+
+    The defaults are those of Core ML; `defaults` returns those of a format.
+    """
 
     dtype: str = "float16"  # of weights and activations
     attention: str = "split-einsum"  # a name in `attention.ATTENTIONS`
-    target: str = "iOS16"  # the oldest system, a name in `mil.package.TARGETS`
+    target: str = "iOS16"  # the oldest system, a name in TARGETS
     compress: str | None = None  # a name in `emitter.COMPRESSIONS`
     unets: tuple[str, ...] = ("full", "chunks")  # names in UNETS
     branch: int = 0  # of DeepCache: 0 keeps all but the outermost level
     sizes: tuple[tuple[int | None, int | None], ...] = ((None, None),)  # (width, height); None: the model's own
     batch: int = 2  # of the UNet: negative prompt and prompt
     split: bool = False  # cut packages above 1 GB
+    format: str = "coreml"  # a name in FORMATS
+    stateful: bool = False  # of Core AI: a function that writes the deep feature into a state
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
+            ("format", self.format, FORMATS),
             ("dtype", self.dtype, ("float16", "float32")),
             ("attention", self.attention, tuple(ATTENTIONS)),
-            ("target", self.target, tuple(TARGETS)),
+            ("target", self.target, TARGETS),
             ("batch", self.batch, (1, 2)),
             *(("unet", name, UNETS) for name in self.unets),
         ):
             if value not in allowed:
                 raise InputError(f"{name} is one of {', '.join(map(str, allowed))}, not {value}")
-        emitter.weights(self.compress, self.target)  # refuses an unknown name
+        if self.compress:
+            schemes.compressor(self.compress, "unet")  # refuses an unknown name
+        if self.format == "coreai":
+            self._check_coreai()
+        else:
+            self._check_coreml()
+
+    def _check_coreai(self) -> None:
+        if self.target != OS27:
+            raise InputError(
+                f"Core AI is of {OS27}, not {self.target}: leave out --target, or export to --format coreml"
+            )
+        if self.unets not in (("full",), ("functions",)):
+            raise InputError(
+                f"--unet {','.join(self.unets)} is of Core ML; an .aimodel has one UNet: functions (main, full and "
+                "shallow in one file, the default), or full (main alone, without DeepCache)"
+            )
+        if self.split:
+            raise InputError("--split is of Core ML; an .aimodel is one file, which --compress makes smaller")
+        if self.stateful and not self.functions:
+            raise InputError("--stateful is of DeepCache's functions: add --unet functions, or leave it out")
+
+    def _check_coreml(self) -> None:
+        if self.target == OS27:
+            raise InputError(f"--target {OS27} is of Core AI: add --format coreai")
+        if self.compress:
+            from .mil import emitter  # coremltools takes seconds to import
+
+            emitter.weights(self.compress, self.target)  # refuses what the target does not have
+        if self.stateful:
+            raise InputError("--stateful is of Core AI: add --format coreai, or leave it out")
         if self.attention == "fused" and self.target != "iOS18":
             raise InputError(f"fused attention needs --target iOS18, not {self.target}")
         if self.functions and self.target != "iOS18":
@@ -64,13 +103,21 @@ class Options:
         return "functions" in self.unets
 
 
+def defaults(format: str) -> Options:
+    """Returns what an export to a format, a name in FORMATS, does without options."""
+    if format == "coreai":
+        return Options(attention="fused", target=OS27, unets=("functions",), format=format)
+    return Options()
+
+
 @dataclass(frozen=True)
 class Entry:
     """A function of a package, with the role that it has in an app."""
 
-    role: str  # text_encoder, unet, unet_deep, unet_shallow, vae_decoder, ...
+    role: str  # text_encoder, unet, unet_deep, unet_full, unet_shallow, vae_decoder, ...
     size: Size | None  # of the pictures, None for text
     spec: FunctionSpec
+    states: tuple[str, ...] = ()  # outputs that are states of Core AI
 
 
 @dataclass(frozen=True)
@@ -95,10 +142,10 @@ def plan(networks: Mapping[str, Any], options: Options, where: str) -> list[Item
     """
     texts = {part: networks[part].config for part in TEXT if part in networks}
     if not texts:
-        raise InputError(f"{where}: Core ML packages are for models that take a prompt; this one takes none")
+        raise InputError(f"{where}: packages for apps are for models that take a prompt; this one takes none")
     unet, vae = networks["unet"], networks["vae"].config
     if vae.codes:
-        raise InputError(f"{where}: Core ML: an autoencoder with a codebook (VQModel) cannot be exported")
+        raise InputError(f"{where}: an autoencoder with a codebook (VQModel) cannot be exported")
     family = _family(unet.config, vae)
     dtype = DTYPES[options.dtype]
     vae_dtype = mx.float32 if is_xl(family) and vae.force_upcast else dtype  # SDXL's VAE overflows float16
@@ -107,13 +154,10 @@ def plan(networks: Mapping[str, Any], options: Options, where: str) -> list[Item
         raise InputError(f"{where}: there is no branch {options.branch} in this UNet; it has 0 to {unet.branches[-1]}")
 
     last_text = list(texts.values())[-1]
-    items = [_package(part, None, text_encoder(part, config, dtype, family)) for part, config in texts.items()]
-    unets: dict[str, Entry] = {}
-    decoders: dict[str, Entry] = {}
-    encoders: dict[str, Entry] = {}
-    for size in sizes:
+
+    def pictures(size: Size) -> _Pictures:
+        """Returns the functions that make pictures of a size."""
         width, height = (side // vae.downsampling for side in size)
-        tag = f"_{size[0]}x{size[1]}" if len(sizes) > 1 else ""
         functions = UNetFunctions(
             config=unet.config,
             tokens=last_text.tokens,
@@ -124,24 +168,73 @@ def plan(networks: Mapping[str, Any], options: Options, where: str) -> list[Item
             dtype=dtype,
             depth=options.branch + 1,
         )
-        feature = functions.deep_shape(unet)
-        unets[f"full{tag}"] = Entry("unet", size, functions.full_and_deep(feature))
-        unets[f"shallow{tag}"] = Entry("unet_shallow", size, functions.shallow(feature))
-        decoders[f"decode{tag}"] = Entry("vae_decoder", size, vae_decoder(vae, height, width, vae_dtype))
-        encoders[f"encode{tag}"] = Entry("vae_encoder", size, vae_encoder(vae, height, width, vae_dtype))
+        decoder, encoder = (spec(vae, height, width, vae_dtype) for spec in (vae_decoder, vae_encoder))
+        return _Pictures(size, functions, functions.deep_shape(unet), decoder, encoder)
+
+    items = [_package(part, None, text_encoder(part, config, dtype, family)) for part, config in texts.items()]
+    write = _assets if options.format == "coreai" else _packages
+    items += write([pictures(size) for size in sizes], options)
+    return [_with_core_ai_ports(item) for item in items] if options.format == "coreai" else items
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """The functions that make pictures of one size."""
+
+    size: Size
+    unet: UNetFunctions
+    feature: tuple[int, ...]  # shape of what DeepCache keeps
+    decoder: FunctionSpec
+    encoder: FunctionSpec
+
+
+def _packages(sizes: Sequence[_Pictures], options: Options) -> list[Item]:
+    """Returns the packages of Core ML for the UNet and the VAE."""
+    items: list[Item] = []
+    unets: dict[str, Entry] = {}
+    decoders: dict[str, Entry] = {}
+    encoders: dict[str, Entry] = {}
+    for p in sizes:
+        tag = f"_{p.size[0]}x{p.size[1]}" if len(sizes) > 1 else ""
+        unets[f"full{tag}"] = Entry("unet", p.size, p.unet.full_and_deep(p.feature))
+        unets[f"shallow{tag}"] = Entry("unet_shallow", p.size, p.unet.shallow(p.feature))
+        decoders[f"decode{tag}"] = Entry("vae_decoder", p.size, p.decoder)
+        encoders[f"encode{tag}"] = Entry("vae_encoder", p.size, p.encoder)
         if "full" in options.unets:
-            items.append(_package("unet", size, functions.full()))
+            items.append(_package("unet", p.size, p.unet.full()))
         if "chunks" in options.unets:
-            items.append(_package("unet_deep", size, functions.deep(feature)))
-            items.append(_package("unet_shallow", size, functions.shallow(feature)))
+            items.append(_package("unet_deep", p.size, p.unet.deep(p.feature)))
+            items.append(_package("unet_shallow", p.size, p.unet.shallow(p.feature)))
         if "halves" in options.unets:
-            item = _package("unet", size, functions.full())
+            item = _package("unet", p.size, p.unet.full())
             items.append(Item("UnetHalves", item.functions, ("UnetChunk1", "UnetChunk2")))
     if options.functions:
         items.append(Item("UnetFunctions", unets))
     for name, entries in (("VAEDecoder", decoders), ("VAEEncoder", encoders)):
         items.append(Item(name, entries if len(sizes) > 1 else {"main": next(iter(entries.values()))}))
     return items
+
+
+def _assets(sizes: Sequence[_Pictures], options: Options) -> list[Item]:
+    """Returns the assets of Core AI for the UNet and the VAE: `main` of the first size, main_WxH, ... of the others."""
+    assets: dict[str, dict[str, Entry]] = {"Unet": {}, "VAEDecoder": {}, "VAEEncoder": {}}
+    for p in sizes:
+        tag = "" if p is sizes[0] else f"_{p.size[0]}x{p.size[1]}"
+        assets["Unet"][f"main{tag}"] = Entry("unet", p.size, p.unet.full())
+        if options.functions:
+            full = p.unet.full_and_deep(p.feature)
+            assets["Unet"][f"full{tag}"] = Entry("unet_full", p.size, full)
+            assets["Unet"][f"shallow{tag}"] = Entry("unet_shallow", p.size, p.unet.shallow(p.feature))
+            if options.stateful:
+                assets["Unet"][f"refresh{tag}"] = Entry("unet_refresh", p.size, full, ("deep_feature",))
+        assets["VAEDecoder"][f"main{tag}"] = Entry("vae_decoder", p.size, p.decoder)
+        assets["VAEEncoder"][f"main{tag}"] = Entry("vae_encoder", p.size, p.encoder)
+    return [Item(name, entries) for name, entries in assets.items()]
+
+
+def _with_core_ai_ports(item: Item) -> Item:
+    functions = {name: replace(entry, spec=interface(entry.spec)) for name, entry in item.functions.items()}
+    return replace(item, functions=functions)
 
 
 def _family(unet: UNetConfig, vae: VAEConfig) -> Family:

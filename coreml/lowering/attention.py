@@ -15,15 +15,27 @@ _HEADS = (0, 1, 3, 2)  # (B, heads, dim, tokens): how a (B, C, 1, S) tensor read
 
 
 def original(lowering: Lowering, node: Node, q: Value, k: Value, v: Value, mask: Value | None = None) -> Value:
-    """Emits two matrix products over all heads and a softmax between them."""
-    emit = lowering.emit
-    queries = _scaled(lowering, node, lowering.stored(q, _HEADS))
-    scores = emit.matmul(x=queries, y=lowering.stored(k, _HEADS), transpose_x=True)
-    if mask is not None:
-        bias = lowering.array(mask).astype(lowering.dtype_of(scores)).reshape(1, 1, *mask.shape[-2:])
-        scores = emit.add(x=scores, y=bias)
-    y = emit.matmul(x=lowering.stored(v, _HEADS), y=emit.softmax(x=scores, axis=-1), transpose_y=True)
+    """Emits two matrix products over all heads and a softmax between them, in channel-first storage."""
+    weights = _weights(lowering, node, lowering.stored(q, _HEADS), lowering.stored(k, _HEADS), mask, tokens_last=True)
+    y = lowering.emit.matmul(x=lowering.stored(v, _HEADS), y=weights, transpose_y=True)
     return Value(y, tuple(y.shape), _HEADS)
+
+
+def rows(lowering: Lowering, node: Node, q: Value, k: Value, v: Value, mask: Value | None = None) -> Value:
+    """Emits the same two products in channel-last storage, that of the network."""
+    order = (0, 1, 2, 3)
+    weights = _weights(lowering, node, lowering.stored(q, order), lowering.stored(k, order), mask, tokens_last=False)
+    return plain(lowering.emit.matmul(x=weights, y=lowering.stored(v, order)))
+
+
+def _weights(lowering: Lowering, node: Node, q: Any, k: Any, mask: Value | None, tokens_last: bool) -> Any:
+    """Emits softmax(q k^T / sqrt(dim) + mask) as (B, heads, queries, keys)."""
+    emit = lowering.emit
+    scores = emit.matmul(x=_scaled(lowering, node, q), y=k, transpose_x=tokens_last, transpose_y=not tokens_last)
+    if mask is not None:
+        bias = lowering.stored(lowering.reshape(mask, (1, 1, *mask.shape[-2:])), (0, 1, 2, 3))
+        scores = emit.add(x=scores, y=bias.astype(lowering.dtype_of(scores)) if isinstance(bias, np.ndarray) else bias)
+    return emit.softmax(x=scores, axis=-1)
 
 
 def split_einsum(lowering: Lowering, node: Node, q: Value, k: Value, v: Value) -> Value:

@@ -69,10 +69,16 @@ class Graph:
 
     def macs(self) -> int:
         """Counts the multiply-accumulates of the convolutions, linears and attentions."""
-        return sum(
-            macs(node.op, [self.shapes[name] for name in node.inputs], self.shapes[node.outputs[0]])
-            for node in self.nodes
-        )
+        return sum(self.macs_by_operation().values())
+
+    def macs_by_operation(self) -> dict[str, int]:
+        """Counts the multiply-accumulates of each kind of operation that has any."""
+        counts: dict[str, int] = {}
+        for node in self.nodes:
+            count = macs(node.op, [self.shapes[name] for name in node.inputs], self.shapes[node.outputs[0]])
+            if count:
+                counts[node.op] = counts.get(node.op, 0) + count
+        return counts
 
 
 def macs(op: str, inputs: Sequence[Sequence[int]], output: Sequence[int]) -> int:

@@ -145,7 +145,7 @@ class UNetFunctions:
 
     def __post_init__(self) -> None:
         if self.config.class_embedding:
-            raise InputError("Core ML: a UNet with class embeddings cannot be exported")
+            raise InputError("a UNet with class embeddings cannot be exported")
 
     def full(self) -> FunctionSpec:
         """Describes the whole UNet with `noise_pred` alone: Apple's code expects one output."""

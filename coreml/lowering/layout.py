@@ -11,6 +11,7 @@ Order = tuple[int | None, ...]  # storage axis i holds the network's axis order[
 
 IMAGE: Order = (0, 3, 1, 2)  # the network's (B, H, W, C) is stored as (B, C, H, W)
 TOKENS: Order = (0, 2, None, 1)  # the network's (B, S, C) is stored as (B, C, 1, S)
+ROWS: Order = (0, 1, 2)  # the network's (B, S, C) is stored as it is
 
 
 @dataclass(frozen=True)

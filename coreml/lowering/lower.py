@@ -80,7 +80,7 @@ class Lowering:
         last_use = {name: node for node in self.graph.nodes for name in node.inputs}
         for node in self.graph.nodes:
             if node.op not in self._rules:
-                raise InputError(f"Core ML: the operation {node.op} ({self.graph.layer(node)}) cannot be lowered")
+                raise InputError(f"the operation {node.op} ({self.graph.layer(node)}) cannot be lowered")
             result = self._rules[node.op](self, node, *[self._values[name] for name in node.inputs])
             results = result if isinstance(result, list) else [result]
             self._values.update(zip(node.outputs, results, strict=True))
@@ -109,7 +109,7 @@ class Lowering:
     def array(self, value: Value) -> np.ndarray:
         """Returns the numbers of a constant or parameter, in the shape that the network has; InputError for others."""
         if not is_constant(value):
-            raise InputError("Core ML: a weight or index that depends on the input cannot be lowered")
+            raise InputError("a weight or index that depends on the input cannot be lowered")
         array: np.ndarray = self.stored(value, tuple(range(len(value.shape))))
         return array
 

@@ -1,6 +1,7 @@
 """Rules for the operations of `mlx_sd.networks.ops`, in the form that Apple's Neural Engine runs best.
 
-Images are (B, C, H, W), tokens (B, C, 1, S); linears are 1x1 convolutions; nothing has more than four axes.
+Images are (B, C, H, W), tokens (B, C, 1, S); linears are 1x1 convolutions; nothing has more than four axes. `MATRICES`
+has the form for GPUs in its place: tokens (B, S, C), and linears that are products of matrices.
 """
 
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 
 from . import attention
 from .graph import Node
-from .layout import IMAGE, TOKENS, Value, plain
+from .layout import IMAGE, ROWS, TOKENS, Order, Value, plain
 from .lower import Lowering, Rule
 
 
@@ -30,16 +31,20 @@ def conv2d(lowering: Lowering, node: Node, x: Value, weight: Value, bias: Value 
 
 def linear(lowering: Lowering, node: Node, x: Value, weight: Value, bias: Value | None = None) -> Value:
     """Emits x W^T + b with weights (out, in): a 1x1 convolution of tokens (B, S, in), `linear` of vectors (B, in)."""
-    w = lowering.array(weight)
     if len(x.shape) == 2:
-        y = lowering.emit.linear(
-            x=lowering.stored(x, (0, 1)), weight=lowering.weight(weight, w), **_bias(lowering, bias)
-        )
-        return plain(y)
+        return matrix_linear(lowering, node, x, weight, bias)
+    w = lowering.array(weight)
     y = lowering.emit.conv(
         x=lowering.stored(x, TOKENS), weight=lowering.weight(weight, w[:, :, None, None]), **_bias(lowering, bias)
     )
     return Value(y, tuple(y.shape), TOKENS)
+
+
+def matrix_linear(lowering: Lowering, node: Node, x: Value, weight: Value, bias: Value | None = None) -> Value:
+    """Emits x W^T + b with weights (out, in) as a product of matrices, of tokens (B, S, in) or vectors (B, in)."""
+    w = lowering.array(weight)
+    rows = lowering.stored(x, tuple(range(len(x.shape))))
+    return plain(lowering.emit.linear(x=rows, weight=lowering.weight(weight, w), **_bias(lowering, bias)))
 
 
 def _bias(lowering: Lowering, bias: Value | None) -> dict[str, Any]:
@@ -57,22 +62,31 @@ def group_norm(lowering: Lowering, node: Node, x: Value, weight: Value, bias: Va
     y = emit.reshape(x=image, shape=[batch, groups, channels // groups * height, width])
     y = emit.layer_norm(x=y, axes=[2, 3], epsilon=_epsilon(lowering, node, image))
     y = emit.reshape(x=y, shape=[batch, channels, height, width])
-    y = emit.mul(x=y, y=lowering.array(weight).reshape(1, channels, 1, 1))
-    y = emit.add(x=y, y=lowering.array(bias).reshape(1, channels, 1, 1))
+    scale, offset = (lowering.stored(lowering.reshape(v, (1, 1, 1, channels)), IMAGE) for v in (weight, bias))
+    y = emit.add(x=emit.mul(x=y, y=scale), y=offset)
     return Value(y, tuple(y.shape), IMAGE)
 
 
 def layer_norm(lowering: Lowering, node: Node, x: Value, weight: Value, bias: Value) -> Value:
     """Emits a layer norm of tokens (B, S, C) over their channels."""
-    tokens = lowering.stored(x, TOKENS)
+    return _layer_norm(lowering, node, x, weight, bias, TOKENS)
+
+
+def rows_layer_norm(lowering: Lowering, node: Node, x: Value, weight: Value, bias: Value) -> Value:
+    """Emits a layer norm of tokens (B, S, C), stored as they are, over their last axis."""
+    return _layer_norm(lowering, node, x, weight, bias, ROWS)
+
+
+def _layer_norm(lowering: Lowering, node: Node, x: Value, weight: Value, bias: Value, order: Order) -> Value:
+    tokens = lowering.stored(x, order)
     y = lowering.emit.layer_norm(
         x=tokens,
-        axes=[1],
-        gamma=lowering.array(weight),
-        beta=lowering.array(bias),
+        axes=[order.index(2)],
+        gamma=lowering.stored(weight, (0,)),
+        beta=lowering.stored(bias, (0,)),
         epsilon=_epsilon(lowering, node, tokens),
     )
-    return Value(y, tuple(y.shape), TOKENS)
+    return Value(y, tuple(y.shape), order)
 
 
 def _epsilon(lowering: Lowering, node: Node, x: Any) -> Any:
@@ -113,3 +127,6 @@ RULES: dict[str, Rule] = {
     "gelu": _activation("gelu", mode="EXACT"),
     "quick_gelu": _activation("gelu", mode="SIGMOID_APPROXIMATION"),
 }
+
+# In the place of the rules of the same names: tokens stay (B, S, C), as GPUs multiply matrices.
+MATRICES: dict[str, Rule] = {"linear": matrix_linear, "layer_norm": rows_layer_norm}

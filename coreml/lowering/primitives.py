@@ -141,7 +141,7 @@ def _gather(lowering: Lowering, node: Node, a: Value, *indices: Value) -> Value:
     axes, shape = list(node.attributes["axes"]), lowering.shape(node)
     if axes != list(range(len(axes))):
         layer = lowering.graph.layer(node)
-        raise InputError(f"Core ML: an index into axes {axes} (in or after {layer}) cannot be lowered")
+        raise InputError(f"an index into axes {axes} (in or after {layer}) cannot be lowered")
     x = lowering.stored(a, tuple(range(len(a.shape))))
     arrays = [lowering.stored(index, tuple(range(len(index.shape)))) for index in indices]
     if len(axes) == 1:

@@ -125,7 +125,8 @@ class _Run:
                         completed = completed.with_values(refiner_hash=refiner.model.hash)
                     if request.speed:
                         lines = [*lines, speed_words(sd.model, request.speed, completed)]
-                    self._note([*lines, *replay.remarks(self._arguments, sd.model), *unguided_words(completed)])
+                    remarks = [*replay.remarks(self._arguments, sd.model), *unguided_words(completed)]
+                    self._note([*lines, *remarks, *models.time_words(sd.model, completed)])
                 request = completed.with_subject(conditions.check_subject(sd.model, request))
             except InputError as error:
                 raise (error if template.where is None else InputError(f"{template.where}: {error}")) from None

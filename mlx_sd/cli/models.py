@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from .. import completion
+from ..checkpoint.model import Model
 from ..core.errors import InputError
 from ..pipeline import StableDiffusion
 from ..request import Request
@@ -25,6 +27,17 @@ def _loaded(arguments: argparse.Namespace, request: Request) -> StableDiffusion:
         lora_folder=arguments.lora_folder,
         lora_strict=arguments.lora_strict,
     )
+
+
+def time_words(model: Model, request: Request) -> list[str]:
+    """Returns a line with the predicted time of a completed request's picture, where assets of Core AI make it."""
+    if not request.coreml:
+        return []
+    from coreml import drive
+
+    count = len(completion.table_of(model, request).rows)
+    full = len(list(request.deepcache.full_evaluations(count))) if request.deepcache else count
+    return drive.time_words(model, full, count - full, (request.width or 0, request.height or 0))
 
 
 def _packaged(arguments: argparse.Namespace, request: Request) -> StableDiffusion:

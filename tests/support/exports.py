@@ -15,7 +15,7 @@ from coreml import export
 from coreml.plan import Options
 from mlx_sd import StableDiffusion
 from mlx_sd.checkpoint.model_folder import build, shapes
-from tests.support import families
+from tests.support import families, singles
 
 SMALL = "small"  # the family sd1 with a UNet of two levels: a quarter of the operations, for what any UNet shows
 # Forms of an export that tests share: (family of `families.FAMILIES`, options).
@@ -26,6 +26,7 @@ FORMS = {  # the families and dtypes, and between them every form of attention
     "sdxl float16": ("sdxl", {"attention": "split-einsum", "target": "iOS17"}),
     "small float32": (SMALL, {"dtype": "float32", "attention": "original"}),
 }
+CORE_AI = {"format": "coreai", "target": "OS27", "unets": ("functions",)}
 UNET_AND_TEXT = ("unet", "text_encoder")  # the networks of a generation that ends with latents
 _SMALL_UNET = {
     "block_out_channels": [32, 64],
@@ -38,13 +39,16 @@ Model = Callable[[str], StableDiffusion]
 
 
 @pytest.fixture(scope="session")
-def model(family: Model, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """model(name) is the tiny checkpoint of a family of `families.FAMILIES`, or SMALL, loaded in float32."""
+def model(family: Model, shapes, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """model(name) is the tiny checkpoint of a family of `families.FAMILIES`, SMALL or refiner, loaded in float32."""
     loaded: dict[str, StableDiffusion] = {}
 
     def load(name: str) -> StableDiffusion:
-        if name != SMALL:
+        if name not in (SMALL, "refiner"):
             return family(name)
+        if name not in loaded and name == "refiner":
+            folder = singles.refiner_folder(shapes, tmp_path_factory.mktemp("checkpoints") / name)
+            loaded[name] = StableDiffusion.load(folder, dtype="float32")
         if name not in loaded:
             folder = tmp_path_factory.mktemp("checkpoints") / SMALL
             write_small(family("sd1").model.folder, folder)

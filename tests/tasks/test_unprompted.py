@@ -264,7 +264,7 @@ def test_a_model_of_prompts_asks_for_one(original, capsys):
 def test_core_ml_takes_models_of_prompts_only(folders, tmp_path, capsys):
     assert coreml.main(["--model", str(folders("ddpm")), "--out", str(tmp_path / "packages")]) == 2
     err = capsys.readouterr().err
-    assert "Core ML packages are for models that take a prompt" in err and err.count("\n") == 1
+    assert "packages for apps are for models that take a prompt" in err and err.count("\n") == 1
     assert not (tmp_path / "packages").exists()
 
 

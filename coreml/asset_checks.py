@@ -1,0 +1,183 @@
+"""Assets of Core AI, run by Apple's own CPU runtime in a process without MLX and compared with MLX."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_sd import StableDiffusion
+from mlx_sd.core.errors import Failure, InputError
+from mlx_sd.core.files import read_json
+
+from . import assets, info, manifest
+from .checks import Check, compare, inputs_of, networks
+from .coreai import availability, speed
+from .coreai.asset_files import HASH
+from .coreai.runtime import PLACE, Runtime, check
+from .lowering.interfaces import FunctionSpec
+from .plan import Options, defaults, plan
+
+LIMITS = (
+    f"Run by {PLACE}: this shows that the saved numbers and operations are right. It cannot show what the GPU and the "
+    "Neural Engine of a device compute, nor how fast; only a device does."
+)
+PATIENCE = 600.0  # seconds: float16 that takes longer is checked at a smaller size, or as its float32 twin
+
+_SMALL = 2  # a small size, in the smallest that the model has
+Report = Callable[[str], None]
+
+
+def is_core_ai(path: Path) -> bool:
+    """Returns whether a path is an asset, or a folder of assets."""
+    if path.suffix == assets.SUFFIX:
+        return True
+    about = path / "info.json"
+    return about.is_file() and read_json(about).get("format") == info.FORMATS["coreai"]
+
+
+def content_of(path: Path) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Checks the files of an asset, or of a folder of them; returns the content of info.json, and the assets by name.
+
+    Raises InputError for a file that is missing, damaged, or of another export.
+    """
+    if path.suffix == assets.SUFFIX:
+        content = check(path)
+        info.check_structure(content, path)
+        if path.stem not in content["packages"]:
+            raise InputError(f"{path}: its metadata knows no {path.stem}; give the asset its own name again")
+        return content, {path.stem: path}
+    content = info.read(path)
+    manifest.check(path, content["files"])
+    paths = {name: path / f"{name}{assets.SUFFIX}" for name in content["packages"]}
+    for name, asset in paths.items():
+        check_asset(asset, content["packages"][name])
+    return content, paths
+
+
+def check_asset(path: Path, description: Mapping[str, Any]) -> None:
+    """Raises InputError where an asset is missing, damaged, or not the one that info.json describes."""
+    if not path.is_dir():
+        raise InputError(f"{path} of info.json is missing; export again")
+    check(path)
+    if (path / HASH).read_bytes().hex() != description.get("sha256"):
+        raise InputError(f"{path} is of another export than the info.json beside it; export again")
+
+
+def run(
+    content: Mapping[str, Any], paths: Mapping[str, Path], model: str, full: bool, report: Report
+) -> Iterator[Check]:
+    """Runs every function of the assets that `content_of` has returned, and yields the comparisons with MLX.
+
+    full: run float16 at its own size, however long that takes. report(line) is called before anything runs. Raises
+    InputError for assets that are damaged or of another model, Failure where a function is not what it should be.
+    """
+    availability.check()
+    total = predicted(content, paths)
+    report(f"{PLACE}, one thread: {speed.words(total)}")
+    if content["options"]["dtype"] == "float16" and total > PATIENCE and not full:
+        yield from _twin(content, set(paths), model, report)
+        return
+    yield from _checks(content, paths, StableDiffusion.load(model, "float32"))
+
+
+def predicted(content: Mapping[str, Any], names: Any) -> float:
+    """Predicts the seconds of one run of every function of the assets of those names."""
+    attention = content["options"]["attention"]
+    functions = (f for name in names for f in content["packages"][name]["functions"].values())
+    return sum(speed.seconds(function, attention) for function in functions)
+
+
+def _twin(content: Mapping[str, Any], names: set[str], model: str, report: Report) -> Iterator[Check]:
+    """Checks the same functions, written again for small pictures, in float16 where that is quick enough."""
+    from .export import export  # that module checks nothing
+
+    sd = StableDiffusion.load(model, "float32")
+    side = _SMALL * sd.vae.config.downsampling * sd.unet.config.downsampling
+    for dtype in ("float16", "float32"):
+        options = replace(_options(content), dtype=dtype, sizes=((side, side),))
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary, "twin")
+            twin = export(model, folder, options, report=lambda line: None)
+            duration = predicted(twin, names)
+            if dtype == "float16" and duration > PATIENCE:
+                continue
+            report(f"in their place twins of {side}x{side}, {dtype}: {speed.words(duration)}; --full runs them all")
+            yield from _checks(twin, {name: folder / f"{name}{assets.SUFFIX}" for name in names}, sd)
+            return
+
+
+def _checks(content: Mapping[str, Any], paths: Mapping[str, Path], sd: StableDiffusion) -> Iterator[Check]:
+    attention = content["options"]["attention"]
+    for name, path in paths.items():
+        runtime = Runtime(path)
+        plain: dict[str, dict[str, np.ndarray]] = {}  # size -> outputs of the function full
+        for function, description in content["packages"][name]["functions"].items():
+            specs = _specs(sd, content, description.get("size"))
+            if description["role"] not in specs:
+                raise InputError(f"{path} is a {description['role']}, which the model {sd.model.name} does not have")
+            spec = specs[description["role"]]
+            inputs = inputs_of(sd, specs, spec)
+            expected = spec.call(networks(sd)[spec.part], *inputs)
+            feeds = {port.name: port.store(x) for port, x in zip(spec.inputs, inputs, strict=True)}
+            duration = speed.seconds(description, attention)
+            ports = runtime.functions.get(function, {}).get("inputs", {})
+            results = runtime.run(function, *_feeds(feeds, ports, description), duration)
+            for port, y in zip(spec.outputs, expected, strict=True):
+                array = np.array(port.load(results[port.name]))
+                yield compare(name, function, port.name, PLACE, array, np.array(y.astype(mx.float32)))
+            size = str(description.get("size"))
+            if description["role"] == "unet_full":
+                plain[size] = results
+            elif description["role"] == "unet_refresh":
+                _check_equal(path, function, results, plain[size])
+            elif description["role"] == "unet_shallow" and size in plain:
+                deep = feeds | {"deep_feature": plain[size]["deep_feature"]}
+                again = runtime.run(function, *_feeds(deep, ports, description), duration)
+                _check_equal(path, function, again, plain[size])
+        runtime.close()
+
+
+def _feeds(
+    arrays: Mapping[str, np.ndarray], ports: Mapping[str, Any], description: Mapping[str, Any]
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Returns a function's inputs in the types that it has, with zeros for its states, and the names of those."""
+    feeds = {name: array.astype(ports[name][1]) if name in ports else array for name, array in arrays.items()}
+    states = list(description["states"])
+    for name in states:
+        port = description["inputs"][name]
+        feeds[name] = np.zeros(port["shape"], port["dtype"])
+    return feeds, states
+
+
+def _check_equal(path: Path, function: str, results: Mapping[str, np.ndarray], plain: Mapping[str, np.ndarray]) -> None:
+    """Raises Failure where a function does not give exactly what full gives, from its own deep feature."""
+    for name, array in results.items():
+        if not np.array_equal(array, plain[name]):
+            raise Failure(f"{path}: {function} does not equal full: {name} differs; export again, and report this")
+
+
+def _options(content: Mapping[str, Any]) -> Options:
+    """Returns the options of an export without its sizes; metadata of an asset has no nulls."""
+    o, d = content["options"], defaults("coreai")
+    return replace(
+        d,
+        dtype=o["dtype"],
+        attention=o["attention"],
+        unets=tuple(o["unets"]),
+        branch=o["branch"],
+        batch=o["batch"],
+        stateful=o.get("stateful", False),
+        compress=o.get("compress"),
+    )
+
+
+def _specs(sd: StableDiffusion, content: Mapping[str, Any], size: Any) -> dict[str, FunctionSpec]:
+    """Returns what this model's functions compute, by role, in float32."""
+    sizes = ((size[0], size[1]),) if size else ((None, None),)
+    options = replace(_options(content), dtype="float32", sizes=sizes, compress=None)
+    items = plan(networks(sd), options, sd.model.name)
+    return {entry.role: entry.spec for item in items for entry in item.functions.values()}
