@@ -126,7 +126,7 @@ def test_compressed_weights_are_smaller_and_near(attention, scheme, exported, mo
     assert sizes[1] < 0.7 * sizes[0]
     assert info.read(compressed)["compression"] == {"name": scheme}
     errors = [check.error for check in checks(compressed, model(SMALL))]
-    assert 1e-4 < max(errors) < 0.5
+    assert 1e-4 < max(errors) < (0.7 if scheme == "sparse50" else 0.5)  # of random weights, half dropped are missed
 
 
 # ------------------------------------------------------------------------------------------------ the loop

@@ -47,7 +47,7 @@ def test_true_pictures_are_true(size):
 @pytest.mark.slow
 def test_all_but_few_are_true_and_not_to_changed_captions():
     """As `python -m bench truth --rules` measures, on 100 of the 500 captions."""
-    measured = truth.rules_measured(claims()[:100], 256)
+    measured = truth.rules_measured(claims()[:100], 256, 256)
     assert measured["shares"]["captions"]["all"]["true"] >= 98
     assert sum(part["true"] for part in measured["changed_captions"].values()) <= 5
 
