@@ -107,7 +107,7 @@ def _is_cut(items: Sequence[Item]) -> bool:
 def _packages_of(items: Sequence[Item], options: Options) -> kit_folder.Packages:
     """Returns what a kit has to know of the packages; its picture has the first of their sizes."""
     size = next(entry.size for item in items for entry in item.functions.values() if entry.size)
-    return kit_folder.Packages(size, options.branch, options.dtype, options.compress)
+    return kit_folder.Packages(size, options.branch, options.dtype, options.compress, options.format)
 
 
 def _write(
