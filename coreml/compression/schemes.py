@@ -1,5 +1,6 @@
 """Schemes by name: "palettize4", "palettize4:16", "int8", "int4:32", "sparse50", or a file of mixed bits."""
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -150,6 +151,23 @@ def record(name: str | None) -> dict[str, Any] | None:
     if not name.endswith(".json"):
         return {"name": name}
     return {"name": "mixed", "others": mixed(name).others.name, "bits": dict(mixed(name).bits)}
+
+
+def restore(recorded: Mapping[str, Any] | None, model_hash: str, file: Path) -> str | None:
+    """Returns the name of a compression that `record` has described; mixed bits are written into `file` again."""
+    if recorded is None or recorded["name"] != "mixed":
+        return None if recorded is None else str(recorded["name"])
+    others = parse(recorded["others"])
+    content = {
+        "format": MIXED,
+        "version": MIXED_VERSION,
+        "model": {"hash": model_hash},
+        "bits": others.bits,
+        "others": others.name,
+        "layers": {name: {"bits": bits} for name, bits in recorded["bits"].items()},
+    }
+    file.write_text(json.dumps(content), encoding="utf-8")
+    return str(file)
 
 
 def _palette(weight: np.ndarray, bits: int, group: int | None) -> Palette:
