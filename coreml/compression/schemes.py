@@ -153,18 +153,27 @@ def record(name: str | None) -> dict[str, Any] | None:
     return {"name": "mixed", "others": mixed(name).others.name, "bits": dict(mixed(name).bits)}
 
 
-def restore(recorded: Mapping[str, Any] | None, model_hash: str, file: Path) -> str | None:
-    """Returns the name of a compression that `record` has described; mixed bits are written into `file` again."""
-    if recorded is None or recorded["name"] != "mixed":
-        return None if recorded is None else str(recorded["name"])
-    others = parse(recorded["others"])
+def restore(recorded: Any, model_hash: str, file: Path) -> str | None:
+    """Returns the name of a compression that `record` has described; mixed bits are written into `file` again.
+
+    Raises InputError where the description, which comes from an info.json, is damaged.
+    """
+    if recorded is None:
+        return None
+    try:
+        if recorded["name"] != "mixed":
+            return parse(recorded["name"]).name
+        others = parse(recorded["others"])
+        layers = {str(name): {"bits": bits} for name, bits in recorded["bits"].items()}
+    except (KeyError, TypeError, AttributeError):
+        raise InputError("compression of info.json is damaged; export again") from None
     content = {
         "format": MIXED,
         "version": MIXED_VERSION,
         "model": {"hash": model_hash},
         "bits": others.bits,
         "others": others.name,
-        "layers": {name: {"bits": bits} for name, bits in recorded["bits"].items()},
+        "layers": layers,
     }
     file.write_text(json.dumps(content), encoding="utf-8")
     return str(file)
