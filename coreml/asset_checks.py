@@ -15,6 +15,7 @@ from mlx_sd.core.files import read_json
 
 from . import assets, info, manifest
 from .checks import Check, compare, inputs_of, networks
+from .compression import schemes
 from .coreai import availability, speed
 from .coreai.asset_files import HASH
 from .coreai.runtime import PLACE, Runtime, check
@@ -98,9 +99,10 @@ def _twin(content: Mapping[str, Any], names: set[str], model: str, report: Repor
     sd = StableDiffusion.load(model, "float32")
     side = _SMALL * sd.vae.config.downsampling * sd.unet.config.downsampling
     for dtype in ("float16", "float32"):
-        options = replace(_options(content), dtype=dtype, sizes=((side, side),))
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary, "twin")
+            compress = schemes.restore(content.get("compression"), sd.model.hash, Path(temporary, "bits.json"))
+            options = replace(_options(content), dtype=dtype, sizes=((side, side),), compress=compress)
             twin = export(model, folder, options, report=lambda line: None)
             duration = predicted(twin, names)
             if dtype == "float16" and duration > PATIENCE:
@@ -161,7 +163,7 @@ def _check_equal(path: Path, function: str, results: Mapping[str, np.ndarray], p
 
 
 def _options(content: Mapping[str, Any]) -> Options:
-    """Returns the options of an export without its sizes; metadata of an asset has no nulls."""
+    """Returns the options of an export without sizes and compression; metadata of an asset has no nulls."""
     o, d = content["options"], defaults("coreai")
     return replace(
         d,
@@ -171,13 +173,12 @@ def _options(content: Mapping[str, Any]) -> Options:
         branch=o["branch"],
         batch=o["batch"],
         stateful=o.get("stateful", False),
-        compress=o.get("compress"),
     )
 
 
 def _specs(sd: StableDiffusion, content: Mapping[str, Any], size: Any) -> dict[str, FunctionSpec]:
     """Returns what this model's functions compute, by role, in float32."""
     sizes = ((size[0], size[1]),) if size else ((None, None),)
-    options = replace(_options(content), dtype="float32", sizes=sizes, compress=None)
+    options = replace(_options(content), dtype="float32", sizes=sizes)
     items = plan(networks(sd), options, sd.model.name)
     return {entry.role: entry.spec for item in items for entry in item.functions.values()}

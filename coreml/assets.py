@@ -20,9 +20,9 @@ import numpy as np
 from mlx_sd.checkpoint import model_folder
 from mlx_sd.core.errors import Failure, InputError
 
+from . import info
 from .compression import schemes
 from .lowering.graph import record
-from .lowering.interfaces import Port
 from .plan import Item, Options, plan
 
 SUFFIX = ".aimodel"
@@ -117,16 +117,11 @@ def _options(content: dict[str, Any]) -> Options:
 
 
 def _ports(ports: Any) -> dict[str, Any]:
-    return {port.name: describe(port) for port in ports}
+    return {port.name: info.describe_port(port) for port in ports}
 
 
 def _states(ports: Any, states: Any) -> dict[str, Any]:
     return _ports([port for port in ports if port.name in states])
-
-
-def describe(port: Port) -> dict[str, Any]:
-    """Returns shape and type of a port for info.json."""
-    return {"shape": list(port.stored), "dtype": str(port.dtype).rpartition(".")[2]}
 
 
 def main() -> None:

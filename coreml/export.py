@@ -1,11 +1,8 @@
 """Exporting a model folder: the packages an app needs, its vocabulary, and info.json, which says how to run them."""
 
 import json
-import math
 import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,27 +10,19 @@ from errno import ENOSPC
 from pathlib import Path
 from typing import Any
 
-import mlx.nn as nn
-import numpy as np
-
 from mlx_sd import resolve
 from mlx_sd.checkpoint import model_folder
 from mlx_sd.core.errors import Failure, InputError
-from mlx_sd.core.files import Tensor, temporary_folder
+from mlx_sd.core.files import temporary_folder
 from mlx_sd.prompts.tokenizer import bpe
 
 from . import assets, info, manifest, stock
 from .compression import schemes
 from .coreai import availability
 from .kit import selection as kit_folder
-from .lowering import split
-from .lowering.graph import Graph, record
-from .lowering.interfaces import FunctionSpec, Port
-from .mil import emitter, package
-from .plan import Entry, Item, Options, plan
+from .plan import Item, Options, plan, weight_bytes
 
 SUFFIXES = (".mlpackage", ".mlmodelc", assets.SUFFIX)
-GIGABYTE = 10**9  # bytes of weights that iOS takes in one package
 
 Report = Callable[[str], None]
 
@@ -69,18 +58,20 @@ def export(
     settings = kit.settings(about, options.branch if _is_cut(items) else None) if kit else []
     names = [name for item in items for name in (item.pieces or (item.name,))]
     _refuse_existing(out, names, options.format, force, bool(kit))
-    _check_space(out, sum(_weight_bytes(stored[item.part], options) for item in items), options.format)
-    packages: dict[str, Any] = {}
+    _check_space(out, sum(weight_bytes(stored[item.part], options) for item in items), options.format)
+    descriptions: dict[str, Any] = {}
     with _beside(out) as home:
         for item in items:
             if options.format == "coreai":
                 written = iter([(item.name, assets.write(item, folder, options, home, model))])
             else:
-                written = _write(item, networks[item.part], stored[item.part], home, options)
+                from . import packages  # coremltools takes seconds to import
+
+                written = packages.write(item, networks[item.part], stored[item.part], home, options)
             for name, description in written:
-                packages[name] = description
+                descriptions[name] = description
                 report(info.summary(name, description))
-        content = info.describe(model, about, networks, folder, asdict(options), packages)
+        content = info.describe(model, about, networks, folder, asdict(options), descriptions)
         content["compression"] = schemes.record(options.compress)
         tokenizer = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder / "tokenizer_2"
         if options.format == "coreai":
@@ -93,7 +84,7 @@ def export(
             write_kit(home / kit_folder.FOLDER, model, settings, _packages_of(items, options))
             report(f"{kit_folder.FOLDER}: {len(settings)} tables and a golden picture")
         if sys.platform == "darwin" and options.format == "coreml":
-            _compile(home, packages)
+            packages.compile(home, descriptions)
         content["files"] = manifest.describe(home)
         (home / "info.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return content
@@ -107,84 +98,7 @@ def _is_cut(items: Sequence[Item]) -> bool:
 def _packages_of(items: Sequence[Item], options: Options) -> kit_folder.Packages:
     """Returns what a kit has to know of the packages; its picture has the first of their sizes."""
     size = next(entry.size for item in items for entry in item.functions.values() if entry.size)
-    return kit_folder.Packages(size, options.branch, options.dtype, options.compress)
-
-
-def _write(
-    item: Item, network: nn.Module, stored: Mapping[str, Tensor], home: Path, options: Options
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Writes an item's package, or its pieces; yields the name and the description of each for info.json."""
-    if len(item.functions) > 1:
-        path = home / f"{item.name}.mlpackage"
-        with tempfile.TemporaryDirectory(dir=home) as temporary:
-            packages = {name: Path(temporary, f"{name}.mlpackage") for name in item.functions}
-            functions = {
-                name: _save(entry, entry.spec, record(entry.spec, network), stored, packages[name], options)
-                for name, entry in item.functions.items()
-            }
-            package.join(packages, path)
-        yield item.name, _finish(path, functions, options)
-        return
-    (entry,) = item.functions.values()
-    graph = record(entry.spec, network)
-    size = _weight_bytes(stored, options, set(graph.parameters.values()))
-    names = item.pieces or (item.name,)
-    if options.split and not item.pieces and size > GIGABYTE:
-        names = tuple(f"{item.name}Part{i + 1}" for i in range(2 ** math.ceil(math.log2(size / GIGABYTE))))
-    for i, (spec, piece) in enumerate(_cut(entry.spec, graph, len(names))):
-        path = home / f"{names[i]}.mlpackage"
-        functions = {"main": _save(entry, spec, piece, stored, path, options)}
-        yield names[i], _finish(path, functions, options, (i + 1, len(names)))
-
-
-def _finish(path: Path, functions: dict[str, Any], options: Options, piece: tuple[int, int] = (1, 1)) -> dict[str, Any]:
-    """Writes into a package what `verify` needs to know of it; returns its description for info.json."""
-    for function in functions.values():
-        function["piece"] = list(piece)
-    short = {name: {"role": f["role"], "size": f["size"]} for name, f in functions.items()}
-    metadata = {"functions": short, "branch": options.branch, "piece": piece, "compress": options.compress}
-    package.write_metadata(path, metadata)
-    return {"bytes": package.size(path), "functions": functions}
-
-
-def _cut(spec: FunctionSpec, graph: Graph, count: int) -> list[tuple[FunctionSpec, Graph]]:
-    """Returns a function in `count` pieces, a power of two."""
-    if count < 2:
-        return [(spec, graph)]
-    return [piece for half in split.halves(spec, graph) for piece in _cut(*half, count // 2)]
-
-
-def _save(
-    entry: Entry, spec: FunctionSpec, graph: Graph, stored: Mapping[str, Tensor], path: Path, options: Options
-) -> dict[str, Any]:
-    """Lowers one function and saves it as a package; returns its description for info.json."""
-
-    def read(name: str) -> np.ndarray:
-        """Reads a parameter in the dtype that was recorded."""
-        return np.array(stored[name].read().astype(spec.weights))
-
-    weight = emitter.weights(options.compress, options.target, spec.part)
-    operations = package.write(spec, graph, read, weight, options.attention, options.target, path)
-    return {
-        "role": entry.role,
-        "size": entry.size,
-        "about": spec.description,
-        "inputs": {port.name: _describe(port) for port in spec.inputs},
-        "outputs": {port.name: _describe(port) for port in spec.outputs},
-        "macs": graph.macs(),
-        "operations": operations,
-    }
-
-
-def _describe(port: Port) -> dict[str, Any]:
-    return {"shape": list(port.stored), "dtype": str(port.dtype).rpartition(".")[2]}
-
-
-def _weight_bytes(stored: Mapping[str, Tensor], options: Options, only: set[str] | None = None) -> int:
-    """Estimates the bytes that a network's weights, or those of the names in `only`, take in a package."""
-    numbers = sum(math.prod(tensor.shape) for name, tensor in stored.items() if only is None or name in only)
-    bits = schemes.bits_per_number(options.compress) if options.compress else float(options.dtype.removeprefix("float"))
-    return int(numbers * bits) // 8
+    return kit_folder.Packages(size, options.branch, options.dtype, options.compress, options.format)
 
 
 def _write_beside_assets(
@@ -208,15 +122,6 @@ def _write_vocabulary(tokenizer: Path, home: Path) -> None:
     (home / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
     (home / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _compile(home: Path, packages: Mapping[str, Any]) -> None:
-    """Writes on a Mac, beside each package, the compiled model that an app loads."""
-    for name in packages:
-        command = ["xcrun", "coremlcompiler", "compile", str(home / f"{name}.mlpackage"), str(home)]
-        process = subprocess.run(command, capture_output=True, text=True, check=False)
-        if process.returncode:
-            raise Failure(f"{' '.join(command[:3])} of {name} failed: {process.stderr.strip().splitlines()[-1:]}")
 
 
 def _refuse_existing(out: Path, packages: list[str], format: str, force: bool, kit: bool) -> None:

@@ -13,6 +13,8 @@ from mlx_sd.core.files import read_json
 from mlx_sd.core.version import VERSION as PROGRAM
 from mlx_sd.sampling.scheduler import Scheduler
 
+from .lowering.interfaces import Port
+
 FORMATS, VERSION = {"coreml": "mlx-sd Core ML", "coreai": "mlx-sd Core AI"}, 2
 _OLDEST = 1  # that is still read; it has no "files"
 
@@ -133,6 +135,11 @@ def check_structure(info: Mapping[str, Any], path: Path) -> None:
         missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
         if missing or not isinstance(packages, dict):
             raise InputError(f"{path} is damaged: {name} has no {', '.join(missing) or 'packages'}; export again")
+
+
+def describe_port(port: Port) -> dict[str, Any]:
+    """Returns shape and type of an input or an output, as a package stores it."""
+    return {"shape": list(port.stored), "dtype": str(port.dtype).rpartition(".")[2]}
 
 
 def suffix(info: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Which packages to write for a model, decided and checked before anything is lowered."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +10,7 @@ import mlx.core as mx
 from mlx_sd.checkpoint.model import DTYPES
 from mlx_sd.checkpoint.model_folder import TEXT
 from mlx_sd.core.errors import InputError
+from mlx_sd.core.files import Tensor
 from mlx_sd.networks.configs import VAEConfig
 from mlx_sd.networks.family import Family, family_of, task_of
 from mlx_sd.networks.unet_config import UNetConfig
@@ -258,3 +260,10 @@ def _sizes(unet: UNetConfig, vae: VAEConfig, options: Options, where: str) -> tu
     if len(set(sizes)) < len(sizes):
         raise InputError("a size is given twice")
     return sizes
+
+
+def weight_bytes(stored: Mapping[str, Tensor], options: Options, only: set[str] | None = None) -> int:
+    """Estimates the bytes that a network's weights, or those of the names in `only`, take in a package."""
+    numbers = sum(math.prod(tensor.shape) for name, tensor in stored.items() if only is None or name in only)
+    bits = schemes.bits_per_number(options.compress) if options.compress else float(options.dtype.removeprefix("float"))
+    return int(numbers * bits) // 8

@@ -75,7 +75,7 @@ def metadata(name: str, info: Mapping[str, Any]) -> dict[str, Any]:
             },
         },
         "source": {"model_definition": "mlx", "model": info["model"]["name"]},
-        "compression": info["options"]["compress"],
+        "compression": info["compression"] and info["compression"]["name"],
         "compilation": {"date": datetime.datetime.now(datetime.timezone.utc).isoformat("T", "seconds"), "targets": []},
     }
 

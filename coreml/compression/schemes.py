@@ -1,5 +1,6 @@
 """Schemes by name: "palettize4", "palettize4:16", "int8", "int4:32", "sparse50", or a file of mixed bits."""
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -150,6 +151,32 @@ def record(name: str | None) -> dict[str, Any] | None:
     if not name.endswith(".json"):
         return {"name": name}
     return {"name": "mixed", "others": mixed(name).others.name, "bits": dict(mixed(name).bits)}
+
+
+def restore(recorded: Any, model_hash: str, file: Path) -> str | None:
+    """Returns the name of a compression that `record` has described; mixed bits are written into `file` again.
+
+    Raises InputError where the description, which comes from an info.json, is damaged.
+    """
+    if recorded is None:
+        return None
+    try:
+        if recorded["name"] != "mixed":
+            return parse(recorded["name"]).name
+        others = parse(recorded["others"])
+        layers = {str(name): {"bits": bits} for name, bits in recorded["bits"].items()}
+    except (KeyError, TypeError, AttributeError):
+        raise InputError("compression of info.json is damaged; export again") from None
+    content = {
+        "format": MIXED,
+        "version": MIXED_VERSION,
+        "model": {"hash": model_hash},
+        "bits": others.bits,
+        "others": others.name,
+        "layers": layers,
+    }
+    file.write_text(json.dumps(content), encoding="utf-8")
+    return str(file)
 
 
 def _palette(weight: np.ndarray, bits: int, group: int | None) -> Palette:

@@ -28,8 +28,10 @@ __all__ = [
     "Module",
     "TensorType",
     "Value",
+    "attribute_of",
     "composite_declaration",
     "constant",
+    "constant_of",
     "graph",
     "make_states",
     "operations",
@@ -110,5 +112,14 @@ def packed_constant(array: np.ndarray, bits: int, signed: bool = False) -> Value
     digits = np.unpackbits(array.view(np.uint8).reshape(-1, 1), axis=1, count=bits, bitorder="little")
     packed = np.packbits(digits, bitorder="little")
     tensor = ir.RankedTensorType.get(list(array.shape), integer)
-    attribute = create_elements_attr(ir.Location.current, tensor, packed)
+    return constant_of(create_elements_attr(ir.Location.current, tensor, packed))
+
+
+def attribute_of(value: Value) -> ir.Attribute:
+    """Returns the numbers of a constant as the attribute that the module keeps; it lives as long as the module."""
+    return value.defining_op._attr_dict()["value"]
+
+
+def constant_of(attribute: ir.Attribute) -> Value:
+    """Adds a constant of the open module by an attribute that `attribute_of` returned there: nothing is copied."""
     return Value._from_mlir(ConstantOp(attribute).result)

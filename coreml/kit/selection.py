@@ -50,6 +50,7 @@ class Packages:
     branch: int  # at which the UNet is cut
     dtype: str  # "float32" or "float16"
     compress: str | None
+    format: str  # a name in `plan.FORMATS`
 
 
 def is_kit(folder: Path) -> bool:

@@ -17,7 +17,22 @@ from . import goldens, picture, tables
 from .selection import FORMAT, VERSION, Packages
 
 _HERE = Path(__file__).parent
-_SWIFT = ("SamplingLoop.swift", "DeepCacheUnet.swift")
+_LOOP, _UNET = "SamplingLoop.swift", "DeepCacheUnet.swift"
+_LOOP_ROW = f"| `{_LOOP}` | the loop; Foundation alone |"
+_WORDS = {  # of the README, by the format of the packages
+    "coreml": {
+        "PACKAGES": "packages",
+        "SWIFT_FILES": f"{_LOOP_ROW}\n| `{_UNET}` | runs the Core ML packages of the UNet |",
+    },
+    "coreai": {"PACKAGES": "assets", "SWIFT_FILES": _LOOP_ROW},
+}
+# Core AI runs functions asynchronously, and so must the loop that waits for them: (text, text of an asynchronous loop).
+_ASYNCHRONOUS = (
+    (") throws -> (", ") async throws -> ("),
+    (") rethrows -> [Float]", ") async rethrows -> [Float]"),
+    ("try evaluate(", "try await evaluate("),
+    ("try table.run(", "try await table.run("),
+)
 
 
 def write(folder: Path, model: str, settings: Sequence[tables.Setting], packages: Packages) -> None:
@@ -70,8 +85,9 @@ def write(folder: Path, model: str, settings: Sequence[tables.Setting], packages
         "picture": "picture/picture.json",
     }
     _write_json(folder / "kit.json", content)
-    for name in _SWIFT:
-        shutil.copyfile(_HERE.parent / "swift" / name, folder / name)
+    (folder / _LOOP).write_text(loop(packages.format), encoding="utf-8")
+    if packages.format == "coreml":
+        shutil.copyfile(_HERE.parent / "swift" / _UNET, folder / _UNET)
     shutil.copyfile(_HERE / "LICENSE.txt", folder / "LICENSE.txt")
     (folder / "README.md").write_text(_readme(content, files[first], packages, sd), encoding="utf-8")
 
@@ -80,18 +96,30 @@ def _readme(content: Mapping[str, Any], table: str, packages: Packages, sd: Stab
     rows = ["| table | evaluations | full |", "| --- | ---: | ---: |"]
     rows += [f"| `{entry['file']}` | {entry['evaluations']} | {entry['full']} |" for entry in content["tables"]]
     loras = [str(lora.get("path", "")) for lora in sd.model.loras]
+    compression = schemes.record(packages.compress)
     words = {
+        "SWIFT": (_HERE / f"swift-{packages.format}.md").read_text(encoding="utf-8").rstrip(),
+        **_WORDS[packages.format],
         "MODEL": content["model"]["name"],
         "MADE_BY": content["made_by"],
         "TABLES": "\n".join(rows),
         "TABLE": table,
         "DTYPE": packages.dtype,
-        "COMPRESSED": f" with the compression {packages.compress}" if packages.compress else "",
+        "COMPRESSED": f" with the compression {compression['name']}" if compression else "",
         "LORAS": f" with {', '.join(loras)}" if loras else "",
     }
     text = (_HERE / "README.md").read_text(encoding="utf-8")
-    for name, value in words.items():
+    for name, value in words.items():  # SWIFT first: it has words of its own
         text = text.replace(f"@{name}@", value)
+    return text
+
+
+def loop(format: str) -> str:
+    """Returns SamplingLoop.swift for a format, a name in `plan.FORMATS`: for Core AI, with an asynchronous loop."""
+    text = (_HERE.parent / "swift" / _LOOP).read_text(encoding="utf-8")
+    for synchronous, asynchronous in _ASYNCHRONOUS if format == "coreai" else ():
+        assert text.count(synchronous) == 1, f"{synchronous} must be in {_LOOP} once"
+        text = text.replace(synchronous, asynchronous)
     return text
 
 

@@ -10,9 +10,9 @@ import tree_sitter_swift
 
 from coreml import export
 from coreml.__main__ import parser
-from coreml.kit import tables
+from coreml.kit import tables, write
 from coreml.mil import package
-from coreml.plan import Options, plan
+from coreml.plan import FORMATS, Options, plan
 from mlx_sd.checkpoint.embedded import TINY
 from mlx_sd.checkpoint.model_folder import build
 from mlx_sd.sampling.scheduler import Scheduler
@@ -20,7 +20,7 @@ from mlx_sd.sampling.scheduler import Scheduler
 ROOT = Path(__file__).parent.parent.parent
 SWIFT = (ROOT / "coreml/swift/DeepCacheUnet.swift").read_text(encoding="utf-8")
 LOOP = (ROOT / "coreml/swift/SamplingLoop.swift").read_text(encoding="utf-8")
-KIT = (ROOT / "coreml/kit/README.md").read_text(encoding="utf-8").replace("@TABLE@", "table.json")
+KITS = [(ROOT / f"coreml/kit/swift-{name}.md").read_text(encoding="utf-8") for name in FORMATS]
 PAGE = (ROOT / "docs/guide/apps.md").read_text(encoding="utf-8")
 
 
@@ -60,7 +60,14 @@ def test_the_swift_files_are_swift():
     assert faults(SWIFT.replace("guard interval >= 1 else", "guard interval >= 1 els"))
 
 
-@pytest.mark.parametrize(("page", "count"), ((PAGE, 4), (KIT, 2)), ids=("the guide", "the kit's README"))
+def test_the_loop_of_a_core_ai_kit_differs_in_waiting_alone():
+    loop = write.loop("coreai")
+    assert faults(loop) == [] and write.loop("coreml") == LOOP != loop
+    assert loop.replace("try await ", "try ").replace(" async ", " ") == LOOP
+    assert loop.count("await") == 2  # for the UNet, and in the example at the head
+
+
+@pytest.mark.parametrize(("page", "count"), ((PAGE, 4), (KITS[0], 1), (KITS[1], 1)), ids=("the guide", *FORMATS))
 def test_every_snippet_on_a_page_is_swift(page, count):
     snippets = re.findall(r"```swift\n(.*?)```", page, re.DOTALL)
     assert len(snippets) >= count

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coreml import export, info, verify
+from coreml import export, info, packages, verify
 from coreml.__main__ import main
 from coreml.interpret.package import Package
 from coreml.mil import package
@@ -141,7 +141,7 @@ def test_halves_compute_the_whole_unet_one_after_the_other(halves, model):
 
 @pytest.mark.slow
 def test_a_package_above_the_limit_is_cut_into_parts_below_it(exported, model, monkeypatch):
-    monkeypatch.setattr(export, "GIGABYTE", 500_000)
+    monkeypatch.setattr(packages, "GIGABYTE", 500_000)
     folder = exported(SMALL, ("unet",), split=True, unets=("chunks",), attention="original", compress="int8")
     content = info.read(folder)
     parts = [name for name in content["packages"] if name.startswith("UnetChunk1")]
@@ -197,7 +197,7 @@ def test_a_full_disk_leaves_nothing(family, tmp_path, monkeypatch, capfd):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(export.package, "write", full)
+    monkeypatch.setattr(package, "write", full)
     assert main(arguments) == 1
     assert "no space" in capfd.readouterr().err
     monkeypatch.setattr(export.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1000, 990, 10))

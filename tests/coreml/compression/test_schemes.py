@@ -188,3 +188,15 @@ def test_a_damaged_file_of_bits_is_refused(damage, path):
 def test_a_missing_file_of_bits_is_refused():
     with pytest.raises(InputError, match=r"nowhere\.json is missing"):
         schemes.compressor("nowhere.json", "unet")
+
+
+def test_what_is_recorded_of_a_compression_restores_it(tmp_path):
+    file = tmp_path / "bits.json"
+    for name in (None, "palettize4:16", "sparse50"):
+        assert schemes.restore(schemes.record(name), "hash", file) == name
+    recorded = {"name": "mixed", "others": "palettize6", "bits": {"a.weight": 3, "b.weight": 16}}
+    assert schemes.record(schemes.restore(recorded, "hash", file)) == recorded
+    schemes.check_model(str(file), "hash")
+    for damaged in ([], "mixed", {"name": "mixed"}, {"name": 4}, recorded | {"bits": [3]}):
+        with pytest.raises(InputError, match="damaged; export again"):
+            schemes.restore(damaged, "hash", file)

@@ -1,6 +1,7 @@
 """The rules write one network in three forms of Core AI, all of which compute what MLX computes."""
 
 import re
+from dataclasses import replace
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -10,7 +11,8 @@ from mlx.utils import tree_flatten
 
 pytest.importorskip("coreai", reason="the extra coreai is not installed")
 
-from coreml.coreai import asset
+from coreml.compression import schemes
+from coreml.coreai import asset, constants
 from coreml.coreai.asset import Function
 from coreml.coreai.coreai_core import AIModelAsset
 from coreml.coreai.runtime import Runtime
@@ -120,3 +122,48 @@ def test_metadata_holds_what_info_json_holds_but_for_nulls(network, tmp_path):
     write(network, "original", tmp_path / "x.aimodel")
     asset.write_metadata(tmp_path / "x.aimodel", {"a": {"b": [1, 2.5, "x", True]}, "c": None})
     assert check(tmp_path / "x.aimodel") == {"a": {"b": [1, 2.5, "x", True]}}
+
+
+@pytest.mark.parametrize("scheme", ("palettize4", "int4:32", "sparse50"))
+def test_a_weight_is_compressed_once_for_all_functions(scheme, tmp_path):
+    network = Linears()
+    rng, numbers, names = np.random.default_rng(0), {}, []
+    for name, array in tree_flatten(network.parameters()):
+        numbers[name] = rng.standard_normal(array.shape, dtype=np.float32)
+    rows = Port("x", (4, 64), (0, 1), mx.float32, mx.float32)
+    result = replace(rows, name="y")
+    spec = FunctionSpec("Linears", "unet", lambda n, x: (n(x),), (rows,), (result,), "linears", mx.float32)
+
+    def describe(parameter, array):
+        names.append(parameter)
+        return schemes.parse(scheme).compress(array)
+
+    functions = {name: Function(spec, record(spec, Linears())) for name in ("main", "full", "shallow")}
+    sizes = []
+    for count in (1, 3):
+        names.clear()
+        path = tmp_path / f"{count}.aimodel"
+        chosen = dict(list(functions.items())[:count])
+        sizes.append(asset.write(chosen, numbers.__getitem__, "fused", path, constants.compress(describe)).bytes)
+        assert sorted(names) == ["first.weight", "second.weight"]
+    assert sizes[1] < sizes[0] + 0.2 * numbers["first.weight"].size  # bytes: a second copy of 4 bits takes 0.5 each
+    runtime, x = Runtime(tmp_path / "3.aimodel"), rng.standard_normal((4, 64), dtype=np.float32)
+    expected = x
+    for name in ("first", "second"):
+        weight = numbers[f"{name}.weight"]
+        expected = expected @ schemes.parse(scheme).compress(weight).dense().T + numbers[f"{name}.bias"]
+    for function in functions:
+        y = runtime.run(function, {"x": x})["y"]
+        assert np.abs(y - expected).max() <= 1e-5 * np.abs(expected).max()
+    runtime.close()
+
+
+class Linears(nn.Module):
+    """Two linear layers, large enough to be compressed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Linear(64, 512), Linear(512, 64)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.second(self.first(x))

@@ -1,5 +1,6 @@
 """Where coreai-core is missing, one line says why and what to do, and the rest of the program works without it."""
 
+import os
 import re
 import subprocess
 import sys
@@ -53,6 +54,25 @@ def test_another_version_is_refused(monkeypatch):
     monkeypatch.setattr(metadata, "version", lambda _: "1.0.0b2")
     with pytest.raises(InputError, match=r"1\.0\.0b3, not 1\.0\.0b2"):
         availability.check()
+
+
+def test_an_export_to_core_ai_imports_no_coremltools(model, tmp_path):
+    """Neither in this process, which makes the kit, nor in those that write and run the assets."""
+    pytest.importorskip("coreai", reason="the extra coreai is not installed")
+    (tmp_path / "coremltools").mkdir()
+    (tmp_path / "coremltools/__init__.py").write_text("raise ImportError('there is no coremltools here')")
+    code = (
+        "import sys; from coreml.__main__ import main;"
+        "words = ['--format', 'coreai', '--compress', 'palettize4', '--model', sys.argv[2]];"
+        "kit = ['--kit', '--sampler', 'euler', '--steps', '1'];"
+        "code = main([*words, *kit, '--out', sys.argv[1]]);"
+        "sys.exit(code or any(name.split('.')[0] == 'coremltools' for name in sys.modules))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "out"), model("small").model.name]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out/kit/kit.json").is_file()
 
 
 def test_nothing_imports_coreai_core_before_it_is_used():

@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 
 from coreml import export
-from coreml.interpret.package import Package
 from coreml.kit.selection import Selection
 from coreml.plan import Options
 from mlx_sd.reuse import deepcache
 from tests.support import families, kit_reader
 from tests.support.effort import slow_but
 from tests.support.exports import FORMS
+from tests.support.kit_app import App, distance
 
 # A few steps show that two loops agree; that DeepCache saves little in them is beside the point.
 pytestmark = pytest.mark.filterwarnings("ignore:in . evaluations little repeats itself:UserWarning")
@@ -34,79 +34,6 @@ def folder(kitted):
 @pytest.fixture
 def kit(folder):
     return folder / "kit"
-
-
-class App:
-    """What an app does: packages by role, with the project's interpreter in the place of Core ML."""
-
-    def __init__(self, folder):
-        self.folder, self.info = folder, kit_reader.load(folder / "info.json")
-        self.golden = kit_reader.load(folder / "kit/picture/picture.json")
-        self.arrays = {
-            name: kit_reader.array(folder / "kit/picture", entry) for name, entry in self.golden["arrays"].items()
-        }
-        self.size = f"{self.golden['width']}x{self.golden['height']}"
-        self.rounding = self.info["options"]["dtype"] == "float16"
-
-    def run(self, role, size, feeds):
-        for name, function in self.info["roles"][size][role]:
-            ports = self.info["packages"][name]["functions"][function]["inputs"]
-            inputs = {n: np.broadcast_to(feeds[n], p["shape"]).astype(p["dtype"]) for n, p in ports.items()}
-            package = Package.load(self.folder / f"{name}.mlpackage")
-            outputs = package.run(inputs, function=function, rounding=self.rounding)
-            feeds = feeds | outputs
-        return outputs
-
-    def states(self, swapped=False):
-        """The encoded texts (rows, 77, C), the negative one first."""
-        texts = [self.golden["negative"], self.golden["prompt"]]
-        rows = []
-        for text in reversed(texts) if swapped else texts:
-            parts = []
-            roles = [role for role in self.info["roles"]["any"] if role.startswith("text_encoder")]
-            for role, ids in zip(roles, self.info["tokenizers"], strict=True):
-                tokenizer = kit_reader.Tokenizer(self.folder, ids["start"], ids["end"], ids["length"])
-                tokens = tokenizer.encode(text)
-                outputs = self.run(role, "any", {"input_ids": np.array([tokens + [ids["pad"]] * (77 - len(tokens))])})
-                name = "hidden_embeds" if "hidden_embeds" in outputs else "last_hidden_state"
-                parts.append(outputs[name][0])
-            rows.append(np.concatenate(parts, axis=-1))
-        return np.stack(rows)
-
-    def unet(self, states, x, timestep, deep):
-        """The prediction of both rows, and the deep feature."""
-        if "channels" in self.arrays:
-            x = np.concatenate([x, self.arrays["channels"]])
-        feeds = {name: self.arrays[name] for name in ("time_ids", "text_embeds") if name in self.arrays}
-        feeds |= {"sample": x[None], "timestep": np.array([timestep], np.float32)}
-        feeds["encoder_hidden_states"] = states.transpose(0, 2, 1)[:, :, None]
-        if deep is None:
-            feeds |= self.run("unet_deep", self.size, feeds)
-        else:
-            feeds["deep_feature"] = sum(weight * feature for weight, feature in deep)
-        feature = feeds["deep_feature"]
-        return self.run("unet_shallow", self.size, feeds)["noise_pred"], feature
-
-    def guided(self, rows):
-        return rows[0] + self.golden["guidance"] * (rows[1] - rows[0])
-
-    def picture(self, states):
-        """Every evaluation's latents, and the picture."""
-        table = kit_reader.load(self.folder / "kit" / self.golden["table"])
-        draw = kit_reader.GENERATORS[self.golden["generator"]](self.golden["seed"])
-        shape = self.golden["arrays"]["latents"]["shape"][1:]
-
-        def evaluate(x, timestep, deep):
-            prediction, feature = self.unet(states, x, timestep, deep)
-            return self.guided(prediction), feature
-
-        trace = kit_reader.run(table, draw(shape), lambda: draw(shape), evaluate)
-        z = trace[-1:] / self.info["latents"]["scaling_factor"]
-        return trace, np.clip(self.run("vae_decoder", self.size, {"z": z})["image"][0], -1, 1)
-
-
-def distance(a, b):
-    return np.abs(a - b).max() / np.abs(b).max()
 
 
 def test_the_reader_knows_nothing_of_ours():
