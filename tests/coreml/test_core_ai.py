@@ -242,7 +242,7 @@ def test_a_full_disk_leaves_nothing(family, tmp_path, monkeypatch, capfd):
 
     leave_out(monkeypatch, ("text_encoder",))
     script = tmp_path / "python"
-    script.write_text(f"#!/bin/sh\nulimit -f 64\ntrap '' XFSZ\nexec {sys.executable} \"$@\"\n")
+    script.write_text(f"#!/bin/sh\nulimit -f 64\ntrap '' XFSZ\nexec '{sys.executable}' \"$@\"\n")
     script.chmod(0o755)
     monkeypatch.setattr(assets, "_FULL", "File too large")  # how a limit of this test is named
     monkeypatch.setattr(assets.sys, "executable", str(script))
