@@ -81,7 +81,7 @@ def test_ctrl_c_during_the_imports_is_one_line(tmp_path, interruptible, place):
     assert [path.name for path in tmp_path.iterdir() if path.suffix not in (".pyc",)] in ([], ["__pycache__"])
 
 
-def test_a_library_handles_no_signals(tmp_path):
+def test_a_library_handles_no_signals(tmp_path, interruptible):
     code = "import signal, mlx_sd; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
     assert _run(tmp_path, sys.executable, "-c", code).returncode == 0
     (tmp_path / "main.py").write_text(code)
