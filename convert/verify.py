@@ -8,7 +8,7 @@ from typing import Any
 from mlx_sd.checkpoint.model import DTYPES
 from mlx_sd.checkpoint.model_folder import AGAIN, build, missing_network, network_tensors, read_model_json, shapes
 from mlx_sd.core.errors import Failure, InputError
-from mlx_sd.core.files import TENSOR_DTYPES
+from mlx_sd.core.files import TENSOR_DTYPES, sha256
 from mlx_sd.core.terminal import progress
 from mlx_sd.networks import quantization
 from mlx_sd.prompts.tokenizer import Tokenizer
@@ -16,7 +16,6 @@ from mlx_sd.sampling.scheduler import Scheduler
 
 from .files import folder_kinds
 from .files.refusals import first
-from .files.safetensors_stream import sha256
 
 _LIMIT = 4  # problems in one message
 _FIELDS = {"source": dict, "pipeline": dict, "networks": dict, "scheduler": dict, "tokenizers": list, "files": dict}

@@ -6,21 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 
 from mlx_sd import StableDiffusion
 from mlx_sd.core.errors import Failure, InputError
 from mlx_sd.core.files import read_json
 
-from . import assets, info, manifest
-from .checks import Check, compare, inputs_of, networks
+from . import info, manifest
+from .checks import Check, compare, evaluation, specs_of
 from .compression import schemes
 from .coreai import availability, speed
-from .coreai.asset_files import HASH
+from .coreai.asset_files import BYTECODE, HASH, SUFFIX
 from .coreai.runtime import PLACE, Runtime, check
-from .lowering.interfaces import FunctionSpec
-from .plan import Options, defaults, plan
+from .plan import Options, defaults
 
 LIMITS = (
     f"Run by {PLACE}: this shows that the saved numbers and operations are right. It cannot show what the GPU and the "
@@ -34,7 +32,7 @@ Report = Callable[[str], None]
 
 def is_core_ai(path: Path) -> bool:
     """Returns whether a path is an asset, or a folder of assets."""
-    if path.suffix == assets.SUFFIX:
+    if path.suffix == SUFFIX:
         return True
     about = path / "info.json"
     return about.is_file() and read_json(about).get("format") == info.FORMATS["coreai"]
@@ -45,7 +43,7 @@ def content_of(path: Path) -> tuple[dict[str, Any], dict[str, Path]]:
 
     Raises InputError for a file that is missing, damaged, or of another export.
     """
-    if path.suffix == assets.SUFFIX:
+    if path.suffix == SUFFIX:
         content = check(path)
         info.check_structure(content, path)
         if path.stem not in content["packages"]:
@@ -53,17 +51,21 @@ def content_of(path: Path) -> tuple[dict[str, Any], dict[str, Path]]:
         return content, {path.stem: path}
     content = info.read(path)
     manifest.check(path, content["files"])
-    paths = {name: path / f"{name}{assets.SUFFIX}" for name in content["packages"]}
+    paths = {name: path / f"{name}{SUFFIX}" for name in content["packages"]}
     for name, asset in paths.items():
-        check_asset(asset, content["packages"][name])
+        hashed = content["files"].get(f"{asset.name}/{BYTECODE}")  # the manifest's check has read it
+        check_asset(asset, content["packages"][name], hashed and hashed["sha256"])
     return content, paths
 
 
-def check_asset(path: Path, description: Mapping[str, Any]) -> None:
-    """Raises InputError where an asset is missing, damaged, or not the one that info.json describes."""
+def check_asset(path: Path, description: Mapping[str, Any], digest: str | None = None) -> None:
+    """Raises InputError where an asset is missing, damaged, or not the one that info.json describes.
+
+    digest: SHA-256 of its bytecode where that has just been read.
+    """
     if not path.is_dir():
         raise InputError(f"{path} of info.json is missing; export again")
-    check(path)
+    check(path, digest)
     if (path / HASH).read_bytes().hex() != description.get("sha256"):
         raise InputError(f"{path} is of another export than the info.json beside it; export again")
 
@@ -108,7 +110,7 @@ def _twin(content: Mapping[str, Any], names: set[str], model: str, report: Repor
             if dtype == "float16" and duration > PATIENCE:
                 continue
             report(f"in their place twins of {side}x{side}, {dtype}: {speed.words(duration)}; --full runs them all")
-            yield from _checks(twin, {name: folder / f"{name}{assets.SUFFIX}" for name in names}, sd)
+            yield from _checks(twin, {name: folder / f"{name}{SUFFIX}" for name in names}, sd)
             return
 
 
@@ -116,30 +118,25 @@ def _checks(content: Mapping[str, Any], paths: Mapping[str, Path], sd: StableDif
     attention = content["options"]["attention"]
     for name, path in paths.items():
         runtime = Runtime(path)
-        plain: dict[str, dict[str, np.ndarray]] = {}  # size -> outputs of the function full
+        plain: dict[str, dict[str, np.ndarray]] = {}  # size, as text -> outputs of the function full
         for function, description in content["packages"][name]["functions"].items():
-            specs = _specs(sd, content, description.get("size"))
-            if description["role"] not in specs:
-                raise InputError(f"{path} is a {description['role']}, which the model {sd.model.name} does not have")
-            spec = specs[description["role"]]
-            inputs = inputs_of(sd, specs, spec)
-            expected = spec.call(networks(sd)[spec.part], *inputs)
-            feeds = {port.name: port.store(x) for port, x in zip(spec.inputs, inputs, strict=True)}
+            size = description.get("size")
+            options = replace(_options(content), dtype="float32", sizes=((size[0], size[1]) if size else (None, None),))
+            spec, feeds, expected = evaluation(sd, specs_of(sd, options), description["role"], path)
             duration = speed.seconds(description, attention)
             ports = runtime.functions.get(function, {}).get("inputs", {})
             results = runtime.run(function, *_feeds(feeds, ports, description), duration)
-            for port, y in zip(spec.outputs, expected, strict=True):
+            for port in spec.outputs:
                 array = np.array(port.load(results[port.name]))
-                yield compare(name, function, port.name, PLACE, array, np.array(y.astype(mx.float32)))
-            size = str(description.get("size"))
+                yield compare(name, function, port.name, PLACE, array, expected[port.name])
             if description["role"] == "unet_full":
-                plain[size] = results
+                plain[str(size)] = results
             elif description["role"] == "unet_refresh":
-                _check_equal(path, function, results, plain[size])
-            elif description["role"] == "unet_shallow" and size in plain:
-                deep = feeds | {"deep_feature": plain[size]["deep_feature"]}
+                _check_equal(path, function, results, plain[str(size)])
+            elif description["role"] == "unet_shallow" and str(size) in plain:
+                deep = feeds | {"deep_feature": plain[str(size)]["deep_feature"]}
                 again = runtime.run(function, *_feeds(deep, ports, description), duration)
-                _check_equal(path, function, again, plain[size])
+                _check_equal(path, function, again, plain[str(size)])
         runtime.close()
 
 
@@ -174,11 +171,3 @@ def _options(content: Mapping[str, Any]) -> Options:
         batch=o["batch"],
         stateful=o.get("stateful", False),
     )
-
-
-def _specs(sd: StableDiffusion, content: Mapping[str, Any], size: Any) -> dict[str, FunctionSpec]:
-    """Returns what this model's functions compute, by role, in float32."""
-    sizes = ((size[0], size[1]),) if size else ((None, None),)
-    options = replace(_options(content), dtype="float32", sizes=sizes)
-    items = plan(networks(sd), options, sd.model.name)
-    return {entry.role: entry.spec for item in items for entry in item.functions.values()}

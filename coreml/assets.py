@@ -22,10 +22,10 @@ from mlx_sd.core.errors import Failure, InputError
 
 from . import info
 from .compression import schemes
+from .coreai.asset_files import SUFFIX
 from .lowering.graph import record
 from .plan import Item, Options, plan
 
-SUFFIX = ".aimodel"
 _FULL = "No space left on device"  # as native code says it
 
 
@@ -92,16 +92,17 @@ def write_here(request: dict[str, Any]) -> dict[str, Any]:
         "bytes": saved.bytes,
         "sha256": saved.sha256,
         "functions": {
-            name: {
-                "role": entry.role,
-                "size": entry.size,
+            name: info.describe_function(
+                entry.role,
+                entry.size,
+                entry.spec,
+                graphs[name],
+                dict(Counter(node.op for node in graphs[name].nodes).most_common()),
+                entry.states,
+            )
+            | {
                 "piece": [1, 1],
-                "about": entry.spec.description,
-                "inputs": _ports(entry.spec.inputs) | _states(entry.spec.outputs, entry.states),
                 "states": list(entry.states),
-                "outputs": _ports([port for port in entry.spec.outputs if port.name not in entry.states]),
-                "operations": dict(Counter(node.op for node in graphs[name].nodes).most_common()),
-                "macs": graphs[name].macs(),
                 "macs_by_operation": graphs[name].macs_by_operation(),
             }
             for name, entry in item.functions.items()
@@ -114,14 +115,6 @@ def _options(content: dict[str, Any]) -> Options:
     tuples = {name: tuple(content[name]) for name in ("unets",)}
     sizes = tuple((width, height) for width, height in content["sizes"])
     return Options(**{**content, **tuples, "sizes": sizes})
-
-
-def _ports(ports: Any) -> dict[str, Any]:
-    return {port.name: info.describe_port(port) for port in ports}
-
-
-def _states(ports: Any, states: Any) -> dict[str, Any]:
-    return _ports([port for port in ports if port.name in states])
 
 
 def main() -> None:

@@ -3,15 +3,17 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_sd import StableDiffusion
-from mlx_sd.checkpoint.model_folder import TEXT
+from mlx_sd.core.errors import InputError
 
-from .lowering.interfaces import FunctionSpec, is_xl
+from .lowering.interfaces import FunctionSpec, networks, texts
+from .plan import Options, plan
 
 _PROMPT, _SEED, _TIMESTEP = "a photo of a red tent on green grass", 0, 481
 
@@ -45,21 +47,10 @@ def line(check: Check) -> str:
     return f"{place:48} {check.arithmetic:20} PSNR {check.psnr:6.1f} dB   max error {check.error:.1e}"
 
 
-def networks(sd: StableDiffusion) -> dict[str, Any]:
-    """Returns the networks of a loaded model by their names."""
-    return {"unet": sd.unet, "vae": sd.vae, **dict(zip(_texts(sd), sd.model.text_encoders, strict=True))}
-
-
-def _texts(sd: StableDiffusion) -> tuple[str, ...]:
-    """Returns the names of a model's text encoders; the refiner of SDXL has the second alone."""
-    count = len(sd.model.text_encoders)
-    return TEXT[1:] if is_xl(sd.model.family) and count == 1 else TEXT[:count]
-
-
 def inputs_of(sd: StableDiffusion, specs: Mapping[str, FunctionSpec], spec: FunctionSpec) -> list[mx.array]:
     """Returns the inputs of a function as a step in the middle of a generation would give them."""
     rng = np.random.default_rng(_SEED)
-    tokenizer = dict(zip(_texts(sd), sd.model.tokenizers, strict=True)).get(spec.part, sd.model.tokenizers[0])
+    tokenizer = dict(zip(texts(sd.model), sd.model.tokenizers, strict=True)).get(spec.part, sd.model.tokenizers[0])
     context, pooled = sd.encode_prompt(_PROMPT, chunks=1)
     arrays = {
         "input_ids": mx.array(tokenizer.chunks(_PROMPT)[:1]),
@@ -83,6 +74,32 @@ def inputs_of(sd: StableDiffusion, specs: Mapping[str, FunctionSpec], spec: Func
             value = specs[role].call(sd.unet, *inputs)[-1]
         inputs.append(mx.broadcast_to(noise if value is None else value, port.shape).astype(port.network_dtype))
     return inputs
+
+
+def specs_of(sd: StableDiffusion, options: Options) -> dict[str, FunctionSpec]:
+    """Returns what the functions of an export of this model compute, by role."""
+    items = plan(networks(sd.model), options, sd.model.name)
+    return {entry.role: entry.spec for item in items for entry in item.functions.values()}
+
+
+class Evaluation(NamedTuple):
+    """One run of a function: its inputs as they are stored, and the outputs that MLX computes from them."""
+
+    spec: FunctionSpec
+    feeds: dict[str, np.ndarray]
+    expected: dict[str, np.ndarray]
+
+
+def evaluation(sd: StableDiffusion, specs: Mapping[str, FunctionSpec], role: str, path: Path) -> Evaluation:
+    """Evaluates the function of a role in MLX; InputError, which names the package `path`, where the model has none."""
+    if role not in specs:
+        raise InputError(f"{path} is a {role}, which the model {sd.model.name} does not have")
+    spec = specs[role]
+    inputs = inputs_of(sd, specs, spec)
+    outputs = spec.call(networks(sd.model)[spec.part], *inputs)
+    feeds = {port.name: port.store(x) for port, x in zip(spec.inputs, inputs, strict=True)}
+    expected = {port.name: np.array(y.astype(mx.float32)) for port, y in zip(spec.outputs, outputs, strict=True)}
+    return Evaluation(spec, feeds, expected)
 
 
 def compare(

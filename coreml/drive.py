@@ -31,8 +31,10 @@ from mlx_sd.sampling.scheduler import Scheduler
 
 from . import asset_checks, info
 from .coreai import availability, speed
+from .coreai.asset_files import SUFFIX
 from .coreai.runtime import PLACE, Runtime
 from .lowering.interfaces import context_port, is_xl
+from .stock import TOKENIZER
 
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
@@ -136,12 +138,12 @@ class PackageSet:
     @property
     def core_ai(self) -> bool:
         """Returns whether these are assets of Core AI, whose contexts are (B, tokens, channels)."""
-        return self._suffix == ".aimodel"
+        return self._suffix == SUFFIX
 
     @property
     def tokenizer(self) -> Path:
         """Returns the folder with vocab.json and merges.txt."""
-        return self._folder / "tokenizer" if self.core_ai else self._folder
+        return self._folder / TOKENIZER if self.core_ai else self._folder
 
     def seconds(self, role: str, size: str) -> float:
         """Predicts how long Apple's CPU runtime takes for one run of a role; 0 for packages of Core ML."""

@@ -19,10 +19,11 @@ from mlx_sd.prompts.tokenizer import bpe
 from . import assets, info, manifest, stock
 from .compression import schemes
 from .coreai import availability
+from .coreai.asset_files import BYTECODE, SUFFIX
 from .kit import selection as kit_folder
 from .plan import Item, Options, plan, weight_bytes
 
-SUFFIXES = (".mlpackage", ".mlmodelc", assets.SUFFIX)
+SUFFIXES = (".mlpackage", ".mlmodelc", SUFFIX)
 
 Report = Callable[[str], None]
 
@@ -85,7 +86,8 @@ def export(
             report(f"{kit_folder.FOLDER}: {len(settings)} tables and a golden picture")
         if sys.platform == "darwin" and options.format == "coreml":
             packages.compile(home, descriptions)
-        content["files"] = manifest.describe(home)
+        hashed = {f"{name}{SUFFIX}/{BYTECODE}": d["sha256"] for name, d in descriptions.items() if "sha256" in d}
+        content["files"] = manifest.describe(home, hashed)
         (home / "info.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return content
 
@@ -114,7 +116,7 @@ def _write_beside_assets(
     else:
         stock.write(home, name, content)
     for asset in content["packages"]:
-        write_metadata(home / f"{asset}{assets.SUFFIX}", content)
+        write_metadata(home / f"{asset}{SUFFIX}", content)
 
 
 def _write_vocabulary(tokenizer: Path, home: Path) -> None:

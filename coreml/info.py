@@ -1,7 +1,7 @@
 """info.json: what a folder of packages holds, and how an app runs them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from mlx_sd.core.files import read_json
 from mlx_sd.core.version import VERSION as PROGRAM
 from mlx_sd.sampling.scheduler import Scheduler
 
-from .lowering.interfaces import Port
+from .coreai.asset_files import SUFFIX
+from .lowering.graph import Graph
+from .lowering.interfaces import FunctionSpec, Port
 
 FORMATS, VERSION = {"coreml": "mlx-sd Core ML", "coreai": "mlx-sd Core AI"}, 2
 _OLDEST = 1  # that is still read; it has no "files"
@@ -142,9 +144,33 @@ def describe_port(port: Port) -> dict[str, Any]:
     return {"shape": list(port.stored), "dtype": str(port.dtype).rpartition(".")[2]}
 
 
+def describe_function(
+    role: str,
+    size: tuple[int, int] | None,
+    spec: FunctionSpec,
+    graph: Graph,
+    operations: Mapping[str, int],
+    states: Collection[str] = (),
+) -> dict[str, Any]:
+    """Returns the description of a function, whatever its format.
+
+    operations: how many there are of each kind. states: names of outputs that the function takes and writes in place.
+    """
+    written = [port for port in spec.outputs if port.name in states]
+    return {
+        "role": role,
+        "size": size,
+        "about": spec.description,
+        "inputs": {port.name: describe_port(port) for port in (*spec.inputs, *written)},
+        "outputs": {port.name: describe_port(port) for port in spec.outputs if port not in written},
+        "macs": graph.macs(),
+        "operations": dict(operations),
+    }
+
+
 def suffix(info: Mapping[str, Any]) -> str:
     """Returns how the names of an export's packages end: .mlpackage or .aimodel."""
-    return ".aimodel" if info["format"] == FORMATS["coreai"] else ".mlpackage"
+    return SUFFIX if info["format"] == FORMATS["coreai"] else ".mlpackage"
 
 
 def summary(name: str, package: Mapping[str, Any]) -> str:
@@ -152,7 +178,7 @@ def summary(name: str, package: Mapping[str, Any]) -> str:
     functions = package["functions"].values()
     if "sha256" in package:
         return (
-            f"{name}.aimodel: {package['bytes'] / 1e6:.1f} MB, "
+            f"{name}{SUFFIX}: {package['bytes'] / 1e6:.1f} MB, "
             + ", ".join(f"{function} {f['macs'] / 1e9:.3g} GMACs" for function, f in package["functions"].items())
             + f"; {sum(sum(f['operations'].values()) for f in functions)} recorded operations"
         )

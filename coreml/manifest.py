@@ -1,31 +1,25 @@
 """The manifest in info.json: every file of an export with its bytes and SHA-256, so that a copy can be checked."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mlx_sd.core.errors import InputError
+from mlx_sd.core.files import sha256
 
-_PIECE = 1 << 22  # bytes that are read at once
 _AGAIN = "copy it again, or export again"
 
 
-def describe(folder: Path) -> dict[str, dict[str, Any]]:
-    """Returns {"bytes": ..., "sha256": ...} of every file in a folder, by its path there with slashes, sorted."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files
-    }
+def describe(folder: Path, hashed: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Returns {"bytes": ..., "sha256": ...} of every file in a folder, by its path there with slashes, sorted.
 
-
-def sha256(path: Path) -> str:
-    """Returns the SHA-256 of a file's bytes, 64 hexadecimal digits; the file is read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as f:
-        while piece := f.read(_PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
+    hashed: SHA-256 by path, of files that were hashed when they were written and are not read again.
+    """
+    files: dict[str, dict[str, Any]] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        files[name] = {"bytes": path.stat().st_size, "sha256": hashed.get(name) or sha256(path)}
+    return files
 
 
 def check(folder: Path, files: Any) -> None:

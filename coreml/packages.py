@@ -78,15 +78,7 @@ def _save(
 
     weight = emitter.weights(options.compress, options.target, spec.part)
     operations = package.write(spec, graph, read, weight, options.attention, options.target, path)
-    return {
-        "role": entry.role,
-        "size": entry.size,
-        "about": spec.description,
-        "inputs": {port.name: info.describe_port(port) for port in spec.inputs},
-        "outputs": {port.name: info.describe_port(port) for port in spec.outputs},
-        "macs": graph.macs(),
-        "operations": operations,
-    }
+    return info.describe_function(entry.role, entry.size, spec, graph, operations)
 
 
 def compile(home: Path, packages: Mapping[str, Any]) -> None:

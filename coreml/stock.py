@@ -11,6 +11,8 @@ from typing import Any
 
 from mlx_sd.networks.family import Family, Task, family_of, task_of
 
+from .coreai.asset_files import SUFFIX
+
 METADATA, TOKENIZER = "metadata.json", "tokenizer"
 _ROLES = {"text_encoder": "TextEncoder", "unet": "Unet", "vae_decoder": "VAEDecoder", "vae_encoder": "VAEEncoder"}
 _GUIDANCE, _STEPS = 7.5, 50  # the defaults of Apple's package
@@ -57,7 +59,7 @@ def metadata(name: str, info: Mapping[str, Any]) -> dict[str, Any]:
         "metadata_version": "0.2",
         "kind": "diffusion",
         "name": name,
-        "assets": {role: f"{package}.aimodel" for role, package in _ROLES.items() if package in info["packages"]},
+        "assets": {role: f"{package}{SUFFIX}" for role, package in _ROLES.items() if package in info["packages"]},
         "diffusion": {
             "type": "stable-diffusion",
             "prediction_type": info["prediction"],

@@ -19,12 +19,11 @@ from mlx_sd.core.errors import Failure, InputError
 from mlx_sd.core.parser import Parser, program
 
 from . import asset_checks, info, manifest
-from .checks import Check, compare, inputs_of, line, networks
+from .checks import Check, compare, evaluation, line, specs_of
 from .drive import Run, predictor
 from .interpret.package import Package
-from .lowering.interfaces import FunctionSpec
 from .mil.package import KEY
-from .plan import Options, plan
+from .plan import Options
 
 LOWEST_PSNR = 35.0  # dB: what Apple requires of a conversion
 
@@ -115,15 +114,17 @@ def verify(chain: Chain, sd: StableDiffusion) -> Iterator[Check]:
     path, metadata = chain[0]
     for function, entry in metadata["functions"].items():
         batch = next(iter(packages[0].inputs(function).values()))[0][0]
-        specs = _specs(sd, entry["size"], metadata["branch"], batch)
-        if entry["role"] not in specs:
-            raise InputError(f"{path} is a {entry['role']}, which the model {sd.model.name} does not have")
-        spec = specs[entry["role"]]
-        inputs = inputs_of(sd, specs, spec)
-        outputs = spec.call(networks(sd)[spec.part], *inputs)
-        expected = {port.name: np.array(y) for port, y in zip(spec.outputs, outputs, strict=True)}
+        width, height = entry["size"] or (None, None)
+        options = Options(
+            "float32",
+            target="iOS18",
+            unets=("functions", "chunks"),
+            branch=metadata["branch"],
+            sizes=((width, height),),
+            batch=batch,
+        )
+        spec, feeds, expected = evaluation(sd, specs_of(sd, options), entry["role"], path)
         ports = {port.name: port for port in spec.outputs}
-        feeds = {port.name: port.store(x) for port, x in zip(spec.inputs, inputs, strict=True)}
         for arithmetic, runs in _runs(chain, packages, function).items():
             arrays, results = dict(feeds), {}
             for package, run in zip(packages, runs, strict=True):
@@ -132,16 +133,6 @@ def verify(chain: Chain, sd: StableDiffusion) -> Iterator[Check]:
             for name, result in results.items():
                 array = np.array(ports[name].load(result))
                 yield compare(path.stem, function, name, arithmetic, array, expected[name])
-
-
-def _specs(sd: StableDiffusion, size: Sequence[int] | None, branch: int, batch: int) -> dict[str, FunctionSpec]:
-    """Returns what this model's packages compute, by role, in float32."""
-    width, height = size or (None, None)
-    options = Options(
-        "float32", target="iOS18", unets=("functions", "chunks"), branch=branch, sizes=((width, height),), batch=batch
-    )
-    items = plan(networks(sd), options, sd.model.name)
-    return {entry.role: entry.spec for item in items for entry in item.functions.values()}
 
 
 def _runs(chain: Chain, packages: Sequence[Package], function: str) -> dict[str, list[Run]]:

@@ -57,6 +57,11 @@ def epoch_scenes(epoch: int) -> Iterator[Scene]:
             yield scene
 
 
+def first_scenes(epoch: int, count: int) -> list[Scene]:
+    """Returns the first `count` scenes of an epoch."""
+    return list(itertools.islice(epoch_scenes(epoch), count))
+
+
 def trained_caption(scene: Scene, rng: random.Random, held_out: frozenset[str]) -> str:
     """Returns a caption of the scene that is none of those held out for measurements."""
     while (text := caption(scene, rng)) in held_out:

@@ -141,11 +141,11 @@ def train(plan: Plan, out: Path) -> None:
     """Train UNet and text encoder on latents and fresh captions; write the averaged weights of both."""
     prepare(plan.threads)
     tokenizer = CLIPTokenizer.from_pretrained(plan.result("tokenizer"))
-    text = CLIPTextModel.from_pretrained(plan.result("clip") / "text_encoder").train()
+    encoder = (plan.start or plan.result("clip")) / "text_encoder"
+    text = CLIPTextModel.from_pretrained(encoder, torch_dtype=torch.float32).train()
     unet = UNet2DConditionModel(**ARCHITECTURE)
     if plan.start:
         begin(unet, UNet2DConditionModel.from_pretrained(plan.start / "unet", torch_dtype=torch.float32))
-        text = CLIPTextModel.from_pretrained(plan.start / "text_encoder", torch_dtype=torch.float32).train()
     average, text_average = (copy.deepcopy(network).requires_grad_(False) for network in (unet, text))
     vae = AutoencoderKL.from_pretrained(plan.result("vae")).eval()
     factor, texts = scaling_factor(plan), held_out()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from .data import CELL, FIRST_SEED, SIZE, Epochs, Painter, Pictures, epoch_scenes
+from .data import CELL, FIRST_SEED, SIZE, Epochs, Painter, Pictures, first_scenes
 from .scenes import sample_scene
 from .stages import Plan, say
 from .training import Randomness, Training, autocast, cosine, pixels, prepare
@@ -82,7 +81,7 @@ def train_decoder(plan: Plan, out: Path) -> None:
             decoded = vae.decode(latents).sample.float()
         return reconstruction_error(decoded, target, weight), ""
 
-    _train(plan, "decoder", vae, weights, 5e-4, errors)
+    _train(plan, "decoder", vae, weights, 5e-4, errors, first_epoch=1_000)  # of pictures not seen before
     vae.save_pretrained(out)
 
 
@@ -93,13 +92,13 @@ def _train(
     weights: list[nn.Parameter],
     rate: float,
     errors: Callable[[Tensor, Tensor], tuple[Tensor, str]],
+    first_epoch: int = 0,
 ) -> None:
     """Trains `weights` of the autoencoder on crops, then on whole pictures; says how well it reconstructs."""
     randomness = Randomness(seed=0)
     steps = max(plan.scenes * STEPS_PER_PICTURE, 1)
-    first = 0 if stage == "vae" else 1_000  # epochs of the two stages differ
     with Painter(plan.threads, plan.directory) as painter:
-        epochs = Epochs(lambda e: painter.paint(list(itertools.islice(epoch_scenes(first + e), plan.scenes))), steps)
+        epochs = Epochs(lambda epoch: painter.paint(first_scenes(first_epoch + epoch, plan.scenes)), steps)
 
         def loss(share: float, step: int) -> tuple[Tensor, str]:
             """Returns the loss of a new batch, and numbers to show."""
@@ -147,7 +146,7 @@ def scale(plan: Plan, out: Path) -> None:
     prepare(plan.threads)
     vae = AutoencoderKL.from_pretrained(plan.result("vae")).eval()
     with Painter(plan.threads, plan.directory) as painter:
-        moments = encoded(vae, painter.paint(list(itertools.islice(epoch_scenes(0), 4 * MEASURED))).images)
+        moments = encoded(vae, painter.paint(first_scenes(0, 4 * MEASURED)).images)
     factor = float(1 / moments[:, :CHANNELS].std(dtype=np.float64))
     out.write_text(json.dumps({"scaling_factor": factor}))
     say(f"scale: scaling factor {factor:.4f}")

@@ -10,11 +10,10 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_sd.core.errors import InputError
-from mlx_sd.core.files import TENSOR_DTYPES, Tensor, metadata, tensors
+from mlx_sd.core.files import TENSOR_DTYPES, Tensor, metadata, sha256, tensors
 
 from ..files.file_kinds import unsupported_adapter
 from ..files.refusals import check_dtypes, first, is_pickle, pickle_error
-from ..files.safetensors_stream import sha256
 from . import formulas, peft_config
 from .peft_config import PARTS, PEFT_FILE
 

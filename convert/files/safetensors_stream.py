@@ -1,4 +1,4 @@
-"""Writes safetensors one tensor at a time, hashed on the way; hashes files."""
+"""Writes safetensors one tensor at a time, hashed on the way."""
 
 import hashlib
 import json
@@ -13,7 +13,6 @@ import numpy as np
 from mlx_sd.core.files import TENSOR_DTYPES
 
 _STORED = {dtype: name for name, (_, dtype) in TENSOR_DTYPES.items()} | {mx.uint32: "U32"}
-_BLOCK = 1 << 22  # bytes
 
 
 class Entry(NamedTuple):
@@ -56,15 +55,4 @@ def write_tensors(path: Path, entries: Sequence[Entry], advance: Callable[[int],
             words = mx.uint32 if entry.dtype.size == 4 else mx.uint16  # numpy knows no bfloat16
             append(np.ascontiguousarray(array.view(words)).data)
             advance(entry.size)
-    return digest.hexdigest()
-
-
-def sha256(file: Path, advance: Callable[[int], Any] = lambda size: None, start: int = 0) -> str:
-    """Returns the SHA-256 of a file's bytes from `start`; `advance` is called with the bytes of each block read."""
-    digest = hashlib.sha256()
-    with file.open("rb") as f:
-        f.seek(start)
-        while block := f.read(_BLOCK):
-            digest.update(block)
-            advance(len(block))
     return digest.hexdigest()

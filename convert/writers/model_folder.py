@@ -14,7 +14,7 @@ import mlx.core as mx
 
 from mlx_sd.checkpoint.model_folder import FORMAT, VERSION, build, shapes
 from mlx_sd.core.errors import InputError
-from mlx_sd.core.files import TENSOR_DTYPES, Tensor, atomic_folder
+from mlx_sd.core.files import TENSOR_DTYPES, Tensor, atomic_folder, sha256
 from mlx_sd.core.terminal import progress
 from mlx_sd.networks import quantization
 from mlx_sd.networks.classes import Classes
@@ -23,7 +23,7 @@ from mlx_sd.prompts.tokenizer import SPECIAL, Tokenizer
 from ..adapters.merge import OpenAdapter, plan_merge
 from ..files.diffusers_names import diffusers_name
 from ..files.refusals import first
-from ..files.safetensors_stream import Entry, sha256, write_tensors
+from ..files.safetensors_stream import Entry, write_tensors
 from ..sources.checkpoint import Checkpoint, Component, Vocabulary
 from .quantized_entries import quantized
 

@@ -4,7 +4,6 @@ Everything under `coreai._compiler` and every name with an underscore is unsuppo
 version. This module alone uses them, the version is pinned (`availability.VERSION`), and a test looks for each name.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import time
@@ -20,6 +19,10 @@ from coreai.authoring.asset import _COREAI_PRODUCER
 from coreai.authoring.constant import constant
 from coreai.authoring.operation import Value
 from coreai.runtime import AIModelAssetMetadata, _AIModelAsset
+
+from mlx_sd.core.files import sha256
+
+from ..compression.constants import pack
 
 __all__ = [
     "AIModelAsset",
@@ -39,7 +42,6 @@ __all__ = [
     "save",
 ]
 
-_PIECE = 4 << 20  # bytes that are hashed at a time
 _MUTATION = "MutableBuffers.buffer_mutation"  # of an argument: the name of the result that is written back into it
 
 
@@ -59,12 +61,9 @@ def save(program: AIProgram, path: Path, metadata: AIModelAssetMetadata) -> str:
         m._producer = _COREAI_PRODUCER
 
     asset.update_metadata(updates=stamp)
-    digest = hashlib.sha256()
-    with bytecode.open("rb") as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-    Path(asset._program_hash_path).write_bytes(digest.digest())
-    return digest.hexdigest()
+    digest = sha256(bytecode)
+    Path(asset._program_hash_path).write_bytes(bytes.fromhex(digest))
+    return digest
 
 
 def composite_declaration(name: str, inputs: Sequence[str], attributes: Mapping[str, Any]) -> ir.Attribute:
@@ -109,10 +108,8 @@ def packed_constant(array: np.ndarray, bits: int, signed: bool = False) -> Value
     array: int8 for signed numbers, uint8 for others, one number in each element.
     """
     integer = (ir.IntegerType.get_signed if signed else ir.IntegerType.get_unsigned)(bits)
-    digits = np.unpackbits(array.view(np.uint8).reshape(-1, 1), axis=1, count=bits, bitorder="little")
-    packed = np.packbits(digits, bitorder="little")
     tensor = ir.RankedTensorType.get(list(array.shape), integer)
-    return constant_of(create_elements_attr(ir.Location.current, tensor, packed))
+    return constant_of(create_elements_attr(ir.Location.current, tensor, pack(array, bits)))
 
 
 def attribute_of(value: Value) -> ir.Attribute:

@@ -4,7 +4,6 @@ The runtime ends its process where an asset is damaged, and never compares an as
 here before a process is started, and a process that crashes or hangs is an error that names the asset.
 """
 
-import hashlib
 import os
 import queue
 import signal
@@ -21,37 +20,34 @@ from typing import IO, Any
 import numpy as np
 
 from mlx_sd.core.errors import Failure, InputError
-from mlx_sd.core.files import read_json
+from mlx_sd.core.files import read_json, sha256
 
 from . import availability, child
-from .asset_files import BYTECODE, HASH, KEY, METADATA
+from .asset_files import BYTECODE, HASH, KEY, METADATA, SUFFIX
 
 PLACE = "Apple's CPU runtime on Linux" if sys.platform == "linux" else "Apple's CPU runtime"
-_PIECE = 4 << 20  # bytes that are hashed at a time
+_DIGEST_BYTES = 32  # of a SHA-256
 _AGAIN = "export it again"
 _LOAD_RATE = 20e6  # bytes that are surely lowered in a second
 _PATIENCE = 300.0  # seconds that anything may take, however small
 
 
-def check(path: Path) -> dict[str, Any]:
+def check(path: Path, digest: str | None = None) -> dict[str, Any]:
     """Checks the files of an asset and returns the content of info.json that its metadata holds.
 
-    Raises InputError with the way out for a folder that is no asset, files that are missing, bytes whose SHA-256 is not
-    the one that was saved with them, and an asset that `python -m coreml` did not write.
+    digest: SHA-256 of the bytecode where it has just been read; None reads it here. Raises InputError with the way out
+    for a folder that is no asset, files that are missing, bytes whose SHA-256 is not the one that was saved with them,
+    and an asset that `python -m coreml` did not write.
     """
-    if path.suffix != ".aimodel" or not path.is_dir():
+    if path.suffix != SUFFIX or not path.is_dir():
         raise InputError(f"{path} is no .aimodel folder; give one that python -m coreml --format coreai has written")
     for name in (BYTECODE, HASH, METADATA):
         if not (path / name).is_file():
             raise InputError(f"{path} is incomplete: {name} is missing; {_AGAIN}")
     saved = (path / HASH).read_bytes()
-    if len(saved) != hashlib.sha256().digest_size:
-        raise InputError(f"{path / HASH} is damaged: it has {len(saved)} bytes, not 32; {_AGAIN}")
-    digest = hashlib.sha256()
-    with (path / BYTECODE).open("rb") as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-    if digest.digest() != saved:
+    if len(saved) != _DIGEST_BYTES:
+        raise InputError(f"{path / HASH} is damaged: it has {len(saved)} bytes, not {_DIGEST_BYTES}; {_AGAIN}")
+    if (digest or sha256(path / BYTECODE)) != saved.hex():
         raise InputError(f"{path / BYTECODE} is damaged: its SHA-256 is not the one in {HASH}; {_AGAIN}")
     content = read_json(path / METADATA).get("creatorDefinedMetadata", {})
     if not isinstance(content, dict) or not isinstance(content.get(KEY), dict):

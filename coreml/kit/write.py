@@ -8,11 +8,11 @@ from typing import Any
 
 from mlx_sd import StableDiffusion
 from mlx_sd.checkpoint.model import DTYPES
-from mlx_sd.checkpoint.model_folder import TEXT
 from mlx_sd.core.version import VERSION as PROGRAM
 
 from ..compression import schemes
 from ..compression.networks import compress
+from ..lowering.interfaces import networks
 from . import goldens, picture, tables
 from .selection import FORMAT, VERSION, Packages
 
@@ -44,8 +44,7 @@ def write(folder: Path, model: str, settings: Sequence[tables.Setting], packages
     """
     sd = StableDiffusion.load(model, "float32")
     if packages.compress:
-        parts = {"unet": sd.unet, "vae": sd.vae, **dict(zip(TEXT, sd.model.text_encoders, strict=False))}
-        for part, network in parts.items():
+        for part, network in networks(sd.model).items():
             compress(network, schemes.compressor(packages.compress, part), DTYPES[packages.dtype])
     (folder / "tables").mkdir(parents=True)
     (folder / "noise").mkdir()

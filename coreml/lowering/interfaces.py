@@ -7,6 +7,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from mlx_sd.checkpoint.model import Model
+from mlx_sd.checkpoint.model_folder import TEXT
 from mlx_sd.core.errors import InputError
 from mlx_sd.networks.configs import TextConfig, VAEConfig
 from mlx_sd.networks.family import Family
@@ -230,3 +232,14 @@ class UNetFunctions:
             return tuple(function(unet, x, **dict(zip(keywords, arrays, strict=True))))
 
         return FunctionSpec(name, "unet", call, ports, outputs, description, self.dtype)
+
+
+def networks(model: Model) -> dict[str, Any]:
+    """Returns the networks of a loaded model by the names that `FunctionSpec.part` has."""
+    return {"unet": model.unet, "vae": model.vae, **dict(zip(texts(model), model.text_encoders, strict=True))}
+
+
+def texts(model: Model) -> tuple[str, ...]:
+    """Returns the names of a model's text encoders; the refiner of SDXL has the second alone."""
+    count = len(model.text_encoders)
+    return TEXT[1:] if is_xl(model.family) and count == 1 else TEXT[:count]

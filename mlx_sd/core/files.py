@@ -1,13 +1,14 @@
-"""Reading JSON and safetensors files that may be damaged or hostile, and writing files atomically."""
+"""Reading JSON and safetensors files that may be damaged or hostile, hashing files, and writing them atomically."""
 
 import fcntl
+import hashlib
 import json
 import mmap
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -18,6 +19,8 @@ from safetensors import SafetensorError, safe_open
 
 from . import file_formats, terminal
 from .errors import Failure, InputError
+
+_BLOCK = 1 << 22  # bytes that are hashed at a time
 
 # dtype in safetensors -> the NumPy type that reads its bytes, and the MLX dtype that those bytes mean
 TENSOR_DTYPES: dict[str, tuple[type, mx.Dtype]] = {
@@ -133,6 +136,17 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
     except SafetensorError as error:
         sentence = file_formats.problem(file) or f"is damaged or incomplete ({error}); download it again"
         raise InputError(f"{file} {sentence}") from None
+
+
+def sha256(file: Path, advance: Callable[[int], Any] = lambda size: None, start: int = 0) -> str:
+    """Returns the SHA-256 of a file's bytes from `start`; `advance` is called with the bytes of each block read."""
+    digest = hashlib.sha256()
+    with file.open("rb") as f:
+        f.seek(start)
+        while block := f.read(_BLOCK):
+            digest.update(block)
+            advance(len(block))
+    return digest.hexdigest()
 
 
 def check_inside(folder: Path, path: Path) -> Path:

@@ -20,7 +20,7 @@ from coreml.coreai.runtime import Runtime, check
 from mlx_sd import DeepCache, StableDiffusion
 from mlx_sd.cli import generate
 from tests.support.effort import slow_but
-from tests.support.exports import CORE_AI, SMALL, UNET_AND_TEXT, leave_out
+from tests.support.exports import CORE_AI, SMALL, UNET_AND_TEXT, check_replaced_by_force_alone, leave_out
 
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.filterwarnings("ignore:in . evaluations little repeats itself:UserWarning")
@@ -212,13 +212,7 @@ def test_an_earlier_export_is_replaced_by_force_alone_and_what_is_the_users_stay
     leave_out(monkeypatch, ("text_encoder",))
     monkeypatch.setattr(export, "_write_beside_assets", _without_unet(export._write_beside_assets))
     arguments = ["--model", family("sd1").model.name, "--out", str(out), "--format", "coreai"]
-    assert main(arguments) == 0
-    first = (out / "info.json").stat().st_mtime_ns
-    assert main(arguments) == 2
-    assert "--force" in capfd.readouterr().err
-    assert (out / "info.json").stat().st_mtime_ns == first
-    assert main([*arguments, "--force"]) == 0
-    assert (out / "info.json").stat().st_mtime_ns > first
+    check_replaced_by_force_alone(arguments, out, capfd)
     assert (out / "tokenizer/mine.txt").read_text() == "mine" and (out / "mine.aimodel").is_dir()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
 

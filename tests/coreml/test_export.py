@@ -11,7 +11,7 @@ from coreml import export, info, packages, verify
 from coreml.__main__ import main
 from coreml.interpret.package import Package
 from coreml.mil import package
-from tests.support.exports import FORMS, SMALL, leave_out
+from tests.support.exports import FORMS, SMALL, check_replaced_by_force_alone, leave_out
 
 
 # One form holds every theorem; the others are other networks and widths of the same.
@@ -166,13 +166,7 @@ def test_an_earlier_export_is_replaced_only_by_force(family, tmp_path, monkeypat
     (out / "mine.txt").write_text("mine")
     leave_out(monkeypatch, ("text_encoder",))
     arguments = ["--model", family("sd1").model.name, "--out", str(out)]
-    assert main(arguments) == 0
-    first = (out / "info.json").stat().st_mtime_ns
-    assert main(arguments) == 2
-    assert "--force" in capfd.readouterr().err
-    assert (out / "info.json").stat().st_mtime_ns == first
-    assert main([*arguments, "--force"]) == 0
-    assert (out / "info.json").stat().st_mtime_ns > first
+    check_replaced_by_force_alone(arguments, out, capfd)
     assert (out / "mine.txt").read_text() == "mine"
 
 

@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from coreml import export
+from coreml.__main__ import main
 from coreml.plan import Options
 from mlx_sd import StableDiffusion
 from mlx_sd.checkpoint.model_folder import build, shapes
@@ -102,3 +103,14 @@ def leave_out(patch: pytest.MonkeyPatch, only: tuple[str, ...]) -> None:
     """Makes exports write packages of these networks alone, or of all where there are none."""
     plan = export.plan
     patch.setattr(export, "plan", lambda *a: [item for item in plan(*a) if not only or item.part in only])
+
+
+def check_replaced_by_force_alone(arguments, out, capfd):
+    """Exports by the command line into `out` three times: anew, refused beside what is there, and with --force."""
+    assert main(arguments) == 0
+    first = (out / "info.json").stat().st_mtime_ns
+    assert main(arguments) == 2
+    assert "--force" in capfd.readouterr().err
+    assert (out / "info.json").stat().st_mtime_ns == first
+    assert main([*arguments, "--force"]) == 0
+    assert (out / "info.json").stat().st_mtime_ns > first

@@ -4,6 +4,7 @@ import numpy as np
 
 from coreml.coreai.runtime import Runtime
 from coreml.interpret.package import Package
+from mlx_sd.reuse import deepcache
 from tests.support import kit_reader
 
 
@@ -19,6 +20,7 @@ class App:
         self.size = f"{self.golden['width']}x{self.golden['height']}"
         self.rounding = self.info["options"]["dtype"] == "float16"
         self.core_ai = self.info["format"] == "mlx-sd Core AI"
+        self.table = kit_reader.load(folder / "kit" / self.golden["table"])
         self.runtimes = {}
 
     def run(self, role, size, feeds):
@@ -78,7 +80,6 @@ class App:
 
     def picture(self, states):
         """Every evaluation's latents, and the picture."""
-        table = kit_reader.load(self.folder / "kit" / self.golden["table"])
         draw = kit_reader.GENERATORS[self.golden["generator"]](self.golden["seed"])
         shape = self.golden["arrays"]["latents"]["shape"][1:]
 
@@ -86,9 +87,25 @@ class App:
             prediction, feature = self.unet(states, x, timestep, deep)
             return self.guided(prediction), feature
 
-        trace = kit_reader.run(table, draw(shape), lambda: draw(shape), evaluate)
+        trace = kit_reader.run(self.table, draw(shape), lambda: draw(shape), evaluate)
         z = trace[-1:] / self.info["latents"]["scaling_factor"]
         return trace, np.clip(self.run("vae_decoder", self.size, {"z": z})["image"][0], -1, 1)
+
+
+def generated(sd, app):
+    """What mlx_sd makes of the settings of a kit's golden picture: a result with latents."""
+    golden, table = app.golden, app.table
+    return sd.generate(
+        golden["prompt"],
+        golden["negative"],
+        seed=golden["seed"],
+        guidance=golden["guidance"],
+        sampler=table["sampler"],
+        schedule=table["schedule"],
+        steps=table["steps"],
+        deepcache=deepcache.parse(table["deepcache"]),
+        output="latent",
+    )
 
 
 def distance(a, b):

@@ -1,7 +1,7 @@
 """What training sees: new scenes in every epoch, none of the measured captions, masks that cover the things."""
 
-import itertools
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from bench.tiny.scenes import caption, render, sample_scene
 
 
 def first(epoch, count=60):
-    return list(itertools.islice(data.epoch_scenes(epoch), count))
+    return data.first_scenes(epoch, count)
 
 
 def test_an_epoch_is_the_same_each_time_and_like_no_other():
@@ -49,7 +49,7 @@ def test_a_mask_covers_what_the_things_change_and_nothing_else(width, height):
     assert (image == np.asarray(render(scene, width, height))).all()
     assert mask.shape == (height // data.CELL, width // data.CELL)
     assert 0.005 < mask.mean() < 0.5 and mask.min() == 0 and mask.max() > 0.9
-    bare = data.paint_one(data.replace(scene, things=(), balloon=None), width, height)[1]
+    bare = data.paint_one(replace(scene, things=(), balloon=None), width, height)[1]
     assert not bare.any()
 
 

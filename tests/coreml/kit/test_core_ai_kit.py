@@ -7,11 +7,10 @@ import pytest
 
 pytest.importorskip("coreai", reason="the extra coreai is not installed")
 
-from mlx_sd.reuse import deepcache
 from tests.support import kit_reader
 from tests.support.effort import slow_but
 from tests.support.exports import CORE_AI
-from tests.support.kit_app import App, distance
+from tests.support.kit_app import App, distance, generated
 
 # A few steps show that two loops agree; that DeepCache saves little in them is beside the point.
 pytestmark = pytest.mark.filterwarnings("ignore:in . evaluations little repeats itself:UserWarning")
@@ -55,7 +54,7 @@ def test_the_golden_picture_comes_out_of_apples_runtime(name, app):
 @each_export
 def test_the_functions_on_golden_inputs(name, app):
     a = app(name)
-    table, features = kit_reader.load(a.folder / "kit" / a.golden["table"]), {}
+    table, features = a.table, {}
     assert {row["full"] for row in table["rows"]} == {True, False}
     states, latents = a.arrays["encoder_hidden_states"], a.arrays["latents"][:-1]
     for i, (row, x, expected) in enumerate(zip(table["rows"], latents, a.arrays["noise_pred"], strict=True)):
@@ -66,18 +65,7 @@ def test_the_functions_on_golden_inputs(name, app):
 
 def test_the_golden_latents_are_those_of_mlx_sd(app, model):
     a = app("small")
-    table = kit_reader.load(a.folder / "kit" / a.golden["table"])
-    result = model("small").generate(
-        a.golden["prompt"],
-        a.golden["negative"],
-        seed=a.golden["seed"],
-        guidance=a.golden["guidance"],
-        sampler=table["sampler"],
-        schedule=table["schedule"],
-        steps=table["steps"],
-        deepcache=deepcache.parse(table["deepcache"]),
-        output="latent",
-    )
+    result = generated(model("small"), a)
     assert distance(np.array(result.latents[0]).transpose(2, 0, 1), a.arrays["latents"][-1]) <= 1e-5
 
 

@@ -11,11 +11,10 @@ from PIL import Image
 from coreml import export
 from coreml.kit.selection import Selection
 from coreml.plan import Options
-from mlx_sd.reuse import deepcache
 from tests.support import families, kit_reader
 from tests.support.effort import slow_but
 from tests.support.exports import FORMS
-from tests.support.kit_app import App, distance
+from tests.support.kit_app import App, distance, generated
 
 # A few steps show that two loops agree; that DeepCache saves little in them is beside the point.
 pytestmark = pytest.mark.filterwarnings("ignore:in . evaluations little repeats itself:UserWarning")
@@ -118,7 +117,7 @@ def test_the_packages_on_golden_inputs(form, kitted):
     app = App(_export(kitted, form))
     tolerances, states = app.golden["tolerances"], app.arrays["encoder_hidden_states"]
     assert distance(app.states(), states) <= tolerances["encoder_hidden_states"]
-    table, features = kit_reader.load(app.folder / "kit" / app.golden["table"]), {}
+    table, features = app.table, {}
     for i, (row, x, expected) in enumerate(
         zip(table["rows"], app.arrays["latents"][:-1], app.arrays["noise_pred"], strict=True)
     ):
@@ -156,21 +155,10 @@ def test_swapped_prompts_leave_the_tolerances(folder):
 
 
 def test_the_golden_latents_are_those_of_mlx_sd(folder, model):
-    app, golden = App(folder), kit_reader.load(folder / "kit/picture/picture.json")
-    table = kit_reader.load(folder / "kit" / golden["table"])
-    result = model("small").generate(
-        golden["prompt"],
-        golden["negative"],
-        seed=golden["seed"],
-        guidance=golden["guidance"],
-        sampler=table["sampler"],
-        schedule=table["schedule"],
-        steps=table["steps"],
-        deepcache=deepcache.parse(table["deepcache"]),
-        output="latent",
-    )
+    app = App(folder)
+    result = generated(model("small"), app)
     assert distance(np.array(result.latents[0]).transpose(2, 0, 1), app.arrays["latents"][-1]) <= 1e-5
-    assert result.full == sum(row["full"] for row in table["rows"]) < result.evaluations
+    assert result.full == sum(row["full"] for row in app.table["rows"]) < result.evaluations
 
 
 def _export(kitted, form):
