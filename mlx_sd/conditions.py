@@ -9,29 +9,54 @@ from .checkpoint.model import Model
 from .core.errors import InputError
 from .networks.embeddings import sinusoids
 from .networks.family import Family
+from .prompts import embeddings, lora_tags, script
+from .prompts.encoding import Encoding, PromptEncoder
+from .prompts.styles import STYLES
 from .request import Request
+from .reuse.tgate import TGate
+from .sampling.denoise import guide
 
 _SCORE, _NEGATIVE_SCORE = 6.0, 2.5  # the SDXL refiner's aesthetic scores
 
 
 class Conditions(NamedTuple):
-    """The UNet's inputs for a batch of N pictures; where `guided`, the unconditional half comes first: 2 N rows."""
+    """The UNet's inputs for a batch of N pictures; where `guided`, the unconditional rows come first.
+
+    Then follow N rows for each of the K prompts that AND joins: N + K N rows in all.
+    """
 
     context: mx.array | None  # (rows, tokens, C); None in models without a prompt
     keywords: dict[str, Any]  # arrays (rows, ...), by the names of the UNet's arguments
     guided: bool
+    weights: tuple[float, ...] = (1.0,)  # of the guidance of each of the K prompts
+
+    @property
+    def copies(self) -> int:
+        """Returns how many rows each picture has."""
+        return len(self.weights) + self.guided
+
+    def guide(self, output: mx.array, scale: float, rescale: float) -> mx.array:
+        """Returns the guided prediction (N, ...) of the UNet's output (rows, ...); see `denoise.guide`."""
+        return guide(output, scale, rescale, self.weights) if self.guided else output
 
     def unconditional(self) -> "Conditions":
-        """Returns the unconditional half, or everything where there are no halves."""
+        """Returns the unconditional rows, or everything where there are none."""
         if not self.guided:
             return self
 
-        def half(array: mx.array) -> mx.array:
-            """Returns the unconditional half of the rows."""
-            return array[: array.shape[0] // 2]
+        def first(array: mx.array) -> mx.array:
+            """Returns the unconditional rows."""
+            return array[: array.shape[0] // self.copies]
 
-        context = None if self.context is None else half(self.context)
-        return Conditions(context, {name: half(array) for name, array in self.keywords.items()}, False)
+        context = None if self.context is None else first(self.context)
+        return Conditions(context, {name: first(array) for name, array in self.keywords.items()}, False)
+
+
+class Subjects(NamedTuple):
+    """The prompts of a batch over the steps: its conditions at each evaluation, and where they change for good."""
+
+    conditions: list[Conditions]
+    changes: list[int]  # evaluations, counted from 0
 
 
 def check_subject(model: Model, request: Request) -> Request:
@@ -60,16 +85,27 @@ def check_subject(model: Model, request: Request) -> Request:
 
 
 def conditions_of(model: Model, requests: Sequence[Request]) -> Conditions:
+    """Returns the conditions at the first step of pictures that go through the UNet together; see `subjects_of`."""
+    return subjects_of(model, requests, (1,)).conditions[0]
+
+
+def subjects_of(model: Model, requests: Sequence[Request], steps: Sequence[int], total: int | None = None) -> Subjects:
     """Returns the conditions of pictures that go through the UNet together.
 
-    They share all settings of the first; a negative prompt of None is the checkpoint's own (SDXL: zeros).
+    steps: the number of the step of each evaluation, from 1; total: the number of steps, where these are not all. They
+    share all settings of the first request; a negative prompt of None is the checkpoint's entry (SDXL: zeros).
     """
     shared = requests[0]
     texts = [request.prompt for request in requests if request.prompt is not None]
     if texts and model.text_encoders:
-        return _of_texts(model, texts, shared)
+        return _Texts(model, texts, shared, max(steps) if total is None else total).over(steps)
     if shared.negative is not None:
         raise InputError("this model takes no prompt, and no negative one")
+    return Subjects([_of_classes(model, requests)] * len(steps), [])
+
+
+def _of_classes(model: Model, requests: Sequence[Request]) -> Conditions:
+    shared = requests[0]
     ids = [request.class_label for request in requests if isinstance(request.class_label, int)]
     if not (model.classes and ids):
         return Conditions(None, {}, False)
@@ -80,79 +116,168 @@ def conditions_of(model: Model, requests: Sequence[Request]) -> Conditions:
     return Conditions(None, {"class_labels": labels}, guided)
 
 
-def _of_texts(model: Model, texts: Sequence[str], shared: Request) -> Conditions:
-    """Returns the conditions of prompts, in as many chunks of tokens as the longest needs."""
-    unet = model.unet.config
-    guidance, negative = shared.guidance or 0.0, shared.negative
-    chunks = max(count_chunks(model, text, negative) for text in texts)
-    # An LCM takes the guidance scale as an input; it is then one batch, as it is without guidance.
-    guided = guidance > 1 and unet.guidance_dims is None
-    encoded = [encode(model, text, shared.clip_skip, chunks) for text in texts]
-    if guided:
-        # As in diffusers, layers are skipped for the prompt, not for the negative prompt.
-        context, pooled = encode(model, negative or "", 0, chunks)
-        if negative is None and model.zeros_for_empty:
-            context, pooled = mx.zeros_like(context), None if pooled is None else mx.zeros_like(pooled)
-        encoded = [(context, pooled)] * len(texts) + encoded
-    keywords: dict[str, mx.array] = {}
-    if unet.added_time_dims is not None:
-        keywords["text_embeds"] = mx.concatenate([pooled for _, pooled in encoded if pooled is not None])
-        keywords["time_ids"] = _time_ids(model, shared, len(texts), guided)
-    if unet.guidance_dims is not None:
-        embedded = guidance_embedding(guidance, unet.guidance_dims)
-        keywords["timestep_cond"] = mx.broadcast_to(embedded, (len(encoded), unet.guidance_dims))
-    if shared.noise_level is not None:
-        keywords["class_labels"] = mx.full((len(encoded),), shared.noise_level)
-    context = mx.concatenate([context for context, _ in encoded]).astype(model.dtype)
-    mx.eval(context, keywords)
-    return Conditions(context, keywords, guided)
+class _Texts:
+    """The prompts of a batch with their negative prompt, encoded when they are needed, each once."""
+
+    def __init__(self, model: Model, texts: Sequence[str], shared: Request, total: int):
+        self._model, self._shared = model, shared
+        self._encoder = prompt_encoder(model, shared)
+        style = shared.prompt_style
+        self._scripts = [script.read(text, style, total) for text in texts]
+        self._negative = script.read(shared.negative or "", style, total, composes=False)
+        self._weights = self._scripts[0].weights
+        every = set().union(self._negative.texts, *(entry.texts for entry in self._scripts))
+        self._chunks = max(self._encoder.count_chunks(text) for text in every)
+        self._encoded: dict[tuple[str, int], Encoding] = {}
+        # An LCM takes the guidance scale as an input; it is then one batch, as it is without guidance.
+        embeds_guidance = model.unet.config.guidance_dims is not None
+        composed = self._weights != (1.0,)
+        if composed and embeds_guidance:
+            raise InputError("this model has its guidance inside, so AND has nothing to weigh; leave AND out")
+        self._guided = not embeds_guidance and ((shared.guidance or 0.0) > 1 or composed)
+
+    def over(self, steps: Sequence[int]) -> Subjects:
+        """Returns the conditions of each evaluation, by the number of its step."""
+        result: list[Conditions] = []
+        changes: list[int] = []
+        switches = self._negative.switches.union(*(entry.switches for entry in self._scripts))
+        by_texts: dict[tuple[tuple[str, ...], ...], Conditions] = {}
+        for i, step in enumerate(steps):
+            texts = (self._negative.at(step), *(entry.at(step) for entry in self._scripts))
+            if texts not in by_texts:
+                by_texts[texts] = self._conditions(texts[0][0], texts[1:])
+            if i and any(steps[i - 1] <= last < step for last in switches):
+                changes.append(i)
+            result.append(by_texts[texts])
+        return Subjects(result, changes)
+
+    def _conditions(self, negative: str, texts: Sequence[tuple[str, ...]]) -> Conditions:
+        """Returns the conditions for a negative prompt and each picture's prompts."""
+        model, shared, unet = self._model, self._shared, self._model.unet.config
+        directions = zip(*texts, strict=True)
+        encoded = [self._encode(text, shared.clip_skip) for direction in directions for text in direction]
+        if self._guided:
+            # As in diffusers, layers are skipped for the prompt, not for the negative prompt.
+            nothing = self._encode(negative, 0)
+            if shared.negative is None and model.zeros_for_empty:
+                nothing = nothing.zeros()
+            encoded = [nothing] * len(texts) + encoded
+        keywords: dict[str, mx.array] = {}
+        if unet.added_time_dims is not None:
+            keywords["text_embeds"] = mx.concatenate([e.pooled for e in encoded if e.pooled is not None])
+            keywords["time_ids"] = _time_ids(model, shared, len(texts), len(self._weights), self._guided)
+        if unet.guidance_dims is not None:
+            embedded = guidance_embedding(shared.guidance or 0.0, unet.guidance_dims)
+            keywords["timestep_cond"] = mx.broadcast_to(embedded, (len(encoded), unet.guidance_dims))
+        if shared.noise_level is not None:
+            keywords["class_labels"] = mx.full((len(encoded),), shared.noise_level)
+        context = mx.concatenate([e.context for e in encoded]).astype(model.dtype)
+        mx.eval(context, keywords)
+        return Conditions(context, keywords, self._guided, self._weights)
+
+    def _encode(self, text: str, clip_skip: int) -> Encoding:
+        key = text, clip_skip
+        if key not in self._encoded:
+            self._encoded[key] = self._encoder.encode(text, clip_skip, self._chunks)
+        return self._encoded[key]
 
 
-def encode(model: Model, text: str, clip_skip: int = 0, chunks: int | None = None) -> tuple[mx.array, mx.array | None]:
-    """Returns (context (1, 77 k, C), pooled (1, P) or None) of a text of any length, in k chunks of 77 tokens.
-
-    chunks: at least so many; those that the text does not fill are empty. SDXL's context joins both encoders' last
-    layer but one, and its pooled vector is the first chunk's. Raises InputError for a model without a prompt.
-    """
+def prompt_encoder(model: Model, request: Request) -> PromptEncoder:
+    """Returns the text encoders of a model for a request's style of prompts and its embeddings."""
     if not model.text_encoders:
         raise InputError("this model takes no prompt")
-    contexts, pooled = [], None
-    for tokenizer, encoder in zip(model.tokenizers, model.text_encoders, strict=True):
-        ids = tokenizer.chunks(text)
-        ids += tokenizer.chunks("") * ((chunks or 0) - len(ids))
-        encoded = encoder(mx.array(ids))
-        if model.unet.config.added_time_dims is not None:
-            context, pooled = encoded.hidden[-2 - clip_skip], encoded.pooled[:1]
-        else:
-            context = encoder.norm(encoded.hidden[-1 - clip_skip])
-        contexts.append(context.reshape(1, -1, context.shape[-1]))
-    return mx.concatenate(contexts, axis=-1), pooled
+    widths = [encoder.config.width for encoder in model.text_encoders]
+    return PromptEncoder(
+        model.text_encoders,
+        model.tokenizers,
+        style=request.prompt_style,
+        embeddings=[embeddings.read(entry, widths) for entry in request.embeddings],
+        pools=model.unet.config.added_time_dims is not None,
+    )
 
 
-def count_chunks(model: Model, prompt: str | None, negative: str | None) -> int:
-    """Returns how many times 77 tokens a prompt and its negative fill; 0 without a prompt."""
-    if prompt is None or not model.text_encoders:
-        return 0
-    return max(len(tokenizer.chunks(text)) for tokenizer in model.tokenizers for text in (prompt, negative or ""))
+def encode(
+    model: Model, text: str, request: Request, clip_skip: int = 0, chunks: int = 0
+) -> tuple[mx.array, mx.array | None]:
+    """Returns (context, pooled) of a prompt at its first step, with at least `chunks` chunks.
+
+    request: its style of prompts and its embeddings are used.
+    """
+    first = script.read(text, request.prompt_style, 1)
+    if len(first.weights) > 1:
+        raise InputError("AND joins prompts that are encoded one by one; encode each")
+    return prompt_encoder(model, request).encode(first.at(1)[0], clip_skip, chunks)
+
+
+def check_prompts(model: Model, request: Request) -> Request:
+    """Returns the request with the names and hashes of its embeddings; InputError where its prompts make no sense."""
+    if not model.text_encoders:
+        if request.embeddings:
+            raise InputError("this model takes no prompt, so it takes no embeddings; leave --embedding out")
+        return request
+    encoder = prompt_encoder(model, request)
+    _, tags = lora_tags.taken_out(request.prompt or "") if STYLES[request.prompt_style].edits else ("", ())
+    if tags:
+        raise InputError(
+            f"the prompt names the LoRA {tags[0].name}; load it with the model, loras=[({tags[0].name!r}, "
+            f"{tags[0].scale:g})], and leave it out of the prompt"
+        )
+    for text in (request.prompt, request.negative):
+        if text is not None:
+            for entry in script.read(text, request.prompt_style, 1).texts:
+                encoder.count_chunks(entry)
+    return request.with_values(embeddings=encoder.embeddings)
+
+
+def check_gate(request: Request, tgate: TGate, steps: Sequence[int]) -> None:
+    """Raises InputError where T-GATE would leave out something of a prompt: AND, or a change after the gate.
+
+    steps: the number of the step of each evaluation, from 1.
+    """
+    texts = [text for text in (request.prompt, request.negative) if text is not None]
+    scripts = [script.read(text, request.prompt_style, max(steps), composes=text is request.prompt) for text in texts]
+    if any(entry.weights != (1.0,) for entry in scripts):
+        raise InputError("T-GATE keeps the attention to one prompt; leave --tgate or AND out")
+    gate = steps[tgate.gate_step]
+    late = [version.last for entry in scripts for versions in entry.versions for version in versions[:-1]]
+    if late and max(late) >= gate:
+        raise InputError(
+            f"the prompt changes after step {max(late)}, and T-GATE looks at no prompt from step {gate} on; choose a "
+            "later gate, or leave --tgate out"
+        )
 
 
 def batches(model: Model, requests: Sequence[Request], size: int) -> Iterator[list[int]]:
-    """Yields the indices of pictures that go together: at most `size`, in order, of the same number of chunks."""
+    """Yields the indices of pictures that go together: at most `size`, in order.
+
+    Their prompts fill the same number of chunks and join as many others by AND, with the same weights.
+    """
     batch: list[int] = []
-    chunks = [count_chunks(model, request.prompt, request.negative) for request in requests]
+    encoder = prompt_encoder(model, requests[0]) if model.text_encoders else None
+    shapes = [_shape(encoder, request) for request in requests]
     for i in range(len(requests)):
-        if batch and (len(batch) == size or chunks[i] != chunks[batch[0]]):
+        if batch and (len(batch) == size or shapes[i] != shapes[batch[0]]):
             yield batch
             batch = []
         batch.append(i)
     yield batch
 
 
-def _time_ids(model: Model, shared: Request, count: int, guided: bool) -> mx.array:
+def _shape(encoder: PromptEncoder | None, request: Request) -> tuple[int, tuple[float, ...]]:
+    """Returns the number of chunks that a request's prompts fill, and the weights of those that AND joins."""
+    if request.prompt is None or encoder is None:
+        return 0, (1.0,)
+    steps = request.steps or 1
+    entry = script.read(request.prompt, request.prompt_style, steps)
+    negative = script.read(request.negative or "", request.prompt_style, steps, composes=False)
+    return max(encoder.count_chunks(text) for text in entry.texts | negative.texts), entry.weights
+
+
+def _time_ids(model: Model, shared: Request, count: int, directions: int, guided: bool) -> mx.array:
     """Returns SDXL's sizes (rows, 6), or with the refiner's aesthetic score (rows, 5)."""
     refiner = model.family is Family.REFINER
     size = [float(shared.height or 0), float(shared.width or 0), 0.0, 0.0]
-    rows = [size + ([_SCORE] if refiner else size[:2])]
+    rows = [size + ([_SCORE] if refiner else size[:2])] * directions
     if guided:
         rows = [size + ([_NEGATIVE_SCORE] if refiner else size[:2]), *rows]
     return mx.array([row for row in rows for _ in range(count)], dtype=mx.float32)

@@ -71,6 +71,8 @@ class Stage(NamedTuple):
     model: Model
     changes: dict[str, Any]
     table: Table
+    first_step: int = 0  # how many steps other stages run before
+    steps: int = 0  # of all stages
 
 
 def stream(
@@ -157,20 +159,33 @@ def _group(
 
 
 def predictor_of(
-    model: Model, requests: Sequence[Request], channels: mx.array | None = None, table: Table | None = None
+    model: Model,
+    requests: Sequence[Request],
+    channels: mx.array | None = None,
+    table: Table | None = None,
+    first_step: int = 0,
+    steps: int | None = None,
 ) -> Predictor | Tiled:
-    """Returns the network as the sampling loop sees it; see `StableDiffusion.predictor`."""
+    """Returns the network as the sampling loop sees it; see `StableDiffusion.predictor`.
+
+    first_step, steps: how many steps were run before this table's, and how many there are in all, for prompts that
+    change on the way.
+    """
     request = requests[0]
-    inputs = conditions.conditions_of(model, requests)
-    log_snr = (table or table_of(model, request)).log_snr
+    table = table or table_of(model, request)
+    log_snr = table.log_snr
+    numbers = [first_step + number for number in table.steps]
+    inputs = conditions.subjects_of(model, requests, numbers, steps)
     join = request.freeu.join(model.unet.config) if request.freeu else concatenate
 
     def over(channels: mx.array | None) -> Predictor:
         """Returns a predictor with fresh caches, over a tile or the whole picture."""
-        deepcache, tgate = caches(request.deepcache, request.tgate, log_snr, guided=inputs.guided)
+        deepcache, tgate = caches(
+            request.deepcache, request.tgate, log_snr, guided=inputs.conditions[0].guided, restarts=inputs.changes
+        )
         return Predictor(
             model.unet,
-            inputs,
+            inputs.conditions,
             request.guidance or 0.0,
             deepcache,
             guidance_rescale=request.guidance_rescale,
@@ -199,7 +214,7 @@ def pixel_size(request: Request) -> tuple[int, int]:
 
 def _stage_predictor(stage: Stage, members: Sequence[Request], channels: mx.array | None) -> Predictor | Tiled:
     changed = [request.with_values(**stage.changes) for request in members]
-    return predictor_of(stage.model, changed, channels, stage.table)
+    return predictor_of(stage.model, changed, channels, stage.table, stage.first_step, stage.steps)
 
 
 def _stages(model: Model, request: Request, start: StartingPoint, refiner: Model | None) -> list[Stage]:
@@ -208,7 +223,7 @@ def _stages(model: Model, request: Request, start: StartingPoint, refiner: Model
     if refiner is None:
         if request.refine_at is not None:
             raise InputError("there is no refiner to begin anywhere; give --refiner too")
-        return [Stage(model, {}, table)]
+        return [Stage(model, {}, table, steps=max(table.steps))]
     if request.tgate:
         raise InputError("T-GATE's gate is of one network; leave out T-GATE or the refiner")
     check_refiner(model, refiner)
@@ -225,7 +240,11 @@ def _stages(model: Model, request: Request, start: StartingPoint, refiner: Model
         steps=request.steps or 0,
         strength=request.strength,
     )
-    return [Stage(model, {}, base), Stage(refiner, changes, refined)]
+    before, after = max(base.steps), max(refined.steps)
+    return [
+        Stage(model, {}, base, steps=before + after),
+        Stage(refiner, changes, refined, first_step=before, steps=before + after),
+    ]
 
 
 def _accept_from(accept: Accept, first: int, index: int) -> bool:

@@ -1,5 +1,7 @@
 """The network as the sampling loop sees it: its conditions, guidance and what it reuses inside."""
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 
 from .conditions import Conditions
@@ -7,7 +9,6 @@ from .networks.blocks import Attend, apply_attention
 from .networks.unet import Deep, Join, UNet, concatenate
 from .reuse.feature_cache import FeatureCache
 from .reuse.tgate import AttentionCache
-from .sampling.denoise import guide
 
 
 class Predictor:
@@ -16,7 +17,7 @@ class Predictor:
     def __init__(
         self,
         unet: UNet,
-        conditions: Conditions,
+        conditions: Conditions | Sequence[Conditions],
         guidance: float,
         deepcache: FeatureCache,
         *,
@@ -27,9 +28,9 @@ class Predictor:
     ):
         """Collects what one generation needs.
 
-        guidance, guidance_rescale: as `guide` takes them. deepcache: the deep features of this generation.
-        channels: (1 or N, h, w, K) beside the latents. join: how the UNet joins skips (FreeU). tgate: the attention
-        outputs of this generation.
+        conditions: of all evaluations, or one for each, where prompts change on the way. guidance, guidance_rescale: as
+        `guide` takes them. deepcache: the deep features of this generation. channels: (1 or N, h, w, K) beside the
+        latents. join: how the UNet joins skips (FreeU). tgate: the attention outputs of this generation.
         """
         self._unet, self._conditions, self._channels = unet, conditions, channels
         self._guidance, self._guidance_rescale = guidance, guidance_rescale
@@ -42,7 +43,8 @@ class Predictor:
 
     def __call__(self, latents: mx.array, timestep: float) -> mx.array:
         """Returns the guided prediction, float32, for latents (N, h, w, C)."""
-        evaluation, conditions = self.deepcache.evaluations, self._conditions
+        evaluation = self.deepcache.evaluations
+        conditions = self._conditions if isinstance(self._conditions, Conditions) else self._conditions[evaluation]
         attend: Attend = apply_attention
         if self._tgate:
             attend = self._tgate.attend(evaluation)
@@ -52,8 +54,7 @@ class Predictor:
         if self._channels is not None:
             channels = mx.broadcast_to(self._channels, (x.shape[0], *self._channels.shape[1:]))
             x = mx.concatenate([x, channels], axis=-1)
-        if conditions.guided:
-            x = mx.concatenate([x, x])
+        x = mx.concatenate([x] * conditions.copies)
         x = x.astype(self._unet.dtype)
 
         def evaluate(deep: Deep, depth: int) -> tuple[mx.array, mx.array]:
@@ -70,4 +71,4 @@ class Predictor:
             )
 
         output = self.deepcache.evaluate(evaluate).astype(mx.float32)
-        return guide(output, self._guidance, self._guidance_rescale) if conditions.guided else output
+        return conditions.guide(output, self._guidance, self._guidance_rescale)

@@ -83,6 +83,11 @@ def _add_command(p: Parser, work: Any) -> None:
     work.add_argument(
         "--no-wildcards", dest="wildcards", action="store_false", help="take {a|b} in prompts as it stands"
     )
+    work.add_argument(
+        "--explain-prompt",
+        action="store_true",
+        help="print how the prompt is read, in pieces, weights, chunks and tokens, and make no picture",
+    )
     count = work.add_argument("--count", type=int, default=1, help="pictures of each prompt, default 1")
     p.add_spellings(
         count,

@@ -68,6 +68,8 @@ def _sources(request: Request) -> Iterator[tuple[str, str]]:
         yield "--schedule", request.schedule
     for lora in request.loras:
         yield "--lora", lora.path
+    for embedding in request.embeddings:
+        yield "--embedding", embedding.path
 
 
 def _identity(path: Path) -> tuple[int, int]:

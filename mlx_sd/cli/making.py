@@ -21,7 +21,7 @@ from ..generation import Result
 from ..jobs import Claim, State
 from ..pipeline import StableDiffusion
 from ..request import Request
-from . import models, prompt_list, replay
+from . import explain, models, prompt_list, replay
 from .animation import StepImages
 from .plan import Draft, Plan
 from .progress import Progress
@@ -36,6 +36,9 @@ def make(arguments: argparse.Namespace, name: str) -> None:
     """Makes the pictures of a command line; name: of the command, in front of each line on the standard error."""
     replayed = replay.request_of(arguments)
     templates = prompt_list.templates_of(arguments, replayed)
+    if arguments.explain_prompt:
+        print("\n".join(explain.lines_of(templates)))
+        return
     plan = Plan(arguments, templates)
     for line in prompt_list.remarks_of(templates) if arguments.from_image is None else ():
         warnings.warn(line, stacklevel=2)

@@ -71,7 +71,8 @@ def _present(arguments: argparse.Namespace) -> list[str]:
 def without_hashes(request: Request) -> Request:
     """Returns the request for the files and models as they are now, whatever a replayed picture was made with."""
     loras = tuple(lora._replace(sha256=None) for lora in request.loras)
-    return request.with_values(**dict.fromkeys(HASHES), loras=loras)
+    embeddings = tuple(embedding._replace(sha256=None) for embedding in request.embeddings)
+    return request.with_values(**dict.fromkeys(HASHES), loras=loras, embeddings=embeddings)
 
 
 def _translation(arguments: argparse.Namespace) -> Translation | None:
@@ -121,6 +122,10 @@ def changes(
         for lora, record in zip(replayed.loras, model.loras, strict=False):
             if lora.sha256 not in (None, record["sha256"]):
                 lines.append(f"the LoRA {lora.path} is not the one the picture was made with")
+    for embedding in replayed.embeddings:
+        named = any(entry.path == embedding.path for entry in request.embeddings)
+        if named and embedding.sha256 not in (None, metadata.digest(embedding.path)):
+            lines.append(f"the embedding {embedding.path} is not the file that the picture was made with")
     if lines and not arguments.allow_changed:
         raise InputError(f"{'; '.join(lines)}; --allow-changed makes another picture with what is there now")
     return lines
