@@ -162,7 +162,7 @@ def test_long_prompts_are_encoded_in_chunks(name, saved, family, modules, measur
         chosen = [hidden[-2] if name == "sdxl" else last for hidden, last, _ in found]
         contexts.append(np.concatenate(chosen, axis=1))
         pooled = found[0][2]
-    context, ours_pooled = family(name).encode_prompt(LONG)
+    context, ours_pooled = family(name).encode_prompt(LONG, prompt_style="plain")
     measure("prompts of many chunks", distance(context, np.concatenate(contexts, axis=-1)), TEXT)
     if name == "sdxl":
         measure("prompts of many chunks", distance(ours_pooled, pooled), TEXT)
