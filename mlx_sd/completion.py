@@ -286,5 +286,5 @@ def _check_reuse(model: Model, request: Request) -> int:
         deepcache.check(evaluations)
     if tgate:
         tgate.check(evaluations)
-        check_gate(request, tgate, table.steps)
+        check_gate(model, request, tgate, table.steps)
     return evaluations

@@ -11,6 +11,7 @@ from .networks.embeddings import sinusoids
 from .networks.family import Family
 from .prompts import embeddings, lora_tags, script
 from .prompts.encoding import Encoding, PromptEncoder
+from .prompts.script import Texts
 from .prompts.styles import STYLES
 from .request import Request
 from .reuse.tgate import TGate
@@ -96,9 +97,9 @@ def subjects_of(model: Model, requests: Sequence[Request], steps: Sequence[int],
     share all settings of the first request; a negative prompt of None is the checkpoint's entry (SDXL: zeros).
     """
     shared = requests[0]
-    texts = [request.prompt for request in requests if request.prompt is not None]
-    if texts and model.text_encoders:
-        return _Texts(model, texts, shared, max(steps) if total is None else total).over(steps)
+    prompts = [request for request in requests if request.prompt is not None]
+    if prompts and model.text_encoders:
+        return _Texts(model, prompts, max(steps) if total is None else total).over(steps)
     if shared.negative is not None:
         raise InputError("this model takes no prompt, and no negative one")
     return Subjects([_of_classes(model, requests)] * len(steps), [])
@@ -119,16 +120,15 @@ def _of_classes(model: Model, requests: Sequence[Request]) -> Conditions:
 class _Texts:
     """The prompts of a batch with their negative prompt, encoded when they are needed, each once."""
 
-    def __init__(self, model: Model, texts: Sequence[str], shared: Request, total: int):
-        self._model, self._shared = model, shared
+    def __init__(self, model: Model, requests: Sequence[Request], total: int):
+        self._model, self._shared = model, (shared := requests[0])
         self._encoder = prompt_encoder(model, shared)
-        style = shared.prompt_style
-        self._scripts = [script.read(text, style, total) for text in texts]
-        self._negative = script.read(shared.negative or "", style, total, composes=False)
-        self._weights = self._scripts[0].weights
-        every = set().union(self._negative.texts, *(entry.texts for entry in self._scripts))
-        self._chunks = max(self._encoder.count_chunks(text) for text in every)
-        self._encoded: dict[tuple[str, int], Encoding] = {}
+        self._scripts = [subject_scripts(model, request, total) for request in requests]
+        self._negative = negative_scripts(model, shared, total)
+        self._weights = self._scripts[0].first.weights
+        every = set().union(*(pair.texts for pair in (self._negative, *self._scripts)))
+        self._chunks = max(self._encoder.count_chunks(*texts) for texts in every)
+        self._encoded: dict[tuple[Texts, int], Encoding] = {}
         # An LCM takes the guidance scale as an input; it is then one batch, as it is without guidance.
         embeds_guidance = model.unet.config.guidance_dims is not None
         composed = self._weights != (1.0,)
@@ -141,7 +141,7 @@ class _Texts:
         result: list[Conditions] = []
         changes: list[int] = []
         switches = self._negative.switches.union(*(entry.switches for entry in self._scripts))
-        by_texts: dict[tuple[tuple[str, ...], ...], Conditions] = {}
+        by_texts: dict[tuple[tuple[Texts, ...], ...], Conditions] = {}
         for i, step in enumerate(steps):
             texts = (self._negative.at(step), *(entry.at(step) for entry in self._scripts))
             if texts not in by_texts:
@@ -151,7 +151,7 @@ class _Texts:
             result.append(by_texts[texts])
         return Subjects(result, changes)
 
-    def _conditions(self, negative: str, texts: Sequence[tuple[str, ...]]) -> Conditions:
+    def _conditions(self, negative: Texts, texts: Sequence[tuple[Texts, ...]]) -> Conditions:
         """Returns the conditions for a negative prompt and each picture's prompts."""
         model, shared, unet = self._model, self._shared, self._model.unet.config
         directions = zip(*texts, strict=True)
@@ -159,7 +159,7 @@ class _Texts:
         if self._guided:
             # As in diffusers, layers are skipped for the prompt, not for the negative prompt.
             nothing = self._encode(negative, 0)
-            if shared.negative is None and model.zeros_for_empty:
+            if shared.negative is None and shared.negative_2 is None and model.zeros_for_empty:
                 nothing = nothing.zeros()
             encoded = [nothing] * len(texts) + encoded
         keywords: dict[str, mx.array] = {}
@@ -175,10 +175,10 @@ class _Texts:
         mx.eval(context, keywords)
         return Conditions(context, keywords, self._guided, self._weights)
 
-    def _encode(self, text: str, clip_skip: int) -> Encoding:
-        key = text, clip_skip
+    def _encode(self, texts: Texts, clip_skip: int) -> Encoding:
+        key = texts, clip_skip
         if key not in self._encoded:
-            self._encoded[key] = self._encoder.encode(text, clip_skip, self._chunks)
+            self._encoded[key] = self._encoder.encode(texts[0], clip_skip, self._chunks, texts[1])
         return self._encoded[key]
 
 
@@ -209,8 +209,31 @@ def encode(
     return prompt_encoder(model, request).encode(first.at(1)[0], clip_skip, chunks)
 
 
+def _check_sdxl(model: Model, request: Request) -> None:
+    """Raises InputError for a setting that only SDXL takes, with another model."""
+    takes: dict[str, bool] = dict.fromkeys(("prompt_2", "negative_2"), len(model.text_encoders) > 1)
+    takes |= dict.fromkeys(("original_size", "crop"), model.unet.config.added_time_dims is not None)
+    takes["target_size"] = takes["crop"] and model.family is not Family.REFINER
+    for name, taken in takes.items():
+        if getattr(request, name) is not None and not taken:
+            raise InputError(f"--{name.replace('_', '-')} is for SDXL, and this model does not take it; leave it out")
+
+
+def subject_scripts(model: Model, request: Request, steps: int) -> script.Pair:
+    """Returns what a request's prompts say at each of `steps` steps."""
+    second = request.prompt_2 if len(model.text_encoders) > 1 else None
+    return script.read_pair(request.prompt or "", second, request.prompt_style, steps)
+
+
+def negative_scripts(model: Model, request: Request, steps: int) -> script.Pair:
+    """Returns what a request's negative prompts say at each of `steps` steps."""
+    second = request.negative_2 if len(model.text_encoders) > 1 else None
+    return script.read_pair(request.negative or "", second, request.prompt_style, steps, composes=False)
+
+
 def check_prompts(model: Model, request: Request) -> Request:
     """Returns the request with the names and hashes of its embeddings; InputError where its prompts make no sense."""
+    _check_sdxl(model, request)
     if not model.text_encoders:
         if request.embeddings:
             raise InputError("this model takes no prompt, so it takes no embeddings; leave --embedding out")
@@ -222,23 +245,25 @@ def check_prompts(model: Model, request: Request) -> Request:
             f"the prompt names the LoRA {tags[0].name}; load it with the model, loras=[({tags[0].name!r}, "
             f"{tags[0].scale:g})], and leave it out of the prompt"
         )
-    for text in (request.prompt, request.negative):
-        if text is not None:
-            for entry in script.read(text, request.prompt_style, 1).texts:
-                encoder.count_chunks(entry)
+    if request.prompt is not None:
+        for pair in (subject_scripts(model, request, 1), negative_scripts(model, request, 1)):
+            for texts in pair.texts:
+                encoder.count_chunks(*texts)
     return request.with_values(embeddings=encoder.embeddings)
 
 
-def check_gate(request: Request, tgate: TGate, steps: Sequence[int]) -> None:
+def check_gate(model: Model, request: Request, tgate: TGate, steps: Sequence[int]) -> None:
     """Raises InputError where T-GATE would leave out something of a prompt: AND, or a change after the gate.
 
     steps: the number of the step of each evaluation, from 1.
     """
-    texts = [text for text in (request.prompt, request.negative) if text is not None]
-    scripts = [script.read(text, request.prompt_style, max(steps), composes=text is request.prompt) for text in texts]
-    if any(entry.weights != (1.0,) for entry in scripts):
+    if request.prompt is None:
+        return
+    pairs = subject_scripts(model, request, max(steps)), negative_scripts(model, request, max(steps))
+    if pairs[0].first.weights != (1.0,):
         raise InputError("T-GATE keeps the attention to one prompt; leave --tgate or AND out")
     gate = steps[tgate.gate_step]
+    scripts = [entry for pair in pairs for entry in pair if entry is not None]
     late = [version.last for entry in scripts for versions in entry.versions for version in versions[:-1]]
     if late and max(late) >= gate:
         raise InputError(
@@ -254,7 +279,7 @@ def batches(model: Model, requests: Sequence[Request], size: int) -> Iterator[li
     """
     batch: list[int] = []
     encoder = prompt_encoder(model, requests[0]) if model.text_encoders else None
-    shapes = [_shape(encoder, request) for request in requests]
+    shapes = [_shape(model, encoder, request) for request in requests]
     for i in range(len(requests)):
         if batch and (len(batch) == size or shapes[i] != shapes[batch[0]]):
             yield batch
@@ -263,23 +288,28 @@ def batches(model: Model, requests: Sequence[Request], size: int) -> Iterator[li
     yield batch
 
 
-def _shape(encoder: PromptEncoder | None, request: Request) -> tuple[int, tuple[float, ...]]:
+def _shape(model: Model, encoder: PromptEncoder | None, request: Request) -> tuple[int, tuple[float, ...]]:
     """Returns the number of chunks that a request's prompts fill, and the weights of those that AND joins."""
     if request.prompt is None or encoder is None:
         return 0, (1.0,)
     steps = request.steps or 1
-    entry = script.read(request.prompt, request.prompt_style, steps)
-    negative = script.read(request.negative or "", request.prompt_style, steps, composes=False)
-    return max(encoder.count_chunks(text) for text in entry.texts | negative.texts), entry.weights
+    pair, negative = subject_scripts(model, request, steps), negative_scripts(model, request, steps)
+    return max(encoder.count_chunks(*texts) for texts in pair.texts | negative.texts), pair.first.weights
 
 
 def _time_ids(model: Model, shared: Request, count: int, directions: int, guided: bool) -> mx.array:
     """Returns SDXL's sizes (rows, 6), or with the refiner's aesthetic score (rows, 5)."""
     refiner = model.family is Family.REFINER
-    size = [float(shared.height or 0), float(shared.width or 0), 0.0, 0.0]
-    rows = [size + ([_SCORE] if refiner else size[:2])] * directions
+    picture = shared.width or 0, shared.height or 0
+    # The network was trained with heights before widths.
+    original, crop, target = (
+        [float(side) for side in reversed(pair)]
+        for pair in (shared.original_size or picture, shared.crop or (0, 0), shared.target_size or picture)
+    )
+    size = [*original, *crop]
+    rows = [[*size, *([_SCORE] if refiner else target)]] * directions
     if guided:
-        rows = [size + ([_NEGATIVE_SCORE] if refiner else size[:2]), *rows]
+        rows = [[*size, *([_NEGATIVE_SCORE] if refiner else target)], *rows]
     return mx.array([row for row in rows for _ in range(count)], dtype=mx.float32)
 
 

@@ -227,7 +227,8 @@ def _stages(model: Model, request: Request, start: StartingPoint, refiner: Model
     if request.tgate:
         raise InputError("T-GATE's gate is of one network; leave out T-GATE or the refiner")
     check_refiner(model, refiner)
-    changes: dict[str, Any] = {"clip_skip": 0}
+    # The refiner has the second text encoder alone, and takes the first prompt, as in diffusers.
+    changes: dict[str, Any] = {"clip_skip": 0, "prompt_2": None, "negative_2": None, "target_size": None}
     complete(refiner, request.with_values(**changes, init_image=None, mask=None, strength=None))
     base, refined = split_table(
         model,

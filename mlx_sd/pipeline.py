@@ -93,6 +93,11 @@ class StableDiffusion:
         clip_skip: int = 0,
         prompt_style: str = "a1111",
         embeddings: Sequence[EmbeddingSource] = (),
+        prompt_2: str | None = None,
+        negative_2: str | None = None,
+        original_size: tuple[int, int] | None = None,
+        target_size: tuple[int, int] | None = None,
+        crop: tuple[int, int] | None = None,
         deepcache: Policy | int | str | None = None,
         tgate: TGate | int | str | None = None,
         freeu: FreeU | bool | str | None = None,
@@ -147,6 +152,11 @@ class StableDiffusion:
             clip_skip: layers of the text encoder to leave out at the end, from 0.
             prompt_style: how weights and edits are written: "a1111", "comfy", "compel", or "plain", which has none.
             embeddings: textual inversions for prompts: paths, or pairs of a path and the name that prompts use.
+            prompt_2: for SDXL's second text encoder; None is the prompt.
+            negative_2: for SDXL's second text encoder; None is the negative prompt.
+            original_size: (width, height) that SDXL takes the picture for; None is the picture's.
+            target_size: (width, height) that SDXL aims at; None is the picture's.
+            crop: (x, y), where SDXL takes the picture's corner for; None is (0, 0).
             deepcache: which evaluations run the whole UNet: 3, "3:1" (interval:branch), DeepCache(3, branch=1) or
                 another policy of `mlx_sd.reuse`.
             tgate: the evaluation from which on no prompt is looked at: 10, "10,5,1,2" or TGate(10).
@@ -192,6 +202,11 @@ class StableDiffusion:
             clip_skip=clip_skip,
             prompt_style=prompt_style,
             embeddings=embeddings,  # type: ignore[arg-type]
+            prompt_2=prompt_2,
+            negative_2=negative_2,
+            original_size=original_size,
+            target_size=target_size,
+            crop=crop,
             deepcache=deepcache,  # type: ignore[arg-type]  # friendly values become policies
             tgate=tgate,  # type: ignore[arg-type]
             freeu=freeu,  # type: ignore[arg-type]

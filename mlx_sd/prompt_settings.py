@@ -1,8 +1,9 @@
-"""The settings of a request that say how its prompts are read."""
+"""The settings of a request about its prompts: how they are read, and what goes to the UNet beside them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from . import request_values
@@ -13,9 +14,21 @@ if TYPE_CHECKING:
     from .prompts.embeddings import Embedding
 
 
+_second = partial(setting, None, metavar="TEXT", always_recorded=False, empty=True)
+_sdxl_size = partial(
+    setting,
+    None,
+    kind=object,
+    parse=request_values.parse_pair,
+    to_json=request_values.pair_to_json,
+    metavar="WIDTHxHEIGHT",
+    always_recorded=False,
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PromptSettings:
-    """Holds the style of prompts, and the embeddings that they may use."""
+    """Holds the style of prompts, the embeddings that they may use, and what SDXL takes beside a prompt."""
 
     prompt_style: str = setting(
         A1111,
@@ -39,4 +52,19 @@ class PromptSettings:
         aliases="embeddings textual-inversion ti embd",
         false_friends={"embeddings-dir": "name each file: --embedding {value}/NAME.safetensors"},
         always_recorded=False,
+    )
+    prompt_2: str | None = _second(
+        "for SDXL's second text encoder (default: the prompt)", aliases="prompt2 style-prompt"
+    )
+    negative_2: str | None = _second(
+        "for SDXL's second text encoder (default: the negative prompt)", aliases="negative-prompt-2 negative-prompt2"
+    )
+    original_size: tuple[int, int] | None = _sdxl_size(
+        "the size that SDXL takes the picture for; a small one looks blurred (default: the picture's)"
+    )
+    target_size: tuple[int, int] | None = _sdxl_size("the size that SDXL aims at (default: the picture's)")
+    crop: tuple[int, int] | None = _sdxl_size(
+        "the corner at which SDXL takes the picture as cropped, from the left and from the top (default 0,0)",
+        metavar="X,Y",
+        aliases="crops-coords-top-left crop-coords",
     )

@@ -6,6 +6,7 @@ Imports are inside the functions: the command line's --help reads the request's 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +82,21 @@ def embeddings_from_json(value: Any) -> tuple[Embedding, ...]:
 def embeddings_to_json(embeddings: tuple[Embedding, ...]) -> list[dict[str, Any]]:
     """Returns the list that metadata hold."""
     return [embedding.to_record() for embedding in embeddings]
+
+
+def parse_pair(value: Any) -> tuple[int, int]:
+    """Returns two whole numbers from 0 up, of "1024x768", "0,64" or a pair; InputError for anything else."""
+    match = re.fullmatch(r"\s*(\d{1,6})\s*[xX*,\u00d7]\s*(\d{1,6})\s*", value) if isinstance(value, str) else None
+    numbers = tuple(map(int, match.groups())) if match else value
+    whole = isinstance(numbers, (tuple, list)) and all(type(n) is int and 0 <= n < 10**6 for n in numbers)
+    if not whole or len(numbers) != 2:
+        raise InputError(f"two whole numbers are needed, such as 1024x768 or 0,64, not {value!r}")
+    return numbers[0], numbers[1]
+
+
+def pair_to_json(value: tuple[int, int]) -> str:
+    """Returns a pair as text, "1024x768"."""
+    return f"{value[0]}x{value[1]}"
 
 
 def parse_image(value: Any) -> Any:

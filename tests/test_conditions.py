@@ -127,6 +127,23 @@ def test_a_lora_in_a_prompt_is_named_and_not_encoded(sd):
     latents(sd, "a tent <lora:style:0.8>", prompt_style="plain")
 
 
+def test_a_second_prompt_changes_over_the_steps_too(family):
+    sd = family("sdxl")
+    assert (latents(sd, "a tent", prompt_2="[red:blue:0]") == latents(sd, "a tent", prompt_2="blue")).all()
+    assert (latents(sd, "a tent", prompt_2="a tent") == latents(sd, "a tent")).all()
+    with pytest.raises(InputError, match="one --prompt-2"):
+        sd.generate("a AND b", prompt_2="c", **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"prompt_2": "a"}, {"negative_2": "a"}, {"original_size": (8, 8)}, {"target_size": (8, 8)}, {"crop": (0, 0)}],
+)
+def test_what_only_sdxl_takes_is_refused_by_others(family, settings):
+    with pytest.raises(InputError, match="is for SDXL"):
+        family("sd1").generate("a tent", **OPTIONS, **settings)
+
+
 def test_prompts_of_a_refiner_go_on_where_the_base_ends(family):
     base = refiner = family("sdxl")
     options = {"refiner": refiner, "refine_at": 0.5}

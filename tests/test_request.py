@@ -45,6 +45,7 @@ _parsed = {
     "embeddings": st.lists(st.builds(Embedding, st.just("a.safetensors"), st.just("zorb"), st.just("0" * 64))).map(
         tuple
     ),
+    **dict.fromkeys(("original_size", "target_size", "crop"), st.tuples(st.integers(1, 4096), st.integers(1, 4096))),
     "prompt_style": st.sampled_from(PROMPT_STYLES),
     "init_image": st.just("in.png"),
     "mask": st.sampled_from(["mask.png", "alpha"]),

@@ -20,6 +20,8 @@ NUMPY = "NumPy"  # of RNG: A1111 has no such noise, but without the key it would
 CHURN = {"s_churn": "Sigma churn", "s_tmin": "Sigma tmin", "s_tmax": "Sigma tmax", "s_noise": "Sigma noise"}
 # Settings that A1111 does not have -> their keys in the text, for those who read it.
 OURS = {"guidance_rescale": "CFG Rescale", "deepcache": "DeepCache", "tgate": "T-GATE", "freeu": "FreeU"}
+OURS |= {"prompt_2": "Prompt 2", "negative_2": "Negative prompt 2", "original_size": "Original size"}
+OURS |= {"target_size": "Target size", "crop": "Crop"}
 STYLE = "Prompt style"  # of a prompt that is not written as in A1111
 
 

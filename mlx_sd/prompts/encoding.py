@@ -52,27 +52,32 @@ class PromptEncoder:
         """Returns the embeddings that prompts may use, with their names and hashes."""
         return tuple(vectors.embedding for vectors in self._embeddings.values())
 
-    def count_chunks(self, text: str) -> int:
-        """Returns how many chunks a prompt fills in the encoder that needs most."""
-        parts = self._style.parts(text)
+    def count_chunks(self, text: str, second: str | None = None) -> int:
+        """Returns how many chunks a prompt fills in the encoder that needs most; texts as `encode` takes them."""
         return max(
             sum(max(len(splitter.chunks(sections)) for sections in part.blend.texts) for part in parts)
-            for _, splitter in self._encoders
+            for parts, (_, splitter) in zip(self._parts(text, second), self._encoders, strict=True)
         )
 
-    def encode(self, text: str, clip_skip: int = 0, least_chunks: int = 0) -> Encoding:
+    def encode(self, text: str, clip_skip: int = 0, least_chunks: int = 0, second: str | None = None) -> Encoding:
         """Encodes a prompt of any length.
 
         clip_skip: layers to leave out at the end. least_chunks: chunks to have at least; further ones are empty.
+        second: the text for SDXL's second encoder; None is the same one.
         """
-        parts = self._style.parts(text)
         contexts, pooled = [], None
-        for i in range(len(self._encoders)):
+        for i, parts in enumerate(self._parts(text, second)):
             encodings = [self._part(part, i, clip_skip) for part in parts]
             rows = mx.concatenate([encoding.context for encoding in encodings], axis=1)
             contexts.append(self._lengthened(rows, i, clip_skip, least_chunks))
             pooled = encodings[0].pooled
         return Encoding(mx.concatenate(contexts, axis=-1), pooled if self._pools else None)
+
+    def _parts(self, text: str, second: str | None) -> list[Sequence[Part]]:
+        """Returns the parts of the text of each encoder."""
+        first = self._style.parts(text)
+        others = first if second is None else self._style.parts(second)
+        return [first, *[others] * (len(self._encoders) - 1)]
 
     def _part(self, part: Part, encoder: int, clip_skip: int) -> Encoding:
         """Returns a blend of texts, moved away from an empty text by its weight."""
