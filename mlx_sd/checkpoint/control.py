@@ -83,7 +83,7 @@ class Control(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Control":
-        """Reads the text of `--control`, MODEL:[MAKER:]IMAGE[:SCALE[:START-END]]; a name that exists may have colons."""
+        """Reads the text of `--control`, MODEL:[MAKER:]IMAGE[:SCALE[:START-END]]; files may have colons in names."""
         place, scale, span = text, 1.0, (0.0, 1.0)
         head, _, tail = place.rpartition(":")
         if head and (match := _SPAN.fullmatch(tail)) and not _is_image(place):
@@ -99,6 +99,7 @@ class Control(NamedTuple):
         maker, _, image = source.partition(":")
         if not image or maker not in MAKERS or Path(source).exists():
             maker, image = "", source
+        model, image = (os.path.expanduser(name) for name in (model, image))  # noqa: PTH111 - in mid-word no shell does
         return cls(model, image, scale, *span, maker or None).checked()
 
     @classmethod

@@ -14,7 +14,8 @@ from ..core.files import Tensor, read_json, tensors
 from ..networks.classes import ClassEmbedder
 from ..networks.clip import TextEncoder
 from ..networks.configs import ClassConfig, TextConfig, VAEConfig
-from ..networks.control import ControlConfig, ControlNet
+from ..networks.control import ControlNet
+from ..networks.control_config import ControlConfig
 from ..networks.unet import UNet
 from ..networks.unet_config import UNetConfig
 from ..networks.vae import Autoencoder
@@ -25,7 +26,7 @@ FORMAT, VERSION = "mlx-sd", 3
 
 TEXT = ("text_encoder", "text_encoder_2")
 CONTROL = "control"  # of a folder that holds a ControlNet alone
-DIFFERENCE = "difference"  # under "pipeline": whether that ControlNet's weights are differences from its UNet's
+DIFFERENCES = "differences"  # in model.json: a ControlNet's parameters that are differences from its UNet's
 _SCALES = {"StableDiffusionUpscalePipeline": 0.08333, "LDMSuperResolutionPipeline": 1.0}
 PIXELS = ("DDPMPipeline", "DDIMPipeline")  # of diffusers: without an autoencoder
 # How parameters of the UNet began in versions 1 and 2 -> how they begin since; the first rule that fits decides.

@@ -68,6 +68,10 @@ def _sources(request: Request) -> Iterator[tuple[str, str]]:
         yield "--schedule", request.schedule
     for lora in request.loras:
         yield "--lora", lora.path
+    for control in request.controls:
+        yield "--control", control.model
+        if isinstance(control.image, str):
+            yield "--control", control.image
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -11,24 +11,21 @@ The residuals are added to the UNet's skips where they are joined on the way up,
 DeepCache a cached evaluation reads the residuals of the outer skips alone, which need the first stages alone.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..core.config_fields import ConfigFields
 from ..core.errors import InputError
 from . import ops
 from .blocks import Conditioning
+from .control_config import ControlConfig
 from .embeddings import UNetEmbedding
 from .layers import Conv
 from .unet import DownPath, Middle
-from .unet_config import UNetConfig
 
-CLASS = "ControlNetModel"  # of diffusers
-INFERRED = "_inferred"  # a field of configs that come from the shapes of weights
 _WEAKEST = 0.1  # what guess mode leaves of the first skip's residual
 
 
@@ -45,75 +42,6 @@ class Residuals(NamedTuple):
         return Residuals(skips, middle)
 
 
-@dataclass(frozen=True)
-class ControlConfig:
-    """A ControlNetModel. `unet` describes the layers that it shares with the UNets it is for; its way up is unused."""
-
-    unet: UNetConfig
-    image_channels: int
-    embedding_channels: tuple[int, ...]  # of the layers that embed the control image; all but the last halve its size
-    bgr: bool  # the image's channels are taken in reverse order
-    pools: bool  # residuals are means over the picture; the half without a prompt then has none
-    inferred: bool = False  # from the shapes of weights, which do not tell everything: see `completed_by`
-
-    @property
-    def downsampling(self) -> int:
-        """Returns how many pixels of the control image a side one latent covers."""
-        return int(2 ** (len(self.embedding_channels) - 1))
-
-    @classmethod
-    def from_hf(cls, values: Mapping[str, Any], where: str = "config.json") -> "ControlConfig":
-        """Reads a ControlNet's config; InputError names a class or field that is missing or not supported."""
-        f = ConfigFields(values, where)
-        name = values.get("_class_name", CLASS)
-        if name != CLASS:
-            raise f.unsupported("_class_name", name, (CLASS,))
-        channels = f.take("conditioning_channels", 3)
-        embedding = tuple(f.take("conditioning_embedding_out_channels") or (16, 32, 96, 256))
-        order = f.only("controlnet_conditioning_channel_order", "rgb", "bgr")
-        pools = bool(f.take("global_pool_conditions", False))
-        heads = f.take("num_attention_heads")
-        shared = dict(f.unread)
-        if heads is not None:  # attention_head_dim means the number of heads, see `UNetConfig`
-            shared["attention_head_dim"] = heads
-        down = shared.get("down_block_types") or ()
-        shared["up_block_types"] = [str(kind).replace("Down", "Up") for kind in reversed(down)]
-        inferred = bool(values.get(INFERRED, False))
-        return cls(UNetConfig.from_hf(shared, where), channels, embedding, order == "bgr", pools, inferred)
-
-    def completed_by(self, unet: UNetConfig) -> "ControlConfig":
-        """Returns the config with what shapes do not tell, such as the number of heads, as the UNet has it.
-
-        A control network is a copy of the UNet it was trained beside. A config that was not inferred stays as it is.
-        """
-        if not self.inferred:
-            return self
-        shared = self.unet
-        down = tuple(replace(a, heads=b.heads) for a, b in zip(shared.down, unet.down, strict=True))
-        middle = shared.mid and replace(shared.mid, heads=(unet.mid or unet.down[-1]).heads)
-        fields = ("groups", "eps", "flip_sin_to_cos", "freq_shift", "far_padded", "added_time_dims")
-        values = {name: getattr(unet, name) for name in fields}
-        return replace(self, unet=replace(shared, down=down, mid=middle, **values))
-
-    def misfit(self, unet: UNetConfig, latent_channels: int, downsampling: int) -> str | None:
-        """Returns in which way the network does not fit a UNet, as the end of a sentence, or None where it fits.
-
-        latent_channels, downsampling: of the UNet's autoencoder.
-        """
-        comparisons = {
-            "{} levels": (len(self.unet.down), len(unet.down)),
-            "skips of the widths {}": (self.unet.skip_channels, unet.skip_channels),
-            "prompts of the width {}": (_context(self.unet) or _context(unet), _context(unet)),
-            "{} features of text and sizes": (self.unet.added_inputs, unet.added_inputs),
-            "latents of {} channels": (self.unet.in_channels, latent_channels),
-            "{} pixels for a latent": (self.downsampling, downsampling),
-        }
-        for words, (own, other) in comparisons.items():
-            if own != other:
-                return f"it is for {words.format(_words(own))}, and the model has {_words(other)}"
-        return None
-
-
 class ImageEmbedding(nn.Module):
     """The layers that embed a control image, pixels (N, H, W, channels) -> features (N, H / 8, W / 8, outputs)."""
 
@@ -121,7 +49,7 @@ class ImageEmbedding(nn.Module):
         super().__init__()
         self.first, self.last = Conv(channels, widths[0]), Conv(widths[-1], outputs)
         self.blocks: list[Conv] = []
-        for width, following in zip(widths[:-1], widths[1:], strict=True):
+        for width, following in pairwise(widths):
             self.blocks += [Conv(width, width), Conv(width, following, stride=2)]
 
     @property
@@ -227,13 +155,3 @@ def _zero_convolution(width: int) -> Conv:
     layer = Conv(width, width, kernel=1)
     layer.update({"weight": mx.zeros_like(layer.weight), "bias": mx.zeros_like(layer.bias)})
     return layer
-
-
-def _context(config: UNetConfig) -> int:
-    """Returns the width of the prompts that a network attends to, 0 where it attends to none."""
-    blocks = (*config.down, *([config.mid] if config.mid else []))
-    return max((block.context for block in blocks if any(block.transformers)), default=0)
-
-
-def _words(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
