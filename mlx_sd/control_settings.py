@@ -26,7 +26,7 @@ class ControlSettings:
         from_json=request_values.controls_from_json,
         flag="--control",
         repeat=True,
-        metavar="MODEL:[MAKER:]IMAGE[:SCALE[:START-END]]",
+        metavar="MODEL[@MODE]:[MAKER:]IMAGE[:SCALE[:START-END]]",
         group="control",
         always_recorded=False,
         false_friends=spellings.CONTROL_FLAGS,

@@ -16,6 +16,7 @@ class Branch(NamedTuple):
     control: Control
     network: ControlNet
     image: mx.array  # (1, h, w, C), embedded
+    mode: int = 0  # of a union
 
 
 class Controller:
@@ -60,6 +61,7 @@ class Controller:
                 scale=branch.control.scale,
                 guess=self._guess,
                 depth=depth,
+                mode=branch.mode,
             )
             if halved:
                 residuals = _below_zeros(residuals)

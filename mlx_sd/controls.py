@@ -9,7 +9,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from . import metadata, resolve
-from .checkpoint.control import Control
+from .checkpoint.control import MODES, Control
 from .checkpoint.model import Model
 from .checkpoint.model_folder import CONTROL, DIFFERENCES, model_hash, network_configs, parameter_name, read_model_json
 from .controller import Branch
@@ -63,7 +63,8 @@ def completed(model: Model, request: Request, size: tuple[int, int]) -> tuple[Co
         raise InputError("--only-masked paints a part that control images do not show; leave it out with --control")
     controls = []
     for control in request.controls:
-        _, about, _ = _open(control.model, model)
+        _, about, config = _open(control.model, model)
+        _mode(control, config)
         opened = images.read(control.image)
         control_image.check_shape(opened, size, control.model)
         if control.maker == control_image.INPAINT:
@@ -112,9 +113,10 @@ def branches(model: Model, request: Request) -> list[Branch]:
     for control in request.controls:
         if control.scale:
             network = _loaded(control.model, model)
-            shown = network.embed(control_image.pixels(control.image, control.maker, size, request.mask))
+            mode = _mode(control, network.config)
+            shown = network.embed(control_image.pixels(control.image, control.maker, size, request.mask), mode)
             mx.eval(shown)
-            present.append(Branch(control, network, shown))
+            present.append(Branch(control, network, shown, mode))
     return present
 
 
@@ -126,6 +128,22 @@ def size_in_memory(model: Model, controls: Sequence[Control]) -> int:
         parameters: Any = tree_flatten(ControlNet(config).parameters())
         total += sum(array.size for _, array in parameters) * model.dtype.size
     return total
+
+
+def _mode(control: Control, config: ControlConfig) -> int:
+    """The number of a union's mode, by its name or by the maker of the image; 0 of networks of one kind."""
+    if not config.modes:
+        if control.mode:
+            raise InputError(f"{control.model} is for one kind of images and has no modes; leave @{control.mode} out")
+        return 0
+    possible = [name for name, number in MODES.items() if number < config.modes]
+    name = control.mode or control.maker
+    if name not in possible:
+        raise InputError(
+            f"{control.model} is a union, whose image shows one of {', '.join(possible)}; say which, as "
+            f"{control.model}@depth"
+        )
+    return MODES[name]
 
 
 def _loaded(name: str, model: Model) -> ControlNet:

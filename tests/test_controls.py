@@ -112,6 +112,7 @@ REFUSED = {
     "nowhere": (lambda n, f, home: [Control(str(n), controls.image(), 1, 0.5, 0.51)], "acts at none of 4 evaluations"),
     "maker": (lambda n, f, home: [Control(str(n), controls.image(), maker="cany")], "did you mean 'canny'?"),
     "inpaint": (lambda n, f, home: [Control(str(n), controls.image(), maker="inpaint")], "shows nothing to paint"),
+    "mode": (lambda n, f, home: [Control(str(n), controls.image(), mode="depth")], "has no modes; leave @depth out"),
     "form": (lambda n, f, home: [("model",)], "controls= takes (model, image)"),
 }
 
@@ -124,6 +125,23 @@ def test_what_does_not_fit_is_one_line(name, network, foreign, family):
         settings = SETTINGS | {"sampler": "euler", "width": 64, "height": 64}
         sd.generate(PROMPT, controls=entries(network, foreign, sd.model.folder), **settings)
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_union_wants_to_know_what_its_image_shows(family, tmp_path):
+    sd, image = family("sdxl"), controls.image()
+    union = controls.write_folder(tmp_path / "union", controls.union())
+    for entry, words in (
+        (Control(str(union), image), "say which, as"),
+        (Control(str(union), image, mode="tile"), "shows one of openpose, depth"),
+        (Control(str(union), image, maker="tile"), "shows one of openpose, depth"),
+        (Control(str(union), image, mode="dept"), "did you mean 'depth'?"),
+    ):
+        with pytest.raises(InputError) as error:
+            sd.generate(PROMPT, controls=[entry], **SETTINGS)
+        assert words in str(error.value)
+    made = sd.generate(PROMPT, controls=[Control(str(union), image, maker="canny")], **SETTINGS).latents
+    said = sd.generate(PROMPT, controls=[Control(str(union), image, mode="depth")], **SETTINGS).latents
+    assert change(said, made) > 0.01
 
 
 def test_what_cannot_go_together_is_refused_by_name(network, family):
@@ -161,13 +179,15 @@ PARSED = {
     "m:canny:i.png:2": ("m", "i.png", 2.0, 0.0, 1.0, "canny"),
     "m.safetensors:i.png:.5:0-.5": ("m.safetensors", "i.png", 0.5, 0.0, 0.5, None),
     "m:tile:i.png:1:0.25-1": ("m", "i.png", 1.0, 0.25, 1.0, "tile"),
+    "m@depth:i.png:0.5": ("m", "i.png", 0.5, 0.0, 1.0, None, "depth"),
+    "m@nobody:i.png": ("m@nobody", "i.png", 1.0, 0.0, 1.0, None, None),
 }
 
 
 @pytest.mark.parametrize("text", PARSED)
 def test_the_text_of_an_entry(text):
     control = Control.parse(text)
-    assert control[:6] == PARSED[text]
+    assert control[: len(PARSED[text])] == PARSED[text]
     assert Control.from_record(control.to_record()) == control
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ _BASE = re.compile(
 _HINT = re.compile(r"input_hint_block\.(\d{1,2})\.")
 _ZERO = re.compile(r"zero_convs\.(\d{1,2})\.0\.")
 _MIDDLE = "middle_block_out.0"
+_IN_PROJ = re.compile(r"(transformer_layes\.\d{1,2}\.attn)\.in_proj_(weight|bias)")
 _POOLED = re.compile(r"shuffle(_fp16)?$")  # the end of the names of files whose residuals are pooled, as in ComfyUI
 
 
@@ -46,6 +48,7 @@ def read(path: Path, options: SourceOptions) -> Checkpoint:
         if getattr(options, name):
             raise InputError(f"--{name.replace('_', '-')} is of whole checkpoints; {path} is a ControlNet")
     network = diffusers_folder.component(path, options.variant) if path.is_dir() else _from_file(path)
+    network = replace(network, tensors=_values_alone(network.tensors))
     index: dict[str, Any] = {"_class_name": network.config.get("_class_name", "")}
     differences = any(isinstance(tensor, Difference) for tensor in network.tensors.values())
     summary = "a ControlNet" + (" of differences from the weights of a UNet" if differences else "")
@@ -72,6 +75,21 @@ def _from_file(file: Path) -> Component:
     if _MARK in stored or f"control_model.{_MARK}" in stored:
         weights = {name: Difference.of(tensor) for name, tensor in weights.items()}
     return component(file, config, weights)
+
+
+def _values_alone(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a union, of each projection of queries, keys and values only the last part: it uses no other.
+
+    See `mlx_sd.networks.union.ValueBlock`.
+    """
+    values: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if match := _IN_PROJ.fullmatch(name):
+            rows = tensor.shape[0] if tensor.shape else 0
+            values[f"{match[1]}.v_proj.{match[2]}"] = tensor.rows(2 * rows // 3, rows)
+        else:
+            values[name] = tensor
+    return values
 
 
 def _products(stored: Tensors) -> dict[str, Tensor]:

@@ -25,6 +25,7 @@ from .control_config import ControlConfig
 from .embeddings import UNetEmbedding
 from .layers import Conv
 from .unet import DownPath, Middle
+from .union import Modes
 
 _WEAKEST = 0.1  # what guess mode leaves of the first skip's residual
 
@@ -77,6 +78,8 @@ class ControlNet(nn.Module):
         self.embedding, self.down, self.middle = UNetEmbedding(shared), DownPath(shared), Middle(shared)
         self.skip_outputs = [_zero_convolution(width) for width in shared.skip_channels]
         self.middle_output = _zero_convolution(shared.down[-1].channels)
+        if config.modes:
+            self.modes = Modes(config)
 
     @property
     def names(self) -> dict[str, str]:
@@ -84,6 +87,8 @@ class ControlNet(nn.Module):
         parts = {"embedding": self.embedding, "down": self.down, "middle": self.middle}
         names = {f"{part}.{layer}": name for part, module in parts.items() for layer, name in module.names.items()}
         names |= {f"image.{layer}": f"controlnet_cond_embedding.{name}" for layer, name in self.image.names.items()}
+        if self.config.modes:
+            names |= {f"modes.{layer}": name for layer, name in self.modes.names.items()}
         names |= {f"skip_outputs.{i}": f"controlnet_down_blocks.{i}" for i in range(len(self.skip_outputs))}
         return names | {"middle_output": "controlnet_mid_block"}
 
@@ -93,13 +98,15 @@ class ControlNet(nn.Module):
         dtype: mx.Dtype = self.middle_output.weight.dtype
         return dtype
 
-    def embed(self, image: mx.array) -> mx.array:
+    def embed(self, image: mx.array, mode: int = 0) -> mx.array:
         """Returns the embedded control image (N, h, w, C) of pixels (N, H, W, channels) in [0, 1], RGB.
 
-        It depends on neither latents nor timestep, so that one call serves all evaluations of a picture.
+        It depends on neither latents nor timestep, so that one call serves all evaluations of a picture. mode: of a
+        union, which kind of image it is.
         """
         image = image.astype(self.dtype)
-        return self.image(image[..., ::-1] if self.config.bgr else image)
+        features = self.image(image[..., ::-1] if self.config.bgr else image)
+        return self.modes.of_image(features, mode) if self.config.modes else features
 
     def __call__(
         self,
@@ -114,6 +121,7 @@ class ControlNet(nn.Module):
         scale: float = 1.0,
         guess: bool = False,
         depth: int | None = None,
+        mode: int = 0,
     ) -> Residuals:
         """Returns the residuals for latents x (B, h, w, C), the input of the UNet at this evaluation.
 
@@ -121,10 +129,13 @@ class ControlNet(nn.Module):
         network without transformers. image: (1 or B, h, w, C) of `embed`. scale: factor of all residuals. guess: guess
         mode, in which residuals grow from a tenth at skip 0 to all at the middle (Zhang et al. 2023, sec. 3.5).
         depth: None is all residuals; a number those of the outer `depth` skips, from the first stages alone and equal
-        to the others bit for bit, which is all that a UNet reads that is called with `deep` at this depth.
+        to the others bit for bit, which is all that a UNet reads that is called with `deep` at this depth. mode: of a
+        union, as for `embed`.
         """
         x = x.astype(self.dtype)
-        embedding = self.embedding(mx.broadcast_to(t, (x.shape[0],)), x.dtype, text_embeds, time_ids, class_labels)
+        timesteps = mx.broadcast_to(t, (x.shape[0],))
+        of_mode = self.modes.of_timestep(mode, x.dtype) if self.config.modes else None
+        embedding = self.embedding(timesteps, x.dtype, text_embeds, time_ids, class_labels, mode=of_mode)
         if self.config.unet.takes_context and context is None:
             raise InputError("this ControlNet takes a context")
         conditioning = Conditioning(embedding, None if context is None else context.astype(x.dtype))

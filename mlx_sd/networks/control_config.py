@@ -5,22 +5,30 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..core.config_fields import ConfigFields
+from ..core.errors import InputError
 from .family import Family, Task, family_of
 from .unet_config import UNetConfig
 
-CLASS = "ControlNetModel"  # of diffusers
+CLASS, UNION = "ControlNetModel", "ControlNetUnionModel"  # of diffusers
+_UNIONS = (UNION, "ControlNetModel_Union")  # the second is its authors'
 INFERRED = "_inferred"  # a field of configs that come from the shapes of weights
 
 
 @dataclass(frozen=True)
 class ControlConfig:
-    """A ControlNetModel. `unet` describes the layers that it shares with the UNets it is for; its way up is unused."""
+    """A ControlNetModel, or a ControlNetUnionModel, which has modes.
+
+    `unet` describes the layers that it shares with the UNets it is for; its way up is unused.
+    """
 
     unet: UNetConfig
     image_channels: int
     embedding_channels: tuple[int, ...]  # of the layers that embed the control image; all but the last halve its size
     bgr: bool  # the image's channels are taken in reverse order
     pools: bool  # residuals are means over the picture; the half without a prompt then has none
+    modes: int = 0  # kinds of control images that a union knows; 0 is a network of one kind
+    mode_width: int = 0
+    mode_layers: int = 0
     inferred: bool = False  # from the shapes of weights, which do not tell everything: see `completed_by`
 
     @property
@@ -33,10 +41,19 @@ class ControlConfig:
         """Reads a ControlNet's config; InputError names a class or field that is missing or not supported."""
         f = ConfigFields(values, where)
         name = values.get("_class_name", CLASS)
-        if name != CLASS:
-            raise f.unsupported("_class_name", name, (CLASS,))
+        if name not in (CLASS, *_UNIONS):
+            raise f.unsupported("_class_name", name, (CLASS, UNION))
+        union = name in _UNIONS
         channels = f.take("conditioning_channels", 3)
-        embedding = tuple(f.take("conditioning_embedding_out_channels") or (16, 32, 96, 256))
+        widths = (48, 96, 192, 384) if union else (16, 32, 96, 256)
+        embedding = tuple(f.take("conditioning_embedding_out_channels") or widths)
+        modes, mode_width, mode_layers = 0, 0, 0
+        if union:
+            modes, mode_width = f.take("num_control_type", 6), f.take("num_trans_channel", 320)
+            mode_layers, outputs = f.take("num_trans_layer", 1), f.take("num_proj_channel", 320)
+            f.ignore(("num_trans_head",))  # heads of values alone are one matrix
+            if [outputs] != list(f.unread.get("block_out_channels", ()))[:1]:
+                raise f.unsupported("num_proj_channel", outputs)
         order = f.only("controlnet_conditioning_channel_order", "rgb", "bgr")
         pools = bool(f.take("global_pool_conditions", False))
         heads = f.take("num_attention_heads")
@@ -46,7 +63,20 @@ class ControlConfig:
         down = shared.get("down_block_types") or ()
         shared["up_block_types"] = [str(kind).replace("Down", "Up") for kind in reversed(down)]
         inferred = bool(values.get(INFERRED, False))
-        return cls(UNetConfig.from_hf(shared, where), channels, embedding, order == "bgr", pools, inferred)
+        unet = UNetConfig.from_hf(shared, where)
+        if union and not unet.added_time_dims:
+            raise InputError(f"{where}: the field addition_time_embed_dim is missing, of which a union has its modes")
+        return cls(
+            unet,
+            channels,
+            embedding,
+            bgr=order == "bgr",
+            pools=pools,
+            modes=modes,
+            mode_width=mode_width,
+            mode_layers=mode_layers,
+            inferred=inferred,
+        )
 
     @property
     def family(self) -> Family:

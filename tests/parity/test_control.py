@@ -227,6 +227,51 @@ def test_a_network_acts_at_the_steps_at_which_diffusers_keeps_it():
         assert here == [[bool(keep) for keep in row] for row in values["controlnet_keep"]]
 
 
+@pytest.mark.parametrize("modes", [6, 8])
+def test_a_union_with_each_of_its_modes(modes, family, modules, tmp_path, measure):
+    """The rows of a batch have one image, as in guidance: then attention over the batch is the value alone."""
+    values = controls.union(modes)
+    network: Any = diffusers.ControlNetUnionModel.from_config(values)
+    shapes = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
+    network.load_state_dict({name: torch.from_numpy(controls.weight(name, shape)) for name, shape in shapes.items()})
+    network.eval().save_pretrained(tmp_path / "union")
+    sd, inputs = family("sdxl"), families.unet_inputs(FAMILIES["sdxl"]["unet"])
+    side = 8 * sd.vae.config.downsampling
+    image = controls.image("control", (side, side))
+    first = {name: reference.first(value) for name, value in inputs.items()}
+    pixels = reference.first(np.asarray(image, np.float32)[None] / 255).expand(2, -1, -1, -1)
+    added = {name: first[name] for name in ("text_embeds", "time_ids")}
+    outputs = []
+    for mode, number in (("openpose", 0), ("canny", 3), ("segmentation", 5)):
+        (branch,) = branches(
+            sd.model, sd.complete(request_of(sd, [Control(str(tmp_path / "union"), image, mode=mode)]))
+        )
+        types = torch.zeros(2, modes)
+        types[:, number] = 1
+        for guess in (False, True):
+            skips, middle = network(
+                first["x"],
+                first["t"],
+                first["context"],
+                [pixels],
+                control_type=types,
+                control_type_idx=[number],
+                conditioning_scale=[0.7],
+                added_cond_kwargs=added,
+                guess_mode=guess,
+                return_dict=False,
+            )
+            here = ours(branch.network, branch.image, inputs, scale=0.7, guess=guess, mode=branch.mode)
+            theirs = [reference.last(array) for array in (*skips, middle)]
+            measure("union residuals", max(map(distance, [*here.skips, here.middle], theirs)), NETWORK)
+        outputs.append(theirs[-1])
+    assert distance(outputs[0], outputs[1]) >= LEAST and distance(outputs[1], outputs[2]) >= LEAST
+    file = tmp_path / "copy.safetensors"
+    file.write_bytes((tmp_path / "union" / "diffusion_pytorch_model.safetensors").read_bytes())
+    (other,) = branches(sd.model, sd.complete(request_of(sd, [Control(str(file), image, mode="segmentation")])))
+    assert mx.array_equal(other.image, branch.image)
+
+
 def test_canny_is_opencv_s_on_pictures_of_every_size():
     cv2 = pytest.importorskip("cv2")
     random = np.random.RandomState(5)
