@@ -51,11 +51,11 @@ def test_a_scale_of_zero_is_no_control_bit_for_bit(network, family):
 
 
 TOGETHER = {
-    "deepcache": {"deepcache": 2},
-    "deeper": {"deepcache": "2:3+forecast1"},
-    "adaptive": {"deepcache": "adaptive:0.3"},
+    "deepcache": {"deepcache": 2, "steps": 9},
+    "deeper": {"deepcache": "2:3+forecast1", "steps": 9},
+    "adaptive": {"deepcache": "adaptive:0.3", "steps": 9},
     "tgate": {"tgate": 2},
-    "tgate and deepcache": {"tgate": 2, "deepcache": 2},
+    "tgate and deepcache": {"tgate": 2, "deepcache": 2, "steps": 9},
     "freeu": {"freeu": True},
     "image to image": {"image": controls.image("photo"), "strength": 0.7},
     "painting": {"image": controls.image("photo"), "mask": Image.linear_gradient("L").resize((64, 64))},
@@ -211,6 +211,11 @@ def place(network, original, tmp_path, monkeypatch):
     return tmp_path
 
 
+def pixels_of(path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture).astype(int)
+
+
 COMMAND = "mlx-sd 'a red tent' --model sd1 --steps 3 --size 64x64 --seed 4 --quiet "
 
 
@@ -222,11 +227,12 @@ def test_on_the_command_line_it_is_recorded_and_made_again(place):
     assert record.keys() == {"model", "image", "maker", "scale", "start", "end", "model_hash", "image_hash"}
     assert (record["model"], record["maker"], record["scale"], record["end"]) == ("net", "canny", 0.8, 0.7)
     assert "controls" not in metadata.read(place / "plain.png")
-    pixels = {name: np.asarray(Image.open(place / f"{name}.png")).astype(int) for name in ("plain", "a")}
-    assert np.abs(pixels["a"] - pixels["plain"]).max() > 10
-    assert 'ControlNet 0: "Module: canny, Model: net [' in Image.open(place / "a.png").info["parameters"]
+    plain, first = pixels_of(place / "plain.png"), pixels_of(place / "a.png")
+    assert np.abs(first - plain).max() > 10
+    with Image.open(place / "a.png") as picture:
+        assert 'ControlNet 0: "Module: canny, Model: net [' in picture.info["parameters"]
     assert turns.run("mlx-sd --from-image a.png --quiet --output b.png").code == 0
-    assert np.array_equal(np.asarray(Image.open(place / "b.png")), pixels["a"])
+    assert np.array_equal(pixels_of(place / "b.png"), first)
 
 
 def test_another_image_or_network_is_noticed_when_a_picture_is_made_again(place):

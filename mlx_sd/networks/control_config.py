@@ -27,7 +27,6 @@ class ControlConfig:
     bgr: bool  # the image's channels are taken in reverse order
     pools: bool  # residuals are means over the picture; the half without a prompt then has none
     modes: int = 0  # kinds of control images that a union knows; 0 is a network of one kind
-    mode_width: int = 0
     mode_layers: int = 0
     inferred: bool = False  # from the shapes of weights, which do not tell everything: see `completed_by`
 
@@ -47,13 +46,14 @@ class ControlConfig:
         channels = f.take("conditioning_channels", 3)
         widths = (48, 96, 192, 384) if union else (16, 32, 96, 256)
         embedding = tuple(f.take("conditioning_embedding_out_channels") or widths)
-        modes, mode_width, mode_layers = 0, 0, 0
+        modes, mode_layers = 0, 0
         if union:
-            modes, mode_width = f.take("num_control_type", 6), f.take("num_trans_channel", 320)
-            mode_layers, outputs = f.take("num_trans_layer", 1), f.take("num_proj_channel", 320)
+            modes, mode_layers = f.take("num_control_type", 6), f.take("num_trans_layer", 1)
             f.ignore(("num_trans_head",))  # heads of values alone are one matrix
-            if [outputs] != list(f.unread.get("block_out_channels", ()))[:1]:
-                raise f.unsupported("num_proj_channel", outputs)
+            width = (f.unread.get("block_out_channels") or [320])[0]
+            for field in ("num_trans_channel", "num_proj_channel"):  # both are added to embedded images
+                if (value := f.take(field, 320)) != width:
+                    raise f.unsupported(field, value, (width,))
         order = f.only("controlnet_conditioning_channel_order", "rgb", "bgr")
         pools = bool(f.take("global_pool_conditions", False))
         heads = f.take("num_attention_heads")
@@ -73,7 +73,6 @@ class ControlConfig:
             bgr=order == "bgr",
             pools=pools,
             modes=modes,
-            mode_width=mode_width,
             mode_layers=mode_layers,
             inferred=inferred,
         )

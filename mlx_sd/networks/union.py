@@ -36,11 +36,11 @@ class Modes(nn.Module):
 
     def __init__(self, config: ControlConfig):
         super().__init__()
-        width = config.mode_width
+        width = config.unet.channels
         self.config = config
         self.tasks = mx.zeros((config.modes, width))
         self.blocks = [ValueBlock(width) for _ in range(config.mode_layers)]
-        self.proj = Linear(width, config.unet.channels)
+        self.proj = Linear(width, width)
         self.timestep = EmbeddingMLP(config.modes * (config.unet.added_time_dims or 0), config.unet.embedding)
 
     @property
