@@ -42,15 +42,22 @@ class Conditions(NamedTuple):
 
     def unconditional(self) -> "Conditions":
         """Returns the unconditional rows, or everything where there are none."""
-        if not self.guided:
-            return self
+        return self._rows(slice(0, 1)) if self.guided else self
 
-        def first(array: mx.array) -> mx.array:
-            """Returns the unconditional rows."""
-            return array[: array.shape[0] // self.copies]
+    def conditional(self) -> "Conditions":
+        """Returns the rows with the prompts, or everything where there are no others."""
+        return self._rows(slice(1, None)) if self.guided else self
 
-        context = None if self.context is None else first(self.context)
-        return Conditions(context, {name: first(array) for name, array in self.keywords.items()}, False)
+    def _rows(self, copies: slice) -> "Conditions":
+        """Returns some of the rows that each picture has, unguided."""
+
+        def cut(array: mx.array) -> mx.array:
+            """Returns these rows of an array (rows, ...)."""
+            count = array.shape[0] // self.copies
+            return array[(copies.start * count) : (None if copies.stop is None else copies.stop * count)]
+
+        context = None if self.context is None else cut(self.context)
+        return Conditions(context, {name: cut(array) for name, array in self.keywords.items()}, False)
 
 
 class Subjects(NamedTuple):

@@ -77,7 +77,7 @@ def load(
         for part, network in networks.items():
             if part in stored_schemes:
                 quantization.replace_layers(network, stored_schemes[part])
-            _fill(network, folder, part, about["version"], dtype, merge and partial(merge, part), advance)
+            fill(network, folder, part, about["version"], dtype, merge and partial(merge, part), advance)
             if part in schemes:
                 quantization.quantize_network(network, schemes[part])
     model_record = _model(name, folder, about, dtype, networks)
@@ -136,7 +136,7 @@ def _model(name: str, folder: Path, about: Mapping[str, Any], dtype: mx.Dtype, n
     )
 
 
-def _fill(
+def fill(
     network: nn.Module,
     folder: Path,
     part: str,

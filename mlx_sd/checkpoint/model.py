@@ -1,6 +1,6 @@
 """The record of a loaded model: its networks, and what else its folder says."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import mlx.core as mx
 
 from ..networks.classes import ClassEmbedder, Classes
 from ..networks.clip import TextEncoder
+from ..networks.control import ControlNet
 from ..networks.family import Family, Task
 from ..networks.unet import UNet
 from ..networks.vae import Autoencoder
@@ -47,6 +48,7 @@ class Model:
     classes: Classes | None = None  # of class-conditional models
     checkpoint_hash: str | None = None  # SHA-256 of the single file that it was converted from
     class_embedder: ClassEmbedder | None = None  # makes a context of class ids, where the UNet does not look them up
+    control_networks: dict[str, ControlNet] = field(default_factory=dict, compare=False)  # loaded beside it, by folder
 
     @property
     def upscales(self) -> bool:

@@ -32,6 +32,7 @@ docs/guide/coming-from.md
 
 _GROUPS = {
     "image": "begin with an image; its size is the default, in multiples of 8",
+    "control": "let control networks see images, beside the prompt",
     "solver": "what only some samplers and schedules take; each has its own default",
 }
 

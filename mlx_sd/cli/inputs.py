@@ -70,6 +70,10 @@ def _sources(request: Request) -> Iterator[tuple[str, str]]:
         yield "--lora", lora.path
     for embedding in request.embeddings:
         yield "--embedding", embedding.path
+    for control in request.controls:
+        yield "--control", control.model
+        if isinstance(control.image, str):
+            yield "--control", control.image
 
 
 def _identity(path: Path) -> tuple[int, int]:

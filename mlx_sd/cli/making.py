@@ -192,8 +192,8 @@ def _model_key(template: Template) -> tuple[Any, ...]:
     return tuple(getattr(template.request, name) for name in models.FIELDS)
 
 
-def _images(request: Request) -> tuple[str, str]:
-    return str(request.init_image), str(request.mask)
+def _images(request: Request) -> tuple[str, ...]:
+    return str(request.init_image), str(request.mask), *(str(control.image) for control in request.controls)
 
 
 def _chunks(drafts: Sequence[Draft], size: int) -> Iterator[Sequence[Draft]]:

@@ -106,12 +106,27 @@ def _pairs(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield key, setting(name)
     if setting("prompt_style") not in (None, A1111, PLAIN):
         yield STYLE, setting("prompt_style")
+    for i, control in enumerate(setting("controls") or ()):
+        yield f"ControlNet {i}", _control(control, bool(setting("guess_mode")))
     if setting("lora_hashes"):
         yield "Lora hashes", setting("lora_hashes")
     if setting("embeddings"):
         hashes = (f"{re.sub('[:,]', '', entry['name'])}: {entry['sha256'][:12]}" for entry in setting("embeddings"))
         yield "TI hashes", ", ".join(hashes)
     yield "Version", f"mlx-sd {setting(VERSION_KEY) or VERSION}"
+
+
+def _control(control: Mapping[str, Any], guess: bool) -> str:
+    """Returns what A1111's extension writes of a control network."""
+    values = {
+        "Module": control.get("maker", "none"),
+        "Model": f"{_model_name(control['model'])} [{control.get('model_hash', '')[:8]}]",
+        "Weight": control["scale"],
+        "Guidance Start": control["start"],
+        "Guidance End": control["end"],
+        "Control Mode": "ControlNet is more important" if guess else "Balanced",
+    }
+    return ", ".join(f"{key}: {value}" for key, value in values.items())
 
 
 def _model_name(model: str) -> str:

@@ -34,7 +34,7 @@ class FeatureCache:
         policy: None makes every evaluation full and keeps nothing.
         forced: evaluations that are full beside those of the policy.
         restarts: evaluations that are full, too, and drop what was kept: from there on the batch has another size, or
-            another prompt.
+            another prompt, or another control network acts.
         """
         self.policy, self._log_snr, self._restarts = policy, log_snr, frozenset(restarts)
         self._full_evaluations = {*(policy.full_evaluations(len(log_snr)) if policy else ()), *forced, *restarts}
