@@ -238,8 +238,8 @@ def _stages(model: Model, request: Request, start: StartingPoint, refiner: Model
     if request.tgate:
         raise InputError("T-GATE's gate is of one network; leave out T-GATE or the refiner")
     check_refiner(model, refiner)
-    # The refiner has the second text encoder alone, and takes the first prompt, as in diffusers. Control networks are of
-    # the base: a refiner's UNet has other widths.
+    # The refiner has the second text encoder alone, and takes the first prompt, as in diffusers. Control networks are
+    # of the base: a refiner's UNet has other widths.
     changes: dict[str, Any] = {"clip_skip": 0, "prompt_2": None, "negative_2": None, "target_size": None}
     changes |= {"controls": (), "guess_mode": None}
     complete(refiner, request.with_values(**changes, init_image=None, mask=None, strength=None))
