@@ -107,6 +107,8 @@ def complete(model: Model, request: Request, start: StartingPoint | None = None)
         lora_hashes=lora_hashes(zip(model.loras, model.lora_hashes, strict=True)),
         loras=tuple(Lora.from_record(record) for record in model.loras),
         quantize=model.quantization,
+        vae=model.vae_name,
+        vae_hash=model.vae_hash,
         **_file_hashes(request),
     )
     evaluations = _check_reuse(model, completed)

@@ -41,6 +41,7 @@ class StableDiffusion:
         *,
         lora_folder: str | os.PathLike[str] | None = None,
         lora_strict: bool = False,
+        vae: str | os.PathLike[str] | None = None,
     ) -> "StableDiffusion":
         """Loads "tiny" (the embedded checkpoint), a model folder, a diffusers folder, a single file or a hub id.
 
@@ -49,8 +50,9 @@ class StableDiffusion:
         quantize: linear layers in fewer bits: "4", "8:32" (in groups of 32) or "unet=4,text_encoder=8".
         lora_folder: where LoRAs lie that are given by name; None is the environment's MLX_SD_LORAS.
         lora_strict: a LoRA that fits the model only in part is an error, and not a warning.
+        vae: another autoencoder, for encoding and decoding: "taesd" or "taesdxl", a file, a folder or a hub id.
         """
-        return cls(load(model, dtype, loras, quantize, lora_folder=lora_folder, lora_strict=lora_strict))
+        return cls(load(model, dtype, loras, quantize, lora_folder=lora_folder, lora_strict=lora_strict, vae=vae))
 
     @property
     def unet(self) -> UNet:

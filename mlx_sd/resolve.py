@@ -1,4 +1,4 @@
-"""What `--model` and `--lora` take -> a model folder and adapters. The one module that calls `convert`, and lazily."""
+"""What `--model`, `--vae` and `--lora` take -> folders and adapters: the one module that calls `convert`, lazily."""
 
 import hashlib
 import json
@@ -13,6 +13,7 @@ import mlx.nn as nn
 from .checkpoint.embedded import EMBEDDED
 from .checkpoint.lora import Lora, LoraSource
 from .checkpoint.model_folder import VERSION
+from .checkpoint.network_folder import JSON, NetworkFolder, read_network_json
 from .core import terminal
 from .core.errors import InputError
 from .core.places import cache_folder
@@ -49,6 +50,37 @@ def model_folder(model: str, variant: str | None = None) -> Path:
             if not (out / "model.json").is_file():  # else another process was first
                 raise InputError(f"{error}; the environment variable MLX_SD_CACHE names another folder") from None
     return out
+
+
+def vae_folder(name: str, replaced: Mapping[str, Any]) -> NetworkFolder:
+    """Returns the folder of the autoencoder that `--vae` means, converted into the cache on first use.
+
+    replaced: the config of the model's own, whose latents have the same scale. InputError where there is no such VAE.
+    """
+    from convert.sources.open_checkpoint import open_vae
+
+    return _network_folder("vae", name, open_vae(Path(name), replaced))
+
+
+def _network_folder(part: str, name: str, component: Any) -> NetworkFolder:
+    """Returns the folder of a network that is open, which is converted into the cache on first use."""
+    from convert.writers.network_folder import write_network_folder
+
+    identity = [VERSION, part, component.config, [_state(file) for file in component.files]]
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    out = cache_folder() / "networks" / f"{component.files[0].stem}-{digest}"
+    if not (out / JSON).is_file():
+        try:
+            write_network_folder(part, component, out, name)
+        except InputError:
+            if not (out / JSON).is_file():  # else another process was first
+                raise
+    return read_network_json(out)
+
+
+def _state(file: Path) -> list[Any]:
+    status = file.stat()
+    return [str(file.resolve()), status.st_size, status.st_mtime_ns]
 
 
 def adapters(loras: Sequence[LoraSource], folder: str | os.PathLike[str] | None = None) -> list[Any]:

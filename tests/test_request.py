@@ -22,7 +22,7 @@ from mlx_sd.sampling import names, samplers, schedules
 from mlx_sd.sampling.table import Options
 
 # Fields of a request that `generate` takes by another name, or that `StableDiffusion.load` decides.
-_OF_LOADING = {"model", "dtype", "loras", "quantize", "coreml"}
+_OF_LOADING = {"model", "dtype", "loras", "quantize", "coreml", "vae"}
 _BY_ANOTHER_NAME = {"class_label": "classes", "init_image": "image"}
 # What `generate` takes beside the fields of a request.
 _BESIDE = {"self", "count", "batch", "latents", "channels", "output", "callback"}
@@ -41,6 +41,7 @@ _parsed = {
     "freeu": st.sampled_from([FreeU(1.5, 1.6, 0.9, 0.2), FreeU(1.1, 1.2, 1.0, 0.5, form="constant")]),
     "loras": st.lists(st.builds(Lora, st.just("a.safetensors"), _finite, st.just(()), st.just("0" * 64))).map(tuple),
     "init_image": st.just("in.png"),
+    "vae": st.sampled_from(["taesd", "vae.safetensors"]),
     "mask": st.sampled_from(["mask.png", "alpha"]),
     "seed": st.integers(0, seeds.HIGHEST),
     "guidance_rescale": st.floats(0, 1),

@@ -46,6 +46,8 @@ class Model:
     low_res: LowRes | None = None  # of x4 upscalers: how the small image is noised
     classes: Classes | None = None  # of class-conditional models
     checkpoint_hash: str | None = None  # SHA-256 of the single file that it was converted from
+    vae_name: str | None = None  # as `--vae` named the autoencoder, where it is not the checkpoint's own
+    vae_hash: str | None = None  # of that autoencoder's weights
     class_embedder: ClassEmbedder | None = None  # makes a context of class ids, where the UNet does not look them up
 
     @property

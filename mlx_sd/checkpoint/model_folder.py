@@ -13,7 +13,8 @@ from ..core.errors import InputError
 from ..core.files import Tensor, read_json, tensors
 from ..networks.classes import ClassEmbedder
 from ..networks.clip import TextEncoder
-from ..networks.configs import ClassConfig, TextConfig, VAEConfig
+from ..networks.configs import ClassConfig, TextConfig, TinyConfig, vae_config
+from ..networks.tiny_autoencoder import TinyAutoencoder
 from ..networks.unet import UNet
 from ..networks.unet_config import UNetConfig
 from ..networks.vae import Autoencoder
@@ -121,7 +122,8 @@ def build(part: str, config: Mapping[str, Any], where: str) -> nn.Module:
     if part == "unet":
         return UNet(UNetConfig.from_hf(config, where))
     if part == "vae":
-        return Autoencoder(VAEConfig.from_hf(config, where))
+        read = vae_config(config, where)
+        return TinyAutoencoder(read) if isinstance(read, TinyConfig) else Autoencoder(read)
     if part in TEXT:
         return TextEncoder(TextConfig.from_hf(config, where))
     if part == "class_embedder":

@@ -61,7 +61,7 @@ class Inputs:
 
 def _sources(request: Request) -> Iterator[tuple[str, str]]:
     """Yields the options of a request that name files, with the paths."""
-    for flag in ("init_image", "mask", "model", "refiner", "coreml"):
+    for flag in ("init_image", "mask", "model", "refiner", "coreml", "vae"):
         if isinstance(value := getattr(request, flag), str):
             yield f"--{flag.replace('_', '-')}", value
     if request.schedule and request.schedule.endswith(".json"):

@@ -9,7 +9,7 @@ from ..core.errors import InputError
 from ..pipeline import StableDiffusion
 from ..request import Request
 
-FIELDS = ("model", "dtype", "loras", "quantize", "coreml", "refiner")  # a change of these needs another model
+FIELDS = ("model", "dtype", "loras", "quantize", "coreml", "refiner", "vae")  # a change of these needs another model
 
 
 def load(arguments: argparse.Namespace, request: Request) -> tuple[StableDiffusion, StableDiffusion | None]:
@@ -26,6 +26,7 @@ def _loaded(arguments: argparse.Namespace, request: Request) -> StableDiffusion:
         request.quantize,
         lora_folder=arguments.lora_folder,
         lora_strict=arguments.lora_strict,
+        vae=request.vae,
     )
 
 
@@ -48,7 +49,7 @@ def _packaged(arguments: argparse.Namespace, request: Request) -> StableDiffusio
         raise InputError(
             "--speed is of networks in MLX; with --coreml choose --sampler, --steps and --deepcache yourself"
         )
-    for field in ("model", "dtype", "tile", "loras", "quantize"):
+    for field in ("model", "dtype", "tile", "loras", "quantize", "vae"):
         if getattr(arguments, field) is not None:
             flag = "lora" if field == "loras" else field
             raise InputError(f"--{flag} was decided when the packages were written; leave it out with --coreml")

@@ -29,9 +29,16 @@ _OVERRULES: Mapping[str, tuple[str, ...]] = {
     "mask": ("mask_hash",),
     "model": ("model_hash", "checkpoint_hash", "coreml"),
     "refiner": ("refiner_hash",),
+    "vae": ("vae_hash",),
 }
 _WITHOUT_CLIP_SKIP = (Family.SDXL, Family.REFINER)  # in A1111
-HASHES = {"model_hash": "model", "refiner_hash": "refiner", "init_image_hash": "init_image", "mask_hash": "mask"}
+HASHES = {
+    "model_hash": "model",
+    "refiner_hash": "refiner",
+    "vae_hash": "vae",
+    "init_image_hash": "init_image",
+    "mask_hash": "mask",
+}
 
 
 def request_of(arguments: argparse.Namespace) -> Request:
@@ -104,7 +111,7 @@ def changes(
     request: that is made of it; what it replaces has not changed. model, refiner: its own, loaded. Raises InputError
     with all lines unless --allow-changed goes on.
     """
-    hashes = {"model_hash": model.hash, "refiner_hash": refiner.hash if refiner else None}
+    hashes = {"model_hash": model.hash, "refiner_hash": refiner.hash if refiner else None, "vae_hash": model.vae_hash}
     lines = []
     for field, source in HASHES.items():
         before, name = getattr(replayed, field), getattr(replayed, source)
