@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from mlx_sd.checkpoint.model import DTYPES
-from mlx_sd.checkpoint.model_folder import AGAIN, build, missing_network, network_tensors, read_model_json, shapes
+from mlx_sd.checkpoint.model_folder import (
+    AGAIN,
+    CONTROL,
+    build,
+    missing_network,
+    network_tensors,
+    read_model_json,
+    shapes,
+)
 from mlx_sd.core.errors import Failure, InputError
 from mlx_sd.core.files import TENSOR_DTYPES, sha256
 from mlx_sd.core.terminal import progress
@@ -79,6 +87,8 @@ def _networks(folder: Path, about: dict[str, Any]) -> Iterator[str]:
 
 
 def _scheduler_and_tokenizers(folder: Path, about: dict[str, Any]) -> Iterator[str]:
+    if CONTROL in about["networks"]:
+        return  # a ControlNet alone
     checks: list[Callable[[], Any]] = [partial(Scheduler.from_hf, about["scheduler"], "model.json: scheduler")]
     checks += [partial(Tokenizer.load, folder / str(name)) for name in about["tokenizers"]]
     for check in checks:

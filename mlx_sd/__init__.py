@@ -12,6 +12,7 @@ from .core import blas
 from .core.version import VERSION as __version__
 
 if TYPE_CHECKING:
+    from .checkpoint.control import Control
     from .core.errors import Failure, InputError
     from .generation import Result
     from .pipeline import StableDiffusion
@@ -28,6 +29,7 @@ blas.preload()
 _MODULES = {
     "Adaptive": "reuse.deepcache",
     "At": "reuse.deepcache",
+    "Control": "checkpoint.control",
     "DeepCache": "reuse.deepcache",
     "Failure": "core.errors",
     "FreeU": "reuse.freeu",
@@ -43,6 +45,7 @@ _MODULES = {
 __all__ = [
     "Adaptive",
     "At",
+    "Control",
     "DeepCache",
     "Failure",
     "FreeU",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from . import metadata, seeds
+from . import controls, metadata, seeds
 from .checkpoint.lora import Lora
 from .checkpoint.model import Model
 from .conditions import check_subject
@@ -76,7 +76,10 @@ def complete(model: Model, request: Request, start: StartingPoint | None = None)
     """
     start = starting_point(model, request) if start is None else start
     request = _with_preset(model, check_subject(model, request))
-    width, height = _size(model, *start.size(model, request.width, request.height))
+    width, height = start.size(model, request.width, request.height)
+    if request.controls and (width is None or height is None):
+        width, height = controls.size_for(model, request)
+    width, height = _size(model, width, height)
     if request.tile:
         model.vae.tile(max(width, height), request.tile)  # an error where it is too small
     schedule = request.schedule
@@ -109,6 +112,7 @@ def complete(model: Model, request: Request, start: StartingPoint | None = None)
         quantize=model.quantization,
         vae=model.vae_name,
         vae_hash=model.vae_hash,
+        controls=controls.completed(model, request, (width, height)),
         **_file_hashes(request),
     )
     evaluations = _check_reuse(model, completed)
@@ -283,6 +287,12 @@ def _check_reuse(model: Model, request: Request) -> int:
     if tgate and not model.unet.config.takes_context:
         raise InputError("this UNet looks at no prompt, so T-GATE has nothing to keep; leave --tgate out")
     evaluations = len(table_of(model, request).rows)  # also checks the steps
+    for control in request.controls:
+        if not any(control.acts(i, evaluations) for i in range(evaluations)):
+            raise InputError(
+                f"from {control.start:g} to {control.end:g} of the steps {control.model} acts at none of {evaluations} "
+                "evaluations; give it more of them, or more steps"
+            )
     if deepcache:
         deepcache.check(evaluations)
     if tgate:

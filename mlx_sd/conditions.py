@@ -23,12 +23,20 @@ class Conditions(NamedTuple):
 
     def unconditional(self) -> "Conditions":
         """Returns the unconditional half, or everything where there are no halves."""
+        return self._half(0)
+
+    def conditional(self) -> "Conditions":
+        """Returns the half with the prompts, or everything where there are no halves."""
+        return self._half(1)
+
+    def _half(self, index: int) -> "Conditions":
         if not self.guided:
             return self
 
         def half(array: mx.array) -> mx.array:
-            """Returns the unconditional half of the rows."""
-            return array[: array.shape[0] // 2]
+            """Returns one half of the rows."""
+            rows = array.shape[0] // 2
+            return array[index * rows : (index + 1) * rows]
 
         context = None if self.context is None else half(self.context)
         return Conditions(context, {name: half(array) for name, array in self.keywords.items()}, False)

@@ -11,10 +11,11 @@ import mlx.core as mx
 import numpy as np
 from PIL import Image
 
-from . import conditions, memory, seeds
+from . import conditions, controls, memory, seeds
 from .checkpoint.model import Model
 from .codec import decode, to_image
 from .completion import complete, starting_point, table_of
+from .controller import Branch, Controller
 from .core.errors import InputError
 from .networks.unet import concatenate
 from .predictor import Predictor
@@ -24,7 +25,7 @@ from .sampling import loop, noise
 from .sampling.table import Table
 from .tasks.refiner import check_refiner, split_table
 from .tasks.start import Start, StartingPoint
-from .tasks.tiles import Tiled
+from .tasks.tiles import Cut, Tiled
 
 Callback = Callable[[int, int, mx.array], None]
 Accept = Callable[[int], bool]
@@ -126,12 +127,14 @@ def _group(
     seeded = [request if request.seed is not None else request.with_values(seed=seeds.draw()) for request in requests]
     completed = [first.with_subject(conditions.check_subject(model, request)) for request in seeded]
     size = pixel_size(first)
-    memory.check(model, *size, min(batch, len(completed)), denoise_tile=first.denoise_tile or 0, tile=first.tile)
+    at_once, beside = min(batch, len(completed)), controls.size_in_memory(model, first.controls)
+    memory.check(model, *size, at_once, denoise_tile=first.denoise_tile or 0, tile=first.tile, beside=beside)
     shape = latent_shape(model, first)
     if latents is not None and (latents.ndim != 4 or latents.shape[1:] != shape):
         raise InputError(f"latents must be (N, {', '.join(map(str, shape))}), not {latents.shape}")
     clock = time.perf_counter()
     prepared = start.prepare(model, *size, first.strength, len(completed), first.tile)
+    branches = controls.branches(model, first)
     preparation = time.perf_counter() - clock  # counted with the first batch
     if first.deepcache and first.deepcache.decides_per_image:
         batch = 1  # what one picture needs must not decide for another
@@ -143,7 +146,7 @@ def _group(
         members = [completed[i] for i in indices]
         draw_noise = partial(_draw_noise, [noise.generator(m.rng, m.seed or 0) for m in members], shape)
         begin = prepared.start(draw_noise, None if latents is None else latents[mx.array(indices)], indices)
-        runs = [(stage.table, _stage_predictor(stage, members, begin.channels)) for stage in stages]
+        runs = [(stage.table, _stage_predictor(stage, members, begin.channels, branches)) for stage in stages]
         mx.eval([array for array in (begin.latents, begin.channels) if array is not None])
         encoded = time.perf_counter()
         final, seconds = _run(runs, begin, draw_noise, callback)
@@ -157,32 +160,44 @@ def _group(
 
 
 def predictor_of(
-    model: Model, requests: Sequence[Request], channels: mx.array | None = None, table: Table | None = None
+    model: Model,
+    requests: Sequence[Request],
+    channels: mx.array | None = None,
+    table: Table | None = None,
+    branches: Sequence[Branch] | None = None,
 ) -> Predictor | Tiled:
-    """Returns the network as the sampling loop sees it; see `StableDiffusion.predictor`."""
+    """Returns the network as the sampling loop sees it; see `StableDiffusion.predictor`.
+
+    branches: the requests' control networks, where they are loaded already.
+    """
     request = requests[0]
     inputs = conditions.conditions_of(model, requests)
     log_snr = (table or table_of(model, request)).log_snr
     join = request.freeu.join(model.unet.config) if request.freeu else concatenate
+    present = controls.branches(model, request) if branches is None else branches
 
-    def over(channels: mx.array | None) -> Predictor:
+    def over(cut: Cut) -> Predictor:
         """Returns a predictor with fresh caches, over a tile or the whole picture."""
-        deepcache, tgate = caches(request.deepcache, request.tgate, log_snr, guided=inputs.guided)
+        own_branches = [branch._replace(image=cut(branch.image)) for branch in present]
+        control = Controller(own_branches, len(log_snr), bool(request.guess_mode)) if present else None
+        changes = control.changes if control else ()
+        deepcache, tgate = caches(request.deepcache, request.tgate, log_snr, guided=inputs.guided, changes=changes)
         return Predictor(
             model.unet,
             inputs,
             request.guidance or 0.0,
             deepcache,
             guidance_rescale=request.guidance_rescale,
-            channels=channels,
+            channels=None if channels is None else cut(channels),
             join=join,
             tgate=tgate,
+            control=control,
         )
 
     size, tile = latent_shape(model, request)[:2], request.denoise_tile
     if not tile or max(size) <= tile:
-        return over(channels)
-    return Tiled(size, tile, model.unet.config.downsampling, channels, over)
+        return over(lambda array: array)
+    return Tiled(size, tile, model.unet.config.downsampling, over)
 
 
 def latent_shape(model: Model, request: Request) -> tuple[int, int, int]:
@@ -197,9 +212,11 @@ def pixel_size(request: Request) -> tuple[int, int]:
     return request.width, request.height
 
 
-def _stage_predictor(stage: Stage, members: Sequence[Request], channels: mx.array | None) -> Predictor | Tiled:
+def _stage_predictor(
+    stage: Stage, members: Sequence[Request], channels: mx.array | None, branches: Sequence[Branch]
+) -> Predictor | Tiled:
     changed = [request.with_values(**stage.changes) for request in members]
-    return predictor_of(stage.model, changed, channels, stage.table)
+    return predictor_of(stage.model, changed, channels, stage.table, branches if changed[0].controls else ())
 
 
 def _stages(model: Model, request: Request, start: StartingPoint, refiner: Model | None) -> list[Stage]:
@@ -212,7 +229,8 @@ def _stages(model: Model, request: Request, start: StartingPoint, refiner: Model
     if request.tgate:
         raise InputError("T-GATE's gate is of one network; leave out T-GATE or the refiner")
     check_refiner(model, refiner)
-    changes: dict[str, Any] = {"clip_skip": 0}
+    # Control networks are of the base: a refiner's UNet has other widths.
+    changes: dict[str, Any] = {"clip_skip": 0, "controls": (), "guess_mode": None}
     complete(refiner, request.with_values(**changes, init_image=None, mask=None, strength=None))
     base, refined = split_table(
         model,

@@ -76,7 +76,13 @@ def _without_names(request: Request) -> Request:
     }
     unnamed = {name: MODEL if name == "model" else None for name, digest in names.items() if digest is not None}
     loras = tuple(lora if lora.sha256 is None else lora._replace(path=MODEL) for lora in request.loras)
-    return request.with_values(**unnamed, loras=loras, lora_hashes=None, checkpoint_hash=None)
+    controls = tuple(
+        control._replace(
+            model=MODEL if control.model_hash else control.model, image=MODEL if control.image_hash else control.image
+        )
+        for control in request.controls
+    )
+    return request.with_values(**unnamed, loras=loras, controls=controls, lora_hashes=None, checkpoint_hash=None)
 
 
 class Claim:

@@ -86,7 +86,8 @@ def load(
         for part, network in networks.items():
             if part in stored_schemes and not (replacement and part == "vae"):
                 quantization.replace_layers(network, stored_schemes[part])
-            _fill(network, *places[part], part, dtype, merge and partial(merge, part), advance)
+            home, version = places[part]
+            fill(network, home, part, version, dtype, merge and partial(merge, part), advance)
             if part in schemes:
                 quantization.quantize_network(network, schemes[part])
     model_record = _model(name, folder, about, dtype, networks)
@@ -144,7 +145,7 @@ def load_vae(name: str, model: Model, dtype: mx.Dtype) -> Autoencoder:
     place = resolve.vae_folder(name, {})
     network: Any = build("vae", place.config, name)
     _check_latents(name, network.config, model.vae.config)
-    _fill(network, place.folder, VERSION, "vae", dtype, None, lambda size: None)
+    fill(network, place.folder, "vae", VERSION, dtype, None, lambda size: None)
     vae: Autoencoder = network
     return vae
 
@@ -181,11 +182,11 @@ def _model(name: str, folder: Path, about: Mapping[str, Any], dtype: mx.Dtype, n
     )
 
 
-def _fill(
+def fill(
     network: nn.Module,
     folder: Path,
-    version: int,
     part: str,
+    version: int,
     dtype: mx.Dtype,
     change: Callable[[str, mx.array], mx.array] | None,
     advance: Callable[[int], Any],

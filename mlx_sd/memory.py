@@ -47,25 +47,33 @@ def available() -> int:
 
 
 def check(
-    model: Model, width: int, height: int, batch: int = 1, denoise_tile: int = 0, tile: int | None = None
+    model: Model,
+    width: int,
+    height: int,
+    batch: int = 1,
+    denoise_tile: int = 0,
+    tile: int | None = None,
+    beside: int = 0,
 ) -> None:
     """Raises InputError where the machine has too little memory; the error names a size or an option that would fit.
 
-    Decoding counts for upscalers alone: other large pictures go through the VAE in tiles.
+    beside: bytes of the weights of control networks. Decoding counts for upscalers alone: other large pictures go through the VAE in tiles.
     """
     if model.sizes:  # Core ML packages, exported for these sizes
         return
-    required, present = needed(model, width, height, batch, denoise_tile), available()
+    required, present = needed(model, width, height, batch, denoise_tile) + beside, available()
     if model.upscales:
         required = max(required, decoding(model, width, height, tile))
     if required <= present:
         return
-    weights, factor = _weights(model), model.vae.config.downsampling
+    weights, factor = _weights(model) + beside, model.vae.config.downsampling
     scale = sqrt(max(present - weights, 0) / (required - weights))
     fits = [floor(side * scale / factor) * factor for side in (width, height)]
     remedy = f"{fits[0]} x {fits[1]} would fit (--width, --height)" if all(fits) else "none of any size would fit"
     if model.upscales:
         remedy = "give a smaller image, or a smaller --denoise-tile or --tile"
+    if beside and not all(fits):
+        remedy = f"the control networks alone take {beside / 2**30:.0f} GB; leave some of them out"
     at_once = f" by {batch} at a time" if batch > 1 else ""
     raise InputError(
         f"pictures of {width} x {height}{at_once} need about {required / 2**30:.0f} GB of memory, and there are "

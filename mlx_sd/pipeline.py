@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import mlx.core as mx
 
 from . import codec, conditions, generation
+from .checkpoint.control import ControlSource
 from .checkpoint.lora import LoraSource
 from .checkpoint.model import Model
 from .completion import complete
@@ -103,6 +104,8 @@ class StableDiffusion:
         only_masked: bool | None = None,
         padding: int | None = None,
         noise_level: int | None = None,
+        controls: Sequence[ControlSource] = (),
+        guess_mode: bool | None = None,
         refiner: "StableDiffusion | None" = None,
         refine_at: float | None = None,
         eta: float | None = None,
@@ -156,6 +159,9 @@ class StableDiffusion:
             only_masked: paint the mask's surroundings alone, at the size of a whole picture.
             padding: pixels of those surroundings, from 0; 32.
             noise_level: of an x4 upscaler's small image, from 0 to 350; 20.
+            controls: control networks, each a tuple (model, image) or (model, image, scale), a text as `--control`
+                takes it, or Control(model, image, scale, start, end, maker).
+            guess_mode: control networks act with the prompt alone, and weaker on fine levels.
             refiner: another loaded model that goes on with the latents, on the same schedule.
             refine_at: share of the way at which the refiner begins, above 0, below 1; 0.8.
             eta: fresh noise in ddim (0) and euler_ancestral (1), from 0 to 1.
@@ -198,6 +204,8 @@ class StableDiffusion:
             only_masked=only_masked,
             padding=padding,
             noise_level=noise_level,
+            controls=controls,  # type: ignore[arg-type]  # tuples become objects
+            guess_mode=guess_mode,
             refine_at=refine_at,
             eta=eta,
             gamma=gamma,

@@ -3,6 +3,7 @@
 import mlx.core as mx
 
 from .conditions import Conditions
+from .controller import Controller
 from .networks.blocks import Attend, apply_attention
 from .networks.unet import Deep, Join, UNet, concatenate
 from .reuse.feature_cache import FeatureCache
@@ -24,16 +25,17 @@ class Predictor:
         channels: mx.array | None = None,
         join: Join = concatenate,
         tgate: AttentionCache | None = None,
+        control: Controller | None = None,
     ):
         """Collects what one generation needs.
 
         guidance, guidance_rescale: as `guide` takes them. deepcache: the deep features of this generation.
         channels: (1 or N, h, w, K) beside the latents. join: how the UNet joins skips (FreeU). tgate: the attention
-        outputs of this generation.
+        outputs of this generation. control: its control networks.
         """
         self._unet, self._conditions, self._channels = unet, conditions, channels
         self._guidance, self._guidance_rescale = guidance, guidance_rescale
-        self.deepcache, self._join, self._tgate = deepcache, join, tgate
+        self.deepcache, self._join, self._tgate, self._control = deepcache, join, tgate, control
 
     @property
     def full(self) -> int:
@@ -43,11 +45,13 @@ class Predictor:
     def __call__(self, latents: mx.array, timestep: float) -> mx.array:
         """Returns the guided prediction, float32, for latents (N, h, w, C)."""
         evaluation, conditions = self.deepcache.evaluations, self._conditions
+        controlled = conditions
         attend: Attend = apply_attention
         if self._tgate:
             attend = self._tgate.attend(evaluation)
             if self._tgate.drops_guidance(evaluation):
-                conditions = conditions.unconditional()
+                # The UNet reuses what the prompt did; a control network has no such memory, and reads the prompt.
+                conditions, controlled = conditions.unconditional(), conditions.conditional()
         x = latents
         if self._channels is not None:
             channels = mx.broadcast_to(self._channels, (x.shape[0], *self._channels.shape[1:]))
@@ -58,15 +62,22 @@ class Predictor:
 
         def evaluate(deep: Deep, depth: int) -> tuple[mx.array, mx.array]:
             """Runs the UNet; see `UNet.__call__` for deep and depth."""
+            t, residuals = mx.array(timestep), None
+            if self._control:
+                # Where the UNet itself decides whether to reuse, all are asked for: MLX computes what is then read.
+                outer = depth if isinstance(deep, mx.array) else None
+                residuals = self._control.residuals(evaluation, latents, t, controlled, outer)
             return self._unet(
                 x,
-                mx.array(timestep),
+                t,
                 conditions.context,
                 **conditions.keywords,
                 deep=deep,
                 depth=depth,
                 join=self._join,
                 attend=attend,
+                skip_residuals=residuals and residuals.skips,
+                middle_residual=residuals and residuals.middle,
             )
 
         output = self.deepcache.evaluate(evaluate).astype(mx.float32)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import request_values, samplers, schedule, seeds, spellings
 from .adapter_settings import AdapterSettings
+from .control_settings import ControlSettings
 from .core.errors import InputError
 from .reuse.deepcache import examples as policy_examples
 from .sampling import names
@@ -53,7 +54,7 @@ _SIDE = "in pixels, a multiple of 8 (default: the checkpoint's"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request(AdapterSettings, SolverSettings):
+class Request(AdapterSettings, ControlSettings, SolverSettings):
     """Everything that decides one picture; None is the checkpoint's or the package's default.
 
     Friendly values are accepted and become typed ones: deepcache=3 or "3:1", tgate=10, freeu=True. InputError names
@@ -268,7 +269,6 @@ class Request(AdapterSettings, SolverSettings):
         "the image to begin with, of any size and kind; what is transparent is white",
         aliases="i image image-path init init-img input-image",
         false_friends={
-            "controlnet": spellings.CONTROL,
             "enable-hr": spellings.LARGER,
             "hires": spellings.LARGER,
             "hr-scale": spellings.LARGER,
@@ -357,7 +357,7 @@ class Request(AdapterSettings, SolverSettings):
         return {
             description.key or name: None if value is None else description.to_json(value)
             for name, description in SETTINGS.items()
-            if (value := getattr(self, name)) is not None or description.always_recorded
+            if (value := getattr(self, name)) not in (None, ()) or description.always_recorded
         }
 
     @classmethod

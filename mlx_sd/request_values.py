@@ -13,6 +13,7 @@ from .core.errors import InputError
 from .sampling.schedules import DIFFUSERS
 
 if TYPE_CHECKING:
+    from .checkpoint.control import Control
     from .checkpoint.lora import Lora
     from .reuse.freeu import FreeU
     from .reuse.policy import Policy
@@ -60,6 +61,26 @@ def loras_from_json(value: Any) -> tuple[Lora, ...]:
 def loras_to_json(loras: tuple[Lora, ...]) -> list[dict[str, Any]]:
     """Returns the list that metadata hold."""
     return [lora.to_record() for lora in loras]
+
+
+def parse_controls(value: Any) -> tuple[Control, ...]:
+    """Returns the control networks of texts, of tuples of model, image and scale, or of `Control` objects."""
+    from .checkpoint.control import Control
+
+    entries = [value] if isinstance(value, (str, Control)) else list(value)
+    return tuple(Control.of(entry) for entry in entries)
+
+
+def controls_from_json(value: Any) -> tuple[Control, ...]:
+    """Returns the control networks that metadata list."""
+    from .checkpoint.control import Control
+
+    return tuple(Control.from_record(record) for record in value)
+
+
+def controls_to_json(controls: tuple[Control, ...]) -> list[dict[str, Any]]:
+    """Returns the list that metadata hold."""
+    return [control.to_record() for control in controls]
 
 
 def parse_image(value: Any) -> Any:

@@ -1,10 +1,10 @@
-"""What `--model`, `--vae` and `--lora` take -> folders and adapters: the one module that calls `convert`, lazily."""
+"""What `--model`, `--vae`, `--control` and `--lora` take -> folders and adapters. It alone calls `convert`, lazily."""
 
 import hashlib
 import json
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +12,29 @@ import mlx.nn as nn
 
 from .checkpoint.embedded import EMBEDDED
 from .checkpoint.lora import Lora, LoraSource
-from .checkpoint.model_folder import VERSION
+from .checkpoint.model_folder import CONTROL, VERSION, network_configs, read_model_json
 from .checkpoint.network_folder import JSON, NetworkFolder, read_network_json
 from .core import terminal
 from .core.errors import InputError
 from .core.places import cache_folder
 
 
-def model_folder(model: str, variant: str | None = None) -> Path:
+def model_folder(model: str, variant: str | None = None, part: str = "unet") -> Path:
     """Returns the model folder that `--model` means; what is not one is converted into the cache on first use.
 
     The cache is the system's folder for caches, or MLX_SD_CACHE. A source that has changed is converted again. variant:
-    "fp16" prefers a checkpoint's half-precision files. Raises InputError for what cannot be converted.
+    "fp16" prefers a checkpoint's half-precision files. part: a network that it must have; "control" of `--control`.
+    Raises InputError for what cannot be converted, and for a folder without that network.
     """
-    folder = EMBEDDED.get(model) or Path(model)
-    if (folder / "model.json").is_file():
+    if (folder := _converted(model)) is not None:  # without the imports below, which take half a second
+        _check_part(model, read_model_json(folder)["networks"], part)
         return folder
-    local = EMBEDDED.get(model) or folder.expanduser()
-    if local.exists() and (_cached(local) / "model.json").is_file():
-        return _cached(local)  # without the imports below, which take half a second
     from convert.sources.checkpoint import SourceOptions  # convert builds on this package
     from convert.sources.open_checkpoint import open_checkpoint
     from convert.writers.model_folder import write_model_folder
 
     checkpoint = open_checkpoint(model, SourceOptions(variant=variant))
+    _check_part(model, checkpoint.components, part)
     out = _cached(checkpoint.path)
     if not (out / "model.json").is_file():
         if checkpoint.warning:
@@ -50,6 +49,21 @@ def model_folder(model: str, variant: str | None = None) -> Path:
             if not (out / "model.json").is_file():  # else another process was first
                 raise InputError(f"{error}; the environment variable MLX_SD_CACHE names another folder") from None
     return out
+
+
+def configs(model: str, part: str = "unet") -> dict[str, dict[str, Any]]:
+    """Returns the configs of a checkpoint's networks by their names, without converting it.
+
+    part: a network that it must have; InputError where it has not, and for what cannot be opened.
+    """
+    if (folder := _converted(model)) is not None:
+        networks = network_configs(read_model_json(folder))
+    else:
+        from convert.sources.open_checkpoint import open_checkpoint
+
+        networks = {name: component.config for name, component in open_checkpoint(model).components.items()}
+    _check_part(model, networks, part)
+    return networks
 
 
 def vae_folder(name: str, replaced: Mapping[str, Any]) -> NetworkFolder:
@@ -105,6 +119,22 @@ def merge_plan(adapters: list[Any], networks: Mapping[str, nn.Module], strict: b
     from convert.adapters.merge import plan_merge
 
     return plan_merge(adapters, networks, strict)
+
+
+def _converted(model: str) -> Path | None:
+    """Returns the model folder that a checkpoint is, or has been converted to; None where there is none yet."""
+    folder = EMBEDDED.get(model) or Path(model)
+    if (folder / "model.json").is_file():
+        return folder
+    local = EMBEDDED.get(model) or folder.expanduser()
+    return _cached(local) if local.exists() and (_cached(local) / "model.json").is_file() else None
+
+
+def _check_part(model: str, networks: Collection[str], part: str) -> None:
+    if part == CONTROL and part not in networks:
+        raise InputError(f"{model} is no ControlNet, which --control takes; a checkpoint is given by --model")
+    if part != CONTROL and CONTROL in networks:
+        raise InputError(f"{model} is a ControlNet; give it by --control beside the checkpoint it is for")
 
 
 def _cached(source: Path) -> Path:

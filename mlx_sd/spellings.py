@@ -17,7 +17,24 @@ _SEEDS = "--seed is that of the first picture, and --count N takes the next seed
 _PARTS = "convert the model with it: python -m convert --model M --text-encoder PATH --out DIR"
 _DEVICE = "there is nothing to choose: MLX takes the GPU where there is one"
 COMPUTE_UNIT = "compute units are of Apple's systems; --coreml FOLDER computes packages anywhere, to check them"
-CONTROL = "control networks are not supported; --init-image with a --strength of about 0.8 keeps the composition"
+_CONTROL = "a control network and its image are one option: --control MODEL:IMAGE, or MODEL:IMAGE:SCALE:START-END"
+CONTROL_FLAGS = dict.fromkeys(
+    (
+        "controlnet",
+        "control-net",
+        "controlnet-model",
+        "controlnet-path",
+        "control-image",
+        "controlnet-image-path",
+        "controlnet-strength",
+        "controlnet-scale",
+        "controlnet-conditioning-scale",
+        "control-strength",
+        "control-guidance-start",
+        "control-guidance-end",
+    ),
+    _CONTROL,
+)
 LARGER = "make the picture, then again with --init-image, a larger --width and --height, and --strength 0.5"
 IMAGE_STRENGTH = "in mflux it is how much of the image stays; here --strength is how much changes, 1 - {value}"
 INVERTED = "--mask paints where its image is white; invert the image in any editor"

@@ -38,7 +38,14 @@ TEXT = {
     "q": "q_proj",
     "v": "v_proj",
 }
-SEGMENTS = {"unet": UNET, "vae": VAE, "text_encoder": TEXT, "text_encoder_2": TEXT, "class_embedder": {}}
+SEGMENTS = {
+    "unet": UNET,
+    "control": UNET,
+    "vae": VAE,
+    "text_encoder": TEXT,
+    "text_encoder_2": TEXT,
+    "class_embedder": {},
+}
 
 # Segments that older versions of diffusers and transformers wrote -> those that current versions write.
 _RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0", "text_model": ""}

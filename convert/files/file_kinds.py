@@ -21,6 +21,7 @@ class FileKind(NamedTuple):
         return f"{self.verb} {self.title}{self.advice}"
 
 
+CONTROLNET = "a ControlNet"  # a title
 _NO_CHECKPOINT = ", not a checkpoint"
 _UNSUPPORTED = ", which is not supported"
 _OTHER_MODEL = ", which is not Stable Diffusion 1, 2 or XL, and not supported"
@@ -54,7 +55,12 @@ KINDS = (
         adapter=True,
     ),
     FileKind(r"^lora_controlnet$", "a Control-LoRA", adapter=True),
-    FileKind(r"control_model\.|input_hint_block\.|^controlnet_", "a ControlNet", _NO_CHECKPOINT, foreign=True),
+    FileKind(
+        r"control_model\.|input_hint_block\.|^controlnet_",
+        CONTROLNET,
+        "; give it by --control beside the checkpoint it is for",
+        foreign=True,
+    ),
     FileKind(r"^(image_proj|ip_adapter)\.", "an IP-Adapter", _NO_CHECKPOINT, foreign=True),
     FileKind(r"motion_modules\.", "an AnimateDiff motion module", _NO_CHECKPOINT, foreign=True),
     _similar(r"time_stack\.", "Stable Video Diffusion"),

@@ -12,6 +12,7 @@ Config = dict[str, Any]
 
 _HEAD = 64  # width of an attention head, wherever the number of heads is not fixed
 _GROUPS = 32
+_SIZE_WIDTH = 256  # of each of SDXL's embedded sizes
 _LARGEST = 1 << 20  # of all sizes that a network here may have
 
 
@@ -157,6 +158,52 @@ def _plain_unet(s: Shapes, channels: list[int], heads: Callable[[int], int]) -> 
     return config
 
 
+def control(tensors: Mapping[str, Tensor], where: str) -> Config:
+    """Returns the config of a ControlNetModel with these weights; InputError for what is no ControlNet.
+
+    No shape tells the order of the image's colours and whether residuals are pooled, nor the number of heads and the
+    width of SDXL's embedded sizes: those are the usual ones here, and the UNet's once there is one.
+    """
+    s = Shapes(tensors, where)
+    levels = range(s.count("down_blocks"))
+    if not levels or not s.has("controlnet_cond_embedding"):
+        raise InputError(f"{where}: {len(levels)} levels going down, not a whole ControlNet")
+    channels = [s.dim(f"down_blocks.{i}.resnets.0.conv1.weight", 0) for i in levels]
+    down, middle = [_depths(s, f"down_blocks.{i}") for i in levels], _depths(s, "mid_block")
+    linear = any(name.endswith(".proj_in.weight") and len(t.shape) == 2 for name, t in tensors.items())
+    heads = head_size if linear else eight_heads  # Stable Diffusion 1 alone has convolutions there
+    blocks = [f"down_blocks.{i}" for i in levels if any(down[i])] + (["mid_block"] if any(middle) else [])
+    embedded = "controlnet_cond_embedding"
+    halvings = range(1, s.count(f"{embedded}.blocks"), 2)
+    config: Config = {
+        "_class_name": "ControlNetModel",
+        "_inferred": True,
+        "in_channels": s.dim("conv_in.weight", 1),
+        "block_out_channels": channels,
+        "down_block_types": ["CrossAttnDownBlock2D" if d else "DownBlock2D" for d in down],
+        "mid_block_type": "UNetMidBlock2DCrossAttn" if middle else "UNetMidBlock2D",
+        "layers_per_block": _shortened([s.count(f"down_blocks.{i}.resnets") for i in levels]),
+        "attention_head_dim": _shortened([heads(c) for c in channels]),
+        "cross_attention_dim": _width(s, blocks[0], "attn2") if blocks else 0,
+        "transformer_layers_per_block": _shortened(_down_depths(down, middle)),
+        "norm_num_groups": math.gcd(_GROUPS, *channels),
+        "use_linear_projection": linear,
+        "conditioning_channels": s.dim(f"{embedded}.conv_in.weight", 1),
+        "conditioning_embedding_out_channels": [
+            s.dim(f"{embedded}.conv_in.weight", 0),
+            *[s.dim(f"{embedded}.blocks.{i}.weight", 0) for i in halvings],
+        ],
+    }
+    if s.has("add_embedding"):
+        inputs = s.dim("add_embedding.linear_1.weight", 1)
+        config |= {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": _SIZE_WIDTH,
+            "projection_class_embeddings_input_dim": inputs,
+        }
+    return config
+
+
 def vae(tensors: Mapping[str, Tensor], where: str) -> Config:
     """Returns the config of an autoencoder with these weights, but for the scale of latents, which no shape tells."""
     s = Shapes(tensors, where)
@@ -226,13 +273,19 @@ def _width(s: Shapes, block: str, attention: str) -> int:
 
 def _transformers(down: list[list[int]], middle: list[int], up: list[list[int]]) -> Config:
     """The config's fields of depths: per level, going down; going up only where they are not the same."""
-    per_level = [_shortened(depths) if depths else 1 for depths in down]
-    if middle and not down[-1]:
-        per_level[-1] = middle[0]
+    per_level = _down_depths(down, middle)
     upwards = [_shortened(depths) if depths else 1 for depths in up]
     if all(a == b or not depths for a, b, depths in zip(upwards, reversed(per_level), up, strict=True)):
         return {} if per_level == [1] * len(per_level) else {"transformer_layers_per_block": _shortened(per_level)}
     return {"transformer_layers_per_block": per_level, "reverse_transformer_layers_per_block": upwards}
+
+
+def _down_depths(down: list[list[int]], middle: list[int]) -> list[Any]:
+    """The depths of each level going down; that of the middle is the last level's, where that level has none."""
+    per_level = [_shortened(depths) if depths else 1 for depths in down]
+    if middle and not down[-1]:
+        per_level[-1] = middle[0]
+    return per_level
 
 
 def _shortened(values: list[Any]) -> Any:

@@ -24,6 +24,8 @@ def fetch(repository: str, variant: str | None = None) -> Path:
         """Picks the files and patterns to download."""
         if "model_index.json" in files:
             return _CONFIGS + weights(files, variant)
+        if _is_network(files):
+            return ["config.json", "*.safetensors.index*.json", *weights(files, variant)]
         return [single_file(repository, files)]
 
     folder, selected = hub.download(repository, select)
@@ -32,9 +34,15 @@ def fetch(repository: str, variant: str | None = None) -> Path:
             f"the download of {repository} is not complete ({lacking} is missing) and the hub cannot be reached; "
             "connect and run the command again: what is complete is kept"
         )
-    if (folder / "model_index.json").is_file() or (selected and len(selected) > 1):
+    names = [path.name for path in folder.glob("*")]
+    if "model_index.json" in names or _is_network(names) or (selected and len(selected) > 1):
         return folder
     return folder / single_file(repository, selected or [p.name for p in folder.glob("*.safetensors")])
+
+
+def _is_network(files: list[str]) -> bool:
+    """Returns whether a repository's files are those of one network on its own, as of a ControlNet."""
+    return "model_index.json" not in files and "config.json" in files and bool(weights(files, None))
 
 
 def _lacking(folder: Path) -> str | None:
@@ -59,7 +67,7 @@ def single_file(repository: str, files: list[str]) -> str:
 def weights(files: list[str], variant: str | None) -> list[str]:
     """Returns the files that `diffusers_folder.read` would read: of each part, the best variant there is."""
     selected = []
-    flat = "scheduler_config.json" in files
+    flat = "scheduler_config.json" in files or "model_index.json" not in files
     for place in [""] if flat else [f"{name}/" for part in PARTS for name in names_of(part)]:
         for infix in infixes(variant):
             shard = re.compile(rf"{place}({'|'.join(STEMS)}){re.escape(infix)}(-\d+-of-\d+)?\.safetensors")

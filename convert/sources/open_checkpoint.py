@@ -1,4 +1,4 @@
-"""Whatever `--model` takes -> a checkpoint: an embedded one, a diffusers folder, a single file or a hub id."""
+"""Whatever `--model` and `--control` take -> a checkpoint: an embedded one, a folder, a single file or a hub id."""
 
 import re
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from mlx_sd.core.version import VERSION
 from mlx_sd.networks.configs import is_tiny
 
 from ..files import hub
-from . import diffusers_folder, hub_checkpoint, single_file, single_file_parts
+from . import control_network, diffusers_folder, hub_checkpoint, single_file, single_file_parts
 from .checkpoint import Checkpoint, Component, SourceOptions
 from .single_file_kinds import Text
 
@@ -27,6 +27,8 @@ _SCALE = ("scaling_factor", "shift_factor", "latents_mean", "latents_std", "forc
 def open_checkpoint(model: str, options: SourceOptions | None = None) -> Checkpoint:
     """Opens "tiny", a diffusers folder, a single file or a hub id, with the parts that `options` replaces.
 
+    A ControlNet is opened as a checkpoint of one network.
+
     Raises InputError for whatever cannot be converted. The `provenance` records what is known of the source.
     """
     options = options or SourceOptions()
@@ -36,8 +38,11 @@ def open_checkpoint(model: str, options: SourceOptions | None = None) -> Checkpo
     path = EMBEDDED.get(model) or Path(model).expanduser()
     if not path.exists() and hub.is_id(model):
         path = hub_checkpoint.fetch(model, options.variant)
-    checkpoint = single_file.read(path, options) if path.is_file() else _folder(path, options)
-    if options.vae:
+    if path.exists() and control_network.is_control(path):
+        checkpoint = control_network.read(path, options)
+    else:
+        checkpoint = single_file.read(path, options) if path.is_file() else _folder(path, options)
+    if options.vae and "unet" in checkpoint.components:
         tiny_vaes.check(str(options.vae), "addition_embed_type" in checkpoint.components["unet"].config)
     root = path if path.is_dir() else path.parent
     revision = root.name if root.parent.name == "snapshots" and _COMMIT.fullmatch(root.name) else None

@@ -52,7 +52,8 @@ def write_model_folder(
     }
     configs: dict[str, Any] = {part: network.config for part, network in built.items()}
     where = f"{checkpoint.path}/model_index.json"
-    Classes.of(configs["unet"], configs.get("class_embedder"), checkpoint.index, where)  # raises what is wrong with it
+    if "unet" in configs:
+        Classes.of(configs["unet"], configs.get("class_embedder"), checkpoint.index, where)  # raises what is wrong
     merge = plan_merge(adapters, built, lora_strict)
     quantizations = quantization.parse_for(built, quantize)
     networks = {}

@@ -1,6 +1,6 @@
 """The record of a loaded model: its networks, and what else its folder says."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import mlx.core as mx
 
 from ..networks.classes import ClassEmbedder, Classes
 from ..networks.clip import TextEncoder
+from ..networks.control import ControlNet
 from ..networks.family import Family, Task
 from ..networks.unet import UNet
 from ..networks.vae import Autoencoder
@@ -49,6 +50,7 @@ class Model:
     vae_name: str | None = None  # as `--vae` named the autoencoder, where it is not the checkpoint's own
     vae_hash: str | None = None  # of that autoencoder's weights
     class_embedder: ClassEmbedder | None = None  # makes a context of class ids, where the UNet does not look them up
+    control_networks: dict[str, ControlNet] = field(default_factory=dict, compare=False)  # loaded beside it, by folder
 
     @property
     def upscales(self) -> bool:

@@ -14,6 +14,7 @@ from ..core.files import Tensor, read_json, tensors
 from ..networks.classes import ClassEmbedder
 from ..networks.clip import TextEncoder
 from ..networks.configs import ClassConfig, TextConfig, TinyConfig, vae_config
+from ..networks.control import ControlConfig, ControlNet
 from ..networks.tiny_autoencoder import TinyAutoencoder
 from ..networks.unet import UNet
 from ..networks.unet_config import UNetConfig
@@ -24,6 +25,8 @@ AGAIN = "; convert the checkpoint again"  # the end of messages about a folder t
 FORMAT, VERSION = "mlx-sd", 3
 
 TEXT = ("text_encoder", "text_encoder_2")
+CONTROL = "control"  # of a folder that holds a ControlNet alone
+DIFFERENCE = "difference"  # under "pipeline": whether that ControlNet's weights are differences from its UNet's
 _SCALES = {"StableDiffusionUpscalePipeline": 0.08333, "LDMSuperResolutionPipeline": 1.0}
 PIXELS = ("DDPMPipeline", "DDIMPipeline")  # of diffusers: without an autoencoder
 # How parameters of the UNet began in versions 1 and 2 -> how they begin since; the first rule that fits decides.
@@ -117,10 +120,12 @@ def tokenizers(folder: Path, networks: Mapping[str, Any]) -> tuple[Tokenizer, ..
 def build(part: str, config: Mapping[str, Any], where: str) -> nn.Module:
     """Builds the network of a Hugging Face config, without its weights; InputError names `where` a field is wrong.
 
-    part: "unet", "vae", "text_encoder", "text_encoder_2" or "class_embedder".
+    part: "unet", "control", "vae", "text_encoder", "text_encoder_2" or "class_embedder".
     """
     if part == "unet":
         return UNet(UNetConfig.from_hf(config, where))
+    if part == CONTROL:
+        return ControlNet(ControlConfig.from_hf(config, where))
     if part == "vae":
         read = vae_config(config, where)
         return TinyAutoencoder(read) if isinstance(read, TinyConfig) else Autoencoder(read)

@@ -27,17 +27,17 @@ class FeatureCache:
         log_snr: Sequence[float],
         *,
         forced: Collection[int] = (),
-        restart_at: int | None = None,
+        restarts: Collection[int] = (),
     ):
         """Prepares for the evaluations at `log_snr`, the log-SNR of each (`Table.log_snr`).
 
         policy: None makes every evaluation full and keeps nothing.
         forced: evaluations that are full beside those of the policy.
-        restart_at: an evaluation that drops what was kept, for example because the batch has another size from there
-            on; it must be full, too.
+        restarts: evaluations that are full and drop what was kept, for example because the batch has another size from
+            there on, or because another control network acts.
         """
-        self.policy, self._log_snr, self._restart_at = policy, log_snr, restart_at
-        self._full_evaluations = {*(policy.full_evaluations(len(log_snr)) if policy else ()), *forced}
+        self.policy, self._log_snr, self._restarts = policy, log_snr, restarts
+        self._full_evaluations = {*(policy.full_evaluations(len(log_snr)) if policy else ()), *forced, *restarts}
         self.evaluations = self.full = 0
         self._past: list[tuple[float, mx.array]] = []  # log-SNR and deep features of the latest full evaluations
         self._shallow: mx.array | None = None  # shallow features of the last of them
@@ -50,7 +50,7 @@ class FeatureCache:
             self.full += 1
             return unet(None, 1)[0]
         log_snr, required = self._log_snr[evaluation], evaluation in self._full_evaluations
-        if evaluation == self._restart_at:
+        if evaluation in self._restarts:
             self._past = []
         reused: mx.array | None = None
 

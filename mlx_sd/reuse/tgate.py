@@ -100,18 +100,24 @@ class AttentionCache:
 
 
 def caches(
-    deepcache: Policy | None, tgate: TGate | None, log_snr: Sequence[float], *, guided: bool
+    deepcache: Policy | None,
+    tgate: TGate | None,
+    log_snr: Sequence[float],
+    *,
+    guided: bool,
+    changes: Sequence[int] = (),
 ) -> tuple[FeatureCache, AttentionCache | None]:
     """Returns the fresh caches of one generation with DeepCache, T-GATE, both or neither.
 
     With both, the evaluation before the gate runs the whole UNet, so that every layer's attention is kept, and so does
     the gate, where guidance ends and a batch has half its size: no earlier deep features fit.
-    log_snr: of every evaluation, as `FeatureCache` takes it. guided: as `AttentionCache` takes it.
+    log_snr: of every evaluation, as `FeatureCache` takes it. guided: as `AttentionCache` takes it. changes: evaluations
+    from which on earlier deep features do not fit, as where a control network begins or ends.
     """
     if tgate is None:
-        return FeatureCache(deepcache, log_snr), None
+        return FeatureCache(deepcache, log_snr, restarts=changes), None
     gate = tgate.gate_step
-    features = FeatureCache(deepcache, log_snr, forced=(gate - 1, gate), restart_at=gate)
+    features = FeatureCache(deepcache, log_snr, forced=(gate - 1,), restarts=(gate, *changes))
     return features, AttentionCache(tgate, guided=guided, deepcache=deepcache is not None)
 
 

@@ -5,6 +5,7 @@ left where one ends. Latents and noise are of the whole picture; only the networ
 """
 
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from math import ceil, pi
 from typing import NamedTuple, Protocol
@@ -12,6 +13,9 @@ from typing import NamedTuple, Protocol
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
+
+# Cuts the part of a tile out of an array (B, h, w, C) of the whole picture
+Cut = Callable[[mx.array], mx.array]
 
 _OVERLAP = 0.25  # of a tile's side, at least
 
@@ -67,14 +71,12 @@ class Tiled:
         size: tuple[int, int],
         tile: int,
         multiple: int,
-        channels: mx.array | None,
-        predictor: Callable[[mx.array | None], Predictor],
+        predictor: Callable[[Cut], Predictor],
     ):
-        """Lays the tiles over `size`, (height, width) in latents; `predictor` is called for each, with its channels."""
+        """Lays the tiles over `size`, (height, width) in latents; `predictor` is called for each, with its `Cut`."""
         rows, columns = (spans(side, tile, multiple) for side in size)
         self._tiles = [
-            (row, column, predictor(None if channels is None else _part(channels, row, column)))
-            for row, column in product(rows, columns)
+            (row, column, predictor(partial(_part, row=row, column=column))) for row, column in product(rows, columns)
         ]
 
     def __call__(self, latents: mx.array, timestep: float) -> mx.array:

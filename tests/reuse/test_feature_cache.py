@@ -81,7 +81,7 @@ def test_forced_evaluations_are_full_beside_those_of_the_policy(policy, forced):
 def test_after_a_restart_no_earlier_features_are_used():
     """At the restart features change their size: a line through both sizes could not be drawn."""
     network = Network(lambda level: mx.full((2 if level < 5 else 1,), level))
-    network.run(DeepCache(3, 0, 2), [float(i) for i in range(9)], forced={5}, restart_at=5)
+    network.run(DeepCache(3, 0, 2), [float(i) for i in range(9)], restarts={5})
     assert [deep.shape for deep in network.handed if deep is not None] == [(2,)] * 3 + [(1,)] * 2
 
 

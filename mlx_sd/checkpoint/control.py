@@ -1,0 +1,131 @@
+"""What `--control` takes: a control network, the image that it sees, how much of it, and during which steps."""
+
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from ..core.errors import InputError
+from ..core.suggestions import did_you_mean
+
+Pathlike = str | os.PathLike[str]
+ImageSource = Pathlike | Image.Image
+
+# How a control image is made of a photo, by `mlx_sd.tasks.control_image`
+MAKERS = ("canny", "scribble", "softedge", "tile", "grey", "inpaint")
+
+FORM = "MODEL:[MAKER:]IMAGE[:SCALE[:START-END]]"
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
+_SPAN = re.compile(r"(\d*\.?\d+|\d+\.)-(\d*\.?\d+|\d+\.)")
+_RECORDED = ("model", "image", "maker", "scale", "start", "end", "model_hash", "image_hash")
+
+
+class Control(NamedTuple):
+    """A control network and its image.
+
+    model: a diffusers folder, a converted one, a single file or a hub id. image: a path or a PIL image. scale: factor
+    of all that the network adds; 0 leaves the picture as it is. start, end: the share of the steps, from 0 to 1, at
+    which it begins and ends. maker: one of `MAKERS`, where the image is a photo that a control image is made of first.
+    model_hash, image_hash: of the weights and of the file, in a completed request.
+    """
+
+    model: str
+    image: ImageSource
+    scale: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+    maker: str | None = None
+    model_hash: str | None = None
+    image_hash: str | None = None
+
+    @classmethod
+    def of(cls, source: Any) -> "Control":
+        """Reads an entry of `controls=`: a `Control`, a tuple (model, image) or (model, image, scale), or a text."""
+        if isinstance(source, str):
+            return cls.parse(source)
+        if isinstance(source, cls):
+            return source.checked()
+        if not isinstance(source, Sequence) or len(source) not in (2, 3):
+            raise InputError(f"controls= takes (model, image), (model, image, scale) or Control(...), not {source!r}")
+        return cls(*source).checked()
+
+    def checked(self) -> "Control":
+        """Returns the entry with paths as text and numbers as floats; InputError for values that make no sense."""
+        if not isinstance(self.model, (str, os.PathLike)):
+            raise InputError(f"a control network is a folder, a file or a hub id, not {self.model!r}")
+        name = os.fspath(self.model)
+        if not isinstance(self.image, (str, os.PathLike, Image.Image)):
+            raise InputError(f"the image of {name} must be a path or a PIL image, not {self.image!r}")
+        for label, number in (("scale", self.scale), ("start", self.start), ("end", self.end)):
+            if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
+                raise InputError(f"the {label} of {name} must be a finite number, not {number!r}")
+        if not 0 <= self.start < self.end <= 1:
+            raise InputError(
+                f"{name} begins at {self.start:g} and ends at {self.end:g} of the steps; give START-END from 0 to 1, "
+                "for example 0-0.5"
+            )
+        if self.maker is not None and self.maker not in MAKERS:
+            raise InputError(
+                f"no control image is made by {self.maker!r};{did_you_mean(self.maker, MAKERS)} "
+                f"there are {', '.join(MAKERS)}"
+            )
+        image = self.image if isinstance(self.image, Image.Image) else os.fspath(self.image)
+        numbers = {"scale": float(self.scale), "start": float(self.start), "end": float(self.end)}
+        return self._replace(model=name, image=image, **numbers)
+
+    def acts(self, evaluation: int, evaluations: int) -> bool:
+        """Tells whether an evaluation, counted from 0, lies within start and end, as diffusers' pipelines decide it."""
+        return evaluation / evaluations >= self.start and (evaluation + 1) / evaluations <= self.end
+
+    @classmethod
+    def parse(cls, text: str) -> "Control":
+        """Reads the text of `--control`, MODEL:[MAKER:]IMAGE[:SCALE[:START-END]]; a name that exists may have colons."""
+        place, scale, span = text, 1.0, (0.0, 1.0)
+        head, _, tail = place.rpartition(":")
+        if head and (match := _SPAN.fullmatch(tail)) and not _is_image(place):
+            place, span = head, (float(match[1]), float(match[2]))
+            head, _, tail = place.rpartition(":")
+            if not _NUMBER.fullmatch(tail):
+                raise InputError(f"--control {text}: the scale stands before START-END, for example :1:0-0.5")
+        if head and _NUMBER.fullmatch(tail) and not _is_image(place):
+            place, scale = head, float(tail)
+        model, source = _divided(place)
+        if not model or not source:
+            raise InputError(f"--control takes {FORM}, for example canny.safetensors:edges.png:0.8, not {text!r}")
+        maker, _, image = source.partition(":")
+        if not image or maker not in MAKERS or Path(source).exists():
+            maker, image = "", source
+        return cls(model, image, scale, *span, maker or None).checked()
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "Control":
+        """Reads an entry of `controls` in a picture's metadata."""
+        return cls(**{name: record[name] for name in _RECORDED if record.get(name) is not None}).checked()
+
+    def to_record(self) -> dict[str, Any]:
+        """Returns the entry of `controls` in a picture's metadata; an image in memory has no path."""
+        image = self.image if isinstance(self.image, str) else "(an image in memory)"
+        values = {name: getattr(self, name) for name in _RECORDED}
+        return {name: value for name, value in (values | {"image": image}).items() if value is not None}
+
+
+def _is_image(place: str) -> bool:
+    """Returns whether the end of a text is the name of a file that exists, so that no number is cut off it."""
+    return Path(_divided(place)[1]).is_file()
+
+
+def _divided(place: str) -> tuple[str, str]:
+    """Divides MODEL:IMAGE: after the longest model that exists, else at the first colon."""
+    colons = [i for i, letter in enumerate(place) if letter == ":"]
+    for i in reversed(colons):
+        if Path(place[:i]).exists():
+            return place[:i], place[i + 1 :]
+    return (place[: colons[0]], place[colons[0] + 1 :]) if colons else (place, "")
+
+
+# An entry of `controls=`
+ControlSource = Control | str | tuple[str, ImageSource] | tuple[str, ImageSource, float]

@@ -1,0 +1,85 @@
+"""Control networks during one generation: which act at which evaluation, and what they add to the UNet."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from .checkpoint.control import Control
+from .conditions import Conditions
+from .networks.control import ControlNet, Residuals
+
+
+class Branch(NamedTuple):
+    """A loaded control network with its image, and when and how much it acts."""
+
+    control: Control
+    network: ControlNet
+    image: mx.array  # (1, h, w, C), embedded
+
+
+class Controller:
+    """The control networks of one generation of a batch of N pictures."""
+
+    def __init__(self, branches: Sequence[Branch], evaluations: int, guess: bool = False):
+        """Collects the networks for so many evaluations; guess: guess mode, see `ControlNet.__call__`."""
+        self._branches, self._evaluations, self._guess = branches, evaluations, guess
+
+    @property
+    def changes(self) -> list[int]:
+        """Returns the evaluations at which other networks act than at the one before.
+
+        Deep features of earlier evaluations hold residuals of networks that no longer act, or lack those that do.
+        """
+        acting = [self._acting(i) for i in range(self._evaluations)]
+        return [i for i in range(1, self._evaluations) if acting[i] != acting[i - 1]]
+
+    def residuals(
+        self, evaluation: int, latents: mx.array, timestep: mx.array, conditions: Conditions, depth: int | None
+    ) -> Residuals | None:
+        """Returns the sum of what the acting networks add, None where none acts.
+
+        latents: (N, h, w, C), the UNet's without additional channels and without doubling. conditions: of the UNet's
+        rows, N or, where guided, 2 N. depth: as `ControlNet.__call__` takes it.
+        """
+        total: Residuals | None = None
+        for index in self._acting(evaluation):
+            branch = self._branches[index]
+            # Without a prompt nothing tells these networks what to leave alone: their half of a guided batch is zeros.
+            halved = conditions.guided and (self._guess or branch.network.config.pools)
+            rows = conditions.conditional() if halved else conditions
+            x = mx.concatenate([latents, latents]) if rows.guided else latents
+            sizes = branch.network.config.unet.added_time_dims is not None
+            residuals = branch.network(
+                x,
+                timestep,
+                rows.context,
+                branch.image,
+                text_embeds=rows.keywords["text_embeds"] if sizes else None,
+                time_ids=rows.keywords["time_ids"] if sizes else None,
+                scale=branch.control.scale,
+                guess=self._guess,
+                depth=depth,
+            )
+            if halved:
+                residuals = _below_zeros(residuals)
+            total = residuals if total is None else total + residuals
+        return total
+
+    def _acting(self, evaluation: int) -> list[int]:
+        """The numbers of the branches that act at an evaluation; a scale of 0 is none."""
+        controls = [branch.control for branch in self._branches]
+        return [
+            i for i, control in enumerate(controls) if control.scale and control.acts(evaluation, self._evaluations)
+        ]
+
+
+def _below_zeros(residuals: Residuals) -> Residuals:
+    """Returns residuals (N, ...) as the second half of 2 N rows, whose first half are zeros."""
+
+    def doubled(array: mx.array) -> mx.array:
+        """Returns (2 N, ...) with zeros first."""
+        return mx.concatenate([mx.zeros_like(array), array])
+
+    middle = residuals.middle
+    return Residuals([doubled(array) for array in residuals.skips], None if middle is None else doubled(middle))

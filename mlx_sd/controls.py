@@ -1,0 +1,164 @@
+"""The control networks of a request: checked against the model, loaded beside it, and shown their images."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from . import metadata, resolve
+from .checkpoint.control import Control
+from .checkpoint.model import Model
+from .checkpoint.model_folder import CONTROL, DIFFERENCE, model_hash, network_configs, parameter_name, read_model_json
+from .controller import Branch
+from .core.errors import InputError
+from .load import fill
+from .networks.control import ControlConfig, ControlNet
+from .networks.family import Family, Task, family_of
+from .networks.unet_config import UNetConfig
+from .request import Request
+from .tasks import control_image, images
+
+FAMILIES = (Family.SD1, Family.SD2, Family.SDXL)
+
+
+def check_pairs(request: Request) -> None:
+    """Raises InputError where a control network does not fit the model that a request names; loads nothing.
+
+    Configs alone are read, of checkpoints too that are not converted yet.
+    """
+    if not request.controls:
+        return
+    networks = resolve.configs(request.model)
+    unet, vae = networks.get("unet", {}), networks.get("vae", {})
+    if not vae or unet.get("_class_name") == "UNet2DModel":
+        return  # loading it says the rest
+    config = UNetConfig.from_hf(unet, f"{request.model}: unet")
+    levels = len(vae.get("block_out_channels", ()))
+    for control in request.controls:
+        control_config = ControlConfig.from_hf(resolve.configs(control.model, CONTROL)[CONTROL], control.model)
+        misfit = control_config.misfit(config, vae.get("latent_channels", 4), 2 ** (levels - 1))
+        _check_fit(control.model, request.model, control_config, config, misfit)
+
+
+def completed(model: Model, request: Request, size: tuple[int, int]) -> tuple[Control, ...]:
+    """Returns the control networks of a request with hashes, checked against the model; their weights stay unread.
+
+    size: (width, height) of the picture. InputError for a network of another family, and for an image that is missing,
+    unreadable or of another shape.
+    """
+    if not request.controls:
+        if request.guess_mode:
+            raise InputError("guess mode is of control networks; give --control too")
+        return ()
+    if model.family not in FAMILIES or model.task not in (Task.GENERATION, Task.INPAINTING):
+        names = ", ".join(family.value for family in FAMILIES)
+        raise InputError(f"control networks are for {names}; {model.name} is a checkpoint of {model.family.value}")
+    if not isinstance(model.unet, nn.Module):
+        raise InputError("Core ML packages take no control network; leave --control out, or --coreml")
+    if request.only_masked:
+        raise InputError("--only-masked paints a part that control images do not show; leave it out with --control")
+    controls = []
+    for control in request.controls:
+        folder, about, _ = _open(control.model, model)
+        opened = images.read(control.image)
+        control_image.check_shape(opened, size, control.model)
+        if control.maker == control_image.INPAINT:
+            control_image.pixels(opened, control.maker, size, request.mask)
+        digest = metadata.digest(control.image) if isinstance(control.image, str) else None
+        controls.append(control._replace(model_hash=model_hash(about), image_hash=digest))
+    return tuple(controls)
+
+
+def size_for(model: Model, request: Request) -> tuple[int | None, int | None]:
+    """Returns width and height of a picture without an init image: as requested, else of the first image's shape."""
+    if not request.controls or (request.width is not None and request.height is not None):
+        return request.width, request.height
+    factor = model.vae.config.downsampling
+    native = (model.unet.config.sample_size * factor,) * 2
+    opened = images.read(request.controls[0].image)
+    multiple = factor * model.unet.config.size_multiple
+    return control_image.shape_for(opened, native, request.width, request.height, multiple)
+
+
+def branches(model: Model, request: Request) -> list[Branch]:
+    """Returns the networks of a completed request with their embedded images; a scale of 0 is none.
+
+    A network that was loaded beside the model before is not loaded again.
+    """
+    size = (request.width or 0, request.height or 0)
+    present = []
+    for control in request.controls:
+        if control.scale:
+            network = _loaded(control.model, model)
+            shown = network.embed(control_image.pixels(control.image, control.maker, size, request.mask))
+            mx.eval(shown)
+            present.append(Branch(control, network, shown))
+    return present
+
+
+def size_in_memory(model: Model, controls: Sequence[Control]) -> int:
+    """Returns the bytes that the weights of control networks take, each network counted once, loaded or not."""
+    total = 0
+    for name in {control.model for control in controls if control.scale}:
+        _, _, config = _open(name, model)
+        parameters: Any = tree_flatten(ControlNet(config).parameters())
+        total += sum(array.size for _, array in parameters) * model.dtype.size
+    return total
+
+
+def _loaded(name: str, model: Model) -> ControlNet:
+    folder, about, config = _open(name, model)
+    if (loaded := model.control_networks.get(str(folder))) is not None:
+        return loaded
+    network = ControlNet(config)
+    change = _added_to_base(name, model) if about["pipeline"].get(DIFFERENCE) else None
+    fill(network, folder, CONTROL, about["version"], model.dtype, change, lambda size: None)
+    model.control_networks[str(folder)] = network
+    return network
+
+
+def _open(name: str, model: Model) -> tuple[Path, Mapping[str, Any], ControlConfig]:
+    """The converted folder of a control network, its model.json, and its config for this model."""
+    folder = resolve.model_folder(name, variant="fp16" if model.dtype == mx.float16 else None, part=CONTROL)
+    about = read_model_json(folder)
+    config = ControlConfig.from_hf(network_configs(about)[CONTROL], f"{folder}/model.json: {CONTROL}")
+    unet, vae = model.unet.config, model.vae.config
+    _check_fit(name, model.name, config, unet, config.misfit(unet, vae.latent_channels, vae.downsampling))
+    return folder, about, config.completed_by(unet)
+
+
+def _check_fit(name: str, model: str, config: ControlConfig, unet: UNetConfig, misfit: str | None) -> None:
+    """Raises InputError for a misfit, by the names of the families where these differ."""
+    if misfit is None:
+        return
+    families = [
+        family_of(c, Task.GENERATION, text=True, classes=False, aesthetic_score=False).value
+        for c in (config.unet, unet)
+    ]
+    if families[0] != families[1]:
+        raise InputError(f"the ControlNet {name} is for {families[0]}, and {model} is {families[1]} ({misfit})")
+    raise InputError(f"the ControlNet {name} does not fit {model}: {misfit}")
+
+
+def _added_to_base(name: str, model: Model) -> Any:
+    """Returns the function that adds a parameter of the base UNet to a difference from it.
+
+    The base's weights are those of its folder, as they were converted, without adapters merged while loading.
+    """
+    folder = model.folder
+    about = read_model_json(folder) if folder else {}
+    if folder is None or about.get("quantization"):
+        raise InputError(f"{name} holds differences from the weights of its UNet, which {model.name} has no longer")
+    stored: Any = mx.load(str(folder / "unet.safetensors"))
+    base = {parameter_name("unet", parameter, about["version"]): array for parameter, array in stored.items()}
+
+    def change(parameter: str, array: mx.array) -> mx.array:
+        """Returns the sum of difference and base in float32, or the array where the UNet has no such parameter."""
+        if parameter not in base:
+            return array
+        return array.astype(mx.float32) + base[parameter].astype(mx.float32)
+
+    return change
