@@ -14,7 +14,7 @@ import mlx.nn as nn
 from . import resolve
 from .checkpoint import tiny_vaes
 from .checkpoint.lora import LoraSource
-from .checkpoint.model import DTYPES, Model, default_dtype
+from .checkpoint.model import DTYPES, LORA_MODES, Model, default_dtype
 from .checkpoint.model_folder import (
     TEXT,
     VERSION,
@@ -39,6 +39,7 @@ from .networks.classes import Classes
 from .networks.configs import VAEConfig
 from .networks.family import Family, family_of, task_of
 from .networks.vae import Autoencoder, Pixels
+from .runtime_loras import RuntimeLoras
 from .sampling.low_res import LowRes
 from .sampling.scheduler import Scheduler
 from .spellings import DTYPE_VALUES
@@ -53,6 +54,7 @@ def load(
     lora_folder: str | os.PathLike[str] | None = None,
     lora_strict: bool = False,
     vae: str | os.PathLike[str] | None = None,
+    lora_mode: str = "merge",
 ) -> Model:
     """Loads "tiny", a model folder, a diffusers folder, a single file or a hub id; a cache keeps what is converted.
 
@@ -60,9 +62,13 @@ def load(
     merged in memory in float32. quantize: the text of `--quantize`, done in memory after that; a folder that was
     converted with it takes neither. lora_folder: of LoRAs that are given by name; None is that of MLX_SD_LORAS.
     lora_strict: a LoRA that fits only in part is an error, and not a warning. vae: an autoencoder in the place of the
-    model's own: a file, a folder, a hub id, "taesd" or "taesdxl". Raises InputError where these do not fit together.
+    model's own: a file, a folder, a hub id, "taesd" or "taesdxl". lora_mode: "merge", or "runtime": beside the layers,
+    as only quantized folders can have them; `Model.runtime_loras` changes the scales. Raises InputError where these do
+    not fit together.
     """
     name, dtype = os.fspath(model), _dtype(dtype)
+    if lora_mode not in LORA_MODES:
+        raise unknown("LoRA mode", lora_mode, LORA_MODES)
     if mx.default_device() == mx.cpu and (problem := blas.problem()):
         warnings.warn(problem, stacklevel=1)  # of this line, so that Python shows it once
     if quantize:
@@ -76,11 +82,17 @@ def load(
     if replacement:
         places["vae"] = replacement.folder, VERSION
     stored_schemes = quantization.from_record(about["quantization"], f"{folder}/model.json")
-    if stored_schemes and (adapters or quantize):
-        reason = "an adapter vanishes in it when it is merged" if adapters else "that is not done twice"
-        raise InputError(f"{name} is quantized, and {reason}; convert its source again with both")
+    beside = lora_mode == "runtime"
+    if stored_schemes and quantize:
+        raise InputError(f"{name} is quantized, and that is not done twice; convert its source again")
+    if stored_schemes and adapters and not beside:
+        raise InputError(
+            f"{name} is quantized, and an adapter vanishes in it when it is merged; --lora-mode runtime keeps it "
+            "beside the layers, or convert its source again with both"
+        )
     schemes = quantization.parse_for(networks, quantize)
-    merge = resolve.merge_plan(adapters, networks, lora_strict)
+    merge = None if beside else resolve.merge_plan(adapters, networks, lora_strict)
+    plan = resolve.runtime_plan(adapters, networks, lora_strict) if beside and adapters else None
     files = [home / f"{part}.safetensors" for part, (home, _) in places.items()]
     with terminal.progress(sum(file.stat().st_size for file in files if file.is_file()), "load") as advance:
         for part, network in networks.items():
@@ -91,6 +103,10 @@ def load(
             if part in schemes:
                 quantization.quantize_network(network, schemes[part])
     model_record = _model(name, folder, about, dtype, networks)
+    if plan:
+        runtime = RuntimeLoras(networks, plan, dtype)
+        model_record = replace(model_record, lora_mode=lora_mode, runtime_loras=runtime)
+        return replace(model_record, loras=runtime.records, lora_hashes=runtime.hashes, quantization=quantize)
     records, hashes = (merge.records, merge.autov3) if merge else ((), ())
     if replacement:
         model_record = replace(model_record, vae_name=os.fspath(vae or ""), vae_hash=replacement.hash)

@@ -12,7 +12,15 @@ import mlx.nn as nn
 
 from .checkpoint.embedded import EMBEDDED
 from .checkpoint.lora import Lora, LoraSource
-from .checkpoint.model_folder import CONTROL, VERSION, network_configs, read_model_json
+from .checkpoint.model_folder import (
+    CONTROL,
+    IMAGE_ENCODER,
+    IP_ADAPTER,
+    T2I_ADAPTER,
+    VERSION,
+    network_configs,
+    read_model_json,
+)
 from .checkpoint.network_folder import JSON, NetworkFolder, read_network_json
 from .core import terminal
 from .core.errors import InputError
@@ -76,6 +84,31 @@ def vae_folder(name: str, replaced: Mapping[str, Any]) -> NetworkFolder:
     return _network_folder("vae", name, open_vae(Path(name), replaced))
 
 
+def adapter_folder(name: str) -> NetworkFolder:
+    """Returns the folder of the T2I-Adapter that `--adapter` names, converted into the cache on first use."""
+    from convert.sources.t2i_adapter import open_adapter
+
+    return _network_folder(T2I_ADAPTER, name, open_adapter(name))
+
+
+def ip_adapter_folder(name: str) -> NetworkFolder:
+    """Returns the folder of the IP-Adapter that `--ip-adapter` names, converted into the cache on first use."""
+    from convert.sources.ip_adapter import open_ip_adapter
+
+    return _network_folder(IP_ADAPTER, name, open_ip_adapter(name))
+
+
+def image_encoder_folder(name: str | None, adapter: str, model: str) -> NetworkFolder:
+    """Returns the folder of an IP-Adapter's image encoder, converted into the cache on first use.
+
+    name: of `--ip-encoder`; None is the one beside the adapter, or in the model's diffusers folder.
+    """
+    from convert.sources.ip_adapter import open_image_encoder
+
+    component = open_image_encoder(name, adapter, Path(model) if Path(model).is_dir() else None)
+    return _network_folder(IMAGE_ENCODER, name or adapter, component)
+
+
 def _network_folder(part: str, name: str, component: Any) -> NetworkFolder:
     """Returns the folder of a network that is open, which is converted into the cache on first use."""
     from convert.writers.network_folder import write_network_folder
@@ -119,6 +152,16 @@ def merge_plan(adapters: list[Any], networks: Mapping[str, nn.Module], strict: b
     from convert.adapters.merge import plan_merge
 
     return plan_merge(adapters, networks, strict)
+
+
+def runtime_plan(adapters: list[Any], networks: Mapping[str, nn.Module], strict: bool = False) -> Any:
+    """Returns what adapters add beside layers, for `RuntimeLoras`; the networks are not quantized yet.
+
+    strict: as of `merge_plan`.
+    """
+    from convert.adapters.runtime import plan_runtime
+
+    return plan_runtime(adapters, networks, strict)
 
 
 def _converted(model: str) -> Path | None:

@@ -22,7 +22,7 @@ from mlx_sd.sampling import names, samplers, schedules
 from mlx_sd.sampling.table import Options
 
 # Fields of a request that `generate` takes by another name, or that `StableDiffusion.load` decides.
-_OF_LOADING = {"model", "dtype", "loras", "quantize", "coreml", "vae"}
+_OF_LOADING = {"model", "dtype", "loras", "quantize", "coreml", "vae", "lora_mode"}
 _BY_ANOTHER_NAME = {"class_label": "classes", "init_image": "image"}
 # What `generate` takes beside the fields of a request.
 _BESIDE = {"self", "count", "batch", "latents", "channels", "output", "callback"}

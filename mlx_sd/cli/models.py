@@ -9,7 +9,8 @@ from ..core.errors import InputError
 from ..pipeline import StableDiffusion
 from ..request import Request
 
-FIELDS = ("model", "dtype", "loras", "quantize", "coreml", "refiner", "vae")  # a change of these needs another model
+# A change of these needs another model.
+FIELDS = ("model", "dtype", "loras", "quantize", "coreml", "refiner", "vae", "lora_mode")
 
 
 def load(arguments: argparse.Namespace, request: Request) -> tuple[StableDiffusion, StableDiffusion | None]:
@@ -27,6 +28,7 @@ def _loaded(arguments: argparse.Namespace, request: Request) -> StableDiffusion:
         lora_folder=arguments.lora_folder,
         lora_strict=arguments.lora_strict,
         vae=request.vae,
+        lora_mode=request.lora_mode or "merge",
     )
 
 
@@ -49,7 +51,7 @@ def _packaged(arguments: argparse.Namespace, request: Request) -> StableDiffusio
         raise InputError(
             "--speed is of networks in MLX; with --coreml choose --sampler, --steps and --deepcache yourself"
         )
-    for field in ("model", "dtype", "tile", "loras", "quantize", "vae"):
+    for field in ("model", "dtype", "tile", "loras", "quantize", "vae", "lora_mode"):
         if getattr(arguments, field) is not None:
             flag = "lora" if field == "loras" else field
             raise InputError(f"--{flag} was decided when the packages were written; leave it out with --coreml")

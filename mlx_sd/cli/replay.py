@@ -133,6 +133,26 @@ def changes(
     return lines
 
 
+def check_adapters(arguments: argparse.Namespace, replayed: Request, completed: Request) -> list[str]:
+    """Returns a line for each adapter, and image of one, that is not the one the replayed picture was made with.
+
+    Raises InputError with all lines unless --allow-changed goes on.
+    """
+    lines = []
+    for field in ("adapters", "ip_adapters"):
+        for before, now in zip(getattr(replayed, field), getattr(completed, field), strict=False):
+            if before.model == now.model and before.model_hash not in (None, now.model_hash):
+                lines.append(f"{now.model} is not the weights that the picture was made with")
+            lines += [
+                f"{name} is not the file that the picture was made with"
+                for (earlier, digest), (name, current) in zip(before.files, now.files, strict=False)
+                if earlier == name and digest not in (None, current)
+            ]
+    if lines and not arguments.allow_changed:
+        raise InputError(f"{'; '.join(lines)}; --allow-changed makes another picture with what is there now")
+    return lines
+
+
 def fitted(arguments: argparse.Namespace, request: Request, model: Model) -> Request:
     """Returns the request as its model takes it: in A1111, the text encoders of SDXL leave out no layers."""
     foreign_skip = request.clip_skip and arguments.clip_skip is None and _translation(arguments)
