@@ -21,7 +21,7 @@ from mlx_sd.core.errors import InputError
 from mlx_sd.core.parser import Parser, program
 from mlx_sd.networks.blocks import Attend, apply_attention
 from mlx_sd.networks.clip import Encoded
-from mlx_sd.networks.configs import TextConfig, VAEConfig
+from mlx_sd.networks.configs import TextConfig, vae_config
 from mlx_sd.networks.family import family_of, task_of
 from mlx_sd.networks.unet import Deep, Join, concatenate
 from mlx_sd.networks.unet_config import UNetConfig
@@ -311,7 +311,7 @@ class PackagedVAE(Autoencoder):
 
     def __init__(self, packages: PackageSet, config: Mapping[str, Any]):
         nn.Module.__init__(self)
-        self.config, self._packages = VAEConfig.from_hf(config), packages
+        self.config, self._packages = vae_config(config), packages
 
     @property
     def dtype(self) -> mx.Dtype:
@@ -325,11 +325,15 @@ class PackagedVAE(Autoencoder):
         return _joined([row["image"] for row in rows]).transpose(0, 2, 3, 1)
 
     def moments(self, image: mx.array) -> mx.array:
-        """Encodes images (B, H, W, 3) into mean and log variance of their latents (B, h, w, 2 C)."""
+        """Encodes images (B, H, W, 3) into mean and log variance of their latents (B, h, w, 2 C).
+
+        Where encoding is deterministic it returns the latents themselves, (B, h, w, C).
+        """
         size = f"{image.shape[2]}x{image.shape[1]}"
         x, latent = ("image", "latent_params") if self._packages.core_ai else ("x", "latent")
         rows = [self._packages.run("vae_encoder", size, {x: row[None]}) for row in _channel_first(image)]
-        return _joined([row[latent] for row in rows]).transpose(0, 2, 3, 1)
+        moments = _joined([row[latent] for row in rows]).transpose(0, 2, 3, 1)
+        return moments[..., : self.config.latent_channels] if self.config.deterministic else moments
 
 
 def _channel_first(x: mx.array) -> np.ndarray:

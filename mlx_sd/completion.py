@@ -6,7 +6,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from . import controls, metadata, seeds
+from . import adapters, controls, image_prompts, metadata, seeds
 from .checkpoint.lora import Lora
 from .checkpoint.model import Model
 from .conditions import check_gate, check_prompts, check_subject
@@ -79,6 +79,8 @@ def complete(model: Model, request: Request, start: StartingPoint | None = None)
     width, height = start.size(model, request.width, request.height)
     if request.controls and (width is None or height is None):
         width, height = controls.size_for(model, request)
+    elif request.adapters and (width is None or height is None):
+        width, height = adapters.size_for(model, request)
     width, height = _size(model, width, height)
     if request.tile:
         model.vae.tile(max(width, height), request.tile)  # an error where it is too small
@@ -110,6 +112,11 @@ def complete(model: Model, request: Request, start: StartingPoint | None = None)
         lora_hashes=lora_hashes(zip(model.loras, model.lora_hashes, strict=True)),
         loras=tuple(Lora.from_record(record) for record in model.loras),
         quantize=model.quantization,
+        lora_mode=None if model.lora_mode == "merge" else model.lora_mode,
+        vae=model.vae_name,
+        vae_hash=model.vae_hash,
+        adapters=adapters.completed(model, request, (width, height)),
+        ip_adapters=image_prompts.completed(model, request),
         controls=controls.completed(model, request, (width, height)),
         **_file_hashes(request),
     )

@@ -1,7 +1,7 @@
 """The sampling of requests that go through the UNet together: start, network, loop, decoding."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -11,12 +11,14 @@ import mlx.core as mx
 import numpy as np
 from PIL import Image
 
-from . import conditions, controls, memory, seeds
+from . import adapters, conditions, controls, image_prompts, memory, seeds
+from .adapters import Features
 from .checkpoint.model import Model
 from .codec import decode, to_image
 from .completion import complete, starting_point, table_of
 from .controller import Branch, Controller
 from .core.errors import InputError
+from .image_prompts import ImageAttention
 from .networks.unet import concatenate
 from .predictor import Predictor
 from .request import REFINE_AT, Request
@@ -136,7 +138,8 @@ def _group(
         raise InputError(f"latents must be (N, {', '.join(map(str, shape))}), not {latents.shape}")
     clock = time.perf_counter()
     prepared = start.prepare(model, *size, first.strength, len(completed), first.tile)
-    branches = controls.branches(model, first)
+    branches, by_stage = controls.branches(model, first), adapters.features(model, first)
+    image_attention = image_prompts.attention(model, first)
     preparation = time.perf_counter() - clock  # counted with the first batch
     if first.deepcache and first.deepcache.decides_per_image:
         batch = 1  # what one picture needs must not decide for another
@@ -148,7 +151,10 @@ def _group(
         members = [completed[i] for i in indices]
         draw_noise = partial(_draw_noise, [noise.generator(m.rng, m.seed or 0) for m in members], shape)
         begin = prepared.start(draw_noise, None if latents is None else latents[mx.array(indices)], indices)
-        runs = [(stage.table, _stage_predictor(stage, members, begin.channels, branches)) for stage in stages]
+        runs = [
+            (stage.table, _stage_predictor(stage, members, begin.channels, branches, by_stage, image_attention))
+            for stage in stages
+        ]
         mx.eval([array for array in (begin.latents, begin.channels) if array is not None])
         encoded = time.perf_counter()
         final, seconds = _run(runs, begin, draw_noise, callback)
@@ -169,13 +175,17 @@ def predictor_of(
     first_step: int = 0,
     steps: int | None = None,
     branches: Sequence[Branch] | None = None,
+    by_stage: Mapping[int, mx.array] | None = None,
+    image_attention: ImageAttention | None = None,
 ) -> Predictor | Tiled:
     """Returns the network as the sampling loop sees it; see `StableDiffusion.predictor`.
 
     first_step, steps: how many steps were run before this table's, and how many there are in all, for prompts that
-    change on the way. branches: the requests' control networks, where they are loaded already.
+    change on the way. branches: the requests' control networks, where they are loaded already. by_stage,
+    image_attention: their adapters' features and image prompts, where they are computed already.
     """
     request = requests[0]
+    size, tile = latent_shape(model, request)[:2], request.denoise_tile
     table = table or table_of(model, request)
     log_snr = table.log_snr
     numbers = [first_step + number for number in table.steps]
@@ -183,11 +193,16 @@ def predictor_of(
     join = request.freeu.join(model.unet.config) if request.freeu else concatenate
     present = controls.branches(model, request) if branches is None else branches
 
+    by_stage = adapters.features(model, request) if by_stage is None else by_stage
+    image_attention = image_prompts.attention(model, request) if image_attention is None else image_attention
+    features = Features.of(by_stage, request, len(log_snr))
+
     def over(cut: Cut) -> Predictor:
         """Returns a predictor with fresh caches, over a tile or the whole picture."""
         own_branches = [branch._replace(image=cut(branch.image)) for branch in present]
         control = Controller(own_branches, len(log_snr), bool(request.guess_mode)) if present else None
         restarts = {*inputs.changes, *(control.changes if control else ())}
+        restarts |= {*(features.changes(len(log_snr)) if features else ())}
         guided = inputs.conditions[0].guided
         deepcache, tgate = caches(request.deepcache, request.tgate, log_snr, guided=guided, restarts=restarts)
         return Predictor(
@@ -200,9 +215,10 @@ def predictor_of(
             join=join,
             tgate=tgate,
             control=control,
+            image_attention=image_attention,
+            features=features and features.of_tile(cut, size),
         )
 
-    size, tile = latent_shape(model, request)[:2], request.denoise_tile
     if not tile or max(size) <= tile:
         return over(lambda array: array)
     return Tiled(size, tile, model.unet.config.downsampling, over)
@@ -221,11 +237,27 @@ def pixel_size(request: Request) -> tuple[int, int]:
 
 
 def _stage_predictor(
-    stage: Stage, members: Sequence[Request], channels: mx.array | None, branches: Sequence[Branch]
+    stage: Stage,
+    members: Sequence[Request],
+    channels: mx.array | None,
+    branches: Sequence[Branch],
+    by_stage: Mapping[int, mx.array],
+    image_attention: ImageAttention | None,
 ) -> Predictor | Tiled:
     changed = [request.with_values(**stage.changes) for request in members]
-    own_branches = branches if changed[0].controls else ()
-    return predictor_of(stage.model, changed, channels, stage.table, stage.first_step, stage.steps, own_branches)
+    own_branches, own_features = branches if changed[0].controls else (), by_stage if changed[0].adapters else {}
+    images = image_attention if changed[0].ip_adapters else None
+    return predictor_of(
+        stage.model,
+        changed,
+        channels,
+        stage.table,
+        stage.first_step,
+        stage.steps,
+        own_branches,
+        own_features,
+        images,
+    )
 
 
 def _stages(model: Model, request: Request, start: StartingPoint, refiner: Model | None) -> list[Stage]:
@@ -238,10 +270,11 @@ def _stages(model: Model, request: Request, start: StartingPoint, refiner: Model
     if request.tgate:
         raise InputError("T-GATE's gate is of one network; leave out T-GATE or the refiner")
     check_refiner(model, refiner)
-    # The refiner has the second text encoder alone, and takes the first prompt, as in diffusers. Control networks are
-    # of the base: a refiner's UNet has other widths.
+    # The refiner has the second text encoder alone, and takes the first prompt, as in diffusers. Control networks and
+    # adapters are of the base: a refiner's UNet has other widths.
     changes: dict[str, Any] = {"clip_skip": 0, "prompt_2": None, "negative_2": None, "target_size": None}
-    changes |= {"controls": (), "guess_mode": None}
+    changes |= {"controls": (), "guess_mode": None, "adapters": (), "adapter_factor": None}
+    changes |= {"ip_adapters": (), "ip_encoder": None}
     complete(refiner, request.with_values(**changes, init_image=None, mask=None, strength=None))
     base, refined = split_table(
         model,

@@ -82,7 +82,17 @@ def _without_names(request: Request) -> Request:
         )
         for control in request.controls
     )
-    return request.with_values(**unnamed, loras=loras, controls=controls, lora_hashes=None, checkpoint_hash=None)
+    prompts = tuple(prompt.without_names(MODEL) for prompt in request.ip_adapters)
+    adapters = tuple(adapter.without_names(MODEL) for adapter in request.adapters)
+    return request.with_values(
+        **unnamed,
+        loras=loras,
+        controls=controls,
+        adapters=adapters,
+        ip_adapters=prompts,
+        lora_hashes=None,
+        checkpoint_hash=None,
+    )
 
 
 class Claim:

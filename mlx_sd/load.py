@@ -12,10 +12,12 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from . import resolve
+from .checkpoint import tiny_vaes
 from .checkpoint.lora import LoraSource
-from .checkpoint.model import DTYPES, Model, default_dtype
+from .checkpoint.model import DTYPES, LORA_MODES, Model, default_dtype
 from .checkpoint.model_folder import (
     TEXT,
+    VERSION,
     build,
     checkpoint_hash,
     missing_network,
@@ -28,13 +30,16 @@ from .checkpoint.model_folder import (
     shapes,
     tokenizers,
 )
+from .checkpoint.network_folder import NetworkFolder
 from .core import blas, terminal
 from .core.errors import InputError
 from .core.suggestions import unknown
 from .networks import quantization
 from .networks.classes import Classes
+from .networks.configs import VAEConfig
 from .networks.family import Family, family_of, task_of
-from .networks.vae import Pixels
+from .networks.vae import Autoencoder, Pixels
+from .runtime_loras import RuntimeLoras
 from .sampling.low_res import LowRes
 from .sampling.scheduler import Scheduler
 from .spellings import DTYPE_VALUES
@@ -48,16 +53,22 @@ def load(
     *,
     lora_folder: str | os.PathLike[str] | None = None,
     lora_strict: bool = False,
+    vae: str | os.PathLike[str] | None = None,
+    lora_mode: str = "merge",
 ) -> Model:
     """Loads "tiny", a model folder, a diffusers folder, a single file or a hub id; a cache keeps what is converted.
 
     dtype: of the networks; None is float16 on a GPU, float32 on the CPU. loras: paths, or pairs of path and scale,
     merged in memory in float32. quantize: the text of `--quantize`, done in memory after that; a folder that was
     converted with it takes neither. lora_folder: of LoRAs that are given by name; None is that of MLX_SD_LORAS.
-    lora_strict: a LoRA that fits only in part is an error, and not a warning. Raises InputError where these do not fit
-    together.
+    lora_strict: a LoRA that fits only in part is an error, and not a warning. vae: an autoencoder in the place of the
+    model's own: a file, a folder, a hub id, "taesd" or "taesdxl". lora_mode: "merge", or "runtime": beside the layers,
+    as only quantized folders can have them; `Model.runtime_loras` changes the scales. Raises InputError where these do
+    not fit together.
     """
     name, dtype = os.fspath(model), _dtype(dtype)
+    if lora_mode not in LORA_MODES:
+        raise unknown("LoRA mode", lora_mode, LORA_MODES)
     if mx.default_device() == mx.cpu and (problem := blas.problem()):
         warnings.warn(problem, stacklevel=1)  # of this line, so that Python shows it once
     if quantize:
@@ -66,22 +77,39 @@ def load(
     folder = resolve.model_folder(name, variant="fp16" if dtype == mx.float16 else None)
     about = read_model_json(folder)
     networks = _build(folder, about)
+    places = dict.fromkeys(networks, (folder, about["version"]))
+    replacement = None if vae is None else _replace_vae(os.fspath(vae), networks, about)
+    if replacement:
+        places["vae"] = replacement.folder, VERSION
     stored_schemes = quantization.from_record(about["quantization"], f"{folder}/model.json")
-    if stored_schemes and (adapters or quantize):
-        reason = "an adapter vanishes in it when it is merged" if adapters else "that is not done twice"
-        raise InputError(f"{name} is quantized, and {reason}; convert its source again with both")
+    beside = lora_mode == "runtime"
+    if stored_schemes and quantize:
+        raise InputError(f"{name} is quantized, and that is not done twice; convert its source again")
+    if stored_schemes and adapters and not beside:
+        raise InputError(
+            f"{name} is quantized, and an adapter vanishes in it when it is merged; --lora-mode runtime keeps it "
+            "beside the layers, or convert its source again with both"
+        )
     schemes = quantization.parse_for(networks, quantize)
-    merge = resolve.merge_plan(adapters, networks, lora_strict)
-    files = [folder / f"{part}.safetensors" for part in networks]
+    merge = None if beside else resolve.merge_plan(adapters, networks, lora_strict)
+    plan = resolve.runtime_plan(adapters, networks, lora_strict) if beside and adapters else None
+    files = [home / f"{part}.safetensors" for part, (home, _) in places.items()]
     with terminal.progress(sum(file.stat().st_size for file in files if file.is_file()), "load") as advance:
         for part, network in networks.items():
-            if part in stored_schemes:
+            if part in stored_schemes and not (replacement and part == "vae"):
                 quantization.replace_layers(network, stored_schemes[part])
-            fill(network, folder, part, about["version"], dtype, merge and partial(merge, part), advance)
+            home, version = places[part]
+            fill(network, home, part, version, dtype, merge and partial(merge, part), advance)
             if part in schemes:
                 quantization.quantize_network(network, schemes[part])
     model_record = _model(name, folder, about, dtype, networks)
+    if plan:
+        runtime = RuntimeLoras(networks, plan, dtype)
+        model_record = replace(model_record, lora_mode=lora_mode, runtime_loras=runtime)
+        return replace(model_record, loras=runtime.records, lora_hashes=runtime.hashes, quantization=quantize)
     records, hashes = (merge.records, merge.autov3) if merge else ((), ())
+    if replacement:
+        model_record = replace(model_record, vae_name=os.fspath(vae or ""), vae_hash=replacement.hash)
     return replace(model_record, loras=tuple(records), lora_hashes=tuple(hashes), quantization=quantize)
 
 
@@ -102,6 +130,40 @@ def _build(folder: Path, about: Mapping[str, Any]) -> dict[str, nn.Module]:
         raise InputError(f"{folder}/model.json lists no {missing}; convert the checkpoint again")
     configs = network_configs(about)
     return {part: build(part, config, f"{folder}/model.json: {part}") for part, config in configs.items()}
+
+
+def _replace_vae(name: str, networks: dict[str, nn.Module], about: Mapping[str, Any]) -> NetworkFolder:
+    """Puts another autoencoder, without weights, in the place of the model's own; returns the folder that has them.
+
+    InputError where the model has none, and where the latents of the two are not of one shape.
+    """
+    if "vae" not in networks:
+        raise InputError("this model has no autoencoder to replace: it works on pixels; leave --vae out")
+    tiny_vaes.check(name, networks["unet"].config.added_time_dims is not None)
+    replacement = resolve.vae_folder(name, network_configs(about)["vae"])
+    network = build("vae", replacement.config, name)
+    _check_latents(name, network.config, networks["vae"].config)
+    networks["vae"] = network
+    return replacement
+
+
+def _check_latents(name: str, config: VAEConfig, before: VAEConfig) -> None:
+    if (config.latent_channels, config.downsampling) != (before.latent_channels, before.downsampling):
+        raise InputError(
+            f"{name}: its latents have {config.latent_channels} channels and {config.downsampling} pixels a side; this "
+            f"model's have {before.latent_channels} and {before.downsampling}"
+        )
+
+
+def load_vae(name: str, model: Model, dtype: mx.Dtype) -> Autoencoder:
+    """Loads an autoencoder for the latents of a model; name: as of `--vae`. InputError as `load` raises it."""
+    tiny_vaes.check(name, model.unet.config.added_time_dims is not None)
+    place = resolve.vae_folder(name, {})
+    network: Any = build("vae", place.config, name)
+    _check_latents(name, network.config, model.vae.config)
+    fill(network, place.folder, "vae", VERSION, dtype, None, lambda size: None)
+    vae: Autoencoder = network
+    return vae
 
 
 def _model(name: str, folder: Path, about: Mapping[str, Any], dtype: mx.Dtype, networks: Mapping[str, Any]) -> Model:

@@ -2,14 +2,19 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import mlx.core as mx
 
 from . import codec, conditions, generation
+from .checkpoint.adapter import AdapterSource
 from .checkpoint.control import ControlSource
-from .checkpoint.lora import LoraSource
+from .checkpoint.ip_adapter import ImagePromptSource
+from .checkpoint.lora import Lora, LoraSource
 from .checkpoint.model import Model
 from .completion import complete
+from .core.errors import InputError
 from .generation import Accept, Callback, Result
 from .keywords import suggests_keywords
 from .load import load
@@ -43,6 +48,8 @@ class StableDiffusion:
         *,
         lora_folder: str | os.PathLike[str] | None = None,
         lora_strict: bool = False,
+        vae: str | os.PathLike[str] | None = None,
+        lora_mode: str = "merge",
     ) -> "StableDiffusion":
         """Loads "tiny" (the embedded checkpoint), a model folder, a diffusers folder, a single file or a hub id.
 
@@ -51,8 +58,27 @@ class StableDiffusion:
         quantize: linear layers in fewer bits: "4", "8:32" (in groups of 32) or "unet=4,text_encoder=8".
         lora_folder: where LoRAs lie that are given by name; None is the environment's MLX_SD_LORAS.
         lora_strict: a LoRA that fits the model only in part is an error, and not a warning.
+        lora_mode: "merge" puts LoRAs into the weights; "runtime" keeps them beside, also beside quantized weights, and
+            `scale_loras` changes their scales.
+        vae: another autoencoder, for encoding and decoding: "taesd" or "taesdxl", a file, a folder or a hub id.
         """
-        return cls(load(model, dtype, loras, quantize, lora_folder=lora_folder, lora_strict=lora_strict))
+        more: dict[str, Any] = {"lora_folder": lora_folder, "lora_strict": lora_strict, "lora_mode": lora_mode}
+        return cls(load(model, dtype, loras, quantize, **more, vae=vae))
+
+    def scale_loras(self, *scales: float | tuple[float, Sequence[float]]) -> None:
+        """Changes the scale of each LoRA that was loaded with lora_mode="runtime", in their order.
+
+        Each is a number, or a pair of it and block weights; pictures from then on are made with them. Raises InputError
+        where there are not as many as LoRAs, and where these are merged.
+        """
+        runtime = self.model.runtime_loras
+        if runtime is None:
+            raise InputError('there are no LoRAs to scale; load them with lora_mode="runtime"')
+        paths = [record["path"] for record in runtime.records]
+        entries = [scale if isinstance(scale, tuple) else (scale,) for scale in scales]
+        names = [*paths, *["LoRA"] * len(entries)]
+        runtime.scale([Lora.of((name, *entry)) for name, entry in zip(names, entries, strict=False)])
+        self.model = replace(self.model, loras=runtime.records)
 
     @property
     def unet(self) -> UNet:
@@ -112,6 +138,10 @@ class StableDiffusion:
         noise_level: int | None = None,
         controls: Sequence[ControlSource] = (),
         guess_mode: bool | None = None,
+        adapters: Sequence[AdapterSource] = (),
+        adapter_factor: float | None = None,
+        ip_adapters: Sequence[ImagePromptSource] = (),
+        ip_encoder: str | os.PathLike[str] | None = None,
         refiner: "StableDiffusion | None" = None,
         refine_at: float | None = None,
         eta: float | None = None,
@@ -175,6 +205,12 @@ class StableDiffusion:
             controls: control networks, each a tuple (model, image) or (model, image, scale), a text as `--control`
                 takes it, or Control(model, image, scale, start, end, maker).
             guess_mode: control networks act with the prompt alone, and weaker on fine levels.
+            adapters: T2I-Adapters, each a tuple (model, image) or (model, image, scale), or a text as `--adapter` takes
+                it.
+            adapter_factor: share of the evaluations at which they act, from 0 to 1; 1.
+            ip_adapters: images as prompts, each a tuple (model, images), (model, images, scale) or (model, images,
+                scale, mask), or a text as `--ip-adapter` takes it.
+            ip_encoder: the image encoder that these see through; None is the one beside the adapter.
             refiner: another loaded model that goes on with the latents, on the same schedule.
             refine_at: share of the way at which the refiner begins, above 0, below 1; 0.8.
             eta: fresh noise in ddim (0) and euler_ancestral (1), from 0 to 1.
@@ -226,6 +262,10 @@ class StableDiffusion:
             noise_level=noise_level,
             controls=controls,  # type: ignore[arg-type]  # tuples become objects
             guess_mode=guess_mode,
+            adapters=adapters,  # type: ignore[arg-type]
+            adapter_factor=adapter_factor,
+            ip_adapters=ip_adapters,  # type: ignore[arg-type]
+            ip_encoder=ip_encoder,  # type: ignore[arg-type]
             refine_at=refine_at,
             eta=eta,
             gamma=gamma,

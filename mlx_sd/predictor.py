@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
+from .adapters import Features
 from .conditions import Conditions
 from .controller import Controller
+from .image_prompts import ImageAttention
 from .networks.blocks import Attend, apply_attention
 from .networks.unet import Deep, Join, UNet, concatenate
 from .reuse.feature_cache import FeatureCache
@@ -27,16 +29,19 @@ class Predictor:
         join: Join = concatenate,
         tgate: AttentionCache | None = None,
         control: Controller | None = None,
+        features: Features | None = None,
+        image_attention: ImageAttention | None = None,
     ):
         """Collects what one generation needs.
 
         conditions: of all evaluations, or one for each, where prompts change on the way. guidance, guidance_rescale: as
         `guide` takes them. deepcache: the deep features of this generation. channels: (1 or N, h, w, K) beside the
         latents. join: how the UNet joins skips (FreeU). tgate: the attention outputs of this generation. control: its
-        control networks.
+        control networks. features: what its T2I-Adapters add. image_attention: what its image prompts add to attentions.
         """
         self._unet, self._conditions, self._channels = unet, conditions, channels
         self._guidance, self._guidance_rescale = guidance, guidance_rescale
+        self._features, self._image_attention = features, image_attention
         self.deepcache, self._join, self._tgate, self._control = deepcache, join, tgate, control
 
     @property
@@ -50,8 +55,10 @@ class Predictor:
         conditions = self._conditions if isinstance(self._conditions, Conditions) else self._conditions[evaluation]
         controlled = conditions
         attend: Attend = apply_attention
+        if self._image_attention:
+            attend = self._image_attention.apply(conditions.guided, conditions.copies)
         if self._tgate:
-            attend = self._tgate.attend(evaluation)
+            attend = self._tgate.attend(evaluation, attend)
             if self._tgate.drops_guidance(evaluation):
                 # The UNet reuses what the prompt did; a control network has no such memory, and reads the prompt.
                 conditions, controlled = conditions.unconditional(), conditions.conditional()
@@ -80,6 +87,7 @@ class Predictor:
                 attend=attend,
                 skip_residuals=residuals and residuals.skips,
                 middle_residual=residuals and residuals.middle,
+                features=self._features and self._features.at(evaluation),
             )
 
         output = self.deepcache.evaluate(evaluate).astype(mx.float32)

@@ -1,4 +1,4 @@
-"""What `--model`, `--control` and `--lora` take -> model folders and adapters. It alone calls `convert`, and lazily."""
+"""What `--model`, `--vae`, `--control` and `--lora` take -> folders and adapters. It alone calls `convert`, lazily."""
 
 import hashlib
 import json
@@ -12,7 +12,16 @@ import mlx.nn as nn
 
 from .checkpoint.embedded import EMBEDDED
 from .checkpoint.lora import Lora, LoraSource
-from .checkpoint.model_folder import CONTROL, VERSION, network_configs, read_model_json
+from .checkpoint.model_folder import (
+    CONTROL,
+    IMAGE_ENCODER,
+    IP_ADAPTER,
+    T2I_ADAPTER,
+    VERSION,
+    network_configs,
+    read_model_json,
+)
+from .checkpoint.network_folder import JSON, NetworkFolder, read_network_json
 from .core import terminal
 from .core.errors import InputError
 from .core.places import cache_folder
@@ -65,6 +74,62 @@ def configs(model: str, part: str = "unet") -> dict[str, dict[str, Any]]:
     return networks
 
 
+def vae_folder(name: str, replaced: Mapping[str, Any]) -> NetworkFolder:
+    """Returns the folder of the autoencoder that `--vae` means, converted into the cache on first use.
+
+    replaced: the config of the model's own, whose latents have the same scale. InputError where there is no such VAE.
+    """
+    from convert.sources.open_checkpoint import open_vae
+
+    return _network_folder("vae", name, open_vae(Path(name), replaced))
+
+
+def adapter_folder(name: str) -> NetworkFolder:
+    """Returns the folder of the T2I-Adapter that `--adapter` names, converted into the cache on first use."""
+    from convert.sources.t2i_adapter import open_adapter
+
+    return _network_folder(T2I_ADAPTER, name, open_adapter(name))
+
+
+def ip_adapter_folder(name: str) -> NetworkFolder:
+    """Returns the folder of the IP-Adapter that `--ip-adapter` names, converted into the cache on first use."""
+    from convert.sources.ip_adapter import open_ip_adapter
+
+    return _network_folder(IP_ADAPTER, name, open_ip_adapter(name))
+
+
+def image_encoder_folder(name: str | None, adapter: str, model: str) -> NetworkFolder:
+    """Returns the folder of an IP-Adapter's image encoder, converted into the cache on first use.
+
+    name: of `--ip-encoder`; None is the one beside the adapter, or in the model's diffusers folder.
+    """
+    from convert.sources.ip_adapter import open_image_encoder
+
+    component = open_image_encoder(name, adapter, Path(model) if Path(model).is_dir() else None)
+    return _network_folder(IMAGE_ENCODER, name or adapter, component)
+
+
+def _network_folder(part: str, name: str, component: Any) -> NetworkFolder:
+    """Returns the folder of a network that is open, which is converted into the cache on first use."""
+    from convert.writers.network_folder import write_network_folder
+
+    identity = [VERSION, part, component.config, [_state(file) for file in component.files]]
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    out = cache_folder() / "networks" / f"{component.files[0].stem}-{digest}"
+    if not (out / JSON).is_file():
+        try:
+            write_network_folder(part, component, out, name)
+        except InputError:
+            if not (out / JSON).is_file():  # else another process was first
+                raise
+    return read_network_json(out)
+
+
+def _state(file: Path) -> list[Any]:
+    status = file.stat()
+    return [str(file.resolve()), status.st_size, status.st_mtime_ns]
+
+
 def adapters(loras: Sequence[LoraSource], folder: str | os.PathLike[str] | None = None) -> list[Any]:
     """Opens adapters, to be merged by `merge_plan`; InputError where one cannot be read.
 
@@ -87,6 +152,16 @@ def merge_plan(adapters: list[Any], networks: Mapping[str, nn.Module], strict: b
     from convert.adapters.merge import plan_merge
 
     return plan_merge(adapters, networks, strict)
+
+
+def runtime_plan(adapters: list[Any], networks: Mapping[str, nn.Module], strict: bool = False) -> Any:
+    """Returns what adapters add beside layers, for `RuntimeLoras`; the networks are not quantized yet.
+
+    strict: as of `merge_plan`.
+    """
+    from convert.adapters.runtime import plan_runtime
+
+    return plan_runtime(adapters, networks, strict)
 
 
 def _converted(model: str) -> Path | None:

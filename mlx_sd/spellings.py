@@ -14,7 +14,7 @@ COUNT_ALIASES = "num-images num-images-per-prompt n-images image-count"
 COUNT = "here --count is how many pictures, --batch how many of them go through the UNet together: --count {value}"
 _ONE_SEED = "there is one seed, a number: --seed N"
 _SEEDS = "--seed is that of the first picture, and --count N takes the next seeds for the others"
-_PARTS = "convert the model with it: python -m convert --model M --vae FILE (or --text-encoder PATH) --out DIR"
+_PARTS = "convert the model with it: python -m convert --model M --text-encoder PATH --out DIR"
 _DEVICE = "there is nothing to choose: MLX takes the GPU where there is one"
 COMPUTE_UNIT = "compute units are of Apple's systems; --coreml FOLDER computes packages anywhere, to check them"
 _CONTROL = "a control network and its image are one option: --control MODEL:IMAGE, or MODEL:IMAGE:SCALE:START-END"
@@ -48,7 +48,7 @@ TILE_FLAGS = {
     **dict.fromkeys(("lowvram", "medvram", "low-ram", "reduce-memory", "enable-attention-slicing"), _LESS_MEMORY),
 }
 SEED_FLAGS = {"seeds": _SEEDS, "auto-seeds": _SEEDS, "subseed": _ONE_SEED, "generator": _ONE_SEED}
-MODEL_FLAGS = {**dict.fromkeys(("vae", "vae-path", "vae-name", "text-encoder"), _PARTS), "device": _DEVICE}
+MODEL_FLAGS = {"text-encoder": _PARTS, "device": _DEVICE}
 DTYPE_VALUES = {
     **dict.fromkeys(("fp16", "f16", "half", "torch.float16"), "float16"),
     **dict.fromkeys(("bf16", "torch.bfloat16"), "bfloat16"),

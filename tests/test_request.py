@@ -24,7 +24,7 @@ from mlx_sd.sampling import names, samplers, schedules
 from mlx_sd.sampling.table import Options
 
 # Fields of a request that `generate` takes by another name, or that `StableDiffusion.load` decides.
-_OF_LOADING = {"model", "dtype", "loras", "quantize", "coreml"}
+_OF_LOADING = {"model", "dtype", "loras", "quantize", "coreml", "vae", "lora_mode"}
 _BY_ANOTHER_NAME = {"class_label": "classes", "init_image": "image"}
 # What `generate` takes beside the fields of a request.
 _BESIDE = {"self", "count", "batch", "latents", "channels", "output", "callback"}
@@ -48,6 +48,7 @@ _parsed = {
     **dict.fromkeys(("original_size", "target_size", "crop"), st.tuples(st.integers(1, 4096), st.integers(1, 4096))),
     "prompt_style": st.sampled_from(PROMPT_STYLES),
     "init_image": st.just("in.png"),
+    "vae": st.sampled_from(["taesd", "vae.safetensors"]),
     "mask": st.sampled_from(["mask.png", "alpha"]),
     "seed": st.integers(0, seeds.HIGHEST),
     "guidance_rescale": st.floats(0, 1),

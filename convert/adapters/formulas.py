@@ -35,6 +35,13 @@ def lora(f: Factors) -> mx.array:
     return (_matrix(f["up"]) @ _matrix(f["down"])).reshape(f["up"].shape[0], *f["down"].shape[1:])
 
 
+def lora_pair(f: Factors) -> tuple[mx.array, mx.array]:
+    """Returns (down, up) of `lora`: (rank, in) or (rank, in, h, w), with a kernel from the middle, and (out, rank)."""
+    if "mid" in f:
+        return mx.einsum("rshw,si->rihw", f["mid"], _matrix(f["down"])), _matrix(f["up"])
+    return f["down"], _matrix(f["up"])
+
+
 def loha(f: Factors) -> mx.array:
     """Returns the elementwise product of two low-rank matrices (Hyeon-Woo et al. 2022, FedPara)."""
     if "hada_t1" in f:

@@ -27,7 +27,7 @@ Layers = Mapping[str, Mapping[str, list[Target]]]  # network -> a name in any sp
 Shape = tuple[int, ...]
 
 
-class _Change(NamedTuple):
+class Change(NamedTuple):
     """What one module does to one weight or bias."""
 
     module: Module
@@ -43,7 +43,7 @@ class Merge:
 
     def __init__(
         self,
-        changes: Mapping[tuple[str, str], Sequence[_Change]],
+        changes: Mapping[tuple[str, str], Sequence[Change]],
         records: list[dict[str, Any]],
         autov3: Sequence[str] = (),
     ):
@@ -62,7 +62,7 @@ class Merge:
             return array
         with mx.stream(mx.cpu):
             weight = array.astype(mx.float32)
-            difference = _bias_difference if parameter.endswith(".bias") else _weight_difference
+            difference = bias_difference if parameter.endswith(".bias") else weight_difference
             total = sum((difference(change, weight) for change in changes), mx.zeros_like(weight))
             merged = weight + total
             mx.eval(merged)
@@ -89,24 +89,25 @@ def plan_merge(adapters: Sequence[OpenAdapter], networks: Mapping[str, nn.Module
     Warns of modules that are of no layer. Raises InputError where none is of any layer or, with `strict`, one is not;
     for an adapter of another family; and for modules that do not fit their layer's shape.
     """
-    changes: dict[tuple[str, str], list[tuple[str, _Change]]] = {}
+    changes: dict[tuple[str, str], list[tuple[str, Change]]] = {}
     if adapters:
         layers = layers_of(networks)
         parameters = {part: shapes(network) for part, network in networks.items()}
         for lora, adapter in adapters:
-            for key, change in _changes(lora, adapter, layers, parameters, strict):
+            for key, change in changes_of(lora, adapter, layers, parameters, strict):
                 if change.scale:  # 0 is the identity, to the bit
                     changes.setdefault(key, []).append((adapter.sha256, change))
     return Merge(
         # Sorted, because the last bit of a sum of three depends on the order.
         {key: [c for _, c in sorted(several, key=lambda s: (s[0], s[1].scale))] for key, several in changes.items()},
-        [
-            {"path": lora.path, "sha256": adapter.sha256, "scale": lora.scale}
-            | ({"blocks": list(lora.blocks)} if lora.blocks else {})
-            for lora, adapter in adapters
-        ],
+        records_of(adapters),
         [adapter.autov3 for _, adapter in adapters],
     )
+
+
+def records_of(adapters: Sequence[OpenAdapter]) -> list[dict[str, Any]]:
+    """Returns path, sha256, scale and block weights of each adapter, as model.json and metadata have them."""
+    return [lora._replace(sha256=adapter.sha256).to_record() for lora, adapter in adapters]
 
 
 def layers_of(networks: Mapping[str, nn.Module]) -> Layers:
@@ -152,9 +153,13 @@ def _download(repository: str, file: str) -> Path:
     return folder / (selected[0] if selected else file)  # without a connection perhaps the folder alone
 
 
-def _changes(
+def changes_of(
     lora: Lora, adapter: Adapter, layers: Layers, parameters: Mapping[str, Mapping[str, Shape]], strict: bool
-) -> Iterator[tuple[tuple[str, str], _Change]]:
+) -> Iterator[tuple[tuple[str, str], Change]]:
+    """Yields (network, parameter) and what a module of an adapter does to it; errors and warnings as `plan_merge`.
+
+    parameters: the shapes of each network's, channel-last.
+    """
     model_widths = {shape[1] for name, shape in parameters["unet"].items() if name.endswith("attn2.k.weight")}
     adapter_widths = prompt_widths(adapter)
     if adapter_widths and model_widths and not adapter_widths & model_widths:
@@ -172,7 +177,7 @@ def _changes(
             weight, bias = f"{target.layer}.weight", f"{target.layer}.bias"
             shape = parameters[target.part]
             problems += _misfits(module, target, shape.get(weight), shape.get(bias))
-            change = _Change(module, lora.scale * factor(target.part, target.layer), target)
+            change = Change(module, lora.scale * factor(target.part, target.layer), target)
             if module.kind:
                 yield (target.part, weight), change
             if not module.extras.keys().isdisjoint(BIASES):
@@ -252,12 +257,12 @@ def _axis(role: str, shape: Shape, expected: Shape) -> int | None:
     return 1 if sides[0] == 1 and count == expected[1] else None
 
 
-def _weight_difference(change: _Change, weight: mx.array) -> mx.array:
-    """What `change` adds to a weight (channel-last), in float32."""
+def weight_difference(change: Change, weight: mx.array) -> mx.array:
+    """Returns what `change` adds to a weight (channel-last), in float32."""
     module, target = change.module, change.target
     assert module.kind is not None
     factors = {role: tensor.read().astype(mx.float32) for role, tensor in module.factors.items()}
-    delta = _piece(module.kind.delta(factors), target)
+    delta = piece(module.kind.delta(factors), target)
     if weight.ndim == 4:
         o, h, w, i = weight.shape
         delta = delta.reshape(o, i, h, w).transpose(0, 2, 3, 1)
@@ -270,21 +275,22 @@ def _weight_difference(change: _Change, weight: mx.array) -> mx.array:
         axis = _axis(role, tensor.shape, (o, i))
         magnitude = tensor.read().astype(mx.float32).reshape(-1)
         if axis == 0:
-            delta = decomposed(weight + delta, _piece(magnitude, target), 0) - weight
+            delta = decomposed(weight + delta, piece(magnitude, target), 0) - weight
         else:
             delta = decomposed(weight + delta, magnitude, -1) - weight
     return delta * change.scale
 
 
-def _bias_difference(change: _Change, bias: mx.array) -> mx.array:
-    """What `change` adds to a bias, in float32: a difference as it is, a LoRA's own bias with the LoRA's scaling."""
+def bias_difference(change: Change, bias: mx.array) -> mx.array:
+    """Returns what `change` adds to a bias, in float32; a LoRA's own bias has the LoRA's scaling, a difference none."""
     module = change.module
     total = mx.zeros_like(bias)
     for role, factor in zip(BIASES, (1.0, module.scaling), strict=True):
         if role in module.extras:
-            total = total + _piece(module.extras[role].read().astype(mx.float32), change.target) * factor
+            total = total + piece(module.extras[role].read().astype(mx.float32), change.target) * factor
     return total * change.scale
 
 
-def _piece(array: mx.array, target: Target) -> mx.array:
+def piece(array: mx.array, target: Target) -> mx.array:
+    """Returns the rows of an array that are a target's, where one module is for several layers."""
     return mx.split(array, target.pieces)[target.piece] if target.pieces > 1 else array

@@ -45,6 +45,9 @@ SEGMENTS = {
     "text_encoder": TEXT,
     "text_encoder_2": TEXT,
     "class_embedder": {},
+    "t2i_adapter": {},
+    "ip_adapter": {},
+    "image_encoder": TEXT,
 }
 
 # Segments that older versions of diffusers and transformers wrote -> those that current versions write.

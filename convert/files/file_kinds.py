@@ -86,6 +86,11 @@ KINDS = (
         "; give it by --vae beside a checkpoint",
     ),
     FileKind(
+        r"^((taesd_)?(encoder|decoder)\.)?(layers\.)?\d+\.conv\.0\.weight$",
+        "a tiny autoencoder (TAESD)",
+        "; give it by --vae beside a checkpoint",
+    ),
+    FileKind(
         r"^text_model\.|(^|\.)(encoder\.layers\.0\.layer_norm1|transformer\.resblocks\.0\.ln_1)\.weight$",
         "a text encoder",
         "; give it by --text-encoder beside a checkpoint",

@@ -1,12 +1,16 @@
 """Whatever `--model` and `--control` take -> a checkpoint: an embedded one, a folder, a single file or a hub id."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+from mlx_sd.checkpoint import tiny_vaes
 from mlx_sd.checkpoint.embedded import EMBEDDED
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.version import VERSION
+from mlx_sd.networks.configs import is_tiny
 
 from ..files import hub
 from . import control_network, diffusers_folder, hub_checkpoint, single_file, single_file_parts
@@ -38,11 +42,22 @@ def open_checkpoint(model: str, options: SourceOptions | None = None) -> Checkpo
         checkpoint = control_network.read(path, options)
     else:
         checkpoint = single_file.read(path, options) if path.is_file() else _folder(path, options)
+    if options.vae and "unet" in checkpoint.components:
+        tiny_vaes.check(str(options.vae), "addition_embed_type" in checkpoint.components["unet"].config)
     root = path if path.is_dir() else path.parent
     revision = root.name if root.parent.name == "snapshots" and _COMMIT.fullmatch(root.name) else None
     settings = {name: str(value) for name, value in asdict(options).items() if value}
     record = {"revision": revision, "settings": settings, "converter": f"mlx-sd {VERSION}"}
     return replace(checkpoint, provenance=checkpoint.provenance | record)
+
+
+def open_vae(path: Path, replaced: Mapping[str, Any]) -> Component:
+    """Opens a VAE on its own, in the place of another: a file, a folder, a hub id or a tiny autoencoder's name.
+
+    replaced: the config of that other, whose latents have the same scale. Raises InputError where it is no VAE.
+    """
+    scale = {key: replaced[key] for key in _SCALE if key in replaced}
+    return single_file_parts.standalone_vae(path, {} if is_tiny(replaced) else scale)
 
 
 def _folder(path: Path, options: SourceOptions) -> Checkpoint:
@@ -54,9 +69,7 @@ def _folder(path: Path, options: SourceOptions) -> Checkpoint:
     if options.vae and "vae" not in checkpoint.components:
         raise InputError(f"{path} has no vae to replace: it works on pixels")
     if options.vae:
-        config = checkpoint.components["vae"].config
-        scale = {key: config[key] for key in _SCALE if key in config}
-        replaced["vae"] = single_file_parts.standalone_vae(options.vae, scale)
+        replaced["vae"] = open_vae(options.vae, checkpoint.components["vae"].config)
     for part, file in (("text_encoder", options.text_encoder), ("text_encoder_2", options.text_encoder_2)):
         if file and part in checkpoint.components:
             config = checkpoint.components[part].config

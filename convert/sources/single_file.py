@@ -6,6 +6,7 @@ from typing import Any
 
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import Tensor, metadata
+from mlx_sd.networks.configs import vae_config
 from mlx_sd.networks.family import Task, task_of
 from mlx_sd.networks.unet_config import UNetConfig
 from mlx_sd.prompts.tokenizer import Tokenizer
@@ -129,7 +130,7 @@ def _match(file: Path, components: Mapping[str, Component], kind: Kind, pixels: 
         if sizes_width <= 0 or sizes_width % kind.sizes:
             raise InputError(f"{file}: the UNet's input of pooled text and sizes does not fit the text encoder")
         unet["addition_time_embed_dim"] = sizes_width // kind.sizes
-    scale = 2 ** (len(vae["block_out_channels"]) - 1)  # pixels per latent
+    scale = vae_config(vae).downsampling  # pixels per latent
     unet["sample_size"], vae["sample_size"] = max(1, pixels // scale), pixels
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from mlx_sd.checkpoint.tiny_vaes import REPOSITORIES
 from mlx_sd.core import file_formats
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import Tensor, tensors
@@ -15,7 +16,7 @@ from mlx_sd.core.files import Tensor, tensors
 from ..files import file_kinds
 from ..files.diffusers_names import current_name
 from ..files.refusals import check_dtypes, is_pickle, pickle_error
-from . import configs_from_shapes, diffusers_folder, original_weights
+from . import configs_from_shapes, diffusers_folder, original_weights, single_network, tiny_autoencoder
 from .checkpoint import Component
 from .single_file_kinds import IGNORED, TEXT_IGNORED, Text
 
@@ -84,10 +85,16 @@ def vae(file: Path, stored: Tensors, fields: Mapping[str, Any]) -> Component:
 
 
 def standalone_vae(path: Path, fields: Mapping[str, Any]) -> Component:
-    """Opens a VAE on its own: a file of LDM or diffusers names, or a folder that has it; `fields` as for `vae`."""
+    """Opens a VAE on its own: a file of LDM or diffusers names, a folder that has it, a hub id, or a tiny one's name.
+
+    fields: as for `vae`; a tiny autoencoder takes none.
+    """
+    path = single_network.locate(str(path), REPOSITORIES)
     if path.is_dir():
         return _from_folder(path, "vae")
     stored = open_tensors(path)
+    if tiny_autoencoder.is_tiny(stored):
+        return tiny_autoencoder.component(path, stored, open_tensors)
     prefix = find_prefix(stored, _VAES, _VAE_MARK)
     if prefix is None:
         raise InputError(f"{path} is given as a VAE, but {_kind(stored)}")

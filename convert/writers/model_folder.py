@@ -61,7 +61,7 @@ def write_model_folder(
         sources = plan(part, component, checkpoint.path / part)
         differences += [parameter for parameter, tensor, _ in sources if isinstance(tensor, Difference)]
         networks[part] = [
-            _entry(parameter, tensor, shape, dtype, partial(merge, part, parameter))
+            entry(parameter, tensor, shape, dtype, partial(merge, part, parameter))
             for parameter, tensor, shape in sources
         ]
         if part in quantizations:
@@ -153,13 +153,23 @@ def _fits(stored: Shape, expected: Shape) -> bool:
     return stored == expected
 
 
-def _entry(
-    parameter: str, tensor: Tensor, shape: Shape, dtype: mx.Dtype | None, merge: Callable[[mx.array], mx.array]
+def entry(
+    parameter: str,
+    tensor: Tensor,
+    shape: Shape,
+    dtype: mx.Dtype | None = None,
+    change: Callable[[mx.array], mx.array] | None = None,
 ) -> Entry:
+    """Returns a parameter of our shape to be written; `change` is applied to it, for merging adapters.
+
+    dtype: in the file; None is the tensor's own.
+    """
+
     def read() -> mx.array:
-        """Reads the tensor, channel-last, and merges adapters into it."""
-        array = tensor.read()
-        return merge((array.transpose(0, 2, 3, 1) if array.ndim == 4 else array).reshape(shape))
+        """Reads the tensor, channel-last, and changes it."""
+        stored = tensor.read()
+        array = (stored.transpose(0, 2, 3, 1) if stored.ndim == 4 else stored).reshape(shape)
+        return change(array) if change else array
 
     return Entry(parameter, shape, dtype or TENSOR_DTYPES[tensor.dtype][1], read)
 

@@ -102,6 +102,14 @@ class Emitter:
         """Takes the cosine elementwise."""
         return _same(operations.cos, x)
 
+    def tanh(self, x: Var) -> Var:
+        """Takes the hyperbolic tangent elementwise."""
+        return _same(operations.tanh, x)
+
+    def relu(self, x: Var) -> Var:
+        """Takes the larger of x and 0 elementwise."""
+        return _same(operations.relu, x)
+
     def silu(self, x: Var) -> Var:
         """Multiplies x by sigmoid(x)."""
         if self._fused_silu:

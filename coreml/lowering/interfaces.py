@@ -21,6 +21,8 @@ _KEYWORDS = {
     "encoder_hidden_states": "context",
 }  # port -> parameter of UNet.__call__
 
+_NO_VARIANCE = -30.0  # the log variance to which Apple's code, as diffusers, raises what is lower
+
 
 @dataclass(frozen=True)
 class Port:
@@ -124,9 +126,15 @@ def vae_encoder(config: VAEConfig, height: int, width: int, dtype: mx.Dtype) -> 
     """
     x = _port("x", (1, height * config.downsampling, width * config.downsampling, config.in_channels), dtype, IMAGE)
     latent = _port("latent", (1, height, width, 2 * config.latent_channels), mx.float32, IMAGE, dtype)
-    return FunctionSpec(
-        "VAEEncoder", "vae", lambda network, x: (network.moments(x),), (x,), (latent,), "A picture to latents", dtype
-    )
+
+    def encode(network: Any, x: mx.array) -> tuple[mx.array, ...]:
+        """Returns mean and log variance side by side, the least where encoding is deterministic."""
+        moments = network.moments(x)
+        if config.deterministic:
+            moments = mx.concatenate([moments, mx.full(moments.shape, _NO_VARIANCE, moments.dtype)], axis=-1)
+        return (moments,)
+
+    return FunctionSpec("VAEEncoder", "vae", encode, (x,), (latent,), "A picture to latents", dtype)
 
 
 @dataclass(frozen=True)

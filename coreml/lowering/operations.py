@@ -123,6 +123,7 @@ RULES: dict[str, Rule] = {
     "group_norm": group_norm,
     "layer_norm": layer_norm,
     "upsample": upsample,
+    "relu": _activation("relu"),
     "silu": _activation("silu"),
     "gelu": _activation("gelu", mode="EXACT"),
     "quick_gelu": _activation("gelu", mode="SIGMOID_APPROXIMATION"),

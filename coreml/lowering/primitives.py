@@ -160,6 +160,7 @@ RULES: dict[str, Rule] = {
     "Exp": _unary("exp", np.exp),
     "Sin": _unary("sin", np.sin),
     "Cos": _unary("cos", np.cos),
+    "Tanh": _unary("tanh", np.tanh),
     "Full": _identity,
     "AsType": _cast,
     "Broadcast": _broadcast,

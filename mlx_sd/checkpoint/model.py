@@ -16,6 +16,7 @@ from ..prompts.tokenizer import Tokenizer
 from ..sampling.low_res import LowRes
 from ..sampling.scheduler import Scheduler
 
+LORA_MODES = ("merge", "runtime")
 DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
 
 
@@ -47,7 +48,12 @@ class Model:
     low_res: LowRes | None = None  # of x4 upscalers: how the small image is noised
     classes: Classes | None = None  # of class-conditional models
     checkpoint_hash: str | None = None  # SHA-256 of the single file that it was converted from
+    lora_mode: str = "merge"  # or "runtime", beside the layers
+    vae_name: str | None = None  # as `--vae` named the autoencoder, where it is not the checkpoint's own
+    vae_hash: str | None = None  # of that autoencoder's weights
     class_embedder: ClassEmbedder | None = None  # makes a context of class ids, where the UNet does not look them up
+    runtime_loras: Any = field(default=None, compare=False)  # `RuntimeLoras`, of the mode "runtime"
+    networks_beside: dict[str, Any] = field(default_factory=dict, compare=False)  # adapters, loaded, by folder
     control_networks: dict[str, ControlNet] = field(default_factory=dict, compare=False)  # loaded beside it, by folder
 
     @property

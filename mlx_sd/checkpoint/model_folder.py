@@ -13,9 +13,13 @@ from ..core.errors import InputError
 from ..core.files import Tensor, read_json, tensors
 from ..networks.classes import ClassEmbedder
 from ..networks.clip import TextEncoder
-from ..networks.configs import ClassConfig, TextConfig, VAEConfig
+from ..networks.clip_vision import ImageEncoder, VisionConfig
+from ..networks.configs import ClassConfig, TextConfig, TinyConfig, vae_config
 from ..networks.control import ControlNet
 from ..networks.control_config import ControlConfig
+from ..networks.ip_adapter import IPAdapter, IPAdapterConfig
+from ..networks.t2i_adapter import AdapterConfig, T2IAdapter
+from ..networks.tiny_autoencoder import TinyAutoencoder
 from ..networks.unet import UNet
 from ..networks.unet_config import UNetConfig
 from ..networks.vae import Autoencoder
@@ -25,6 +29,8 @@ AGAIN = "; convert the checkpoint again"  # the end of messages about a folder t
 FORMAT, VERSION = "mlx-sd", 3
 
 TEXT = ("text_encoder", "text_encoder_2")
+IP_ADAPTER, IMAGE_ENCODER = "ip_adapter", "image_encoder"  # of the folders of an IP-Adapter and its image encoder
+T2I_ADAPTER = "t2i_adapter"  # of the folder of a T2I-Adapter
 CONTROL = "control"  # of a folder that holds a ControlNet alone
 DIFFERENCES = "differences"  # in model.json: a ControlNet's parameters that are differences from its UNet's
 _SCALES = {"StableDiffusionUpscalePipeline": 0.08333, "LDMSuperResolutionPipeline": 1.0}
@@ -120,14 +126,22 @@ def tokenizers(folder: Path, networks: Mapping[str, Any]) -> tuple[Tokenizer, ..
 def build(part: str, config: Mapping[str, Any], where: str) -> nn.Module:
     """Builds the network of a Hugging Face config, without its weights; InputError names `where` a field is wrong.
 
-    part: "unet", "control", "vae", "text_encoder", "text_encoder_2" or "class_embedder".
+    part: "unet", "control", "vae", "text_encoder", "text_encoder_2", "class_embedder", "t2i_adapter",
+    "ip_adapter" or "image_encoder".
     """
     if part == "unet":
         return UNet(UNetConfig.from_hf(config, where))
     if part == CONTROL:
         return ControlNet(ControlConfig.from_hf(config, where))
     if part == "vae":
-        return Autoencoder(VAEConfig.from_hf(config, where))
+        read = vae_config(config, where)
+        return TinyAutoencoder(read) if isinstance(read, TinyConfig) else Autoencoder(read)
+    if part == T2I_ADAPTER:
+        return T2IAdapter(AdapterConfig.from_hf(config, where))
+    if part == IP_ADAPTER:
+        return IPAdapter(IPAdapterConfig.from_hf(config, where))
+    if part == IMAGE_ENCODER:
+        return ImageEncoder(VisionConfig.from_hf(config, where))
     if part in TEXT:
         return TextEncoder(TextConfig.from_hf(config, where))
     if part == "class_embedder":

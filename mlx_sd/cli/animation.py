@@ -29,6 +29,7 @@ class Plan(NamedTuple):
     folder: Path | None  # of the step images; None without --preview
     animate: str | None  # the value of --animate; "" is beside each picture
     several: bool  # whether the run makes several pictures
+    method: str | None = None  # of --preview-method
 
     @property
     def is_empty(self) -> bool:
@@ -45,8 +46,10 @@ class Plan(NamedTuple):
         return path.with_name(f"{path.stem}-{target.stem}{path.suffix}") if self.several else path
 
 
-def plan(preview: str | None, animate: str | None, several: bool) -> Plan:
-    """Checks the values of --preview and --animate; "" for `animate` is beside each picture."""
+def plan(preview: str | None, animate: str | None, several: bool, method: str | None = None) -> Plan:
+    """Checks the values of --preview, --animate and --preview-method; "" for `animate` is beside each picture."""
+    if method is not None and preview is None and animate is None:
+        raise InputError("--preview-method is of the images of steps; give --preview FOLDER or --animate too")
     folder = None if preview is None else Path(preview)
     if folder is not None:
         if is_file(folder):
@@ -59,7 +62,7 @@ def plan(preview: str | None, animate: str | None, several: bool) -> Plan:
         if is_folder(path):
             raise InputError(f"--animate {animate}: is a folder")
         check_writable(path.parent, "--animate", must_exist=True)
-    return Plan(folder, animate, several)
+    return Plan(folder, animate, several, method)
 
 
 def check_replaceable(path: Path, option: str) -> None:
@@ -93,7 +96,9 @@ class StepImages:
         if not plan.is_empty:
             from .. import preview  # here because few runs need it
 
-            self._preview, self._enlarged = preview.Preview(sd), preview.enlarged
+            self._preview, self._enlarged = preview.Preview(sd, method=plan.method or preview.LINEAR), preview.enlarged
+            if self._preview.full_size:
+                self._factor = 1
         self._frames: list[list[Image.Image]] = []  # of each picture of the batch, small
 
     def add(self, targets: Sequence[Path], evaluation: int, denoised: mx.array) -> None:

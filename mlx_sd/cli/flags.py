@@ -127,6 +127,13 @@ def _add_command(p: Parser, work: Any) -> None:
         "--preview", type=_text, metavar="FOLDER", help="write an image of each step while the picture is made"
     )
     p.add_spellings(preview, aliases="preview-dir stepwise-image-output-dir")
+    method = work.add_argument(
+        "--preview-method",
+        type=_text,
+        metavar="METHOD",
+        help="of the images of steps: linear, colours alone (default), taesd, or another tiny autoencoder",
+    )
+    p.add_spellings(method, aliases="preview-type live-preview-method")
     animate = work.add_argument(
         "--animate",
         nargs="?",

@@ -61,11 +61,16 @@ class Inputs:
 
 def _sources(request: Request) -> Iterator[tuple[str, str]]:
     """Yields the options of a request that name files, with the paths."""
-    for flag in ("init_image", "mask", "model", "refiner", "coreml"):
+    for flag in ("init_image", "mask", "model", "refiner", "coreml", "vae"):
         if isinstance(value := getattr(request, flag), str):
             yield f"--{flag.replace('_', '-')}", value
     if request.schedule and request.schedule.endswith(".json"):
         yield "--schedule", request.schedule
+    for adapter in request.adapters:
+        yield from (("--adapter", source) for source in (adapter.model, adapter.image) if isinstance(source, str))
+    for prompt in request.ip_adapters:
+        sources = (prompt.model, *prompt.images, prompt.mask, request.ip_encoder)
+        yield from (("--ip-adapter", source) for source in sources if isinstance(source, str))
     for lora in request.loras:
         yield "--lora", lora.path
     for embedding in request.embeddings:

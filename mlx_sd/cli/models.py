@@ -9,7 +9,8 @@ from ..core.errors import InputError
 from ..pipeline import StableDiffusion
 from ..request import Request
 
-FIELDS = ("model", "dtype", "loras", "quantize", "coreml", "refiner")  # a change of these needs another model
+# A change of these needs another model.
+FIELDS = ("model", "dtype", "loras", "quantize", "coreml", "refiner", "vae", "lora_mode")
 
 
 def load(arguments: argparse.Namespace, request: Request) -> tuple[StableDiffusion, StableDiffusion | None]:
@@ -29,6 +30,8 @@ def _loaded(arguments: argparse.Namespace, request: Request) -> StableDiffusion:
         request.quantize,
         lora_folder=arguments.lora_folder,
         lora_strict=arguments.lora_strict,
+        vae=request.vae,
+        lora_mode=request.lora_mode or "merge",
     )
 
 
@@ -51,7 +54,7 @@ def _packaged(arguments: argparse.Namespace, request: Request) -> StableDiffusio
         raise InputError(
             "--speed is of networks in MLX; with --coreml choose --sampler, --steps and --deepcache yourself"
         )
-    for field in ("model", "dtype", "tile", "loras", "quantize"):
+    for field in ("model", "dtype", "tile", "loras", "quantize", "vae", "lora_mode"):
         if getattr(arguments, field) is not None:
             flag = "lora" if field == "loras" else field
             raise InputError(f"--{flag} was decided when the packages were written; leave it out with --coreml")

@@ -47,7 +47,7 @@ class Plan:
         self._main = Targets(arguments.output, len(templates), len(self.drafts))
         self._own = {id(t): self._targets_of_line(t) for t in templates if t.output is not None}
         self._names, self._inputs = Names(), Inputs(arguments, _distinct(templates))
-        self.animation = animation.plan(arguments.preview, arguments.animate, self.several)
+        self.animation = animation.plan(arguments.preview, arguments.animate, self.several, arguments.preview_method)
         if arguments.animate:
             self._inputs.check(Path(arguments.animate), "--animate")
         for draft in self.drafts:  # before anything is loaded, as far as the names are known

@@ -29,9 +29,16 @@ _OVERRULES: Mapping[str, tuple[str, ...]] = {
     "mask": ("mask_hash",),
     "model": ("model_hash", "checkpoint_hash", "coreml"),
     "refiner": ("refiner_hash",),
+    "vae": ("vae_hash",),
 }
 _WITHOUT_CLIP_SKIP = (Family.SDXL, Family.REFINER)  # in A1111
-HASHES = {"model_hash": "model", "refiner_hash": "refiner", "init_image_hash": "init_image", "mask_hash": "mask"}
+HASHES = {
+    "model_hash": "model",
+    "refiner_hash": "refiner",
+    "vae_hash": "vae",
+    "init_image_hash": "init_image",
+    "mask_hash": "mask",
+}
 
 
 def request_of(arguments: argparse.Namespace) -> Request:
@@ -115,7 +122,7 @@ def changes(
     request: that is made of it; what it replaces has not changed. model, refiner: its own, loaded. Raises InputError
     with all lines unless --allow-changed goes on.
     """
-    hashes = {"model_hash": model.hash, "refiner_hash": refiner.hash if refiner else None}
+    hashes = {"model_hash": model.hash, "refiner_hash": refiner.hash if refiner else None, "vae_hash": model.vae_hash}
     lines = []
     for field, source in HASHES.items():
         before, name = getattr(replayed, field), getattr(replayed, source)
@@ -137,6 +144,26 @@ def changes(
         if named and embedding.sha256 not in (None, metadata.digest(embedding.path)):
             lines.append(f"the embedding {embedding.path} is not the file that the picture was made with")
     lines += controls.changed(model, replayed.controls, request.controls)
+    if lines and not arguments.allow_changed:
+        raise InputError(f"{'; '.join(lines)}; --allow-changed makes another picture with what is there now")
+    return lines
+
+
+def check_adapters(arguments: argparse.Namespace, replayed: Request, completed: Request) -> list[str]:
+    """Returns a line for each adapter, and image of one, that is not the one the replayed picture was made with.
+
+    Raises InputError with all lines unless --allow-changed goes on.
+    """
+    lines = []
+    for field in ("adapters", "ip_adapters"):
+        for before, now in zip(getattr(replayed, field), getattr(completed, field), strict=False):
+            if before.model == now.model and before.model_hash not in (None, now.model_hash):
+                lines.append(f"{now.model} is not the weights that the picture was made with")
+            lines += [
+                f"{name} is not the file that the picture was made with"
+                for (earlier, digest), (name, current) in zip(before.files, now.files, strict=False)
+                if earlier == name and digest not in (None, current)
+            ]
     if lines and not arguments.allow_changed:
         raise InputError(f"{'; '.join(lines)}; --allow-changed makes another picture with what is there now")
     return lines

@@ -207,7 +207,9 @@ class _Reader:
                 f"the model {_printable(model)} (the default makes the picture; --model names another)", "model"
             )
         if vae := self._take("VAE"):
-            self._remark(f"the VAE {_printable(vae)}", "model")
+            self._remark(f"the VAE {_printable(vae)}", "vae")
+        if (decoder := self._take("VAE Decoder")) and decoder != "Full":
+            self._remark(f"the decoder {_printable(decoder)} (--vae taesd, or taesdxl, is TAESD)", "vae")
         refiner, switch = self._take("Refiner"), self._take("Refiner switch at")
         if refiner:
             self._remark(f"the refiner {_printable(refiner)} (--refiner names one)", "refiner")

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.tiny_vaes import REPOSITORIES
 from ..core.version import VERSION
 from ..prompts.style_names import A1111, PLAIN
 from ..sampling import names
@@ -84,6 +85,8 @@ def _pairs(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield "Size", f"{setting('width')}x{setting('height')}"
     yield "Model hash", (setting("checkpoint_hash") or "")[:10] or setting("model_hash")
     yield "Model", _model_name(str(setting("model")))
+    if vae := setting("vae"):
+        yield ("VAE Decoder", "TAESD") if vae in REPOSITORIES else ("VAE", _model_name(vae))
     if setting("strength") is not None:
         yield "Denoising strength", setting("strength")
     if setting("mask_blur"):

@@ -1,6 +1,7 @@
 """The layers of the UNet, channel-last: every layer is called with an image and its `Conditioning`."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import ClassVar, NamedTuple
 
 import mlx.core as mx
@@ -27,6 +28,9 @@ class Conditioning(NamedTuple):
     context: mx.array | None  # (B, tokens, C): the encoded prompt, or what stands for it; None where none is read
     attend: Attend = apply_attention
     skip_size: tuple[int, ...] | None = None  # (height, width) of the skip that the next stage joins
+    features: Mapping[int, mx.array] = MappingProxyType(
+        {}
+    )  # a T2I-Adapter's, by the stage to whose output each is added
 
 
 class InputConv(Conv):

@@ -1,7 +1,7 @@
 """CLIP's text encoder, OpenAI's and OpenCLIP's (transformers' CLIPTextModel and CLIPTextModelWithProjection)."""
 
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -68,10 +68,39 @@ class TextEncoder(nn.Module):
         return mx.argmax(ids if legacy else ids == self.config.eos, axis=1)
 
 
+class LayerConfig(Protocol):
+    """The fields of a config that a layer reads: a text encoder's, or an image encoder's."""
+
+    @property
+    def width(self) -> int:
+        """Returns the width of tokens."""
+        ...
+
+    @property
+    def hidden(self) -> int:
+        """Returns the width inside the feed-forward."""
+        ...
+
+    @property
+    def heads(self) -> int:
+        """Returns the number of heads."""
+        ...
+
+    @property
+    def activation(self) -> str:
+        """Returns the name of the activation."""
+        ...
+
+    @property
+    def eps(self) -> float:
+        """Returns the epsilon of the norms."""
+        ...
+
+
 class Layer(nn.Module):
     """One transformer layer, normalised before its attention and before its feed-forward; both are residual."""
 
-    def __init__(self, config: TextConfig):
+    def __init__(self, config: LayerConfig):
         super().__init__()
         self.activation = _ACTIVATIONS[config.activation]
         self.norm1 = LayerNorm(config.width, config.eps)
@@ -79,7 +108,7 @@ class Layer(nn.Module):
         self.norm2 = LayerNorm(config.width, config.eps)
         self.fc1, self.fc2 = Linear(config.width, config.hidden), Linear(config.hidden, config.width)
 
-    def __call__(self, x: mx.array, mask: mx.array) -> mx.array:
+    def __call__(self, x: mx.array, mask: mx.array | None = None) -> mx.array:
         """Returns (B, tokens, width) of x, of the same shape; mask (..., tokens, tokens) is added to scores."""
         y = self.norm1(x)
         x = x + self.attention(y, y, mask)

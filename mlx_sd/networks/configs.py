@@ -112,6 +112,11 @@ class VAEConfig:
     mid_attention: bool
 
     @property
+    def deterministic(self) -> bool:
+        """Returns whether the encoder makes latents, and not the mean and variance of latents to draw."""
+        return self.codes is not None
+
+    @property
     def downsampling(self) -> int:
         """Returns how many pixels a side one latent covers."""
         return downsampling(len(self.channels))
@@ -122,7 +127,7 @@ class VAEConfig:
         f = ConfigFields(values, where)
         name = values.get("_class_name", "AutoencoderKL")
         if name not in ("AutoencoderKL", "VQModel"):
-            raise f.unsupported("_class_name", name, ("AutoencoderKL", "VQModel"))
+            raise f.unsupported("_class_name", name, ("AutoencoderKL", "VQModel", "AutoencoderTiny"))
         quantized = name == "VQModel"
         channels = tuple(f.require("block_out_channels"))
         for field, block in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
@@ -159,3 +164,74 @@ class VAEConfig:
         f.only("act_fn", "silu", "swish")
         f.done()
         return config
+
+
+@dataclass(frozen=True)
+class TinyConfig(VAEConfig):
+    """An AutoencoderTiny: blocks of one width on each side, of which every stage but one changes the resolution."""
+
+    decoder_width: int
+    encoder_blocks: tuple[int, ...]  # of each stage, fine to coarse
+    decoder_blocks: tuple[int, ...]  # of each stage, coarse to fine
+
+    @property
+    def deterministic(self) -> bool:
+        """Returns True: the encoder has no variance."""
+        return True
+
+    @classmethod
+    def from_hf(cls, values: Mapping[str, Any], where: str = "vae/config.json") -> "TinyConfig":
+        """Reads an AutoencoderTiny's config; InputError names a field that is not supported."""
+        f = ConfigFields(values, where)
+        latents = f.take("latent_channels", 4)
+        blocks = {side: tuple(f.take(f"num_{side}_blocks", default)) for side, default in _TINY_BLOCKS.items()}
+        if len(blocks["encoder"]) != len(blocks["decoder"]):
+            raise f.unsupported("num_decoder_blocks", blocks["decoder"], ("as many stages as num_encoder_blocks",))
+        widths = {}
+        for side, stages in blocks.items():
+            channels = f.take(f"{side}_block_out_channels", [64] * len(stages))
+            if len(channels) != len(stages) or len(set(channels)) != 1:
+                raise f.unsupported(f"{side}_block_out_channels", channels, ("one width for all stages",))
+            widths[side] = channels[0]
+        f.only("act_fn", "relu")
+        f.only("upsample_fn", "nearest")
+        f.only("upsampling_scaling_factor", 2)
+        # The range of latents that are stored as bytes, which is not done here, and what other fields say already.
+        f.ignore(("latent_magnitude", "latent_shift", "block_out_channels", "force_upcast"))
+        config = cls(
+            in_channels=f.take("in_channels", 3),
+            out_channels=f.take("out_channels", 3),
+            latent_channels=latents,
+            inner_channels=latents,
+            codes=None,
+            channels=(widths["encoder"],) * len(blocks["encoder"]),
+            layers=0,
+            groups=1,
+            sample_size=f.side("sample_size", 512),
+            scaling_factor=f.take("scaling_factor", 1.0),
+            shift_factor=f.take("shift_factor") or 0.0,
+            latents_mean=(),
+            latents_std=(),
+            force_upcast=False,
+            quant_conv=False,
+            post_quant_conv=False,
+            mid_attention=False,
+            decoder_width=widths["decoder"],
+            encoder_blocks=blocks["encoder"],
+            decoder_blocks=blocks["decoder"],
+        )
+        f.done()
+        return config
+
+
+_TINY_BLOCKS = {"encoder": (1, 3, 3, 3), "decoder": (3, 3, 3, 1)}  # TAESD's
+
+
+def is_tiny(values: Mapping[str, Any]) -> bool:
+    """Returns whether an autoencoder's config is of an AutoencoderTiny."""
+    return values.get("_class_name") == "AutoencoderTiny"
+
+
+def vae_config(values: Mapping[str, Any], where: str = "vae/config.json") -> VAEConfig:
+    """Reads the config of an autoencoder of any class here; InputError names what is missing or not supported."""
+    return (TinyConfig if is_tiny(values) else VAEConfig).from_hf(values, where)

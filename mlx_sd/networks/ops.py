@@ -116,6 +116,12 @@ def upsample(x: mx.array) -> mx.array:
 
 
 @_op
+def relu(x: mx.array) -> mx.array:
+    """Returns max(x, 0), elementwise."""
+    return mx.maximum(x, 0)
+
+
+@_op
 def silu(x: mx.array) -> mx.array:
     """Returns x sigmoid(x), elementwise."""
     return cpu.silu(x) if _on_cpu() else nn.silu(x)

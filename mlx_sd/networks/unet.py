@@ -86,8 +86,8 @@ class DownPath(nn.Module):
         x: (B, h, w, C) with the channels that stage `start` takes. Skips: (B, h', w', C'), fine to coarse.
         """
         skips = []
-        for stage in self.stages[start:stop]:
-            x = _run(stage, x, conditioning)
+        for number, stage in enumerate(self.stages[start:stop], start):
+            x = _add(_run(stage, x, conditioning), conditioning.features.get(number))
             skips.append(x)
         return skips
 
@@ -205,6 +205,7 @@ class UNet(nn.Module):
         attend: Attend = apply_attention,
         skip_residuals: Sequence[mx.array] | None = None,
         middle_residual: mx.array | None = None,
+        features: Mapping[int, mx.array] | None = None,
     ) -> tuple[mx.array, mx.array]:
         """Runs one evaluation of the network and returns (prediction, deep).
 
@@ -224,13 +225,18 @@ class UNet(nn.Module):
         call with `deep` reads the first `depth` of them, so they act anew in every call. middle_residual: of the shape
         of the middle's output, added to it, and so a part of `deep`. Both are a control network's (Zhang et al. 2023).
 
+        features: a T2I-Adapter's, by the number of the stage on the way down to whose output each is added, where they
+        flow on (Mou et al. 2023); the number after the last stage is the middle's. A call with `deep` reads those of
+        the outer `depth` stages.
+
         Returns the prediction (B, h, w, out_channels). InputError names an input that is missing or unexpected.
         """
         timesteps = mx.broadcast_to(mx.array(t), (x.shape[0],))
         embedding = self.embedding(timesteps, x.dtype, text_embeds, time_ids, class_labels, timestep_cond)
         if self.config.takes_context != (context is not None):
             raise InputError(f"this UNet takes {'a' if self.config.takes_context else 'no'} context")
-        conditioning = Conditioning(embedding, None if context is None else context.astype(x.dtype), attend)
+        context = None if context is None else context.astype(x.dtype)
+        conditioning = Conditioning(embedding, context, attend, features=features or {})
         if self.config.centers_input:
             x = 2 * x - 1
 
@@ -239,7 +245,8 @@ class UNet(nn.Module):
             deep = deep(skips[-1])
         if deep is None:
             skips += self.down(skips[-1], conditioning, start=depth)
-            y = _add(self.middle(skips[-1], conditioning), middle_residual)
+            y = _add(self.middle(skips[-1], conditioning), conditioning.features.get(len(self.down.stages)))
+            y = _add(y, middle_residual)
             skips = add_residuals(skips, skip_residuals)
             deep = self.up(y, skips, conditioning, join, stop=depth)
         else:

@@ -67,12 +67,13 @@ class Autoencoder(nn.Module):
     def encode(self, image: mx.array, tile: int | None = None) -> tuple[mx.array, mx.array]:
         """Encodes images (B, H, W, 3) as the mean and log variance (B, h, w, C) of unscaled latents.
 
-        Images larger than `tile` pixels a side are encoded in overlapping tiles of that size. Of a VQ autoencoder the
-        mean is the latent before it is rounded to the codebook, and the log variance is -inf.
+        Images larger than `tile` pixels a side are encoded in overlapping tiles of that size. Where encoding is
+        deterministic the log variance is -inf; of a VQ autoencoder the mean is the latent before it is rounded to the
+        codebook.
         """
         factor = self.config.downsampling
         moments = _tiled(self.moments, image, tile // factor, factor, 1) if tile else self.moments(image)
-        if self.config.codes:
+        if self.config.deterministic:
             return moments, mx.full(moments.shape, -mx.inf)
         mean, log_variance = mx.split(moments, 2, axis=-1)
         return mean, mx.clip(log_variance, -30.0, 20.0)
@@ -102,14 +103,14 @@ class Autoencoder(nn.Module):
     def moments(self, image: mx.array) -> mx.array:
         """Returns mean and log variance (B, h, w, 2 C), side by side and unclipped, of images (B, H, W, 3).
 
-        Of a VQ autoencoder it returns the latents themselves, (B, h, w, C).
+        Where encoding is deterministic it returns the latents themselves, (B, h, w, C).
         """
-        x = _run(image, self.encoder)
+        x = run_layers(image, self.encoder)
         return self.quant_conv(x) if self.config.quant_conv else x
 
     def _decode(self, latents: mx.array) -> mx.array:
         x = self.quantize(latents) if self.config.codes else latents
-        return _run(self.post_quant_conv(x) if self.config.post_quant_conv else x, self.decoder)
+        return run_layers(self.post_quant_conv(x) if self.config.post_quant_conv else x, self.decoder)
 
     def quantize(self, latents: mx.array) -> mx.array:
         """Replaces each latent of (B, h, w, C) by the nearest row of the codebook (van den Oord et al. 2017)."""
@@ -164,8 +165,8 @@ class ResBlock(nn.Module):
 class Upsample(Conv):
     """Doubles height and width by repetition, and convolves."""
 
-    def __init__(self, channels: int):
-        super().__init__(channels, channels)
+    def __init__(self, channels: int, bias: bool = True):
+        super().__init__(channels, channels, bias=bias)
 
     def __call__(self, x: mx.array) -> mx.array:
         """Returns (B, 2 h, 2 w, C) of x (B, h, w, C)."""
@@ -221,7 +222,8 @@ def _head(width: int, outputs: int, config: VAEConfig) -> NamedLayers:
     return [norm, ("", SiLU()), ("conv_out", Conv(width, outputs))]
 
 
-def _run(x: mx.array, layers: list[nn.Module]) -> mx.array:
+def run_layers(x: mx.array, layers: list[nn.Module]) -> mx.array:
+    """Returns what the last of layers makes of x (B, h, w, C), each run on the output of the one before."""
     for layer in layers:
         x = layer(x)
     return x

@@ -13,7 +13,7 @@ from typing import Any, overload
 import mlx.core as mx
 
 from ..core.errors import InputError
-from ..networks.blocks import Attend
+from ..networks.blocks import Attend, apply_attention
 from ..networks.layers import Attention
 from .feature_cache import FeatureCache
 from .policy import Policy
@@ -80,8 +80,11 @@ class AttentionCache:
         """Tells whether the evaluation is past the gate, as `TGate.drops_guidance`."""
         return self._tgate.drops_guidance(evaluation)
 
-    def attend(self, evaluation: int) -> Attend:
-        """Returns what the UNet calls for every attention of its transformers; evaluations come in order."""
+    def attend(self, evaluation: int, apply: Attend = apply_attention) -> Attend:
+        """Returns what the UNet calls for every attention of its transformers; evaluations come in order.
+
+        apply: what computes an attention that is not reused.
+        """
         tgate, before_gate = self._tgate, evaluation == self._tgate.gate_step - 1
         computes_self = self._deepcache or tgate.computes_self_attention(evaluation)
         keeps_self = not self._deepcache and computes_self and evaluation >= min(tgate.warm_up, tgate.gate_step - 1)
@@ -91,7 +94,7 @@ class AttentionCache:
             cross = context is not x
             if self.drops_guidance(evaluation) if cross else not computes_self:
                 return self._outputs[id(layer)]
-            output = layer(x, context)
+            output = apply(layer, x, context)
             if before_gate if cross else keeps_self:
                 self._outputs[id(layer)] = _mean_of_halves(output) if before_gate and self._guided else output
             return output

@@ -162,6 +162,8 @@ class Painter:
         return Start(noise, begin)
 
     def _draw(self, mean: mx.array, deviation: mx.array, draw_noise: DrawNoise) -> mx.array:
+        if self._vae.config.deterministic:  # then diffusers draws no noise either
+            return self._vae.scale(mean)
         return self._vae.scale(mean + deviation * draw_noise())
 
 

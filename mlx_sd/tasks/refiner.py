@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from ..checkpoint.model import Model
 from ..core.errors import InputError
+from ..networks.configs import TinyConfig
 from ..sampling import samplers, schedules
 from ..sampling.steps import Level
 from ..sampling.table import Options, Table
@@ -16,8 +17,10 @@ def check_refiner(model: Model, refiner: Model) -> None:
         raise InputError(
             f"the refiner's UNet takes {refiner.unet.config.in_channels} channels, not the {latents} of latents alone"
         )
-    scales = [(c.downsampling, c.scaling_factor, c.shift_factor) for c in (model.vae.config, refiner.vae.config)]
-    if scales[0] != scales[1]:
+    configs = [m.vae.config for m in (model, refiner) if m.vae_name is None]
+    # The scale of a tiny autoencoder, or of another than the checkpoint's own, says nothing about the UNet's latents.
+    scales = {(c.downsampling, c.scaling_factor, c.shift_factor) for c in configs if not isinstance(c, TinyConfig)}
+    if len(scales) > 1:
         raise InputError("the refiner's latents are of another VAE than the model's; give one of the same family")
 
 
