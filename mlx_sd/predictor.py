@@ -37,7 +37,8 @@ class Predictor:
         conditions: of all evaluations, or one for each, where prompts change on the way. guidance, guidance_rescale: as
         `guide` takes them. deepcache: the deep features of this generation. channels: (1 or N, h, w, K) beside the
         latents. join: how the UNet joins skips (FreeU). tgate: the attention outputs of this generation. control: its
-        control networks. features: what its T2I-Adapters add. image_attention: what its image prompts add to attentions.
+        control networks. features: what its T2I-Adapters add. image_attention: what its image prompts add to
+        attentions.
         """
         self._unet, self._conditions, self._channels = unet, conditions, channels
         self._guidance, self._guidance_rescale = guidance, guidance_rescale
