@@ -9,7 +9,7 @@ import mlx.core as mx
 from . import adapters, controls, image_prompts, metadata, seeds
 from .checkpoint.lora import Lora
 from .checkpoint.model import Model
-from .conditions import check_subject
+from .conditions import check_gate, check_prompts, check_subject
 from .core.errors import InputError
 from .metadata.to_a1111 import lora_hashes
 from .networks.family import Family
@@ -75,7 +75,7 @@ def complete(model: Model, request: Request, start: StartingPoint | None = None)
     start: of the request, where it is open already. InputError says what does not fit, before any work.
     """
     start = starting_point(model, request) if start is None else start
-    request = _with_preset(model, check_subject(model, request))
+    request = check_prompts(model, _with_preset(model, check_subject(model, request)))
     width, height = start.size(model, request.width, request.height)
     if request.controls and (width is None or height is None):
         width, height = controls.size_for(model, request)
@@ -291,7 +291,8 @@ def _check_reuse(model: Model, request: Request) -> int:
         raise InputError(f"there is no DeepCache branch {deepcache.branch} in this UNet; {available}")
     if tgate and not model.unet.config.takes_context:
         raise InputError("this UNet looks at no prompt, so T-GATE has nothing to keep; leave --tgate out")
-    evaluations = len(table_of(model, request).rows)  # also checks the steps
+    table = table_of(model, request)  # also checks the steps
+    evaluations = len(table.rows)
     for control in request.controls:
         if not any(control.acts(i, evaluations) for i in range(evaluations)):
             raise InputError(
@@ -302,4 +303,5 @@ def _check_reuse(model: Model, request: Request) -> int:
         deepcache.check(evaluations)
     if tgate:
         tgate.check(evaluations)
+        check_gate(model, request, tgate, table.steps)
     return evaluations

@@ -9,37 +9,62 @@ from .checkpoint.model import Model
 from .core.errors import InputError
 from .networks.embeddings import sinusoids
 from .networks.family import Family
+from .prompts import embeddings, lora_tags, script
+from .prompts.encoding import Encoding, PromptEncoder
+from .prompts.script import Texts
+from .prompts.styles import STYLES
 from .request import Request
+from .reuse.tgate import TGate
+from .sampling.denoise import guide
 
 _SCORE, _NEGATIVE_SCORE = 6.0, 2.5  # the SDXL refiner's aesthetic scores
 
 
 class Conditions(NamedTuple):
-    """The UNet's inputs for a batch of N pictures; where `guided`, the unconditional half comes first: 2 N rows."""
+    """The UNet's inputs for a batch of N pictures; where `guided`, the unconditional rows come first.
+
+    Then follow N rows for each of the K prompts that AND joins: N + K N rows in all.
+    """
 
     context: mx.array | None  # (rows, tokens, C); None in models without a prompt
     keywords: dict[str, Any]  # arrays (rows, ...), by the names of the UNet's arguments
     guided: bool
+    weights: tuple[float, ...] = (1.0,)  # of the guidance of each of the K prompts
+
+    @property
+    def copies(self) -> int:
+        """Returns how many rows each picture has."""
+        return len(self.weights) + self.guided
+
+    def guide(self, output: mx.array, scale: float, rescale: float) -> mx.array:
+        """Returns the guided prediction (N, ...) of the UNet's output (rows, ...); see `denoise.guide`."""
+        return guide(output, scale, rescale, self.weights) if self.guided else output
 
     def unconditional(self) -> "Conditions":
-        """Returns the unconditional half, or everything where there are no halves."""
-        return self._half(0)
+        """Returns the unconditional rows, or everything where there are none."""
+        return self._rows(slice(0, 1)) if self.guided else self
 
     def conditional(self) -> "Conditions":
-        """Returns the half with the prompts, or everything where there are no halves."""
-        return self._half(1)
+        """Returns the rows with the prompts, or everything where there are no others."""
+        return self._rows(slice(1, None)) if self.guided else self
 
-    def _half(self, index: int) -> "Conditions":
-        if not self.guided:
-            return self
+    def _rows(self, copies: slice) -> "Conditions":
+        """Returns some of the rows that each picture has, unguided."""
 
-        def half(array: mx.array) -> mx.array:
-            """Returns one half of the rows."""
-            rows = array.shape[0] // 2
-            return array[index * rows : (index + 1) * rows]
+        def cut(array: mx.array) -> mx.array:
+            """Returns these rows of an array (rows, ...)."""
+            count = array.shape[0] // self.copies
+            return array[(copies.start * count) : (None if copies.stop is None else copies.stop * count)]
 
-        context = None if self.context is None else half(self.context)
-        return Conditions(context, {name: half(array) for name, array in self.keywords.items()}, False)
+        context = None if self.context is None else cut(self.context)
+        return Conditions(context, {name: cut(array) for name, array in self.keywords.items()}, False)
+
+
+class Subjects(NamedTuple):
+    """The prompts of a batch over the steps: its conditions at each evaluation, and where they change for good."""
+
+    conditions: list[Conditions]
+    changes: list[int]  # evaluations, counted from 0
 
 
 def check_subject(model: Model, request: Request) -> Request:
@@ -68,16 +93,27 @@ def check_subject(model: Model, request: Request) -> Request:
 
 
 def conditions_of(model: Model, requests: Sequence[Request]) -> Conditions:
+    """Returns the conditions at the first step of pictures that go through the UNet together; see `subjects_of`."""
+    return subjects_of(model, requests, (1,)).conditions[0]
+
+
+def subjects_of(model: Model, requests: Sequence[Request], steps: Sequence[int], total: int | None = None) -> Subjects:
     """Returns the conditions of pictures that go through the UNet together.
 
-    They share all settings of the first; a negative prompt of None is the checkpoint's own (SDXL: zeros).
+    steps: the number of the step of each evaluation, from 1; total: the number of steps, where these are not all. They
+    share all settings of the first request; a negative prompt of None is the checkpoint's entry (SDXL: zeros).
     """
     shared = requests[0]
-    texts = [request.prompt for request in requests if request.prompt is not None]
-    if texts and model.text_encoders:
-        return _of_texts(model, texts, shared)
+    prompts = [request for request in requests if request.prompt is not None]
+    if prompts and model.text_encoders:
+        return _Texts(model, prompts, max(steps) if total is None else total).over(steps)
     if shared.negative is not None:
         raise InputError("this model takes no prompt, and no negative one")
+    return Subjects([_of_classes(model, requests)] * len(steps), [])
+
+
+def _of_classes(model: Model, requests: Sequence[Request]) -> Conditions:
+    shared = requests[0]
     ids = [request.class_label for request in requests if isinstance(request.class_label, int)]
     if not (model.classes and ids):
         return Conditions(None, {}, False)
@@ -88,81 +124,199 @@ def conditions_of(model: Model, requests: Sequence[Request]) -> Conditions:
     return Conditions(None, {"class_labels": labels}, guided)
 
 
-def _of_texts(model: Model, texts: Sequence[str], shared: Request) -> Conditions:
-    """Returns the conditions of prompts, in as many chunks of tokens as the longest needs."""
-    unet = model.unet.config
-    guidance, negative = shared.guidance or 0.0, shared.negative
-    chunks = max(count_chunks(model, text, negative) for text in texts)
-    # An LCM takes the guidance scale as an input; it is then one batch, as it is without guidance.
-    guided = guidance > 1 and unet.guidance_dims is None
-    encoded = [encode(model, text, shared.clip_skip, chunks) for text in texts]
-    if guided:
-        # As in diffusers, layers are skipped for the prompt, not for the negative prompt.
-        context, pooled = encode(model, negative or "", 0, chunks)
-        if negative is None and model.zeros_for_empty:
-            context, pooled = mx.zeros_like(context), None if pooled is None else mx.zeros_like(pooled)
-        encoded = [(context, pooled)] * len(texts) + encoded
-    keywords: dict[str, mx.array] = {}
-    if unet.added_time_dims is not None:
-        keywords["text_embeds"] = mx.concatenate([pooled for _, pooled in encoded if pooled is not None])
-        keywords["time_ids"] = _time_ids(model, shared, len(texts), guided)
-    if unet.guidance_dims is not None:
-        embedded = guidance_embedding(guidance, unet.guidance_dims)
-        keywords["timestep_cond"] = mx.broadcast_to(embedded, (len(encoded), unet.guidance_dims))
-    if shared.noise_level is not None:
-        keywords["class_labels"] = mx.full((len(encoded),), shared.noise_level)
-    context = mx.concatenate([context for context, _ in encoded]).astype(model.dtype)
-    mx.eval(context, keywords)
-    return Conditions(context, keywords, guided)
+class _Texts:
+    """The prompts of a batch with their negative prompt, encoded when they are needed, each once."""
+
+    def __init__(self, model: Model, requests: Sequence[Request], total: int):
+        self._model, self._shared = model, (shared := requests[0])
+        self._encoder = prompt_encoder(model, shared)
+        self._scripts = [subject_scripts(model, request, total) for request in requests]
+        self._negative = negative_scripts(model, shared, total)
+        self._weights = self._scripts[0].first.weights
+        every = set().union(*(pair.texts for pair in (self._negative, *self._scripts)))
+        self._chunks = max(self._encoder.count_chunks(*texts) for texts in every)
+        self._encoded: dict[tuple[Texts, int], Encoding] = {}
+        # An LCM takes the guidance scale as an input; it is then one batch, as it is without guidance.
+        embeds_guidance = model.unet.config.guidance_dims is not None
+        composed = self._weights != (1.0,)
+        if composed and embeds_guidance:
+            raise InputError("this model has its guidance inside, so AND has nothing to weigh; leave AND out")
+        self._guided = not embeds_guidance and ((shared.guidance or 0.0) > 1 or composed)
+
+    def over(self, steps: Sequence[int]) -> Subjects:
+        """Returns the conditions of each evaluation, by the number of its step."""
+        result: list[Conditions] = []
+        changes: list[int] = []
+        switches = self._negative.switches.union(*(entry.switches for entry in self._scripts))
+        by_texts: dict[tuple[tuple[Texts, ...], ...], Conditions] = {}
+        for i, step in enumerate(steps):
+            texts = (self._negative.at(step), *(entry.at(step) for entry in self._scripts))
+            if texts not in by_texts:
+                by_texts[texts] = self._conditions(texts[0][0], texts[1:])
+            if i and any(steps[i - 1] <= last < step for last in switches):
+                changes.append(i)
+            result.append(by_texts[texts])
+        return Subjects(result, changes)
+
+    def _conditions(self, negative: Texts, texts: Sequence[tuple[Texts, ...]]) -> Conditions:
+        """Returns the conditions for a negative prompt and each picture's prompts."""
+        model, shared, unet = self._model, self._shared, self._model.unet.config
+        directions = zip(*texts, strict=True)
+        encoded = [self._encode(text, shared.clip_skip) for direction in directions for text in direction]
+        if self._guided:
+            # As in diffusers, layers are skipped for the prompt, not for the negative prompt.
+            nothing = self._encode(negative, 0)
+            if shared.negative is None and shared.negative_2 is None and model.zeros_for_empty:
+                nothing = nothing.zeros()
+            encoded = [nothing] * len(texts) + encoded
+        keywords: dict[str, mx.array] = {}
+        if unet.added_time_dims is not None:
+            keywords["text_embeds"] = mx.concatenate([e.pooled for e in encoded if e.pooled is not None])
+            keywords["time_ids"] = _time_ids(model, shared, len(texts), len(self._weights), self._guided)
+        if unet.guidance_dims is not None:
+            embedded = guidance_embedding(shared.guidance or 0.0, unet.guidance_dims)
+            keywords["timestep_cond"] = mx.broadcast_to(embedded, (len(encoded), unet.guidance_dims))
+        if shared.noise_level is not None:
+            keywords["class_labels"] = mx.full((len(encoded),), shared.noise_level)
+        context = mx.concatenate([e.context for e in encoded]).astype(model.dtype)
+        mx.eval(context, keywords)
+        return Conditions(context, keywords, self._guided, self._weights)
+
+    def _encode(self, texts: Texts, clip_skip: int) -> Encoding:
+        key = texts, clip_skip
+        if key not in self._encoded:
+            self._encoded[key] = self._encoder.encode(texts[0], clip_skip, self._chunks, texts[1])
+        return self._encoded[key]
 
 
-def encode(model: Model, text: str, clip_skip: int = 0, chunks: int | None = None) -> tuple[mx.array, mx.array | None]:
-    """Returns (context (1, 77 k, C), pooled (1, P) or None) of a text of any length, in k chunks of 77 tokens.
-
-    chunks: at least so many; those that the text does not fill are empty. SDXL's context joins both encoders' last
-    layer but one, and its pooled vector is the first chunk's. Raises InputError for a model without a prompt.
-    """
+def prompt_encoder(model: Model, request: Request) -> PromptEncoder:
+    """Returns the text encoders of a model for a request's style of prompts and its embeddings."""
     if not model.text_encoders:
         raise InputError("this model takes no prompt")
-    contexts, pooled = [], None
-    for tokenizer, encoder in zip(model.tokenizers, model.text_encoders, strict=True):
-        ids = tokenizer.chunks(text)
-        ids += tokenizer.chunks("") * ((chunks or 0) - len(ids))
-        encoded = encoder(mx.array(ids))
-        if model.unet.config.added_time_dims is not None:
-            context, pooled = encoded.hidden[-2 - clip_skip], encoded.pooled[:1]
-        else:
-            context = encoder.norm(encoded.hidden[-1 - clip_skip])
-        contexts.append(context.reshape(1, -1, context.shape[-1]))
-    return mx.concatenate(contexts, axis=-1), pooled
+    widths = [encoder.config.width for encoder in model.text_encoders]
+    return PromptEncoder(
+        model.text_encoders,
+        model.tokenizers,
+        style=request.prompt_style,
+        embeddings=[embeddings.read(entry, widths) for entry in request.embeddings],
+        pools=model.unet.config.added_time_dims is not None,
+    )
 
 
-def count_chunks(model: Model, prompt: str | None, negative: str | None) -> int:
-    """Returns how many times 77 tokens a prompt and its negative fill; 0 without a prompt."""
-    if prompt is None or not model.text_encoders:
-        return 0
-    return max(len(tokenizer.chunks(text)) for tokenizer in model.tokenizers for text in (prompt, negative or ""))
+def encode(
+    model: Model, text: str, request: Request, clip_skip: int = 0, chunks: int = 0
+) -> tuple[mx.array, mx.array | None]:
+    """Returns (context, pooled) of a prompt at its first step, with at least `chunks` chunks.
+
+    request: its style of prompts and its embeddings are used.
+    """
+    first = script.read(text, request.prompt_style, 1)
+    if len(first.weights) > 1:
+        raise InputError("AND joins prompts that are encoded one by one; encode each")
+    return prompt_encoder(model, request).encode(first.at(1)[0], clip_skip, chunks)
+
+
+def _check_sdxl(model: Model, request: Request) -> None:
+    """Raises InputError for a setting that only SDXL takes, with another model."""
+    takes: dict[str, bool] = dict.fromkeys(("prompt_2", "negative_2"), len(model.text_encoders) > 1)
+    takes |= dict.fromkeys(("original_size", "crop"), model.unet.config.added_time_dims is not None)
+    takes["target_size"] = takes["crop"] and model.family is not Family.REFINER
+    for name, taken in takes.items():
+        if getattr(request, name) is not None and not taken:
+            raise InputError(f"--{name.replace('_', '-')} is for SDXL, and this model does not take it; leave it out")
+
+
+def subject_scripts(model: Model, request: Request, steps: int) -> script.Pair:
+    """Returns what a request's prompts say at each of `steps` steps."""
+    second = request.prompt_2 if len(model.text_encoders) > 1 else None
+    return script.read_pair(request.prompt or "", second, request.prompt_style, steps)
+
+
+def negative_scripts(model: Model, request: Request, steps: int) -> script.Pair:
+    """Returns what a request's negative prompts say at each of `steps` steps."""
+    second = request.negative_2 if len(model.text_encoders) > 1 else None
+    return script.read_pair(request.negative or "", second, request.prompt_style, steps, composes=False)
+
+
+def check_prompts(model: Model, request: Request) -> Request:
+    """Returns the request with the names and hashes of its embeddings; InputError where its prompts make no sense."""
+    _check_sdxl(model, request)
+    if not model.text_encoders:
+        if request.embeddings:
+            raise InputError("this model takes no prompt, so it takes no embeddings; leave --embedding out")
+        return request
+    encoder = prompt_encoder(model, request)
+    _, tags = lora_tags.taken_out(request.prompt or "") if STYLES[request.prompt_style].edits else ("", ())
+    if tags:
+        raise InputError(
+            f"the prompt names the LoRA {tags[0].name}; load it with the model, loras=[({tags[0].name!r}, "
+            f"{tags[0].scale:g})], and leave it out of the prompt"
+        )
+    if request.prompt is not None:
+        for pair in (subject_scripts(model, request, 1), negative_scripts(model, request, 1)):
+            for texts in pair.texts:
+                encoder.count_chunks(*texts)
+    return request.with_values(embeddings=encoder.embeddings)
+
+
+def check_gate(model: Model, request: Request, tgate: TGate, steps: Sequence[int]) -> None:
+    """Raises InputError where T-GATE would leave out something of a prompt: AND, or a change after the gate.
+
+    steps: the number of the step of each evaluation, from 1.
+    """
+    if request.prompt is None:
+        return
+    pairs = subject_scripts(model, request, max(steps)), negative_scripts(model, request, max(steps))
+    if pairs[0].first.weights != (1.0,):
+        raise InputError("T-GATE keeps the attention to one prompt; leave --tgate or AND out")
+    gate = steps[tgate.gate_step]
+    scripts = [entry for pair in pairs for entry in pair if entry is not None]
+    late = [version.last for entry in scripts for versions in entry.versions for version in versions[:-1]]
+    if late and max(late) >= gate:
+        raise InputError(
+            f"the prompt changes after step {max(late)}, and T-GATE looks at no prompt from step {gate} on; choose a "
+            "later gate, or leave --tgate out"
+        )
 
 
 def batches(model: Model, requests: Sequence[Request], size: int) -> Iterator[list[int]]:
-    """Yields the indices of pictures that go together: at most `size`, in order, of the same number of chunks."""
+    """Yields the indices of pictures that go together: at most `size`, in order.
+
+    Their prompts fill the same number of chunks and join as many others by AND, with the same weights.
+    """
     batch: list[int] = []
-    chunks = [count_chunks(model, request.prompt, request.negative) for request in requests]
+    encoder = prompt_encoder(model, requests[0]) if model.text_encoders else None
+    shapes = [_shape(model, encoder, request) for request in requests]
     for i in range(len(requests)):
-        if batch and (len(batch) == size or chunks[i] != chunks[batch[0]]):
+        if batch and (len(batch) == size or shapes[i] != shapes[batch[0]]):
             yield batch
             batch = []
         batch.append(i)
     yield batch
 
 
-def _time_ids(model: Model, shared: Request, count: int, guided: bool) -> mx.array:
+def _shape(model: Model, encoder: PromptEncoder | None, request: Request) -> tuple[int, tuple[float, ...]]:
+    """Returns the number of chunks that a request's prompts fill, and the weights of those that AND joins."""
+    if request.prompt is None or encoder is None:
+        return 0, (1.0,)
+    steps = request.steps or 1
+    pair, negative = subject_scripts(model, request, steps), negative_scripts(model, request, steps)
+    return max(encoder.count_chunks(*texts) for texts in pair.texts | negative.texts), pair.first.weights
+
+
+def _time_ids(model: Model, shared: Request, count: int, directions: int, guided: bool) -> mx.array:
     """Returns SDXL's sizes (rows, 6), or with the refiner's aesthetic score (rows, 5)."""
     refiner = model.family is Family.REFINER
-    size = [float(shared.height or 0), float(shared.width or 0), 0.0, 0.0]
-    rows = [size + ([_SCORE] if refiner else size[:2])]
+    picture = shared.width or 0, shared.height or 0
+    # The network was trained with heights before widths.
+    original, crop, target = (
+        [float(side) for side in reversed(pair)]
+        for pair in (shared.original_size or picture, shared.crop or (0, 0), shared.target_size or picture)
+    )
+    size = [*original, *crop]
+    rows = [[*size, *([_SCORE] if refiner else target)]] * directions
     if guided:
-        rows = [size + ([_NEGATIVE_SCORE] if refiner else size[:2]), *rows]
+        rows = [[*size, *([_NEGATIVE_SCORE] if refiner else target)], *rows]
     return mx.array([row for row in rows for _ in range(count)], dtype=mx.float32)
 
 

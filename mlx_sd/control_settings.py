@@ -18,16 +18,16 @@ class ControlSettings:
 
     controls: tuple[Control, ...] = setting(
         (),
-        "let a ControlNet (folder, file or hub id) see an image; MAKER (canny, scribble, softedge, tile, grey, inpaint) "
-        "makes it of a photo; may be repeated",
+        "let a ControlNet (folder, file or hub id) see an image; MAKER (canny, scribble, softedge, tile, grey or "
+        "inpaint) makes it of a photo; may be repeated",
         kind=object,
         parse=request_values.parse_controls,
         to_json=request_values.controls_to_json,
         from_json=request_values.controls_from_json,
         flag="--control",
         repeat=True,
-        metavar="MODEL:[MAKER:]IMAGE[:SCALE[:START-END]]",
-        group="image",
+        metavar="MODEL[@MODE]:[MAKER:]IMAGE[:SCALE[:START-END]]",
+        group="control",
         always_recorded=False,
         false_friends=spellings.CONTROL_FLAGS,
     )
@@ -35,7 +35,7 @@ class ControlSettings:
         None,
         "control networks act with the prompt alone, weaker on fine levels, as in guess mode of diffusers",
         kind=bool,
-        group="image",
+        group="control",
         always_recorded=False,
         aliases="control-guess-mode",
     )

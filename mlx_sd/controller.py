@@ -16,6 +16,7 @@ class Branch(NamedTuple):
     control: Control
     network: ControlNet
     image: mx.array  # (1, h, w, C), embedded
+    mode: int = 0  # of a union
 
 
 class Controller:
@@ -39,8 +40,8 @@ class Controller:
     ) -> Residuals | None:
         """Returns the sum of what the acting networks add, None where none acts.
 
-        latents: (N, h, w, C), the UNet's without additional channels and without doubling. conditions: of the UNet's
-        rows, N or, where guided, 2 N. depth: as `ControlNet.__call__` takes it.
+        latents: (N, h, w, C), the UNet's without additional channels and without copies. conditions: of all rows of the
+        UNet, so many for each picture. depth: as `ControlNet.__call__` takes it.
         """
         total: Residuals | None = None
         for index in self._acting(evaluation):
@@ -48,7 +49,8 @@ class Controller:
             # Without a prompt nothing tells these networks what to leave alone: their half of a guided batch is zeros.
             halved = conditions.guided and (self._guess or branch.network.config.pools)
             rows = conditions.conditional() if halved else conditions
-            x = mx.concatenate([latents, latents]) if rows.guided else latents
+            copies = 1 if rows.context is None else rows.context.shape[0] // latents.shape[0]
+            x = mx.concatenate([latents] * copies)
             sizes = branch.network.config.unet.added_time_dims is not None
             residuals = branch.network(
                 x,
@@ -60,9 +62,10 @@ class Controller:
                 scale=branch.control.scale,
                 guess=self._guess,
                 depth=depth,
+                mode=branch.mode,
             )
             if halved:
-                residuals = _below_zeros(residuals)
+                residuals = _below_zeros(residuals, latents.shape[0])
             total = residuals if total is None else total + residuals
         return total
 
@@ -74,12 +77,12 @@ class Controller:
         ]
 
 
-def _below_zeros(residuals: Residuals) -> Residuals:
-    """Returns residuals (N, ...) as the second half of 2 N rows, whose first half are zeros."""
+def _below_zeros(residuals: Residuals, count: int) -> Residuals:
+    """Returns residuals (rows, ...) behind so many rows of zeros, which are those without a prompt."""
 
-    def doubled(array: mx.array) -> mx.array:
-        """Returns (2 N, ...) with zeros first."""
-        return mx.concatenate([mx.zeros_like(array), array])
+    def extended(array: mx.array) -> mx.array:
+        """Returns an array (count + rows, ...) with zeros first."""
+        return mx.concatenate([mx.zeros((count, *array.shape[1:]), array.dtype), array])
 
     middle = residuals.middle
-    return Residuals([doubled(array) for array in residuals.skips], None if middle is None else doubled(middle))
+    return Residuals([extended(array) for array in residuals.skips], None if middle is None else extended(middle))

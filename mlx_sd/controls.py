@@ -9,13 +9,14 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from . import metadata, resolve
-from .checkpoint.control import Control
+from .checkpoint.control import MODES, Control
 from .checkpoint.model import Model
-from .checkpoint.model_folder import CONTROL, DIFFERENCE, model_hash, network_configs, parameter_name, read_model_json
+from .checkpoint.model_folder import CONTROL, DIFFERENCES, model_hash, network_configs, parameter_name, read_model_json
 from .controller import Branch
 from .core.errors import InputError
 from .load import fill
-from .networks.control import ControlConfig, ControlNet
+from .networks.control import ControlNet
+from .networks.control_config import ControlConfig
 from .networks.family import Family, Task, family_of
 from .networks.unet_config import UNetConfig
 from .request import Request
@@ -62,7 +63,8 @@ def completed(model: Model, request: Request, size: tuple[int, int]) -> tuple[Co
         raise InputError("--only-masked paints a part that control images do not show; leave it out with --control")
     controls = []
     for control in request.controls:
-        folder, about, _ = _open(control.model, model)
+        _, about, config = _open(control.model, model)
+        _mode(control, config)
         opened = images.read(control.image)
         control_image.check_shape(opened, size, control.model)
         if control.maker == control_image.INPAINT:
@@ -70,6 +72,24 @@ def completed(model: Model, request: Request, size: tuple[int, int]) -> tuple[Co
         digest = metadata.digest(control.image) if isinstance(control.image, str) else None
         controls.append(control._replace(model_hash=model_hash(about), image_hash=digest))
     return tuple(controls)
+
+
+def changed(model: Model, recorded: Sequence[Control], controls: Sequence[Control]) -> list[str]:
+    """Returns a line for each network or image that is not the one with which a picture was made.
+
+    recorded: of that picture. Only what both name is compared.
+    """
+    lines = []
+    for before, control in zip(recorded, controls, strict=False):
+        if before.model_hash and before.model == control.model:
+            _, about, _ = _open(control.model, model)
+            if model_hash(about) != before.model_hash:
+                lines.append(f"{control.model} is not the control network that the picture was made with")
+        image = control.image
+        same_image = before.image_hash and before.image == image and isinstance(image, str)
+        if same_image and metadata.digest(str(image)) != before.image_hash:
+            lines.append(f"{image} is not the file that the picture was made with")
+    return lines
 
 
 def size_for(model: Model, request: Request) -> tuple[int | None, int | None]:
@@ -93,9 +113,10 @@ def branches(model: Model, request: Request) -> list[Branch]:
     for control in request.controls:
         if control.scale:
             network = _loaded(control.model, model)
-            shown = network.embed(control_image.pixels(control.image, control.maker, size, request.mask))
+            mode = _mode(control, network.config)
+            shown = network.embed(control_image.pixels(control.image, control.maker, size, request.mask), mode)
             mx.eval(shown)
-            present.append(Branch(control, network, shown))
+            present.append(Branch(control, network, shown, mode))
     return present
 
 
@@ -109,12 +130,29 @@ def size_in_memory(model: Model, controls: Sequence[Control]) -> int:
     return total
 
 
+def _mode(control: Control, config: ControlConfig) -> int:
+    """The number of a union's mode, by its name or by the maker of the image; 0 of networks of one kind."""
+    if not config.modes:
+        if control.mode:
+            raise InputError(f"{control.model} is for one kind of images and has no modes; leave @{control.mode} out")
+        return 0
+    possible = [name for name, number in MODES.items() if number < config.modes]
+    name = control.mode or control.maker
+    if name not in possible:
+        raise InputError(
+            f"{control.model} is a union, whose image shows one of {', '.join(possible)}; say which, as "
+            f"{control.model}@depth"
+        )
+    return MODES[name]
+
+
 def _loaded(name: str, model: Model) -> ControlNet:
     folder, about, config = _open(name, model)
     if (loaded := model.control_networks.get(str(folder))) is not None:
         return loaded
     network = ControlNet(config)
-    change = _added_to_base(name, model) if about["pipeline"].get(DIFFERENCE) else None
+    differences = about.get(DIFFERENCES)
+    change = _added_to_base(name, model, differences) if differences else None
     fill(network, folder, CONTROL, about["version"], model.dtype, change, lambda size: None)
     model.control_networks[str(folder)] = network
     return network
@@ -134,16 +172,15 @@ def _check_fit(name: str, model: str, config: ControlConfig, unet: UNetConfig, m
     """Raises InputError for a misfit, by the names of the families where these differ."""
     if misfit is None:
         return
-    families = [
-        family_of(c, Task.GENERATION, text=True, classes=False, aesthetic_score=False).value
-        for c in (config.unet, unet)
-    ]
-    if families[0] != families[1]:
-        raise InputError(f"the ControlNet {name} is for {families[0]}, and {model} is {families[1]} ({misfit})")
+    family = family_of(unet, Task.GENERATION, text=True, classes=False, aesthetic_score=False)
+    if config.family is not family:
+        raise InputError(
+            f"the ControlNet {name} is for {config.family.value}, and {model} is {family.value} ({misfit})"
+        )
     raise InputError(f"the ControlNet {name} does not fit {model}: {misfit}")
 
 
-def _added_to_base(name: str, model: Model) -> Any:
+def _added_to_base(name: str, model: Model, differences: Sequence[str]) -> Any:
     """Returns the function that adds a parameter of the base UNet to a difference from it.
 
     The base's weights are those of its folder, as they were converted, without adapters merged while loading.
@@ -156,8 +193,8 @@ def _added_to_base(name: str, model: Model) -> Any:
     base = {parameter_name("unet", parameter, about["version"]): array for parameter, array in stored.items()}
 
     def change(parameter: str, array: mx.array) -> mx.array:
-        """Returns the sum of difference and base in float32, or the array where the UNet has no such parameter."""
-        if parameter not in base:
+        """Returns the sum of difference and base in float32; the array itself where it is whole."""
+        if parameter not in differences or parameter not in base:
             return array
         return array.astype(mx.float32) + base[parameter].astype(mx.float32)
 

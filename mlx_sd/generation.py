@@ -74,6 +74,8 @@ class Stage(NamedTuple):
     model: Model
     changes: dict[str, Any]
     table: Table
+    first_step: int = 0  # how many steps other stages run before
+    steps: int = 0  # of all stages
 
 
 def stream(
@@ -170,19 +172,24 @@ def predictor_of(
     requests: Sequence[Request],
     channels: mx.array | None = None,
     table: Table | None = None,
+    first_step: int = 0,
+    steps: int | None = None,
     branches: Sequence[Branch] | None = None,
     by_stage: Mapping[int, mx.array] | None = None,
     image_attention: ImageAttention | None = None,
 ) -> Predictor | Tiled:
     """Returns the network as the sampling loop sees it; see `StableDiffusion.predictor`.
 
-    branches: the requests' control networks, where they are loaded already. by_stage, image_attention: their adapters'
-    features and image prompts, where they are computed already.
+    first_step, steps: how many steps were run before this table's, and how many there are in all, for prompts that
+    change on the way. branches: the requests' control networks, where they are loaded already. by_stage,
+    image_attention: their adapters' features and image prompts, where they are computed already.
     """
     request = requests[0]
     size, tile = latent_shape(model, request)[:2], request.denoise_tile
-    inputs = conditions.conditions_of(model, requests)
-    log_snr = (table or table_of(model, request)).log_snr
+    table = table or table_of(model, request)
+    log_snr = table.log_snr
+    numbers = [first_step + number for number in table.steps]
+    inputs = conditions.subjects_of(model, requests, numbers, steps)
     join = request.freeu.join(model.unet.config) if request.freeu else concatenate
     present = controls.branches(model, request) if branches is None else branches
 
@@ -194,11 +201,13 @@ def predictor_of(
         """Returns a predictor with fresh caches, over a tile or the whole picture."""
         own_branches = [branch._replace(image=cut(branch.image)) for branch in present]
         control = Controller(own_branches, len(log_snr), bool(request.guess_mode)) if present else None
-        changes = [*(control.changes if control else ()), *(features.changes(len(log_snr)) if features else ())]
-        deepcache, tgate = caches(request.deepcache, request.tgate, log_snr, guided=inputs.guided, changes=changes)
+        restarts = {*inputs.changes, *(control.changes if control else ())}
+        restarts |= {*(features.changes(len(log_snr)) if features else ())}
+        guided = inputs.conditions[0].guided
+        deepcache, tgate = caches(request.deepcache, request.tgate, log_snr, guided=guided, restarts=restarts)
         return Predictor(
             model.unet,
-            inputs,
+            inputs.conditions,
             request.guidance or 0.0,
             deepcache,
             guidance_rescale=request.guidance_rescale,
@@ -238,7 +247,17 @@ def _stage_predictor(
     changed = [request.with_values(**stage.changes) for request in members]
     own_branches, own_features = branches if changed[0].controls else (), by_stage if changed[0].adapters else {}
     images = image_attention if changed[0].ip_adapters else None
-    return predictor_of(stage.model, changed, channels, stage.table, own_branches, own_features, images)
+    return predictor_of(
+        stage.model,
+        changed,
+        channels,
+        stage.table,
+        stage.first_step,
+        stage.steps,
+        own_branches,
+        own_features,
+        images,
+    )
 
 
 def _stages(model: Model, request: Request, start: StartingPoint, refiner: Model | None) -> list[Stage]:
@@ -247,18 +266,14 @@ def _stages(model: Model, request: Request, start: StartingPoint, refiner: Model
     if refiner is None:
         if request.refine_at is not None:
             raise InputError("there is no refiner to begin anywhere; give --refiner too")
-        return [Stage(model, {}, table)]
+        return [Stage(model, {}, table, steps=max(table.steps))]
     if request.tgate:
         raise InputError("T-GATE's gate is of one network; leave out T-GATE or the refiner")
     check_refiner(model, refiner)
-    # Control networks and adapters are of the base: a refiner's UNet has other widths.
-    changes: dict[str, Any] = {
-        "clip_skip": 0,
-        "controls": (),
-        "guess_mode": None,
-        "adapters": (),
-        "adapter_factor": None,
-    }
+    # The refiner has the second text encoder alone, and takes the first prompt, as in diffusers. Control networks and
+    # adapters are of the base: a refiner's UNet has other widths.
+    changes: dict[str, Any] = {"clip_skip": 0, "prompt_2": None, "negative_2": None, "target_size": None}
+    changes |= {"controls": (), "guess_mode": None, "adapters": (), "adapter_factor": None}
     changes |= {"ip_adapters": (), "ip_encoder": None}
     complete(refiner, request.with_values(**changes, init_image=None, mask=None, strength=None))
     base, refined = split_table(
@@ -272,7 +287,11 @@ def _stages(model: Model, request: Request, start: StartingPoint, refiner: Model
         steps=request.steps or 0,
         strength=request.strength,
     )
-    return [Stage(model, {}, base), Stage(refiner, changes, refined)]
+    before, after = max(base.steps), max(refined.steps)
+    return [
+        Stage(model, {}, base, steps=before + after),
+        Stage(refiner, changes, refined, first_step=before, steps=before + after),
+    ]
 
 
 def _accept_from(accept: Accept, first: int, index: int) -> bool:

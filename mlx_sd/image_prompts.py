@@ -42,26 +42,31 @@ class ImageAttention:
         """terms: by the id of the layer."""
         self._terms = terms
 
-    def apply(self, guided: bool) -> Attend:
-        """Returns what computes an attention; guided: the first half of the rows has no prompt."""
+    def apply(self, guided: bool, copies: int = 2) -> Attend:
+        """Returns what computes an attention; guided: the first of `copies` equal parts of the rows has no prompt."""
 
         def attend(layer: Attention, x: mx.array, context: mx.array) -> mx.array:
             """Returns the layer's output, with the terms of the images where it attends to the prompt."""
             terms = self._terms.get(id(layer), ()) if context is not x else ()
             if not terms:
                 return layer(x, context)
-            return layer(x, context, added=lambda q: sum_of_terms(terms, q, guided))
+            return layer(x, context, added=lambda q: sum_of_terms(terms, q, copies if guided else 1))
 
         return attend
 
 
-def sum_of_terms(terms: Sequence[Term], q: mx.array, guided: bool) -> mx.array:
-    """Returns the sum of scaled and masked attentions to images for queries (B, heads, N, dim)."""
+def sum_of_terms(terms: Sequence[Term], q: mx.array, copies: int) -> mx.array:
+    """Returns the sum of scaled and masked attentions to images for queries (B, heads, N, dim).
+
+    copies: equal parts of the B rows, of which the first is shown the image of nothing; 1 where there is no such part.
+    """
+    pictures = q.shape[0] // copies
 
     def rows(array: mx.array) -> mx.array:
         """Returns keys or values for each row of the queries."""
-        rows = array.astype(q.dtype) if guided else array[1:].astype(q.dtype)
-        return mx.repeat(rows, q.shape[0] // rows.shape[0], axis=0)
+        nothing, image = array.astype(q.dtype)[:1], array.astype(q.dtype)[1:]
+        parts = [image] * q.shape[0] if copies == 1 else [nothing] * pictures + [image] * (q.shape[0] - pictures)
+        return mx.concatenate(parts)
 
     total = None
     for term in terms:

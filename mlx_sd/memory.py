@@ -57,7 +57,8 @@ def check(
 ) -> None:
     """Raises InputError where the machine has too little memory; the error names a size or an option that would fit.
 
-    beside: bytes of the weights of control networks. Decoding counts for upscalers alone: other large pictures go through the VAE in tiles.
+    beside: bytes of the weights of control networks. Decoding counts for upscalers alone: other large pictures go
+    through the VAE in tiles.
     """
     if model.sizes:  # Core ML packages, exported for these sizes
         return

@@ -15,6 +15,7 @@ from .checkpoint.embedded import EMBEDDED
 from .core.errors import Failure, InputError
 from .core.places import cache_folder, hub_folder, shown
 from .core.suggestions import did_you_mean
+from .networks.control_config import ControlConfig
 from .networks.family import family_of, task_of
 from .networks.unet_config import UNetConfig
 
@@ -145,6 +146,8 @@ def _format(path: Path) -> str:
 def _family(about: Mapping[str, Any]) -> str:
     try:
         networks, pipeline = about["networks"], about["pipeline"]
+        if "control" in networks:
+            return f"ControlNet for {ControlConfig.from_hf(networks['control']).family.value}"
         unet = UNetConfig.from_hf(networks["unet"], "unet")
         vae = networks.get("vae") or {}
         task = task_of(unet, int(vae.get("latent_channels", unet.out_channels)))

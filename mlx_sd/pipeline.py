@@ -21,6 +21,7 @@ from .load import load
 from .networks.unet import UNet
 from .networks.vae import Autoencoder
 from .predictor import Predictor
+from .prompts.embeddings import EmbeddingSource
 from .prompts.tokenizer import Tokenizer
 from .request import Request, pictures_of
 from .reuse.freeu import FreeU
@@ -117,6 +118,13 @@ class StableDiffusion:
         width: int | None = None,
         height: int | None = None,
         clip_skip: int = 0,
+        prompt_style: str = "a1111",
+        embeddings: Sequence[EmbeddingSource] = (),
+        prompt_2: str | None = None,
+        negative_2: str | None = None,
+        original_size: tuple[int, int] | None = None,
+        target_size: tuple[int, int] | None = None,
+        crop: tuple[int, int] | None = None,
         deepcache: Policy | int | str | None = None,
         tgate: TGate | int | str | None = None,
         freeu: FreeU | bool | str | None = None,
@@ -175,6 +183,13 @@ class StableDiffusion:
             width: in pixels, a multiple of 8, from 8.
             height: in pixels, a multiple of 8, from 8.
             clip_skip: layers of the text encoder to leave out at the end, from 0.
+            prompt_style: how weights and edits are written: "a1111", "comfy", "compel", or "plain", which has none.
+            embeddings: textual inversions for prompts: paths, or pairs of a path and the name that prompts use.
+            prompt_2: for SDXL's second text encoder; None is the prompt.
+            negative_2: for SDXL's second text encoder; None is the negative prompt.
+            original_size: (width, height) that SDXL takes the picture for; None is the picture's.
+            target_size: (width, height) that SDXL aims at; None is the picture's.
+            crop: (x, y), where SDXL takes the picture's corner for; None is (0, 0).
             deepcache: which evaluations run the whole UNet: 3, "3:1" (interval:branch), DeepCache(3, branch=1) or
                 another policy of `mlx_sd.reuse`.
             tgate: the evaluation from which on no prompt is looked at: 10, "10,5,1,2" or TGate(10).
@@ -227,6 +242,13 @@ class StableDiffusion:
             width=width,
             height=height,
             clip_skip=clip_skip,
+            prompt_style=prompt_style,
+            embeddings=embeddings,  # type: ignore[arg-type]
+            prompt_2=prompt_2,
+            negative_2=negative_2,
+            original_size=original_size,
+            target_size=target_size,
+            crop=crop,
             deepcache=deepcache,  # type: ignore[arg-type]  # friendly values become policies
             tgate=tgate,  # type: ignore[arg-type]
             freeu=freeu,  # type: ignore[arg-type]
@@ -313,13 +335,20 @@ class StableDiffusion:
         )
 
     def encode_prompt(
-        self, text: str, clip_skip: int = 0, chunks: int | None = None
+        self,
+        text: str,
+        clip_skip: int = 0,
+        chunks: int | None = None,
+        prompt_style: str = "a1111",
+        embeddings: Sequence[EmbeddingSource] = (),
     ) -> tuple[mx.array, mx.array | None]:
         """Returns (context (1, 77 k, C), pooled (1, P) or None) of a text of any length, in k chunks of 77 tokens.
 
-        clip_skip: layers of the encoder to leave out at the end. chunks: at least so many.
+        clip_skip: layers of the encoder to leave out at the end. chunks: at least so many. prompt_style, embeddings: as
+        in `generate`; of a prompt that changes on the way, the text of the first step is encoded.
         """
-        return conditions.encode(self.model, text, clip_skip, chunks)
+        request = Request(prompt_style=prompt_style, embeddings=embeddings)  # type: ignore[arg-type]
+        return conditions.encode(self.model, text, request, clip_skip, chunks or 0)
 
     def decode(self, latents: mx.array, tile: int | None = None) -> mx.array:
         """Returns images (N, H, W, 3) in [-1, 1] of latents (N, h, w, C) as `generate` returns them.

@@ -1,5 +1,7 @@
 """The network as the sampling loop sees it: its conditions, guidance and what it reuses inside."""
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 
 from .adapters import Features
@@ -10,7 +12,6 @@ from .networks.blocks import Attend, apply_attention
 from .networks.unet import Deep, Join, UNet, concatenate
 from .reuse.feature_cache import FeatureCache
 from .reuse.tgate import AttentionCache
-from .sampling.denoise import guide
 
 
 class Predictor:
@@ -19,7 +20,7 @@ class Predictor:
     def __init__(
         self,
         unet: UNet,
-        conditions: Conditions,
+        conditions: Conditions | Sequence[Conditions],
         guidance: float,
         deepcache: FeatureCache,
         *,
@@ -33,10 +34,10 @@ class Predictor:
     ):
         """Collects what one generation needs.
 
-        guidance, guidance_rescale: as `guide` takes them. deepcache: the deep features of this generation.
-        channels: (1 or N, h, w, K) beside the latents. join: how the UNet joins skips (FreeU). tgate: the attention
-        outputs of this generation. control: its control networks. features: what its T2I-Adapters add.
-        image_attention: what its image prompts add to attentions.
+        conditions: of all evaluations, or one for each, where prompts change on the way. guidance, guidance_rescale: as
+        `guide` takes them. deepcache: the deep features of this generation. channels: (1 or N, h, w, K) beside the
+        latents. join: how the UNet joins skips (FreeU). tgate: the attention outputs of this generation. control: its
+        control networks. features: what its T2I-Adapters add. image_attention: what its image prompts add to attentions.
         """
         self._unet, self._conditions, self._channels = unet, conditions, channels
         self._guidance, self._guidance_rescale = guidance, guidance_rescale
@@ -50,11 +51,12 @@ class Predictor:
 
     def __call__(self, latents: mx.array, timestep: float) -> mx.array:
         """Returns the guided prediction, float32, for latents (N, h, w, C)."""
-        evaluation, conditions = self.deepcache.evaluations, self._conditions
+        evaluation = self.deepcache.evaluations
+        conditions = self._conditions if isinstance(self._conditions, Conditions) else self._conditions[evaluation]
         controlled = conditions
         attend: Attend = apply_attention
         if self._image_attention:
-            attend = self._image_attention.apply(conditions.guided)
+            attend = self._image_attention.apply(conditions.guided, conditions.copies)
         if self._tgate:
             attend = self._tgate.attend(evaluation, attend)
             if self._tgate.drops_guidance(evaluation):
@@ -64,8 +66,7 @@ class Predictor:
         if self._channels is not None:
             channels = mx.broadcast_to(self._channels, (x.shape[0], *self._channels.shape[1:]))
             x = mx.concatenate([x, channels], axis=-1)
-        if conditions.guided:
-            x = mx.concatenate([x, x])
+        x = mx.concatenate([x] * conditions.copies)
         x = x.astype(self._unet.dtype)
 
         def evaluate(deep: Deep, depth: int) -> tuple[mx.array, mx.array]:
@@ -90,4 +91,4 @@ class Predictor:
             )
 
         output = self.deepcache.evaluate(evaluate).astype(mx.float32)
-        return guide(output, self._guidance, self._guidance_rescale) if conditions.guided else output
+        return conditions.guide(output, self._guidance, self._guidance_rescale)

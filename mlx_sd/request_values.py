@@ -6,6 +6,7 @@ Imports are inside the functions: the command line's --help reads the request's 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from .sampling.schedules import DIFFUSERS
 if TYPE_CHECKING:
     from .checkpoint.control import Control
     from .checkpoint.lora import Lora
+    from .prompts.embeddings import Embedding
     from .reuse.freeu import FreeU
     from .reuse.policy import Policy
     from .reuse.tgate import TGate
@@ -63,6 +65,41 @@ def loras_to_json(loras: tuple[Lora, ...]) -> list[dict[str, Any]]:
     return [lora.to_record() for lora in loras]
 
 
+def parse_embeddings(value: Any) -> tuple[Embedding, ...]:
+    """Returns embeddings of paths, "PATH:NAME" or tuples of path and name."""
+    from .prompts.embeddings import Embedding
+
+    entries = [value] if isinstance(value, (str, os.PathLike)) else list(value)
+    return tuple(Embedding.of(entry) for entry in entries)
+
+
+def embeddings_from_json(value: Any) -> tuple[Embedding, ...]:
+    """Returns the embeddings that metadata list."""
+    from .prompts.embeddings import Embedding
+
+    return tuple(Embedding.from_record(record) for record in value)
+
+
+def embeddings_to_json(embeddings: tuple[Embedding, ...]) -> list[dict[str, Any]]:
+    """Returns the list that metadata hold."""
+    return [embedding.to_record() for embedding in embeddings]
+
+
+def parse_pair(value: Any) -> tuple[int, int]:
+    """Returns two whole numbers from 0 up, of "1024x768", "0,64" or a pair; InputError for anything else."""
+    match = re.fullmatch(r"\s*(\d{1,6})\s*[xX*,\u00d7]\s*(\d{1,6})\s*", value) if isinstance(value, str) else None
+    numbers = tuple(map(int, match.groups())) if match else value
+    whole = isinstance(numbers, (tuple, list)) and all(type(n) is int and 0 <= n < 10**6 for n in numbers)
+    if not whole or len(numbers) != 2:
+        raise InputError(f"two whole numbers are needed, such as 1024x768 or 0,64, not {value!r}")
+    return numbers[0], numbers[1]
+
+
+def pair_to_json(value: tuple[int, int]) -> str:
+    """Returns a pair as text, "1024x768"."""
+    return f"{value[0]}x{value[1]}"
+
+
 def parse_controls(value: Any) -> tuple[Control, ...]:
     """Returns the control networks of texts, of tuples of model, image and scale, or of `Control` objects."""
     from .checkpoint.control import Control
@@ -101,11 +138,16 @@ def parse_class(value: Any) -> int | str:
 
 
 def with_present_names(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns a JSON record of a request with its schedule under the present name.
+    """Returns a JSON record of a request with what an earlier version meant by it.
 
     `Request.to_json` has always written model_hash, and writes rng since karras, exponential, beta and sgm_uniform mean
-    what they mean in ComfyUI and A1111. In a record with the one and without the other they are diffusers'.
+    what they mean in ComfyUI and A1111. In a record with the one and without the other they are diffusers'. It writes
+    prompt_style since prompts have weights; before, they were plain text.
     """
-    earlier = "model_hash" in record and "rng" not in record
+    if "model_hash" not in record:
+        return record
     name = f"diffusers_{record.get('schedule')}"
-    return {**record, "schedule": name} if earlier and name in DIFFUSERS else record
+    earlier = {} if "prompt_style" in record else {"prompt_style": "plain"}
+    if "rng" not in record and name in DIFFUSERS:
+        earlier["schedule"] = name
+    return {**record, **earlier}

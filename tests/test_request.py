@@ -16,6 +16,8 @@ from mlx_sd import Adaptive, DeepCache, FreeU, InputError, NonUniform, Request, 
 from mlx_sd.checkpoint import model
 from mlx_sd.checkpoint.lora import Lora
 from mlx_sd.cli import flags
+from mlx_sd.prompts.embeddings import Embedding
+from mlx_sd.prompts.style_names import PROMPT_STYLES
 from mlx_sd.request import DTYPES, SETTINGS, SOLVER, SPEEDS
 from mlx_sd.reuse import presets
 from mlx_sd.sampling import names, samplers, schedules
@@ -40,6 +42,11 @@ _parsed = {
     "tgate": st.builds(TGate, st.integers(1, 30), st.integers(1, 9), st.integers(1, 9), st.integers(0, 9)),
     "freeu": st.sampled_from([FreeU(1.5, 1.6, 0.9, 0.2), FreeU(1.1, 1.2, 1.0, 0.5, form="constant")]),
     "loras": st.lists(st.builds(Lora, st.just("a.safetensors"), _finite, st.just(()), st.just("0" * 64))).map(tuple),
+    "embeddings": st.lists(st.builds(Embedding, st.just("a.safetensors"), st.just("zorb"), st.just("0" * 64))).map(
+        tuple
+    ),
+    **dict.fromkeys(("original_size", "target_size", "crop"), st.tuples(st.integers(1, 4096), st.integers(1, 4096))),
+    "prompt_style": st.sampled_from(PROMPT_STYLES),
     "init_image": st.just("in.png"),
     "vae": st.sampled_from(["taesd", "vae.safetensors"]),
     "mask": st.sampled_from(["mask.png", "alpha"]),
@@ -59,7 +66,7 @@ _parsed = {
     "sampler": st.sampled_from(samplers.names()),
     "schedule": st.sampled_from(schedules.names()) | st.just("sigmas=3,1,0"),
 }
-_required = {"guidance_rescale", "clip_skip", "model", "loras", "rng"}
+_required = {"guidance_rescale", "clip_skip", "model", "loras", "rng", "prompt_style", "embeddings"}
 
 
 @st.composite

@@ -50,15 +50,16 @@ SCHEDULE = {
 }
 BATCH = 32
 SHAPES = {  # width and height in pixels: share of the pictures
-    (256, 256): 0.76,
-    (384, 256): 0.06,
-    (256, 384): 0.06,
-    (128, 128): 0.04,
-    (192, 192): 0.04,
-    (384, 384): 0.04,
+    (256, 256): 0.50,
+    (384, 256): 0.04,
+    (256, 384): 0.04,
+    (128, 128): 0.15,
+    (192, 192): 0.25,
+    (384, 384): 0.02,
 }
-PASSES = 6  # over the pictures of an epoch, each time with other captions, noise and timesteps
+PASSES = 12  # over the pictures of an epoch, each time with other captions, noise and timesteps
 EMPTY_CAPTIONS = 0.1  # share trained without words, for guidance
+SKEW = 0.6  # of the timesteps: 1 takes all equally often, less takes high noise more often
 SNR_LIMIT = 5.0  # min-SNR-gamma, arXiv:2303.09556
 THING_WEIGHT = 4.0  # of a latent of a thing, beside 1 of any latent
 MAX_AVERAGING = 0.999
@@ -79,7 +80,7 @@ def velocity_loss(clean: Tensor, predict: Callable[[Tensor, Tensor], Tensor], em
     signal_powers = scheduler().alphas_cumprod
     # One timestep from each of n equal parts of the schedule: losses of different batches compare.
     parts = (torch.randperm(len(clean)) + torch.rand(len(clean))) / len(clean)
-    times = (parts * len(signal_powers)).long().clamp(max=len(signal_powers) - 1)
+    times = (parts**SKEW * len(signal_powers)).long().clamp(max=len(signal_powers) - 1)
     power = signal_powers[times].view(-1, 1, 1, 1)
     signal, sigma = power.sqrt(), (1 - power).sqrt()
     noise = torch.randn_like(clean)

@@ -40,7 +40,7 @@ STEPS_PER_PICTURE = 2  # for each picture of an epoch
 ABOUT_THINGS = 0.85  # share of the crops that hold a part of a thing, where there is one
 HELD_OUT_SEED = FIRST_SEED - 1_000  # of the first picture that reconstruction is measured on
 MEASURED = 64  # pictures that reconstruction and scale are measured on
-BATCH_TO_ENCODE = 16
+BATCH_TO_ENCODE = 2
 
 
 def train(plan: Plan, out: Path) -> None:

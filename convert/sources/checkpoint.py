@@ -4,12 +4,45 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+
 from mlx_sd.core.files import Tensor
 
 PARTS = ("text_encoder", "text_encoder_2", "unet", "vae")
 VQ = "vqvae"  # what latent diffusion pipelines call the vae
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 SCHEDULERS = ("scheduler", "low_res_scheduler")
+
+
+class Difference(Tensor):
+    """A tensor that is a difference from the weight of the same name in the model that a network is used with.
+
+    factors: (up, down), two tensors whose product it is; without them the file holds it as it is.
+    """
+
+    factors: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "Difference":
+        """Returns a tensor marked as a difference."""
+        return cls(*tensor)
+
+    @classmethod
+    def product(cls, up: Tensor, down: Tensor, name: str) -> "Difference":
+        """Returns the product (outputs, inputs, ...) of up (outputs, rank) and down (rank, inputs, ...), unread."""
+        difference = cls(*up._replace(name=name, shape=(*up.shape[:1], *down.shape[1:])))
+        difference.factors = up, down
+        return difference
+
+    def read(self) -> mx.array:
+        """Reads the numbers; of a product, computes them in float32 on the CPU."""
+        if self.factors is None:
+            return super().read()
+        with mx.stream(mx.cpu):
+            up, down = (factor.read().astype(mx.float32).flatten(1) for factor in self.factors)
+            product = (up @ down).reshape(self.shape)
+            mx.eval(product)
+        return product
 
 
 @dataclass(frozen=True)

@@ -201,6 +201,14 @@ def control(tensors: Mapping[str, Tensor], where: str) -> Config:
             "addition_time_embed_dim": _SIZE_WIDTH,
             "projection_class_embeddings_input_dim": inputs,
         }
+    if s.has("task_embedding"):
+        config |= {
+            "_class_name": "ControlNetUnionModel",
+            "num_control_type": s.dim("task_embedding", 0),
+            "num_trans_channel": s.dim("task_embedding", 1),
+            "num_trans_layer": s.count("transformer_layes"),
+            "num_proj_channel": s.dim("spatial_ch_projs.weight", 0),
+        }
     return config
 
 

@@ -2,21 +2,23 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mlx_sd.checkpoint.model_folder import CONTROL, DIFFERENCE
+from mlx_sd.checkpoint.model_folder import CONTROL
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import Tensor, read_json
 
 from ..files import file_kinds
 from ..files.diffusers_names import current_name
 from . import configs_from_shapes, diffusers_folder, original_weights
-from .checkpoint import Checkpoint, Component, SourceOptions
+from .checkpoint import Checkpoint, Component, Difference, SourceOptions
 from .single_file_parts import Tensors, component, find_prefix, open_tensors, under
 
 _PREFIXES = ("control_model.", "")
 _ORIGINAL, _DIFFUSERS = "input_hint_block.0.weight", "controlnet_cond_embedding.conv_in.weight"
+_LOW_RANK = "lora_controlnet"  # a key of files whose weights are products of two: Control-LoRAs
 _MARK = "difference"  # a key of files whose weights are differences from the UNet's
 # How the tensors of a base checkpoint begin, which some files hold beside the ControlNet's
 _BASE = re.compile(
@@ -26,6 +28,7 @@ _BASE = re.compile(
 _HINT = re.compile(r"input_hint_block\.(\d{1,2})\.")
 _ZERO = re.compile(r"zero_convs\.(\d{1,2})\.0\.")
 _MIDDLE = "middle_block_out.0"
+_IN_PROJ = re.compile(r"(transformer_layes\.\d{1,2}\.attn)\.in_proj_(weight|bias)")
 _POOLED = re.compile(r"shuffle(_fp16)?$")  # the end of the names of files whose residuals are pooled, as in ComfyUI
 
 
@@ -44,18 +47,18 @@ def read(path: Path, options: SourceOptions) -> Checkpoint:
     for name in ("ema", "kind", "prediction", "vae", "text_encoder", "text_encoder_2", "tokenizer"):
         if getattr(options, name):
             raise InputError(f"--{name.replace('_', '-')} is of whole checkpoints; {path} is a ControlNet")
-    if path.is_dir():
-        network, difference = diffusers_folder.component(path, options.variant), False
-    else:
-        network, difference = _from_file(path)
-    index: dict[str, Any] = {"_class_name": network.config.get("_class_name", ""), DIFFERENCE: difference}
-    summary = "a ControlNet" + (", of differences from its UNet" if difference else "")
+    network = diffusers_folder.component(path, options.variant) if path.is_dir() else _from_file(path)
+    network = replace(network, tensors=_values_alone(network.tensors))
+    index: dict[str, Any] = {"_class_name": network.config.get("_class_name", "")}
+    differences = any(isinstance(tensor, Difference) for tensor in network.tensors.values())
+    summary = "a ControlNet" + (" of differences from the weights of a UNet" if differences else "")
     return Checkpoint(path, index, {}, {CONTROL: network}, {}, summary=summary)
 
 
-def _from_file(file: Path) -> tuple[Component, bool]:
-    """The network in a file, and whether its weights are differences."""
+def _from_file(file: Path) -> Component:
     stored = open_tensors(file)
+    if _LOW_RANK in stored:
+        stored = _products(stored)
     where = f"{file} is a ControlNet, but not a whole one"
     if (prefix := find_prefix(stored, _PREFIXES, _ORIGINAL)) is not None:
         weights = _original(_own(stored, prefix))
@@ -69,7 +72,36 @@ def _from_file(file: Path) -> tuple[Component, bool]:
     config = configs_from_shapes.control(weights, where)
     if _POOLED.search(file.stem):
         config["global_pool_conditions"] = True
-    return component(file, config, weights), any(name in stored for name in (_MARK, f"control_model.{_MARK}"))
+    if _MARK in stored or f"control_model.{_MARK}" in stored:
+        weights = {name: Difference.of(tensor) for name, tensor in weights.items()}
+    return component(file, config, weights)
+
+
+def _values_alone(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a union, of each projection of queries, keys and values only the last part: it uses no other.
+
+    See `mlx_sd.networks.union.ValueBlock`.
+    """
+    values: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if match := _IN_PROJ.fullmatch(name):
+            rows = tensor.shape[0] if tensor.shape else 0
+            values[f"{match[1]}.v_proj.{match[2]}"] = tensor.rows(2 * rows // 3, rows)
+        else:
+            values[name] = tensor
+    return values
+
+
+def _products(stored: Tensors) -> dict[str, Tensor]:
+    """The tensors of a Control-LoRA, with the product of each pair `up` and `down` as a weight; others are whole."""
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in stored.items():
+        layer, _, role = name.rpartition(".")
+        if role == "up" and f"{layer}.down" in stored:
+            tensors[f"{layer}.weight"] = Difference.product(tensor, stored[f"{layer}.down"], f"{layer}.weight")
+        elif name != _LOW_RANK and not (role == "down" and f"{layer}.up" in stored):
+            tensors[name] = tensor
+    return tensors
 
 
 def _own(stored: Tensors, prefix: str) -> dict[str, Tensor]:

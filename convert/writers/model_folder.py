@@ -12,7 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_sd.checkpoint.model_folder import FORMAT, VERSION, build, shapes
+from mlx_sd.checkpoint.model_folder import DIFFERENCES, FORMAT, VERSION, build, shapes
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import TENSOR_DTYPES, Tensor, atomic_folder, sha256
 from mlx_sd.core.terminal import progress
@@ -24,7 +24,7 @@ from ..adapters.merge import OpenAdapter, plan_merge
 from ..files.diffusers_names import diffusers_name
 from ..files.refusals import first
 from ..files.safetensors_stream import Entry, write_tensors
-from ..sources.checkpoint import Checkpoint, Component, Vocabulary
+from ..sources.checkpoint import Checkpoint, Component, Difference, Vocabulary
 from .quantized_entries import quantized
 
 Shape = tuple[int, ...]
@@ -56,9 +56,10 @@ def write_model_folder(
         Classes.of(configs["unet"], configs.get("class_embedder"), checkpoint.index, where)  # raises what is wrong
     merge = plan_merge(adapters, built, lora_strict)
     quantizations = quantization.parse_for(built, quantize)
-    networks = {}
+    networks, differences = {}, []
     for part, component in checkpoint.components.items():
         sources = plan(part, component, checkpoint.path / part)
+        differences += [parameter for parameter, tensor, _ in sources if isinstance(tensor, Difference)]
         networks[part] = [
             entry(parameter, tensor, shape, dtype, partial(merge, part, parameter))
             for parameter, tensor, shape in sources
@@ -89,6 +90,8 @@ def write_model_folder(
             "scheduler": checkpoint.scheduler,
             "files": files,
         }
+        if differences:
+            about[DIFFERENCES] = differences
         if checkpoint.low_res_scheduler:
             about["low_res_scheduler"] = checkpoint.low_res_scheduler
         (folder / "model.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

@@ -18,10 +18,25 @@ ImageSource = Pathlike | Image.Image
 # How a control image is made of a photo, by `mlx_sd.tasks.control_image`
 MAKERS = ("canny", "scribble", "softedge", "tile", "grey", "inpaint")
 
-FORM = "MODEL:[MAKER:]IMAGE[:SCALE[:START-END]]"
+# What the images of a union of control networks show -> the number of that mode (ControlNet++, its authors' list)
+MODES = {
+    "openpose": 0,
+    "depth": 1,
+    "softedge": 2,
+    "scribble": 2,
+    "canny": 3,
+    "lineart": 3,
+    "mlsd": 3,
+    "normal": 4,
+    "segmentation": 5,
+    "tile": 6,
+    "inpaint": 7,
+}
+
+FORM = "MODEL[@MODE]:[MAKER:]IMAGE[:SCALE[:START-END]]"
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 _SPAN = re.compile(r"(\d*\.?\d+|\d+\.)-(\d*\.?\d+|\d+\.)")
-_RECORDED = ("model", "image", "maker", "scale", "start", "end", "model_hash", "image_hash")
+_RECORDED = ("model", "mode", "image", "maker", "scale", "start", "end", "model_hash", "image_hash")
 
 
 class Control(NamedTuple):
@@ -39,6 +54,7 @@ class Control(NamedTuple):
     start: float = 0.0
     end: float = 1.0
     maker: str | None = None
+    mode: str | None = None
     model_hash: str | None = None
     image_hash: str | None = None
 
@@ -73,6 +89,11 @@ class Control(NamedTuple):
                 f"no control image is made by {self.maker!r};{did_you_mean(self.maker, MAKERS)} "
                 f"there are {', '.join(MAKERS)}"
             )
+        if self.mode is not None and self.mode not in MODES:
+            raise InputError(
+                f"no union of control networks has a mode {self.mode!r};{did_you_mean(self.mode, MODES)} "
+                f"there are {', '.join(MODES)}"
+            )
         image = self.image if isinstance(self.image, Image.Image) else os.fspath(self.image)
         numbers = {"scale": float(self.scale), "start": float(self.start), "end": float(self.end)}
         return self._replace(model=name, image=image, **numbers)
@@ -83,7 +104,7 @@ class Control(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Control":
-        """Reads the text of `--control`, MODEL:[MAKER:]IMAGE[:SCALE[:START-END]]; a name that exists may have colons."""
+        """Reads the text of `--control`, which has the form FORM; names of files may have colons in them."""
         place, scale, span = text, 1.0, (0.0, 1.0)
         head, _, tail = place.rpartition(":")
         if head and (match := _SPAN.fullmatch(tail)) and not _is_image(place):
@@ -99,7 +120,11 @@ class Control(NamedTuple):
         maker, _, image = source.partition(":")
         if not image or maker not in MAKERS or Path(source).exists():
             maker, image = "", source
-        return cls(model, image, scale, *span, maker or None).checked()
+        model, image = (os.path.expanduser(name) for name in (model, image))  # noqa: PTH111 - in mid-word no shell does
+        name, _, mode = model.rpartition("@")
+        if name and mode in MODES and not Path(model).exists():
+            model = name
+        return cls(model, image, scale, *span, maker or None, mode if model == name else None).checked()
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Control":

@@ -15,7 +15,8 @@ from ..networks.classes import ClassEmbedder
 from ..networks.clip import TextEncoder
 from ..networks.clip_vision import ImageEncoder, VisionConfig
 from ..networks.configs import ClassConfig, TextConfig, TinyConfig, vae_config
-from ..networks.control import ControlConfig, ControlNet
+from ..networks.control import ControlNet
+from ..networks.control_config import ControlConfig
 from ..networks.ip_adapter import IPAdapter, IPAdapterConfig
 from ..networks.t2i_adapter import AdapterConfig, T2IAdapter
 from ..networks.tiny_autoencoder import TinyAutoencoder
@@ -31,7 +32,7 @@ TEXT = ("text_encoder", "text_encoder_2")
 IP_ADAPTER, IMAGE_ENCODER = "ip_adapter", "image_encoder"  # of the folders of an IP-Adapter and its image encoder
 T2I_ADAPTER = "t2i_adapter"  # of the folder of a T2I-Adapter
 CONTROL = "control"  # of a folder that holds a ControlNet alone
-DIFFERENCE = "difference"  # under "pipeline": whether that ControlNet's weights are differences from its UNet's
+DIFFERENCES = "differences"  # in model.json: a ControlNet's parameters that are differences from its UNet's
 _SCALES = {"StableDiffusionUpscalePipeline": 0.08333, "LDMSuperResolutionPipeline": 1.0}
 PIXELS = ("DDPMPipeline", "DDIMPipeline")  # of diffusers: without an autoencoder
 # How parameters of the UNet began in versions 1 and 2 -> how they begin since; the first rule that fits decides.

@@ -32,6 +32,7 @@ docs/guide/coming-from.md
 
 _GROUPS = {
     "image": "begin with an image; its size is the default, in multiples of 8",
+    "control": "let control networks see images, beside the prompt",
     "solver": "what only some samplers and schedules take; each has its own default",
 }
 
@@ -82,6 +83,11 @@ def _add_command(p: Parser, work: Any) -> None:
     )
     work.add_argument(
         "--no-wildcards", dest="wildcards", action="store_false", help="take {a|b} in prompts as it stands"
+    )
+    work.add_argument(
+        "--explain-prompt",
+        action="store_true",
+        help="print how the prompt is read, in pieces, weights, chunks and tokens, and make no picture",
     )
     count = work.add_argument("--count", type=int, default=1, help="pictures of each prompt, default 1")
     p.add_spellings(

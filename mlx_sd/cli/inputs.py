@@ -73,6 +73,12 @@ def _sources(request: Request) -> Iterator[tuple[str, str]]:
         yield from (("--ip-adapter", source) for source in sources if isinstance(source, str))
     for lora in request.loras:
         yield "--lora", lora.path
+    for embedding in request.embeddings:
+        yield "--embedding", embedding.path
+    for control in request.controls:
+        yield "--control", control.model
+        if isinstance(control.image, str):
+            yield "--control", control.image
 
 
 def _identity(path: Path) -> tuple[int, int]:

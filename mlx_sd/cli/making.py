@@ -21,7 +21,7 @@ from ..generation import Result
 from ..jobs import Claim, State
 from ..pipeline import StableDiffusion
 from ..request import Request
-from . import models, prompt_list, replay
+from . import explain, models, prompt_list, replay
 from .animation import StepImages
 from .plan import Draft, Plan
 from .progress import Progress
@@ -36,6 +36,9 @@ def make(arguments: argparse.Namespace, name: str) -> None:
     """Makes the pictures of a command line; name: of the command, in front of each line on the standard error."""
     replayed = replay.request_of(arguments)
     templates = prompt_list.templates_of(arguments, replayed)
+    if arguments.explain_prompt:
+        print("\n".join(explain.lines_of(templates)))
+        return
     plan = Plan(arguments, templates)
     for line in prompt_list.remarks_of(templates) if arguments.from_image is None else ():
         warnings.warn(line, stacklevel=2)
@@ -190,8 +193,8 @@ def _model_key(template: Template) -> tuple[Any, ...]:
     return tuple(getattr(template.request, name) for name in models.FIELDS)
 
 
-def _images(request: Request) -> tuple[str, str]:
-    return str(request.init_image), str(request.mask)
+def _images(request: Request) -> tuple[str, ...]:
+    return str(request.init_image), str(request.mask), *(str(control.image) for control in request.controls)
 
 
 def _chunks(drafts: Sequence[Draft], size: int) -> Iterator[Sequence[Draft]]:

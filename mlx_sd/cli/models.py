@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from .. import completion
+from .. import completion, controls
 from ..checkpoint.model import Model
 from ..core.errors import InputError
 from ..pipeline import StableDiffusion
@@ -15,6 +15,9 @@ FIELDS = ("model", "dtype", "loras", "quantize", "coreml", "refiner", "vae", "lo
 
 def load(arguments: argparse.Namespace, request: Request) -> tuple[StableDiffusion, StableDiffusion | None]:
     """Returns the model of a request and its refiner, None where it has none."""
+    if request.controls and request.coreml:
+        raise InputError("packages of --coreml take no control network; leave --control out")
+    controls.check_pairs(request)  # before anything large is converted or loaded
     sd = _packaged(arguments, request) if request.coreml else _loaded(arguments, request)
     return sd, StableDiffusion.load(request.refiner, request.dtype) if request.refiner else None
 

@@ -8,14 +8,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..checkpoint.lora import Lora
 from ..core.errors import InputError
 from ..core.files import is_file
 from ..metadata import VERSION_KEY
+from ..prompts import lora_tags
+from ..prompts.style_names import A1111, COMFY
 from ..request import MODEL, Request, values_from_json
 
 _OBJECT = re.compile(r'\{\s*["}]')  # a line of JSON; {red|blue} is a wildcard
 _FILE = re.compile(r"\.(png|jpe?g|webp|gif|txt|jsonl?)$", re.IGNORECASE)
-_LORA = re.compile(r"<(?:lora|lyco):([^:>]+)(?::([^:>]+))?[^>]*>")  # A1111's
 _WEIGHT = re.compile(r"\([^()]+:\s*\d*\.?\d+\s*\)")
 _OUTPUT, _COUNT = "output", "count"  # keys beside those of a request
 _SCRIPT = re.compile(r"--?(prompt|negative|steps|seed|width|height|sampler|cfg)", re.IGNORECASE)  # as A1111's script
@@ -35,10 +37,29 @@ class Template(NamedTuple):
 
 
 def templates_of(arguments: argparse.Namespace, request: Request) -> list[Template]:
-    """Returns a template for each prompt or class, over the settings of `request`.
+    """Returns a template for each prompt or class, over the settings of `request`; LoRAs that a prompt names are its.
 
     Raises InputError where there is none, where there are both, and where a line of --prompts makes no sense.
     """
+    return [_with_named_loras(template) for template in _templates(arguments, request)]
+
+
+def _with_named_loras(template: Template) -> Template:
+    """Returns a template whose request has the LoRAs of its prompt among its own, and no longer in the prompt."""
+    request = template.request
+    if request.prompt is None or request.prompt_style != A1111:
+        return template
+    try:
+        prompt, tags = lora_tags.taken_out(request.prompt)
+    except InputError as error:
+        raise InputError(f"{template.where or 'the prompt'}: {error}") from None
+    if not tags:
+        return template
+    loras = (*request.loras, *(Lora(tag.name, tag.scale) for tag in tags))
+    return template._replace(request=request.with_values(prompt=prompt, loras=loras))
+
+
+def _templates(arguments: argparse.Namespace, request: Request) -> list[Template]:
     count, wildcards = arguments.count, arguments.wildcards
     if request.class_label is not None:
         if request.prompt is not None or arguments.prompts is not None:
@@ -61,15 +82,18 @@ def templates_of(arguments: argparse.Namespace, request: Request) -> list[Templa
 
 
 def remarks_of(templates: Iterable[Template]) -> list[str]:
-    """Returns a line for each thing that A1111 and ComfyUI read in a prompt and that is plain text here."""
+    """Returns a line for each thing in a prompt that means something in other styles, and is text in its own."""
     lines: dict[str, None] = {}
     for template in templates:
-        prompt = template.request.prompt or ""
-        for lora in _LORA.finditer(prompt):
-            scale = f":{lora[2]}" if lora[2] else ""
-            lines[f"{lora[0]} in a prompt is plain text here; --lora {lora[1]}{scale} merges it"] = None
-        if weight := _WEIGHT.search(prompt):
-            lines[f"weights in a prompt, such as {weight[0]}, are plain text here"] = None
+        prompt, style = template.request.prompt or "", template.request.prompt_style
+        if style == A1111:
+            continue
+        where = f"--prompt-style {style}"
+        for lora in lora_tags.TAG.finditer(prompt):
+            tag = f"{lora['name']}{lora['scales']}"
+            lines[f"{lora[0]} in a prompt is text in {where}; --lora {tag} merges it"] = None
+        if style != COMFY and (weight := _WEIGHT.search(prompt)):
+            lines[f"weights such as {weight[0]} are text in {where}"] = None
     return list(lines)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import metadata
+from .. import controls, metadata
 from ..checkpoint.embedded import FORMER
 from ..checkpoint.model import Model
 from ..core.errors import InputError
@@ -78,7 +78,9 @@ def _present(arguments: argparse.Namespace) -> list[str]:
 def without_hashes(request: Request) -> Request:
     """Returns the request for the files and models as they are now, whatever a replayed picture was made with."""
     loras = tuple(lora._replace(sha256=None) for lora in request.loras)
-    return request.with_values(**dict.fromkeys(HASHES), loras=loras)
+    embeddings = tuple(embedding._replace(sha256=None) for embedding in request.embeddings)
+    unhashed = tuple(control._replace(model_hash=None, image_hash=None) for control in request.controls)
+    return request.with_values(**dict.fromkeys(HASHES), loras=loras, embeddings=embeddings, controls=unhashed)
 
 
 def _translation(arguments: argparse.Namespace) -> Translation | None:
@@ -88,7 +90,7 @@ def _translation(arguments: argparse.Namespace) -> Translation | None:
 
 
 def check_images(replayed: Request, request: Request) -> None:
-    """Reads the image and the mask of a request; InputError where one is missing or no picture.
+    """Reads the image, the mask and the control images of a request; InputError where one is missing or no picture.
 
     replayed: of the picture that is made again.
     """
@@ -98,9 +100,18 @@ def check_images(replayed: Request, request: Request) -> None:
             continue
         recorded = getattr(replayed, field) is not None and name == getattr(replayed, source)
         if recorded and not Path(name).is_file():
-            flag = f"--{source.replace('_', '-')}"
-            raise InputError(f"{name} is no longer there, and the picture was made with it; {flag} names another")
+            raise _vanished(name, f"--{source.replace('_', '-')}")
         images.read(name)
+    recorded_images = {control.image for control in replayed.controls if control.image_hash}
+    for control in request.controls:
+        if isinstance(control.image, str):
+            if control.image in recorded_images and not Path(control.image).is_file():
+                raise _vanished(control.image, "--control")
+            images.read(control.image)
+
+
+def _vanished(name: str, flag: str) -> InputError:
+    return InputError(f"{name} is no longer there, and the picture was made with it; {flag} names another")
 
 
 def changes(
@@ -128,6 +139,11 @@ def changes(
         for lora, record in zip(replayed.loras, model.loras, strict=False):
             if lora.sha256 not in (None, record["sha256"]):
                 lines.append(f"the LoRA {lora.path} is not the one the picture was made with")
+    for embedding in replayed.embeddings:
+        named = any(entry.path == embedding.path for entry in request.embeddings)
+        if named and embedding.sha256 not in (None, metadata.digest(embedding.path)):
+            lines.append(f"the embedding {embedding.path} is not the file that the picture was made with")
+    lines += controls.changed(model, replayed.controls, request.controls)
     if lines and not arguments.allow_changed:
         raise InputError(f"{'; '.join(lines)}; --allow-changed makes another picture with what is there now")
     return lines

@@ -11,7 +11,7 @@ from ..core.errors import InputError
 from ..sampling import names
 from . import infotext
 from .a1111_names import solver_of
-from .to_a1111 import CHURN, OURS
+from .to_a1111 import CHURN, OURS, STYLE
 
 _ABOUT = frozenset(
     """Model hash|Lora hashes|Hashes|VAE hash|Version|User|App|Backend|Pipeline|Operations|Time taken|Created Date|
@@ -98,19 +98,14 @@ class _Reader:
         self.remarks.append(Remark(text, field))
 
     def read_prompts(self) -> None:
-        """Reads both prompts: LoRAs and other networks out of them, brackets as far as they are no weights."""
-        marked = False
+        """Reads both prompts: LoRAs and other networks out of them, everything else as it is, in A1111's style."""
+        if self._is_own and (style := self._take(STYLE)):
+            self.settings["prompt_style"] = style
         for field, text in (("prompt", self._parsed.prompt), ("negative", self._parsed.negative)):
             plain = _EXTRA_NETWORK.sub(self._network, text)
             plain = text if plain == text else plain.strip()
-            if re.search(r"(?<!\\)[(\[]|\bBREAK\b|\bAND\b", plain):
-                marked = True
-            else:
-                plain = re.sub(r"\\([\\()\[\]])", r"\1", plain)
             if plain or field == "prompt":
                 self.settings[field] = plain
-        if marked:
-            self._remark("weights and editing in the prompt, which is read as plain text", "prompt")
 
     def _network(self, match: "re.Match[str]") -> str:
         """Notes a network like <lora:name:0.8>; returns what stays of it in the prompt."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..checkpoint.tiny_vaes import REPOSITORIES
 from ..core.version import VERSION
+from ..prompts.style_names import A1111, PLAIN
 from ..sampling import names
 from .a1111_names import labels
 
@@ -20,19 +21,27 @@ NUMPY = "NumPy"  # of RNG: A1111 has no such noise, but without the key it would
 CHURN = {"s_churn": "Sigma churn", "s_tmin": "Sigma tmin", "s_tmax": "Sigma tmax", "s_noise": "Sigma noise"}
 # Settings that A1111 does not have -> their keys in the text, for those who read it.
 OURS = {"guidance_rescale": "CFG Rescale", "deepcache": "DeepCache", "tgate": "T-GATE", "freeu": "FreeU"}
+OURS |= {"prompt_2": "Prompt 2", "negative_2": "Negative prompt 2", "original_size": "Original size"}
+OURS |= {"target_size": "Target size", "crop": "Crop"}
+STYLE = "Prompt style"  # of a prompt that is not written as in A1111
 
 
 def to_text(settings: Mapping[str, Any]) -> str:
     """Returns the text of a JSON object of settings, as `Request.to_json` writes it."""
     lines = [_with_loras(settings)]
     if settings.get("negative"):
-        lines.append(f"Negative prompt: {escaped(settings['negative'])}")
+        lines.append(f"Negative prompt: {written(settings['negative'], settings)}")
     lines.append(", ".join(f"{key}: {quoted(value)}" for key, value in _pairs(settings)))
     return "\n".join(lines)
 
 
+def written(prompt: str, settings: Mapping[str, Any]) -> str:
+    """Returns a prompt as A1111's text holds it: plain text escaped, other styles as they are."""
+    return escaped(prompt) if settings.get("prompt_style", PLAIN) == PLAIN else prompt
+
+
 def escaped(prompt: str) -> str:
-    """Returns a prompt with a backslash before brackets, which would change weights in A1111 and do not here."""
+    """Returns plain text with a backslash before brackets, which would change weights in A1111."""
     return re.sub(r"([\\()\[\]])", r"\\\1", prompt)
 
 
@@ -55,7 +64,7 @@ def lora_hashes(loras: Iterable[tuple[Mapping[str, Any], str]]) -> str | None:
 
 def _with_loras(settings: Mapping[str, Any]) -> str:
     label = settings.get("class")
-    prompt = escaped(str(settings.get("prompt") or ("" if label is None else f"class {label}")))
+    prompt = written(str(settings.get("prompt") or ("" if label is None else f"class {label}")), settings)
     tags = [f"<lora:{lora_name(lora['path'])}:{quoted(lora['scale'])}>" for lora in settings.get("loras") or ()]
     return " ".join([prompt, *tags] if prompt else tags)
 
@@ -98,9 +107,29 @@ def _pairs(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, key in OURS.items():
         if setting(name):
             yield key, setting(name)
+    if setting("prompt_style") not in (None, A1111, PLAIN):
+        yield STYLE, setting("prompt_style")
+    for i, control in enumerate(setting("controls") or ()):
+        yield f"ControlNet {i}", _control(control, bool(setting("guess_mode")))
     if setting("lora_hashes"):
         yield "Lora hashes", setting("lora_hashes")
+    if setting("embeddings"):
+        hashes = (f"{re.sub('[:,]', '', entry['name'])}: {entry['sha256'][:12]}" for entry in setting("embeddings"))
+        yield "TI hashes", ", ".join(hashes)
     yield "Version", f"mlx-sd {setting(VERSION_KEY) or VERSION}"
+
+
+def _control(control: Mapping[str, Any], guess: bool) -> str:
+    """Returns what A1111's extension writes of a control network."""
+    values = {
+        "Module": control.get("maker", "none"),
+        "Model": f"{_model_name(control['model'])} [{control.get('model_hash', '')[:8]}]",
+        "Weight": control["scale"],
+        "Guidance Start": control["start"],
+        "Guidance End": control["end"],
+        "Control Mode": "ControlNet is more important" if guess else "Balanced",
+    }
+    return ", ".join(f"{key}: {value}" for key, value in values.items())
 
 
 def _model_name(model: str) -> str:

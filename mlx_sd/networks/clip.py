@@ -44,11 +44,17 @@ class TextEncoder(nn.Module):
         if config.projection:
             self.projection = Linear(config.width, config.projection, bias=False)
 
-    def __call__(self, ids: mx.array) -> Encoded:
-        """Encodes token ids (B, tokens), each row ending in the end token and its padding."""
+    def __call__(self, ids: mx.array, *, embedded: mx.array | None = None, visible: mx.array | None = None) -> Encoded:
+        """Encodes token ids (B, tokens), each row ending in the end token and its padding.
+
+        embedded: (B, tokens, width) in the place of the tokens' own embeddings; the end token is looked for among the
+        ids all the same. visible: (B, tokens), which tokens may be attended to; None is all.
+        """
         tokens = ids.shape[1]
-        x = self.token_embedding(ids) + self.position_embedding.weight[:tokens]
+        x = (self.token_embedding(ids) if embedded is None else embedded) + self.position_embedding.weight[:tokens]
         mask = mx.triu(mx.full((tokens, tokens), _MASKED, dtype=x.dtype), k=1)
+        if visible is not None:
+            mask = mask + mx.where(visible, 0, _MASKED).astype(x.dtype)[:, None, None, :]
         hidden = [x]
         for layer in self.layers:
             hidden.append(x := layer(x, mask))
@@ -103,7 +109,7 @@ class Layer(nn.Module):
         self.fc1, self.fc2 = Linear(config.width, config.hidden), Linear(config.hidden, config.width)
 
     def __call__(self, x: mx.array, mask: mx.array | None = None) -> mx.array:
-        """Returns the sequence (B, tokens, width) of x (B, tokens, width); mask (tokens, tokens) is added to scores."""
+        """Returns (B, tokens, width) of x, of the same shape; mask (..., tokens, tokens) is added to scores."""
         y = self.norm1(x)
         x = x + self.attention(y, y, mask)
         return x + self.fc2(self.activation(self.fc1(self.norm2(x))))

@@ -70,14 +70,17 @@ class UNetEmbedding(nn.Module):
         time_ids: mx.array | None = None,
         class_labels: mx.array | None = None,
         timestep_cond: mx.array | None = None,
+        mode: mx.array | None = None,
     ) -> mx.array:
         """Returns the embedding (B, E), already through the SiLU that every residual block begins with.
 
-        t: timesteps (B,); dtype: of the weights. The others are as `UNet.__call__` takes them; InputError where one
-        that the config asks for is missing or has the wrong width.
+        t: timesteps (B,); dtype: of the weights. mode: (1, E), added to it (`Modes`). The others are as
+        `UNet.__call__` takes them; InputError where one that the config asks for is missing or has the wrong width.
         """
         config = self.config
         embedding = self.timestep(self._sinusoids(t, config.channels).astype(dtype), timestep_cond)
+        if mode is not None:
+            embedding = embedding + mode
         if config.class_embedding:
             if class_labels is None:
                 raise InputError("this UNet is class-conditional: it needs class_labels")

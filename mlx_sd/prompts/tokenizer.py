@@ -49,19 +49,29 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Returns the ids of a text between the start and the end token, cut at `length`, not padded."""
-        return [self.start, *self._ids(text)[: self.length - 2], self.end]
+        return [self.start, *self.ids(text)[: self.length - 2], self.end]
 
     def chunks(self, text: str) -> list[list[int]]:
         """Splits the ids of a text of any length into chunks of `length` ids; an empty text is one chunk.
 
         Each chunk has a start token, as many ids as fit, an end token, and padding.
         """
-        ids, size = self._ids(text), self.length - 2
+        ids, size = self.ids(text), self.length - 2
         chunks = [ids[i : i + size] for i in range(0, len(ids), size)] or [[]]
         return [[self.start, *chunk, self.end] + [self.pad] * (size - len(chunk)) for chunk in chunks]
 
-    def _ids(self, text: str) -> list[int]:
+    def ids(self, text: str) -> list[int]:
+        """Returns the ids of a text of any length, without special tokens around them."""
         return list(self._backend.encode(text, add_special_tokens=False).ids)
+
+    def token(self, word: str) -> int | None:
+        """Returns the id of a word that is one token of the vocabulary; None for any other."""
+        token: int | None = self._backend.token_to_id(f"{word}</w>")
+        return token
+
+    def text_of(self, token: int) -> str:
+        """Returns the text of a token as the vocabulary has it, `</w>` at the end of a word."""
+        return self._backend.id_to_token(token) or ""
 
 
 def bpe(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:

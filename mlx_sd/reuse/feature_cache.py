@@ -33,10 +33,10 @@ class FeatureCache:
 
         policy: None makes every evaluation full and keeps nothing.
         forced: evaluations that are full beside those of the policy.
-        restarts: evaluations that are full and drop what was kept, for example because the batch has another size from
-            there on, or because another control network acts.
+        restarts: evaluations that are full, too, and drop what was kept: from there on the batch has another size, or
+            another prompt, or another control network acts.
         """
-        self.policy, self._log_snr, self._restarts = policy, log_snr, restarts
+        self.policy, self._log_snr, self._restarts = policy, log_snr, frozenset(restarts)
         self._full_evaluations = {*(policy.full_evaluations(len(log_snr)) if policy else ()), *forced, *restarts}
         self.evaluations = self.full = 0
         self._past: list[tuple[float, mx.array]] = []  # log-SNR and deep features of the latest full evaluations

@@ -6,7 +6,7 @@ and guidance is dropped, so that one batch passes the UNet in place of two. Befo
 self-attention may be reused for some evaluations, too. Evaluations are counted from 0, as DeepCache's policies do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -108,19 +108,18 @@ def caches(
     log_snr: Sequence[float],
     *,
     guided: bool,
-    changes: Sequence[int] = (),
+    restarts: Collection[int] = (),
 ) -> tuple[FeatureCache, AttentionCache | None]:
     """Returns the fresh caches of one generation with DeepCache, T-GATE, both or neither.
 
     With both, the evaluation before the gate runs the whole UNet, so that every layer's attention is kept, and so does
     the gate, where guidance ends and a batch has half its size: no earlier deep features fit.
-    log_snr: of every evaluation, as `FeatureCache` takes it. guided: as `AttentionCache` takes it. changes: evaluations
-    from which on earlier deep features do not fit, as where a control network begins or ends.
+    log_snr: of every evaluation, and restarts, as `FeatureCache` takes them. guided: as `AttentionCache` takes it.
     """
     if tgate is None:
-        return FeatureCache(deepcache, log_snr, restarts=changes), None
+        return FeatureCache(deepcache, log_snr, restarts=restarts), None
     gate = tgate.gate_step
-    features = FeatureCache(deepcache, log_snr, forced=(gate - 1,), restarts=(gate, *changes))
+    features = FeatureCache(deepcache, log_snr, forced=(gate - 1,), restarts={gate, *restarts})
     return features, AttentionCache(tgate, guided=guided, deepcache=deepcache is not None)
 
 

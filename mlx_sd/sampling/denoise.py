@@ -1,6 +1,7 @@
 """From the network's output to an estimate of the clean image or of the noise, and guidance."""
 
 import math
+from collections.abc import Sequence
 
 import mlx.core as mx
 
@@ -45,12 +46,17 @@ def clip_image(image: mx.array, clip: Clip) -> mx.array:
     return mx.clip(image, -limit, limit) / limit
 
 
-def guide(output: mx.array, scale: float, rescale: float = 0.0) -> mx.array:
-    """Returns classifier-free guidance u + scale (c - u) of a batch (2 N, ...) whose first half is unconditional.
+def guide(output: mx.array, scale: float, rescale: float = 0.0, weights: Sequence[float] = (1.0,)) -> mx.array:
+    """Returns classifier-free guidance u + scale (c - u) of a batch (N + K N, ...) whose first N are unconditional.
 
-    `rescale` mixes in the result scaled to the conditional half's standard deviation (Lin et al. 2023, eq. 15 and 16).
+    weights: of the K conditions of each picture, c = u + sum_k weight_k (c_k - u) (Liu et al. 2022, eq. 11).
+    `rescale` mixes in the result scaled to the conditional prediction's standard deviation (Lin et al. 2023, eq. 15
+    and 16).
     """
-    uncond, cond = mx.split(output, 2)
+    uncond, *conditional = mx.split(output, 1 + len(weights))
+    cond = conditional[0]
+    if len(weights) > 1 or weights[0] != 1:
+        cond = uncond + sum(weight * (c - uncond) for weight, c in zip(weights, conditional, strict=True))
     guided = uncond + scale * (cond - uncond)
     if not rescale:
         return guided

@@ -60,6 +60,11 @@ class Table(NamedTuple):
         return [*(Level(row.level.signal / self.sigma_data, row.level.noise) for row in self.rows[1:]), self.end]
 
     @property
+    def steps(self) -> list[int]:
+        """Returns the number of the step that each evaluation is of, counted from 1; Heun's two are of one step."""
+        return [1 + sum(row.ends_step for row in self.rows[:i]) for i in range(len(self.rows))]
+
+    @property
     def log_snr(self) -> list[float]:
         """Returns lambda of each evaluation; signal and noise count as at least 1e-4, so that it is finite."""
         return [Level(max(row.level.signal, _LEAST), max(row.level.noise, _LEAST)).log_snr for row in self.rows]

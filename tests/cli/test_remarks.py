@@ -9,12 +9,12 @@ from mlx_sd.cli import flags
 pytestmark = pytest.mark.usefixtures("tiny_once")
 
 FAST = ("--steps", 1, "--width", 32, "--height", 32, "--seed", 5, "--output", "a.png")
-A1111 = "a (red:1.2) tent <lora:style:0.8>"
+A1111, PLAIN = "a (red:1.2) tent <lora:style:0.8>", ("--prompt-style", "plain")
 REMARKS = {
     ("a tent", "--negative", "rain", "--guidance", 1): "with --guidance 1 there is no guidance, so --negative changes",
     ("a tent", "--guidance-rescale", 0.5, "--guidance", 0): "so --guidance-rescale changes nothing",
-    (A1111,): "<lora:style:0.8> in a prompt is plain text here; --lora style:0.8 merges it",
-    ("a (red:1.2) tent (in the center)",): "weights in a prompt, such as (red:1.2), are plain text here",
+    (A1111, *PLAIN): "<lora:style:0.8> in a prompt is text in --prompt-style plain; --lora style:0.8 merges it",
+    ("a (red:1.2) tent (in the center)", *PLAIN): "weights such as (red:1.2) are text in --prompt-style plain",
 }
 
 
@@ -32,7 +32,7 @@ def test_a_usual_command_has_no_remarks(run):
 
 @pytest.mark.slow
 def test_a_picture_of_ours_that_is_made_again_has_no_remarks_about_its_prompt(run):
-    assert run(A1111, *FAST)[0] == 0
+    assert run(A1111, *PLAIN, *FAST)[0] == 0
     assert run("--from-image", "a.png", "--output", "b.png")[2] == ""
 
 

@@ -11,7 +11,7 @@ import pytest
 # The networks are tiny, and each pytest-xdist worker has one core: torch's threads cost more than they give.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-NEEDED = ("torch", "diffusers", "transformers", "DeepCache", "peft", "lycoris", "skimage")
+NEEDED = ("torch", "diffusers", "transformers", "DeepCache", "peft", "lycoris", "skimage", "compel")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 
 # Modules here import the reference when they are collected.

@@ -53,6 +53,21 @@ def test_the_checkpoint_s_own_sampler(name, pipe, family, measure):
     measure("pipeline call, own sampler", error, LATENTS)
 
 
+def test_what_sdxl_takes_beside_a_prompt(pipe, family, measure):
+    noise, pipeline, sd = families.noise(), pipe("sdxl"), family("sdxl")
+    plain = np.array(ours(sd, noise).latents)
+    texts = {"prompt_2": "a moon", "negative_2": "rain"}
+    sizes = {"original_size": (96, 32), "target_size": (128, 48), "crop": (5, 9)}
+    theirs = reference.generate(pipeline, noise, prompt_2="a moon", negative_prompt_2="rain")
+    measure("SDXL's second prompt", distance(ours(sd, noise, **texts).latents, theirs), LATENTS)
+    theirs = reference.generate(
+        pipeline, noise, original_size=(32, 96), target_size=(48, 128), crops_coords_top_left=(9, 5)
+    )
+    measure("SDXL's sizes and crop", distance(ours(sd, noise, **sizes).latents, theirs), LATENTS)
+    for name, value in (texts | sizes).items():
+        assert distance(ours(sd, noise, **{name: value}).latents, plain) > 1e-4, name
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("name", TEXTS)
 def test_every_sampler_put_into_the_pipeline(name, sampler, pipe, family, measure):
@@ -162,7 +177,7 @@ def test_long_prompts_are_encoded_in_chunks(name, saved, family, modules, measur
         chosen = [hidden[-2] if name == "sdxl" else last for hidden, last, _ in found]
         contexts.append(np.concatenate(chosen, axis=1))
         pooled = found[0][2]
-    context, ours_pooled = family(name).encode_prompt(LONG)
+    context, ours_pooled = family(name).encode_prompt(LONG, prompt_style="plain")
     measure("prompts of many chunks", distance(context, np.concatenate(contexts, axis=-1)), TEXT)
     if name == "sdxl":
         measure("prompts of many chunks", distance(ours_pooled, pooled), TEXT)

@@ -61,6 +61,13 @@ KINDS: dict[str, tuple[str, Config]] = {
 }
 
 
+def union(modes: int = 6, **changes: Any) -> Config:
+    """The config of a union for the tiny SDXL."""
+    values = {"_class_name": "ControlNetUnionModel", "num_control_type": modes, "num_trans_channel": 32}
+    values |= {"num_trans_head": 4, "num_trans_layer": 2, "num_proj_channel": 32}
+    return config("sdxl") | values | {"conditioning_embedding_out_channels": [8, 12, 16]} | changes
+
+
 def weight(name: str, shape: list[int], seed: str = "control") -> np.ndarray:
     """The weight of a name, in diffusers' spelling; another seed is another network."""
     array = families.tensor(seed, name, shape)

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import mlx.core as mx
 from PIL import Image
 
+from tests.support import controls
+
 _MAINS = {"mlx-sd": "mlx_sd.cli.main", "mlx_sd.generate": "mlx_sd.cli.generate"}
 
 
@@ -58,6 +60,7 @@ def write_folder(folder: Path) -> None:
     mx.save_safetensors(str(folder / "foreign.safetensors"), {"layer.weight": mx.zeros((2, 2))})
     (folder / "folder").mkdir()
     (folder / "folder" / "note.txt").write_text("keep me\n")
+    controls.write_folder(folder / "xl-control", controls.config("sdxl"))
     (folder / "unfinished").mkdir()
     (folder / "unfinished" / "model.json").write_text(json.dumps({"format": "mlx-sd", "version": 99}))
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), _inside(folder):
