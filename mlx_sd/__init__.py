@@ -12,7 +12,9 @@ from .core import blas
 from .core.version import VERSION as __version__
 
 if TYPE_CHECKING:
+    from .checkpoint.adapter import Adapter
     from .checkpoint.control import Control
+    from .checkpoint.ip_adapter import ImagePrompt
     from .core.errors import Failure, InputError
     from .generation import Result
     from .pipeline import StableDiffusion
@@ -27,12 +29,14 @@ blas.preload()
 
 # Public names -> the modules that define them, imported at first use: --help and --version need none of them.
 _MODULES = {
+    "Adapter": "checkpoint.adapter",
     "Adaptive": "reuse.deepcache",
     "At": "reuse.deepcache",
     "Control": "checkpoint.control",
     "DeepCache": "reuse.deepcache",
     "Failure": "core.errors",
     "FreeU": "reuse.freeu",
+    "ImagePrompt": "checkpoint.ip_adapter",
     "InputError": "core.errors",
     "NonUniform": "reuse.deepcache",
     "Preview": "preview",
@@ -43,12 +47,14 @@ _MODULES = {
 }
 
 __all__ = [
+    "Adapter",
     "Adaptive",
     "At",
     "Control",
     "DeepCache",
     "Failure",
     "FreeU",
+    "ImagePrompt",
     "InputError",
     "NonUniform",
     "Preview",

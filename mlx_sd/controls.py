@@ -15,6 +15,7 @@ from .checkpoint.model_folder import CONTROL, DIFFERENCES, model_hash, network_c
 from .controller import Branch
 from .core.errors import InputError
 from .load import fill
+from .networks.configs import vae_config
 from .networks.control import ControlNet
 from .networks.control_config import ControlConfig
 from .networks.family import Family, Task, family_of
@@ -37,10 +38,10 @@ def check_pairs(request: Request) -> None:
     if not vae or unet.get("_class_name") == "UNet2DModel":
         return  # loading it says the rest
     config = UNetConfig.from_hf(unet, f"{request.model}: unet")
-    levels = len(vae.get("block_out_channels", ()))
+    factor = vae_config(vae, f"{request.model}: vae").downsampling
     for control in request.controls:
         control_config = ControlConfig.from_hf(resolve.configs(control.model, CONTROL)[CONTROL], control.model)
-        misfit = control_config.misfit(config, vae.get("latent_channels", 4), 2 ** (levels - 1))
+        misfit = control_config.misfit(config, vae.get("latent_channels", 4), factor)
         _check_fit(control.model, request.model, control_config, config, misfit)
 
 

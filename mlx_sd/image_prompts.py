@@ -92,7 +92,7 @@ def completed(model: Model, request: Request) -> tuple[ImagePrompt, ...]:
         raise InputError("Core ML packages take no image prompt; leave --ip-adapter out, or --coreml")
     prompts = []
     for prompt in request.ip_adapters:
-        folder, config, _, _ = _open(prompt, model, request.ip_encoder)
+        folder, config, encoder_folder, _ = _open(prompt, model, request.ip_encoder)
         scales(prompt, model.unet, config)
         for source in (*prompt.images, *([prompt.mask] if prompt.mask is not None else [])):
             images.read(source)
@@ -101,7 +101,7 @@ def completed(model: Model, request: Request) -> tuple[ImagePrompt, ...]:
                 "the mask of an image prompt is of the whole picture; leave out the mask or --denoise-tile"
             )
         digests = [metadata.digest(source) if isinstance(source, str) else None for source in prompt.images]
-        prompts.append(prompt._replace(model_hash=folder.hash, image_hashes=tuple(digests)))
+        prompts.append(prompt._replace(model_hash=f"{folder.hash}-{encoder_folder.hash}", image_hashes=tuple(digests)))
     return tuple(prompts)
 
 

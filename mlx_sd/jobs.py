@@ -73,6 +73,7 @@ def _without_names(request: Request) -> Request:
         "init_image": request.init_image_hash,
         "mask": request.mask_hash,
         "refiner": request.refiner_hash,
+        "vae": request.vae_hash,
     }
     unnamed = {name: MODEL if name == "model" else None for name, digest in names.items() if digest is not None}
     loras = tuple(lora if lora.sha256 is None else lora._replace(path=MODEL) for lora in request.loras)

@@ -61,7 +61,15 @@ KINDS = (
         "; give it by --control beside the checkpoint it is for",
         foreign=True,
     ),
-    FileKind(r"^(image_proj|ip_adapter)\.", "an IP-Adapter", _NO_CHECKPOINT, foreign=True),
+    FileKind(
+        r"^(image_proj|ip_adapter)\.", "an IP-Adapter", "; give it by --ip-adapter beside a checkpoint", foreign=True
+    ),
+    FileKind(
+        r"^(adapter\.)?body\.0\.(resnets\.0\.|body\.0\.)?block1\.weight$",
+        "a T2I-Adapter",
+        "; give it by --adapter beside a checkpoint",
+        foreign=True,
+    ),
     FileKind(r"motion_modules\.", "an AnimateDiff motion module", _NO_CHECKPOINT, foreign=True),
     _similar(r"time_stack\.", "Stable Video Diffusion"),
     _similar(r"single_stream_modulation\.", "Flux 2"),

@@ -37,10 +37,8 @@ def open_ip_adapter(name: str) -> Component:
     if not projection or not any(_KEYS.fullmatch(n) for n in stored):
         kind = file_kinds.recognise(stored)
         raise InputError(f"{path} is no IP-Adapter" + (f": it {kind.verb} {kind.title}" if kind else ""))
-    if (
-        any(n.startswith("perceiver_resampler.") for n in projection)
-        or ("norm.weight" in projection
-        and ("proj.weight" not in projection))
+    if any(n.startswith("perceiver_resampler.") for n in projection) or (
+        "norm.weight" in projection and ("proj.weight" not in projection)
     ):
         raise InputError(f"{path} is {_FACES}; base, Plus and Full Face adapters see the image itself")
     weights = {}

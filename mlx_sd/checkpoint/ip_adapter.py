@@ -19,7 +19,7 @@ class ImagePrompt(NamedTuple):
     model: a single file, or OWNER/NAME/PATH.safetensors on the hub. images: paths or PIL images, taken together. scale:
     a number, or by block of the UNet as diffusers has it, {"down": {"block_2": [0, 1]}, "up": 0.5, "mid": 0}, where a
     block that is not named has 0. mask: white where the images act. blocks: that mapping, flat, beside a number.
-    model_hash, image_hashes: of the weights and of the files, in a completed request.
+    model_hash, image_hashes: of the weights, the image encoder's too, and of the files, in a completed request.
     """
 
     model: str

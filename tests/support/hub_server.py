@@ -9,6 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
+import pytest
+
 COMMIT = "1" * 40
 _ERRORS = {  # trouble -> status, error code
     "gated": (403, "GatedRepo"),
@@ -124,3 +127,22 @@ def serve(folder: Path) -> Iterator[Hub]:
         hub.shutdown()
         hub.server_close()
         thread.join()
+
+
+@contextmanager
+def alone(folder: Path, home: Path, patch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """Runs a hub with the files of a folder that this process takes for the only one, without token, proxy or cache."""
+    for name in ("HF_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+        patch.delenv(name, raising=False)
+    constants = huggingface_hub.constants
+    patch.setattr(constants, "HF_HUB_CACHE", str(home / "cache"))
+    patch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
+    patch.setattr(constants, "HF_HUB_OFFLINE", False)
+    patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    patch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # between its tries
+    with serve(folder) as running:
+        patch.setattr(constants, "ENDPOINT", running.endpoint)
+        patch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", running.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        yield running

@@ -35,6 +35,9 @@ REFUSED = {
     "SD3": (_only(UNET + "joint_blocks.0.context_block.attn.qkv.weight"), "looks like Stable Diffusion 3"),
     "Cascade": (_only("down_blocks.0.0.channelwise.0.weight"), "looks like Stable Cascade"),
     "ControlNet": (_only("control_model.input_hint_block.0.weight"), "is a ControlNet"),
+    "T2I-Adapter": (_only("body.0.block1.weight"), "is a T2I-Adapter; give it by --adapter"),
+    "IP-Adapter": (_only("image_proj.latents"), "is an IP-Adapter; give it by --ip-adapter"),
+    "tiny autoencoder": (_only("1.weight", "3.conv.0.weight"), "is a tiny autoencoder (TAESD); give it by --vae"),
     "embedding": (_only("emb_params"), "is a textual inversion"),
     "diffusion transformer": (_only("blocks.0.self_attn.q.weight"), "looks like a diffusion transformer"),
     "VQ": (
