@@ -102,7 +102,7 @@ class StableDiffusion:
         only_masked: bool | None = None,
         padding: int | None = None,
         noise_level: int | None = None,
-        controls: Sequence[ControlSource] = (),
+        controls: Sequence[ControlSource] | None = None,
         guess_mode: bool | None = None,
         refiner: "StableDiffusion | None" = None,
         refine_at: float | None = None,
@@ -202,7 +202,7 @@ class StableDiffusion:
             only_masked=only_masked,
             padding=padding,
             noise_level=noise_level,
-            controls=controls,  # type: ignore[arg-type]  # tuples become objects
+            controls=controls or (),  # type: ignore[arg-type]  # tuples become objects
             guess_mode=guess_mode,
             refine_at=refine_at,
             eta=eta,

@@ -14,6 +14,7 @@ from PIL import Image
 import mlx_sd
 from mlx_sd import Adaptive, DeepCache, FreeU, InputError, NonUniform, Request, StableDiffusion, TGate, seeds
 from mlx_sd.checkpoint import model
+from mlx_sd.checkpoint.control import Control
 from mlx_sd.checkpoint.lora import Lora
 from mlx_sd.cli import flags
 from mlx_sd.request import DTYPES, SETTINGS, SOLVER, SPEEDS
@@ -40,6 +41,19 @@ _parsed = {
     "tgate": st.builds(TGate, st.integers(1, 30), st.integers(1, 9), st.integers(1, 9), st.integers(0, 9)),
     "freeu": st.sampled_from([FreeU(1.5, 1.6, 0.9, 0.2), FreeU(1.1, 1.2, 1.0, 0.5, form="constant")]),
     "loras": st.lists(st.builds(Lora, st.just("a.safetensors"), _finite, st.just(()), st.just("0" * 64))).map(tuple),
+    "controls": st.lists(
+        st.builds(
+            Control,
+            st.just("canny"),
+            st.just("edges.png"),
+            _finite,
+            st.floats(0, 0.5),
+            st.floats(0.6, 1),
+            st.sampled_from([None, "canny"]),
+            st.sampled_from([None, "depth"]),
+            st.sampled_from([None, "0" * 12]),
+        )
+    ).map(tuple),
     "init_image": st.just("in.png"),
     "mask": st.sampled_from(["mask.png", "alpha"]),
     "seed": st.integers(0, seeds.HIGHEST),
@@ -58,7 +72,7 @@ _parsed = {
     "sampler": st.sampled_from(samplers.names()),
     "schedule": st.sampled_from(schedules.names()) | st.just("sigmas=3,1,0"),
 }
-_required = {"guidance_rescale", "clip_skip", "model", "loras", "rng"}
+_required = {"guidance_rescale", "clip_skip", "model", "loras", "controls", "rng"}
 
 
 @st.composite
