@@ -138,7 +138,7 @@ class StableDiffusion:
         only_masked: bool | None = None,
         padding: int | None = None,
         noise_level: int | None = None,
-        controls: Sequence[ControlSource] = (),
+        controls: Sequence[ControlSource] | None = None,
         guess_mode: bool | None = None,
         adapters: Sequence[AdapterSource] = (),
         adapter_factor: float | None = None,
@@ -266,7 +266,7 @@ class StableDiffusion:
             only_masked=only_masked,
             padding=padding,
             noise_level=noise_level,
-            controls=controls,  # type: ignore[arg-type]  # tuples become objects
+            controls=controls or (),  # type: ignore[arg-type]  # tuples become objects
             guess_mode=guess_mode,
             adapters=adapters,  # type: ignore[arg-type]
             adapter_factor=adapter_factor,
