@@ -107,16 +107,19 @@ def conditions_of(model: Model, requests: Sequence[Request]) -> Conditions:
     return subjects_of(model, requests, (1,)).conditions[0]
 
 
-def subjects_of(model: Model, requests: Sequence[Request], steps: Sequence[int], total: int | None = None) -> Subjects:
+def subjects_of(
+    model: Model, requests: Sequence[Request], steps: Sequence[int], total: int | None = None, before: int = 0
+) -> Subjects:
     """Returns the conditions of pictures that go through the UNet together.
 
-    steps: the number of the step of each evaluation, from 1; total: the number of steps, where these are not all. They
-    share all settings of the first request; a negative prompt of None is the checkpoint's entry (SDXL: zeros).
+    steps: the number of the step of each evaluation, from 1; total: the number of steps, where these are not all;
+    before: those of an earlier pass. The requests share all settings of the first; a negative prompt of None is the
+    checkpoint's own (SDXL: zeros).
     """
     shared = requests[0]
     prompts = [request for request in requests if request.prompt is not None]
     if prompts and model.text_encoders:
-        return _Texts(model, prompts, max(steps) if total is None else total).over(steps)
+        return _Texts(model, prompts, max(steps) if total is None else total, before).over(steps)
     if shared.negative is not None:
         raise InputError("this model takes no prompt, and no negative one")
     return Subjects([_of_classes(model, requests)] * len(steps), [])
@@ -137,11 +140,11 @@ def _of_classes(model: Model, requests: Sequence[Request]) -> Conditions:
 class _Texts:
     """The prompts of a batch with their negative prompt, encoded when they are needed, each once."""
 
-    def __init__(self, model: Model, requests: Sequence[Request], total: int):
+    def __init__(self, model: Model, requests: Sequence[Request], total: int, before: int):
         self._model, self._shared = model, (shared := requests[0])
         self._encoder = prompt_encoder(model, shared)
-        self._scripts = [subject_scripts(model, request, total) for request in requests]
-        self._negative = negative_scripts(model, shared, total)
+        self._scripts = [subject_scripts(model, request, total, before) for request in requests]
+        self._negative = negative_scripts(model, shared, total, before)
         self._weights = self._scripts[0].first.weights
         every = set().union(*(pair.texts for pair in (self._negative, *self._scripts)))
         self._chunks = max(self._encoder.count_chunks(*texts) for texts in every)
@@ -243,16 +246,16 @@ def _check_sdxl(model: Model, request: Request) -> None:
             raise InputError(f"--{name.replace('_', '-')} is for SDXL, and this model does not take it; leave it out")
 
 
-def subject_scripts(model: Model, request: Request, steps: int) -> script.Pair:
-    """Returns what a request's prompts say at each of `steps` steps."""
+def subject_scripts(model: Model, request: Request, steps: int, before: int = 0) -> script.Pair:
+    """Returns what a request's prompts say at each of `steps` steps; before: those of an earlier pass."""
     second = request.prompt_2 if len(model.text_encoders) > 1 else None
-    return script.read_pair(request.prompt or "", second, request.prompt_style, steps)
+    return script.read_pair(request.prompt or "", second, request.prompt_style, steps, before=before)
 
 
-def negative_scripts(model: Model, request: Request, steps: int) -> script.Pair:
-    """Returns what a request's negative prompts say at each of `steps` steps."""
+def negative_scripts(model: Model, request: Request, steps: int, before: int = 0) -> script.Pair:
+    """Returns what a request's negative prompts say at each of `steps` steps; before: those of an earlier pass."""
     second = request.negative_2 if len(model.text_encoders) > 1 else None
-    return script.read_pair(request.negative or "", second, request.prompt_style, steps, composes=False)
+    return script.read_pair(request.negative or "", second, request.prompt_style, steps, composes=False, before=before)
 
 
 def check_prompts(model: Model, request: Request) -> Request:

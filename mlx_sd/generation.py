@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 from PIL import Image
 
-from . import adapters, conditions, controls, image_prompts, memory, seeds
+from . import adapters, conditions, controls, hires, image_prompts, memory, seeds
 from .adapters import Features
 from .checkpoint.model import Model
 from .codec import decode, to_image
@@ -133,7 +133,9 @@ def _group(
     completed = [first.with_subject(conditions.check_subject(model, request)) for request in seeded]
     size = pixel_size(first)
     at_once, beside = min(batch, len(completed)), controls.size_in_memory(model, first.controls)
-    memory.check(model, *size, at_once, denoise_tile=first.denoise_tile or 0, tile=first.tile, beside=beside)
+    second = hires.second_pass(model, first)
+    largest = pixel_size(first.with_values(**second.changes)) if second else size
+    memory.check(model, *largest, at_once, denoise_tile=first.denoise_tile or 0, tile=first.tile, beside=beside)
     shape = latent_shape(model, first)
     if latents is not None and (latents.ndim != 4 or latents.shape[1:] != shape):
         raise InputError(f"latents must be (N, {', '.join(map(str, shape))}), not {latents.shape}")
@@ -158,14 +160,37 @@ def _group(
         ]
         mx.eval([array for array in (begin.latents, begin.channels) if array is not None])
         encoded = time.perf_counter()
-        final, seconds = _run(runs, begin, draw_noise, callback)
+        evaluations = sum(len(table.rows) for table, _ in runs) + (len(second.table.rows) if second else 0)
+        final, seconds = _run(runs, begin, draw_noise, callback, evaluations)
+        if second:
+            steps = sum(max(stage.table.steps) for stage in stages)
+            pass_runs, again, draw_again = _second_pass(model, second, members, final, steps)
+            final, more = _run(pass_runs, again, draw_again, callback, evaluations, done=len(seconds))
+            runs += pass_runs
+            seconds += more
         mx.eval(final)
         sampled = time.perf_counter()
         pixels = [] if output == "latent" else [decode(model, z, first.tile)[0] for z in final[:, None]]
         images = [start.finish(to_image(image)) for image in pixels]
         phases = Phases(encoded - clock + preparation, sum(seconds), time.perf_counter() - sampled)
         preparation = 0.0
-        yield Result(images, final, members, seconds, sum(predictor.full for _, predictor in runs), [phases])
+        full = sum(predictor.full for _, predictor in runs)
+        yield Result(images, final, members, seconds, full, [phases])
+
+
+def _second_pass(
+    model: Model, second: hires.SecondPass, members: Sequence[Request], latents: mx.array, steps: int
+) -> tuple[list[tuple[Table, Predictor | Tiled]], Start, Callable[[], mx.array]]:
+    """Returns what the second pass of hires fix runs, what it begins with, and what draws its noise.
+
+    latents: of the first pass, which had so many `steps`. Every cache is fresh, and the noise is of the same seeds.
+    """
+    larger = [request.with_values(**second.changes) for request in members]
+    draws = [noise.generator(request.rng, request.seed or 0) for request in larger]
+    draw_noise = partial(_draw_noise, draws, latent_shape(model, larger[0]))
+    predictor = predictor_of(model, larger, None, second.table, steps_before=steps)
+    image = hires.enlarged(model, latents, larger[0], *pixel_size(larger[0]))
+    return [(second.table, predictor)], Start(draw_noise(), image), draw_noise
 
 
 def predictor_of(
@@ -178,19 +203,21 @@ def predictor_of(
     branches: Sequence[Branch] | None = None,
     by_stage: Mapping[int, mx.array] | None = None,
     image_attention: ImageAttention | None = None,
+    steps_before: int = 0,
 ) -> Predictor | Tiled:
     """Returns the network as the sampling loop sees it; see `StableDiffusion.predictor`.
 
     first_step, steps: how many steps were run before this table's, and how many there are in all, for prompts that
     change on the way. branches: the requests' control networks, where they are loaded already. by_stage,
-    image_attention: their adapters' features and image prompts, where they are computed already.
+    image_attention: their adapters' features and image prompts, where they are computed already. steps_before: of an
+    earlier pass.
     """
     request = requests[0]
     size, tile = latent_shape(model, request)[:2], request.denoise_tile
     table = table or table_of(model, request)
     log_snr = table.log_snr
     numbers = [first_step + number for number in table.steps]
-    inputs = conditions.subjects_of(model, requests, numbers, steps)
+    inputs = conditions.subjects_of(model, requests, numbers, steps, steps_before)
     join = request.freeu.join(model.unet.config) if request.freeu else concatenate
     present = controls.branches(model, request) if branches is None else branches
 
@@ -310,20 +337,22 @@ def _run(
     start: Start,
     draw_noise: Callable[[], mx.array],
     callback: Callback | None,
+    evaluations: int,
+    done: int = 0,
 ) -> tuple[mx.array, list[float]]:
-    """Runs tables, each from where the one before ended.
+    """Runs tables, each from where the one before ended; `done` of all evaluations were run before these.
 
     Returns the final latents and the seconds of each evaluation, callbacks not counted.
     """
     seconds: list[float] = []
-    clock, total = time.perf_counter(), sum(len(table.rows) for table, _ in runs)
+    clock = time.perf_counter()
 
     def after(_evaluation: int, _evaluations: int, denoised: mx.array) -> None:
         """Notes the time of an evaluation and calls the callback, whose own time does not count."""
         nonlocal clock
         seconds.append(time.perf_counter() - clock)
         if callback is not None:
-            callback(len(seconds), total, denoised)
+            callback(done + len(seconds), evaluations, denoised)
         clock = time.perf_counter()
 
     latents = start.noise

@@ -1,15 +1,16 @@
-"""The settings of a request about guidance beside the prompt's."""
+"""The settings of a request about guidance beside the prompt's, and about a second pass at a larger size."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .hires import IMAGE_MODES, LATENT_MODES, STRENGTH, Hires, parse
 from .setting import Range, setting
 
 
 @dataclass(frozen=True, kw_only=True)
 class GuidanceSettings:
-    """Holds the scales of perturbed-attention guidance."""
+    """Holds the scales of perturbed-attention guidance, and the second pass of hires fix."""
 
     pag: float | None = setting(
         None,
@@ -29,4 +30,24 @@ class GuidanceSettings:
         metavar="SCALE",
         always_recorded=False,
         aliases="pag-adaptive-scale",
+    )
+    hires: Hires | None = setting(
+        None,
+        "hires fix: enlarge the picture by SCALE and go on with it, in STEPS (default: as before) of strength STRENGTH "
+        f"(default {STRENGTH:g})",
+        kind=object,
+        parse=parse,
+        to_json=str,
+        metavar="SCALE[:STEPS[:STRENGTH]]",
+        always_recorded=False,
+        aliases="hr-scale hires-scale hires-upscale hires-fix",
+        false_friends={"enable-hr": "say how much larger: --hires 2"},
+    )
+    hires_mode: str | None = setting(
+        None,
+        "how it is enlarged: as latents, in A1111's ways, or as a picture by lanczos (default latent)",
+        choices=(*LATENT_MODES, *IMAGE_MODES),
+        metavar="MODE",
+        always_recorded=False,
+        aliases="hr-upscaler hires-upscaler",
     )

@@ -1,4 +1,4 @@
-"""Unknown keyword arguments of public functions: the error names ours for another tool's, or the nearest."""
+"""Keyword arguments of public functions: prompts and classes in any form, and errors for unknown ones."""
 
 import functools
 import inspect
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
 from .core.suggestions import did_you_mean
-from .request import SETTINGS
+from .request import SETTINGS, Request
 from .spellings import COUNT_ALIASES
 
 Parameters = ParamSpec("Parameters")
@@ -39,3 +39,16 @@ def _translation(keyword: str, names: Sequence[str]) -> str:
                 if name in names:
                     return f" here it is {name!r}"
     return ""
+
+
+def subjects(
+    request: Request, prompt: str | Sequence[str] | None, classes: int | str | Sequence[int | str] | None
+) -> list[Request]:
+    """Returns a request for each prompt or class."""
+    if classes is not None:
+        labels = [classes] if isinstance(classes, (int, str)) else list(classes)
+        texts = [None] if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
+        return [request.with_values(prompt=texts[0] if texts else None, class_label=label) for label in labels]
+    if prompt is None:
+        return [request]
+    return [request.with_values(prompt=text) for text in ([prompt] if isinstance(prompt, str) else prompt)]

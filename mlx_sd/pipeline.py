@@ -16,7 +16,8 @@ from .checkpoint.model import Model
 from .completion import complete
 from .core.errors import InputError
 from .generation import Accept, Callback, Result
-from .keywords import suggests_keywords
+from .hires import Hires
+from .keywords import subjects, suggests_keywords
 from .load import load
 from .networks.unet import UNet
 from .networks.vae import Autoencoder
@@ -144,6 +145,8 @@ class StableDiffusion:
         adapter_factor: float | None = None,
         ip_adapters: Sequence[ImagePromptSource] = (),
         ip_encoder: str | os.PathLike[str] | None = None,
+        hires: Hires | float | str | None = None,
+        hires_mode: str | None = None,
         refiner: "StableDiffusion | None" = None,
         refine_at: float | None = None,
         eta: float | None = None,
@@ -215,6 +218,8 @@ class StableDiffusion:
             ip_adapters: images as prompts, each a tuple (model, images), (model, images, scale) or (model, images,
                 scale, mask), or a text as `--ip-adapter` takes it.
             ip_encoder: the image encoder that these see through; None is the one beside the adapter.
+            hires: 2, "2:15:0.6" or Hires(2, 15, 0.6): a second pass at so much the size, in steps, of a strength.
+            hires_mode: how it is enlarged: "latent", "latent-bicubic", "lanczos", ...; see `--help`.
             refiner: another loaded model that goes on with the latents, on the same schedule.
             refine_at: share of the way at which the refiner begins, above 0, below 1; 0.8.
             eta: fresh noise in ddim (0) and euler_ancestral (1), from 0 to 1.
@@ -273,6 +278,8 @@ class StableDiffusion:
             ip_adapters=ip_adapters,  # type: ignore[arg-type]
             ip_encoder=ip_encoder,  # type: ignore[arg-type]
             refine_at=refine_at,
+            hires=hires,  # type: ignore[arg-type]
+            hires_mode=hires_mode,
             eta=eta,
             gamma=gamma,
             order=order,
@@ -286,7 +293,7 @@ class StableDiffusion:
             tile=tile,
             denoise_tile=denoise_tile,
         )
-        requests = pictures_of(_subjects(request, prompt, classes), count, batch)
+        requests = pictures_of(subjects(request, prompt, classes), count, batch)
         if latents is not None and len(requests) == 1:
             requests = requests * latents.shape[0]
         batches = list(
@@ -378,16 +385,3 @@ class StableDiffusion:
         channels: (1 or N, h, w, K) beside the latents. table: the rows that it will run, where that is not all.
         """
         return generation.predictor_of(self.model, requests, channels, table)
-
-
-def _subjects(
-    request: Request, prompt: str | Sequence[str] | None, classes: int | str | Sequence[int | str] | None
-) -> list[Request]:
-    """Returns a request for each prompt or class."""
-    if classes is not None:
-        labels = [classes] if isinstance(classes, (int, str)) else list(classes)
-        texts = [None] if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
-        return [request.with_values(prompt=texts[0] if texts else None, class_label=label) for label in labels]
-    if prompt is None:
-        return [request]
-    return [request.with_values(prompt=text) for text in ([prompt] if isinstance(prompt, str) else prompt)]

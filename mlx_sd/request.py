@@ -270,11 +270,7 @@ class Request(PromptSettings, GuidanceSettings, AdapterSettings, ControlSettings
     init_image: ImageSource | None = _file_setting(
         "the image to begin with, of any size and kind; what is transparent is white",
         aliases="i image image-path init init-img input-image",
-        false_friends={
-            "enable-hr": spellings.LARGER,
-            "hires": spellings.LARGER,
-            "hr-scale": spellings.LARGER,
-        },
+        false_friends={},
     )
     strength: float | None = setting(
         None,

@@ -89,8 +89,8 @@ def parse_pair(value: Any) -> tuple[int, int]:
     """Returns two whole numbers from 0 up, of "1024x768", "0,64" or a pair; InputError for anything else."""
     match = re.fullmatch(r"\s*(\d{1,6})\s*[xX*,\u00d7]\s*(\d{1,6})\s*", value) if isinstance(value, str) else None
     numbers = tuple(map(int, match.groups())) if match else value
-    whole = isinstance(numbers, (tuple, list)) and all(type(n) is int and 0 <= n < 10**6 for n in numbers)
-    if not whole or len(numbers) != 2:
+    valid = isinstance(numbers, (tuple, list)) and all(type(n) is int and 0 <= n < 10**6 for n in numbers)
+    if not valid or len(numbers) != 2:
         raise InputError(f"two whole numbers are needed, such as 1024x768 or 0,64, not {value!r}")
     return numbers[0], numbers[1]
 

@@ -35,7 +35,6 @@ CONTROL_FLAGS = dict.fromkeys(
     ),
     _CONTROL,
 )
-LARGER = "make the picture, then again with --init-image, a larger --width and --height, and --strength 0.5"
 IMAGE_STRENGTH = "in mflux it is how much of the image stays; here --strength is how much changes, 1 - {value}"
 INVERTED = "--mask paints where its image is white; invert the image in any editor"
 LORA_PATHS = "say --lora PATH:SCALE once for each, for example --lora {value}:0.8"

@@ -19,6 +19,7 @@ from mlx_sd.checkpoint.control import Control
 from mlx_sd.checkpoint.ip_adapter import ImagePrompt
 from mlx_sd.checkpoint.lora import Lora
 from mlx_sd.cli import flags
+from mlx_sd.hires import Hires
 from mlx_sd.prompts.embeddings import Embedding
 from mlx_sd.prompts.style_names import PROMPT_STYLES
 from mlx_sd.request import DTYPES, SETTINGS, SOLVER, SPEEDS
@@ -50,8 +51,15 @@ _parsed = {
     ),
     **dict.fromkeys(("original_size", "target_size", "crop"), st.tuples(st.integers(1, 4096), st.integers(1, 4096))),
     "prompt_style": st.sampled_from(PROMPT_STYLES),
-    "adapters": st.lists(st.builds(Adapter, st.just("sketch"), st.just("in.png"), _finite, st.just("0" * 12))).map(tuple),
+    "adapters": st.lists(st.builds(Adapter, st.just("sketch"), st.just("in.png"), _finite, st.just("0" * 12))).map(
+        tuple
+    ),
     "ip_adapters": st.sampled_from([(), (ImagePrompt("ip.safetensors", ("a.png", "b.png"), 0.5, "mask.png"),)]),
+    "hires": st.builds(
+        Hires, st.sampled_from([1.5, 2.0, 4.0]), st.sampled_from([None, 7]), st.sampled_from([0.5, 1.0])
+    ),
+    "pag": st.floats(0, 10),
+    "pag_adaptive": st.floats(0, 1),
     "controls": st.lists(
         st.builds(
             Control,
@@ -84,7 +92,18 @@ _parsed = {
     "sampler": st.sampled_from(samplers.names()),
     "schedule": st.sampled_from(schedules.names()) | st.just("sigmas=3,1,0"),
 }
-_required = {"guidance_rescale", "clip_skip", "model", "loras", "controls", "rng", "prompt_style", "embeddings", "adapters", "ip_adapters"}
+_required = {
+    "guidance_rescale",
+    "clip_skip",
+    "model",
+    "loras",
+    "controls",
+    "rng",
+    "prompt_style",
+    "embeddings",
+    "adapters",
+    "ip_adapters",
+}
 
 
 @st.composite

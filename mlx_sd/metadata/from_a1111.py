@@ -11,7 +11,7 @@ from ..core.errors import InputError
 from ..sampling import names
 from . import infotext
 from .a1111_names import solver_of
-from .to_a1111 import CHURN, OURS, STYLE
+from .to_a1111 import CHURN, HIRES, OURS, STYLE
 
 _ABOUT = frozenset(
     """Model hash|Lora hashes|Hashes|VAE hash|Version|User|App|Backend|Pipeline|Operations|Time taken|Created Date|
@@ -187,8 +187,10 @@ class _Reader:
 
     def read_images(self) -> None:
         """Reads what is about an image or a mask, neither of which the text holds."""
-        hires = any(key.startswith(("Hires", "First pass size")) for key in self._values)
         strength = self._take("Denoising strength")
+        if strength is not None and self._read_hires(strength):
+            strength = None
+        hires = any(key.startswith(("Hires", "First pass size")) for key in self._values)
         if strength is not None and not hires:
             self.settings["strength"] = _number(strength)
             self._remark("the image it began with (--init-image names it)", "init_image")
@@ -199,6 +201,18 @@ class _Reader:
             self.settings["mask_blur"] = _number(blur or 0)
             if area == "Only masked":
                 self.settings |= {"only_masked": True, "padding": _number(padding or 32)}
+
+    def _read_hires(self, strength: str) -> bool:
+        """Reads hires fix, where its upscaler is one of ours; returns whether it did."""
+        modes = {name: mode for mode, name in HIRES.items()}
+        scale, upscaler = self._values.get("Hires upscale"), self._values.get("Hires upscaler")
+        if not isinstance(_number(scale or ""), (int, float)) or upscaler not in modes:
+            return False
+        steps = self._values.pop("Hires steps", "0")
+        for key in ("Hires upscale", "Hires upscaler"):
+            del self._values[key]
+        self.settings |= {"hires": f"{scale}:{steps if steps != '0' else ''}:{strength}", "hires_mode": modes[upscaler]}
+        return True
 
     def read_model(self) -> None:
         """Reads the names of model, VAE and refiner, which are no paths."""

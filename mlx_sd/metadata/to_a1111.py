@@ -24,6 +24,15 @@ OURS = {"guidance_rescale": "CFG Rescale", "deepcache": "DeepCache", "tgate": "T
 OURS |= {"prompt_2": "Prompt 2", "negative_2": "Negative prompt 2", "original_size": "Original size"}
 OURS |= {"pag": "PAG scale", "pag_adaptive": "PAG adaptive scale"}
 OURS |= {"target_size": "Target size", "crop": "Crop"}
+HIRES = {  # modes of hires fix -> A1111's names
+    "latent": "Latent",
+    "latent-antialiased": "Latent (antialiased)",
+    "latent-bicubic": "Latent (bicubic)",
+    "latent-bicubic-antialiased": "Latent (bicubic antialiased)",
+    "latent-nearest": "Latent (nearest)",
+    "latent-nearest-exact": "Latent (nearest-exact)",
+    "lanczos": "Lanczos",
+}
 STYLE = "Prompt style"  # of a prompt that is not written as in A1111
 
 
@@ -32,7 +41,7 @@ def to_text(settings: Mapping[str, Any]) -> str:
     lines = [_with_loras(settings)]
     if settings.get("negative"):
         lines.append(f"Negative prompt: {written(settings['negative'], settings)}")
-    lines.append(", ".join(f"{key}: {quoted(value)}" for key, value in _pairs(settings)))
+    lines.append(", ".join(f"{key}: {quoted(value)}" for key, value in _pairs(settings) if value is not None))
     return "\n".join(lines)
 
 
@@ -90,6 +99,12 @@ def _pairs(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield ("VAE Decoder", "TAESD") if vae in REPOSITORIES else ("VAE", _model_name(vae))
     if setting("strength") is not None:
         yield "Denoising strength", setting("strength")
+    if setting("hires"):
+        scale, steps, strength = setting("hires").split(":")
+        yield "Denoising strength", float(strength)
+        yield "Hires upscale", float(scale)
+        yield "Hires steps", steps or None
+        yield "Hires upscaler", HIRES[setting("hires_mode") or "latent"]
     if setting("mask_blur"):
         yield "Mask blur", setting("mask_blur")
     if setting("clip_skip"):

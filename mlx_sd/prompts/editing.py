@@ -43,8 +43,10 @@ class _Group(NamedTuple):
     end: int
 
 
-def versions(text: str, steps: int) -> list[Version]:
+def versions(text: str, steps: int, before: int = 0) -> list[Version]:
     """Returns the texts of a prompt over `steps` steps, in order; the last one's `last` is `steps`.
+
+    before: the steps of an earlier pass (hires fix). Whole numbers then count on from there, and shares go from 1 to 2.
 
     `when` is a step, or, with a point in it, a share of the steps; up to and with that step stands the first text.
     Brackets that do not fit together are ordinary text. A bar outside of brackets, or a backslash at the end, makes
@@ -53,28 +55,28 @@ def versions(text: str, steps: int) -> list[Version]:
     parts = _parse(text)
     if parts is None:
         return [Version(steps, text)]
-    lasts = sorted({steps, *_lasts(parts, steps)})
-    return [Version(last, _at(parts, last, steps)) for last in lasts]
+    lasts = sorted({steps, *_lasts(parts, steps, before)})
+    return [Version(last, _at(parts, last, steps, before)) for last in lasts]
 
 
-def switches(text: str, steps: int) -> set[int]:
+def switches(text: str, steps: int, before: int = 0) -> set[int]:
     """Returns the steps after which a prompt changes for good: those of its `when`s, not its alternations."""
-    changes = (_step(part.when, steps) for part in _walk(_parse(text) or ()) if isinstance(part, _Switch))
+    changes = (_step(part.when, steps, before) for part in _walk(_parse(text) or ()) if isinstance(part, _Switch))
     return {step for step in changes if 1 <= step < steps}
 
 
-def _step(when: str, steps: int) -> int:
+def _step(when: str, steps: int, before: int) -> int:
     """Returns the last step of the first text; 0 and less mean that it is never used."""
-    value = float(when) * (steps if "." in when else 1)
+    value = (float(when) - (1 if before else 0)) * steps if "." in when else float(when) - before
     return int(min(value, steps))
 
 
-def _lasts(parts: _Parts, steps: int) -> Iterator[int]:
+def _lasts(parts: _Parts, steps: int, before: int) -> Iterator[int]:
     """Yields the steps after which a text may change."""
     for part in _walk(parts):
         if isinstance(part, _Alternation):
             yield from range(1, steps + 1)
-        elif (step := _step(part.when, steps)) >= 1:
+        elif (step := _step(part.when, steps, before)) >= 1:
             yield step
 
 
@@ -91,7 +93,7 @@ def _walk(parts: _Parts) -> Iterator[_Switch | _Alternation]:
                 yield part
 
 
-def _at(parts: _Parts, step: int, steps: int) -> str:
+def _at(parts: _Parts, step: int, steps: int, before: int) -> str:
     """Returns the text at a step, counted from 1."""
     texts: list[str] = []
     pending: list[Iterator[_Part]] = [iter(parts)]
@@ -104,7 +106,7 @@ def _at(parts: _Parts, step: int, steps: int) -> str:
         elif isinstance(part, _Alternation):
             pending.append(iter(part.options[(step - 1) % len(part.options)]))
         else:
-            pending.append(iter(part.before if step <= _step(part.when, steps) else part.after))
+            pending.append(iter(part.before if step <= _step(part.when, steps, before) else part.after))
     return "".join(texts)
 
 

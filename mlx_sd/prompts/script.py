@@ -24,18 +24,19 @@ class Script(NamedTuple):
         return {version.text for versions in self.versions for version in versions}
 
 
-def read(text: str, style: str, steps: int, *, composes: bool = True) -> Script:
+def read(text: str, style: str, steps: int, *, composes: bool = True, before: int = 0) -> Script:
     """Returns the script of a prompt over `steps` steps; only A1111's style has more than one text.
 
-    composes: AND joins prompts, as it does in prompts and not in negative ones.
+    before: steps of an earlier pass, see `editing.versions`. composes: AND joins prompts, as it does in prompts and not
+    in negative ones.
     """
     if not STYLES[style].edits or text == "":
         return Script((1.0,), ((editing.Version(steps, text),),), frozenset())
     directions = composition.directions(text) if composes else (composition.Direction(text),)
     return Script(
         tuple(direction.weight for direction in directions),
-        tuple(tuple(editing.versions(direction.text, steps)) for direction in directions),
-        frozenset().union(*(editing.switches(direction.text, steps) for direction in directions)),
+        tuple(tuple(editing.versions(direction.text, steps, before)) for direction in directions),
+        frozenset().union(*(editing.switches(direction.text, steps, before) for direction in directions)),
     )
 
 
@@ -65,14 +66,14 @@ class Pair(NamedTuple):
         return self.first.switches | (self.second.switches if self.second else frozenset())
 
 
-def read_pair(text: str, second: str | None, style: str, steps: int, *, composes: bool = True) -> Pair:
+def read_pair(text: str, second: str | None, style: str, steps: int, *, composes: bool = True, before: int = 0) -> Pair:
     """Returns the scripts of a prompt and of the one for the second text encoder; None is the same one.
 
     InputError where AND joins prompts and the second text encoder has its own.
     """
-    first = read(text, style, steps, composes=composes)
+    first = read(text, style, steps, composes=composes, before=before)
     if second is None:
         return Pair(first, None)
     if len(first.weights) > 1:
         raise InputError("AND joins prompts, and there is one --prompt-2; leave one of them out")
-    return Pair(first, read(second, style, steps, composes=False))
+    return Pair(first, read(second, style, steps, composes=False, before=before))
