@@ -11,6 +11,7 @@ from .checkpoint.lora import Lora
 from .checkpoint.model import Model
 from .conditions import check_gate, check_prompts, check_subject
 from .core.errors import InputError
+from .image_settings import PADDING, STRENGTH
 from .metadata.to_a1111 import lora_hashes
 from .networks.family import Family
 from .request import (
@@ -20,12 +21,10 @@ from .request import (
     GUIDANCE_SDXL,
     GUIDANCE_UPSCALER,
     MODEL,
-    PADDING,
     SOLVER,
     STEPS,
     STEPS_SUPER_RESOLUTION,
     STEPS_UPSCALER,
-    STRENGTH,
     Request,
 )
 from .reuse.presets import Preset, preset
@@ -33,7 +32,7 @@ from .sampling import samplers
 from .sampling.schedules import step_count
 from .sampling.table import Table
 from .schedule_file import read_schedule
-from .tasks import painting, upscaling
+from .tasks import images, painting, upscaling
 from .tasks.start import FromNoise, StartingPoint
 
 _FEW = 8  # evaluations, as of checkpoints distilled to few steps
@@ -47,21 +46,31 @@ def starting_point(model: Model, request: Request, channels: mx.array | None = N
     if model.upscales:
         unsupported = [
             name
-            for name in ("strength", "mask", "mask_blur", "only_masked", "padding")
+            for name in ("strength", "mask", "mask_blur", "only_masked", "padding", "extend")
             if getattr(request, name) not in (None, False, 0)
         ]
         small = upscaling.small_image(model, request.init_image, request.noise_level, unsupported, channels is not None)
         return FromNoise(channels) if small is None else small
-    if request.mask is None and (request.mask_blur or request.only_masked or request.padding is not None):
+    if (
+        request.mask is None
+        and request.extend is None
+        and (request.mask_blur or request.only_masked or request.padding is not None)
+    ):
         image = "" if request.init_image is not None else "--init-image and "
         raise InputError(f"mask blur, only-masked and padding are about a mask; give {image}--mask")
     if request.padding is not None and not request.only_masked:
         raise InputError("padding is of --only-masked; give both")
+    image, mask = request.init_image, request.mask
+    if request.extend is not None:
+        if image is None or mask is not None:
+            advice = "give it too" if image is None else "leave --mask out"
+            raise InputError(f"--extend paints on beyond the sides of --init-image, without a mask; {advice}")
+        image, mask = request.extend.apply(images.read(image)), painting.ALPHA
     padding = (PADDING if request.padding is None else request.padding) if request.only_masked else None
     canvas = painting.canvas(
         model,
-        request.init_image,
-        request.mask,
+        image,
+        mask,
         request.mask_blur or 0.0,
         padding,
         channels=channels is not None,

@@ -1,5 +1,6 @@
 """The settings of a request about guidance beside the prompt's, and about a second pass at a larger size."""
 
+# ruff: noqa: RUF009 - `setting` is our `dataclasses.field`
 from __future__ import annotations
 
 from dataclasses import dataclass

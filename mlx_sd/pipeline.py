@@ -29,6 +29,7 @@ from .reuse.freeu import FreeU
 from .reuse.policy import Policy
 from .reuse.tgate import TGate
 from .sampling.table import Table
+from .tasks.extension import Extension
 from .tasks.images import ImageSource
 from .tasks.tiles import Tiled
 
@@ -138,6 +139,7 @@ class StableDiffusion:
         mask_blur: float | None = None,
         only_masked: bool | None = None,
         padding: int | None = None,
+        extend: Extension | str | None = None,
         noise_level: int | None = None,
         controls: Sequence[ControlSource] | None = None,
         guess_mode: bool | None = None,
@@ -208,6 +210,7 @@ class StableDiffusion:
             mask_blur: pixels over which the painted part fades in, from 0 to 10000.
             only_masked: paint the mask's surroundings alone, at the size of a whole picture.
             padding: pixels of those surroundings, from 0; 32.
+            extend: "left=128,top=64" or Extension(left=128, top=64): paint on beyond the image's sides.
             noise_level: of an x4 upscaler's small image, from 0 to 350; 20.
             controls: control networks, each a tuple (model, image) or (model, image, scale), a text as `--control`
                 takes it, or Control(model, image, scale, start, end, maker).
@@ -270,6 +273,7 @@ class StableDiffusion:
             mask_blur=mask_blur,
             only_masked=only_masked,
             padding=padding,
+            extend=extend,  # type: ignore[arg-type]
             noise_level=noise_level,
             controls=controls or (),  # type: ignore[arg-type]  # tuples become objects
             guess_mode=guess_mode,

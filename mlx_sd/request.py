@@ -18,10 +18,10 @@ from .adapter_settings import AdapterSettings
 from .control_settings import ControlSettings
 from .core.errors import InputError
 from .guidance_settings import GuidanceSettings
+from .image_settings import ImageSettings
 from .prompt_settings import PromptSettings
 from .reuse.deepcache import examples as policy_examples
 from .sampling import names
-from .sampling.low_res import HIGHEST_NOISE_LEVEL, NOISE_LEVEL
 from .setting import Range, Setting, fields_from_json, setting, settings_of
 from .solver_settings import SolverSettings
 
@@ -40,23 +40,17 @@ MODEL = "tiny"  # the embedded checkpoint
 # What is used where neither the user nor the checkpoint says otherwise.
 STEPS, STEPS_UPSCALER, STEPS_SUPER_RESOLUTION = 25, 75, 100
 GUIDANCE, GUIDANCE_SDXL, GUIDANCE_UPSCALER, GUIDANCE_CLASSES = 7.5, 5.0, 9.0, 3.0
-STRENGTH = 0.8  # of image to image; 1 with a mask
-PADDING = 32  # pixels around --only-masked
 REFINE_AT = 0.8  # as SDXL's authors have it
 DENOISE_TILE = 128  # latents a side that an upscaler's UNet computes at once, at least
 DTYPES = ("float16", "bfloat16", "float32")
 SPEEDS = ("exact", "fast", "fastest")
 
 _hash_setting = partial(setting, None, hidden=True, always_recorded=False)
-_image_setting = partial(setting, None, group="image", always_recorded=False)
-_file_setting = partial(
-    _image_setting, kind=object, parse=request_values.parse_image, to_json=request_values.image_to_json, metavar="FILE"
-)
 _SIDE = "in pixels, a multiple of 8 (default: the checkpoint's"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request(PromptSettings, GuidanceSettings, AdapterSettings, ControlSettings, SolverSettings):
+class Request(PromptSettings, GuidanceSettings, ImageSettings, AdapterSettings, ControlSettings, SolverSettings):
     """Everything that decides one picture; None is the checkpoint's or the package's default.
 
     Friendly values are accepted and become typed ones: deepcache=3 or "3:1", tgate=10, freeu=True. InputError names
@@ -266,55 +260,6 @@ class Request(PromptSettings, GuidanceSettings, AdapterSettings, ControlSettings
         unit="latents",
         range=Range(0),
         metavar="LATENTS",
-    )
-    init_image: ImageSource | None = _file_setting(
-        "the image to begin with, of any size and kind; what is transparent is white",
-        aliases="i image image-path init init-img input-image",
-        false_friends={},
-    )
-    strength: float | None = setting(
-        None,
-        f"how much of the image changes: the share of the steps that run (default {STRENGTH}; with a mask 1)",
-        kind=float,
-        range=Range(0, 1, open_minimum=True),
-        group="image",
-        aliases="denoise denoising denoising-strength denoise-strength",
-        false_friends={"image-strength": spellings.IMAGE_STRENGTH},
-    )
-    mask: ImageSource | None = _file_setting(
-        "paint only where this image is white; or alpha: where the image itself is transparent",
-        aliases="mask-image mask-path mask-img masked-image-path inpaint-mask",
-        false_friends=dict.fromkeys(("invert-mask", "mask-invert", "inpainting-mask-invert"), spellings.INVERTED),
-    )
-    mask_blur: float | None = _image_setting(
-        "fade in from the mask's edge (default 0)",
-        kind=float,
-        unit="pixels",
-        range=Range(0, 10000),
-        metavar="PIXELS",
-    )
-    only_masked: bool | None = _image_setting(
-        "cut out the mask's surroundings, paint them at the size of a whole picture, and put them back",
-        kind=bool,
-        aliases="inpaint-full-res",
-        false_friends={"padding-mask-crop": "say --only-masked --padding {value}"},
-    )
-    padding: int | None = _image_setting(
-        f"of those surroundings (default {PADDING})",
-        kind=int,
-        unit="pixels",
-        range=Range(0),
-        metavar="PIXELS",
-        aliases="inpaint-full-res-padding masked-padding only-masked-padding",
-    )
-    noise_level: int | None = setting(
-        None,
-        f"noise on the small image that an x4 upscaler enlarges; more invents more, 0 to {HIGHEST_NOISE_LEVEL} "
-        f"(default {NOISE_LEVEL})",
-        kind=int,
-        range=Range(0),
-        group="image",
-        metavar="N",
     )
     model_hash: str | None = setting(None, "of the model's weights", hidden=True)
     checkpoint_hash: str | None = _hash_setting("SHA-256 of the single file that the model comes from")

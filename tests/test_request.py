@@ -26,6 +26,7 @@ from mlx_sd.request import DTYPES, SETTINGS, SOLVER, SPEEDS
 from mlx_sd.reuse import presets
 from mlx_sd.sampling import names, samplers, schedules
 from mlx_sd.sampling.table import Options
+from mlx_sd.tasks.extension import Extension
 
 # Fields of a request that `generate` takes by another name, or that `StableDiffusion.load` decides.
 _OF_LOADING = {"model", "dtype", "loras", "quantize", "coreml", "vae", "lora_mode"}
@@ -58,6 +59,7 @@ _parsed = {
     "hires": st.builds(
         Hires, st.sampled_from([1.5, 2.0, 4.0]), st.sampled_from([None, 7]), st.sampled_from([0.5, 1.0])
     ),
+    "extend": st.builds(Extension, st.integers(1, 512), st.integers(0, 512)),
     "pag": st.floats(0, 10),
     "pag_adaptive": st.floats(0, 1),
     "controls": st.lists(
