@@ -25,7 +25,8 @@ def latents(sd, prompt="a red tent", **options):
 @pytest.mark.parametrize("mode", [*hires.LATENT_MODES, *hires.IMAGE_MODES])
 def test_the_second_pass_is_image_to_image_with_the_enlarged_picture(sd, mode):
     first = mx.array(latents(sd))
-    size = first.shape[2] * 2 * 8, first.shape[1] * 2 * 8
+    factor = sd.vae.config.downsampling
+    size = first.shape[2] * 2 * factor, first.shape[1] * 2 * factor
     result = latents(sd, hires="2:3:0.6", hires_mode=mode)
     request = sd.complete(sd.generate("a red tent", **OPTIONS).requests[0].with_values(hires_mode=mode))
     image = hires.enlarged(sd.model, first, request, *size)
