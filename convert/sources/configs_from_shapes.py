@@ -202,9 +202,11 @@ def control(tensors: Mapping[str, Tensor], where: str) -> Config:
             "projection_class_embeddings_input_dim": inputs,
         }
     if s.has("task_embedding"):
+        modes = s.dim("task_embedding", 0)
         config |= {
             "_class_name": "ControlNetUnionModel",
-            "num_control_type": s.dim("task_embedding", 0),
+            "addition_time_embed_dim": s.dim("control_add_embedding.linear_1.weight", 1) // modes,
+            "num_control_type": modes,
             "num_trans_channel": s.dim("task_embedding", 1),
             "num_trans_layer": s.count("transformer_layes"),
             "num_proj_channel": s.dim("spatial_ch_projs.weight", 0),
