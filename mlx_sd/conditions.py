@@ -9,6 +9,7 @@ from .checkpoint.model import Model
 from .core.errors import InputError
 from .networks.embeddings import sinusoids
 from .networks.family import Family
+from .perturbed_attention import PerturbedAttention
 from .prompts import embeddings, lora_tags, script
 from .prompts.encoding import Encoding, PromptEncoder
 from .prompts.script import Texts
@@ -30,15 +31,24 @@ class Conditions(NamedTuple):
     keywords: dict[str, Any]  # arrays (rows, ...), by the names of the UNet's arguments
     guided: bool
     weights: tuple[float, ...] = (1.0,)  # of the guidance of each of the K prompts
+    perturbed: bool = False  # whether N more rows follow, with the prompt, for perturbed-attention guidance
 
     @property
     def copies(self) -> int:
         """Returns how many rows each picture has."""
-        return len(self.weights) + self.guided
+        return len(self.weights) + self.guided + self.perturbed
 
-    def guide(self, output: mx.array, scale: float, rescale: float) -> mx.array:
-        """Returns the guided prediction (N, ...) of the UNet's output (rows, ...); see `denoise.guide`."""
-        return guide(output, scale, rescale, self.weights) if self.guided else output
+    def guide(self, output: mx.array, scale: float, rescale: float, perturbed_scale: float = 0.0) -> mx.array:
+        """Returns the guided prediction (N, ...) of the UNet's output (rows, ...); see `denoise.guide`.
+
+        perturbed_scale: of the difference between the rows with the prompt and the perturbed ones.
+        """
+        if not self.perturbed:
+            return guide(output, scale, rescale, self.weights) if self.guided else output
+        *parts, perturbed = mx.split(output, self.copies)
+        away = perturbed_scale * (parts[-1] - perturbed)
+        output = mx.concatenate(parts)
+        return guide(output, scale, rescale, self.weights, away) if self.guided else output + away
 
     def unconditional(self) -> "Conditions":
         """Returns the unconditional rows, or everything where there are none."""
@@ -139,6 +149,9 @@ class _Texts:
         # An LCM takes the guidance scale as an input; it is then one batch, as it is without guidance.
         embeds_guidance = model.unet.config.guidance_dims is not None
         composed = self._weights != (1.0,)
+        self._perturbed = bool(shared.pag)
+        if composed and self._perturbed:
+            raise InputError("AND and --pag do not go together; leave one of them out")
         if composed and embeds_guidance:
             raise InputError("this model has its guidance inside, so AND has nothing to weigh; leave AND out")
         self._guided = not embeds_guidance and ((shared.guidance or 0.0) > 1 or composed)
@@ -169,10 +182,14 @@ class _Texts:
             if shared.negative is None and shared.negative_2 is None and model.zeros_for_empty:
                 nothing = nothing.zeros()
             encoded = [nothing] * len(texts) + encoded
+        if self._perturbed:
+            encoded += encoded[-len(texts) :]
         keywords: dict[str, mx.array] = {}
         if unet.added_time_dims is not None:
             keywords["text_embeds"] = mx.concatenate([e.pooled for e in encoded if e.pooled is not None])
-            keywords["time_ids"] = _time_ids(model, shared, len(texts), len(self._weights), self._guided)
+            keywords["time_ids"] = _time_ids(
+                model, shared, len(texts), len(self._weights) + self._perturbed, self._guided
+            )
         if unet.guidance_dims is not None:
             embedded = guidance_embedding(shared.guidance or 0.0, unet.guidance_dims)
             keywords["timestep_cond"] = mx.broadcast_to(embedded, (len(encoded), unet.guidance_dims))
@@ -180,7 +197,7 @@ class _Texts:
             keywords["class_labels"] = mx.full((len(encoded),), shared.noise_level)
         context = mx.concatenate([e.context for e in encoded]).astype(model.dtype)
         mx.eval(context, keywords)
-        return Conditions(context, keywords, self._guided, self._weights)
+        return Conditions(context, keywords, self._guided, self._weights, self._perturbed)
 
     def _encode(self, texts: Texts, clip_skip: int) -> Encoding:
         key = texts, clip_skip
@@ -241,6 +258,12 @@ def negative_scripts(model: Model, request: Request, steps: int) -> script.Pair:
 def check_prompts(model: Model, request: Request) -> Request:
     """Returns the request with the names and hashes of its embeddings; InputError where its prompts make no sense."""
     _check_sdxl(model, request)
+    if request.pag_adaptive is not None and not request.pag:
+        raise InputError("--pag-adaptive changes the scale of --pag; give both")
+    if request.pag:
+        if not model.text_encoders:
+            raise InputError("--pag is for models that take a prompt, and this one takes none; leave it out")
+        PerturbedAttention(model.unet, request.pag)
     if not model.text_encoders:
         if request.embeddings:
             raise InputError("this model takes no prompt, so it takes no embeddings; leave --embedding out")
@@ -269,6 +292,8 @@ def check_gate(model: Model, request: Request, tgate: TGate, steps: Sequence[int
     pairs = subject_scripts(model, request, max(steps)), negative_scripts(model, request, max(steps))
     if pairs[0].first.weights != (1.0,):
         raise InputError("T-GATE keeps the attention to one prompt; leave --tgate or AND out")
+    if request.pag:
+        raise InputError("T-GATE ends guidance at its gate, and --pag guides to the end; leave one of them out")
     gate = steps[tgate.gate_step]
     scripts = [entry for pair in pairs for entry in pair if entry is not None]
     late = [version.last for entry in scripts for versions in entry.versions for version in versions[:-1]]

@@ -197,6 +197,7 @@ def _added_to_base(name: str, model: Model, differences: Sequence[str]) -> Any:
         """Returns the sum of difference and base in float32; the array itself where it is whole."""
         if parameter not in differences or parameter not in base:
             return array
-        return array.astype(mx.float32) + base[parameter].astype(mx.float32)
+        total: mx.array = array.astype(mx.float32) + base[parameter].astype(mx.float32)
+        return total
 
     return change

@@ -20,6 +20,7 @@ from .controller import Branch, Controller
 from .core.errors import InputError
 from .image_prompts import ImageAttention
 from .networks.unet import concatenate
+from .perturbed_attention import PerturbedAttention
 from .predictor import Predictor
 from .request import REFINE_AT, Request
 from .reuse.tgate import caches
@@ -195,6 +196,7 @@ def predictor_of(
 
     by_stage = adapters.features(model, request) if by_stage is None else by_stage
     image_attention = image_prompts.attention(model, request) if image_attention is None else image_attention
+    perturbation = PerturbedAttention(model.unet, request.pag, request.pag_adaptive or 0.0) if request.pag else None
     features = Features.of(by_stage, request, len(log_snr))
 
     def over(cut: Cut) -> Predictor:
@@ -217,6 +219,7 @@ def predictor_of(
             control=control,
             image_attention=image_attention,
             features=features and features.of_tile(cut, size),
+            perturbation=perturbation,
         )
 
     if not tile or max(size) <= tile:

@@ -112,6 +112,8 @@ class StableDiffusion:
         steps: int | None = None,
         guidance: float | None = None,
         guidance_rescale: float = 0.0,
+        pag: float | None = None,
+        pag_adaptive: float | None = None,
         rng: str = "numpy",
         sampler: str | None = None,
         schedule: str | None = None,
@@ -136,7 +138,7 @@ class StableDiffusion:
         only_masked: bool | None = None,
         padding: int | None = None,
         noise_level: int | None = None,
-        controls: Sequence[ControlSource] = (),
+        controls: Sequence[ControlSource] | None = None,
         guess_mode: bool | None = None,
         adapters: Sequence[AdapterSource] = (),
         adapter_factor: float | None = None,
@@ -177,6 +179,8 @@ class StableDiffusion:
             guidance: strength of classifier-free guidance, any finite number; at most 1 is none. 7.5, SDXL 5, the x4
                 upscaler 9, classes 3.
             guidance_rescale: from 0 to 1, how far guidance's contrast is taken back (Lin et al. 2023).
+            pag: scale of perturbed-attention guidance, from 0; None is none (Ahn et al. 2024).
+            pag_adaptive: how much that scale falls with each timestep below 1000, from 0; 0.
             rng: where noise comes from: "numpy"; "torch", as on the CPU in diffusers and A1111; "cuda", as on a card.
             sampler: one of `mlx_sd.samplers.names()`, or its name in A1111, ComfyUI or diffusers: "DPM++ 2M Karras".
             schedule: one of `mlx_sd.schedule.names()`, "timesteps=999,850,...", "sigmas=14.6,...,0" or a JSON file.
@@ -236,6 +240,8 @@ class StableDiffusion:
             steps=steps,
             guidance=guidance,
             guidance_rescale=guidance_rescale,
+            pag=pag,
+            pag_adaptive=pag_adaptive,
             rng=rng,
             sampler=sampler,
             schedule=schedule,
@@ -260,7 +266,7 @@ class StableDiffusion:
             only_masked=only_masked,
             padding=padding,
             noise_level=noise_level,
-            controls=controls,  # type: ignore[arg-type]  # tuples become objects
+            controls=controls or (),  # type: ignore[arg-type]  # tuples become objects
             guess_mode=guess_mode,
             adapters=adapters,  # type: ignore[arg-type]
             adapter_factor=adapter_factor,

@@ -10,6 +10,7 @@ from .controller import Controller
 from .image_prompts import ImageAttention
 from .networks.blocks import Attend, apply_attention
 from .networks.unet import Deep, Join, UNet, concatenate
+from .perturbed_attention import PerturbedAttention
 from .reuse.feature_cache import FeatureCache
 from .reuse.tgate import AttentionCache
 
@@ -31,17 +32,19 @@ class Predictor:
         control: Controller | None = None,
         features: Features | None = None,
         image_attention: ImageAttention | None = None,
+        perturbation: PerturbedAttention | None = None,
     ):
         """Collects what one generation needs.
 
         conditions: of all evaluations, or one for each, where prompts change on the way. guidance, guidance_rescale: as
         `guide` takes them. deepcache: the deep features of this generation. channels: (1 or N, h, w, K) beside the
         latents. join: how the UNet joins skips (FreeU). tgate: the attention outputs of this generation. control: its
-        control networks. features: what its T2I-Adapters add. image_attention: what its image prompts add to attentions.
+        control networks. features: what its T2I-Adapters add. image_attention: what its image prompts add to
+        attentions. perturbation: of the last rows, where the conditions have such rows.
         """
         self._unet, self._conditions, self._channels = unet, conditions, channels
         self._guidance, self._guidance_rescale = guidance, guidance_rescale
-        self._features, self._image_attention = features, image_attention
+        self._features, self._image_attention, self._perturbation = features, image_attention, perturbation
         self.deepcache, self._join, self._tgate, self._control = deepcache, join, tgate, control
 
     @property
@@ -57,6 +60,8 @@ class Predictor:
         attend: Attend = apply_attention
         if self._image_attention:
             attend = self._image_attention.apply(conditions.guided, conditions.copies)
+        if self._perturbation:
+            attend = self._perturbation.apply(attend, latents.shape[0])
         if self._tgate:
             attend = self._tgate.attend(evaluation, attend)
             if self._tgate.drops_guidance(evaluation):
@@ -91,4 +96,5 @@ class Predictor:
             )
 
         output = self.deepcache.evaluate(evaluate).astype(mx.float32)
-        return conditions.guide(output, self._guidance, self._guidance_rescale)
+        away = self._perturbation.scale_at(timestep) if self._perturbation else 0.0
+        return conditions.guide(output, self._guidance, self._guidance_rescale, away)

@@ -17,6 +17,7 @@ from . import request_values, samplers, schedule, seeds, spellings
 from .adapter_settings import AdapterSettings
 from .control_settings import ControlSettings
 from .core.errors import InputError
+from .guidance_settings import GuidanceSettings
 from .prompt_settings import PromptSettings
 from .reuse.deepcache import examples as policy_examples
 from .sampling import names
@@ -55,7 +56,7 @@ _SIDE = "in pixels, a multiple of 8 (default: the checkpoint's"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request(PromptSettings, AdapterSettings, ControlSettings, SolverSettings):
+class Request(PromptSettings, GuidanceSettings, AdapterSettings, ControlSettings, SolverSettings):
     """Everything that decides one picture; None is the checkpoint's or the package's default.
 
     Friendly values are accepted and become typed ones: deepcache=3 or "3:1", tgate=10, freeu=True. InputError names

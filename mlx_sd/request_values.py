@@ -109,10 +109,10 @@ def parse_controls(value: Any) -> tuple[Control, ...]:
 
 
 def controls_from_json(value: Any) -> tuple[Control, ...]:
-    """Returns the control networks that metadata list."""
+    """Returns the control networks that metadata list, or texts as `--control` takes them."""
     from .checkpoint.control import Control
 
-    return tuple(Control.from_record(record) for record in value)
+    return tuple(Control.parse(entry) if isinstance(entry, str) else Control.from_record(entry) for entry in value)
 
 
 def controls_to_json(controls: tuple[Control, ...]) -> list[dict[str, Any]]:

@@ -14,6 +14,9 @@ from PIL import Image
 import mlx_sd
 from mlx_sd import Adaptive, DeepCache, FreeU, InputError, NonUniform, Request, StableDiffusion, TGate, seeds
 from mlx_sd.checkpoint import model
+from mlx_sd.checkpoint.adapter import Adapter
+from mlx_sd.checkpoint.control import Control
+from mlx_sd.checkpoint.ip_adapter import ImagePrompt
 from mlx_sd.checkpoint.lora import Lora
 from mlx_sd.cli import flags
 from mlx_sd.prompts.embeddings import Embedding
@@ -47,6 +50,21 @@ _parsed = {
     ),
     **dict.fromkeys(("original_size", "target_size", "crop"), st.tuples(st.integers(1, 4096), st.integers(1, 4096))),
     "prompt_style": st.sampled_from(PROMPT_STYLES),
+    "adapters": st.lists(st.builds(Adapter, st.just("sketch"), st.just("in.png"), _finite, st.just("0" * 12))).map(tuple),
+    "ip_adapters": st.sampled_from([(), (ImagePrompt("ip.safetensors", ("a.png", "b.png"), 0.5, "mask.png"),)]),
+    "controls": st.lists(
+        st.builds(
+            Control,
+            st.just("canny"),
+            st.just("edges.png"),
+            _finite,
+            st.floats(0, 0.5),
+            st.floats(0.6, 1),
+            st.sampled_from([None, "canny"]),
+            st.sampled_from([None, "depth"]),
+            st.sampled_from([None, "0" * 12]),
+        )
+    ).map(tuple),
     "init_image": st.just("in.png"),
     "vae": st.sampled_from(["taesd", "vae.safetensors"]),
     "mask": st.sampled_from(["mask.png", "alpha"]),
@@ -66,7 +84,7 @@ _parsed = {
     "sampler": st.sampled_from(samplers.names()),
     "schedule": st.sampled_from(schedules.names()) | st.just("sigmas=3,1,0"),
 }
-_required = {"guidance_rescale", "clip_skip", "model", "loras", "rng", "prompt_style", "embeddings"}
+_required = {"guidance_rescale", "clip_skip", "model", "loras", "controls", "rng", "prompt_style", "embeddings", "adapters", "ip_adapters"}
 
 
 @st.composite

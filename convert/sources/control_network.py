@@ -106,8 +106,8 @@ def _products(stored: Tensors) -> dict[str, Tensor]:
 
 def _own(stored: Tensors, prefix: str) -> dict[str, Tensor]:
     """The ControlNet's tensors by what follows their prefix, without those of a base checkpoint and without marks."""
-    own = under(stored, prefix)
-    return {name: tensor for name, tensor in own.items() if name != _MARK and (prefix or not _BASE.match(name))}
+    inside = under(stored, prefix)
+    return {name: tensor for name, tensor in inside.items() if name != _MARK and (prefix or not _BASE.match(name))}
 
 
 def _original(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

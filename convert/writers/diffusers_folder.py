@@ -7,7 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_sd.checkpoint.model_folder import build, network_tensors, read_model_json, shapes
+from mlx_sd.checkpoint.model_folder import CONTROL, build, network_tensors, read_model_json, shapes
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import TENSOR_DTYPES, Tensor, atomic_folder
 from mlx_sd.core.terminal import progress
@@ -73,6 +73,8 @@ def _name(part: str, about: Mapping[str, Any]) -> str:
 
 def _problem(configs: Mapping[str, Any]) -> str | None:
     """Why diffusers could not load these networks."""
+    if CONTROL in configs:
+        return "a ControlNet is not written back; diffusers reads the folder or file that it was converted from"
     if "class_embedder" in configs:
         return "diffusers has no pipeline for class-conditional latent diffusion with a class embedder"
     if configs["unet"].get("_class_name") == "UNet2DModel" and isinstance(

@@ -95,8 +95,8 @@ class Control(NamedTuple):
                 f"there are {', '.join(MODES)}"
             )
         image = self.image if isinstance(self.image, Image.Image) else os.fspath(self.image)
-        numbers = {"scale": float(self.scale), "start": float(self.start), "end": float(self.end)}
-        return self._replace(model=name, image=image, **numbers)
+        scale, start, end = float(self.scale), float(self.start), float(self.end)
+        return self._replace(model=name, image=image, scale=scale, start=start, end=end)
 
     def acts(self, evaluation: int, evaluations: int) -> bool:
         """Tells whether an evaluation, counted from 0, lies within start and end, as diffusers' pipelines decide it."""
@@ -128,7 +128,9 @@ class Control(NamedTuple):
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Control":
-        """Reads an entry of `controls` in a picture's metadata."""
+        """Reads an entry of `controls` in a picture's metadata; InputError for one with other fields."""
+        if unknown_fields := sorted(record.keys() - {*_RECORDED}):
+            raise InputError(f"a control network has no {unknown_fields[0]!r}; it has {', '.join(_RECORDED)}")
         return cls(**{name: record[name] for name in _RECORDED if record.get(name) is not None}).checked()
 
     def to_record(self) -> dict[str, Any]:

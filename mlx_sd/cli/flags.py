@@ -84,6 +84,14 @@ def _add_command(p: Parser, work: Any) -> None:
     work.add_argument(
         "--no-wildcards", dest="wildcards", action="store_false", help="take {a|b} in prompts as it stands"
     )
+    grid = work.add_argument(
+        "--grid",
+        type=_text,
+        metavar="AXES",
+        help='a sheet over settings, such as "steps=10,20;sampler=euler,dpmpp_2m", and its single pictures in a folder '
+        "of its name",
+    )
+    p.add_spellings(grid, aliases="xyz-grid xyz-plot xy-plot")
     work.add_argument(
         "--explain-prompt",
         action="store_true",

@@ -21,8 +21,9 @@ from ..generation import Result
 from ..jobs import Claim, State
 from ..pipeline import StableDiffusion
 from ..request import Request
-from . import explain, models, prompt_list, replay
+from . import explain, grid, models, prompt_list, replay, sheet
 from .animation import StepImages
+from .grid import Grid
 from .plan import Draft, Plan
 from .progress import Progress
 from .prompt_list import Template
@@ -39,6 +40,11 @@ def make(arguments: argparse.Namespace, name: str) -> None:
     if arguments.explain_prompt:
         print("\n".join(explain.lines_of(templates)))
         return
+    sheets = None
+    if arguments.grid is not None:
+        sheets, templates = grid.of(arguments, templates)
+        sheet.check_replaceable(sheets, arguments.overwrite)
+        arguments.output = f"{sheets.folder}/"
     plan = Plan(arguments, templates)
     for line in prompt_list.remarks_of(templates) if arguments.from_image is None else ():
         warnings.warn(line, stacklevel=2)
@@ -52,6 +58,8 @@ def make(arguments: argparse.Namespace, name: str) -> None:
         # Settings that need another model are made model by model.
         for _, members in groupby(plan.drafts, lambda draft: _model_key(draft.template)):
             run.make(list(members))
+        if sheets is not None:
+            run.make_sheet(sheets)
     except KeyboardInterrupt:
         raise Interrupted(run.report.way_on()) from None
     except Failure as error:
@@ -109,6 +117,17 @@ class _Run:
             for result in sd.stream(requests, batch=batch, refiner=refiner, callback=progress, accept=accept):
                 for image, request in zip(result.images, result.requests, strict=True):
                     self._save(image, request, result, steps)
+
+    def make_sheet(self, grid: Grid) -> None:
+        """Writes the sheet of --grid, whose pictures are there by now."""
+        names = {cell.name: cell.places for cell in grid.cells}
+        pictures = {names[draft.template.output or ""]: draft.target for draft in self._plan.drafts}
+        missing = sheet.write(grid, pictures)
+        if missing:
+            self.report.note(
+                f"{len(missing)} of {len(pictures)} pictures are not there yet, so the sheet is grey there"
+            )
+        self.report.sheet(grid.sheet)
 
     def _decide(self, sd: StableDiffusion, refiner: StableDiffusion | None, drafts: Sequence[Draft]) -> None:
         """Completes the requests, which says what is wrong with them, and decides their targets."""

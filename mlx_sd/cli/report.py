@@ -84,6 +84,13 @@ class Report:
             seconds = ", ".join(f"{phase} {times[f'{phase}_seconds']:.2f} s" for phase in _PHASES)
             self.note(f"{draft.target}: {times['seconds']:.2f} s ({seconds})")
 
+    def sheet(self, path: Path) -> None:
+        """Prints the path of the sheet of --grid; beside JSON on the standard error."""
+        if self._arguments.json:
+            self.note(f"the sheet is {path}")
+        elif not self._arguments.quiet:
+            self._progress.print(str(path))
+
     def so_far(self) -> str:
         """Returns the end of a message about a failure: what was made before it, and how to go on."""
         return "" if len(self._plan.drafts) == 1 else f"; {self._count()}{self._command()}"

@@ -22,6 +22,7 @@ CHURN = {"s_churn": "Sigma churn", "s_tmin": "Sigma tmin", "s_tmax": "Sigma tmax
 # Settings that A1111 does not have -> their keys in the text, for those who read it.
 OURS = {"guidance_rescale": "CFG Rescale", "deepcache": "DeepCache", "tgate": "T-GATE", "freeu": "FreeU"}
 OURS |= {"prompt_2": "Prompt 2", "negative_2": "Negative prompt 2", "original_size": "Original size"}
+OURS |= {"pag": "PAG scale", "pag_adaptive": "PAG adaptive scale"}
 OURS |= {"target_size": "Target size", "crop": "Crop"}
 STYLE = "Prompt style"  # of a prompt that is not written as in A1111
 

@@ -109,9 +109,9 @@ class ControlConfig:
             "latents of {} channels": (self.unet.in_channels, latent_channels),
             "{} pixels for a latent": (self.downsampling, downsampling),
         }
-        for words, (own, other) in comparisons.items():
-            if own != other:
-                return f"it is for {words.format(_words(own))}, and the model has {_words(other)}"
+        for words, (value, other) in comparisons.items():
+            if value != other:
+                return f"it is for {words.format(_words(value))}, and the model has {_words(other)}"
         return None
 
 

@@ -46,18 +46,26 @@ def clip_image(image: mx.array, clip: Clip) -> mx.array:
     return mx.clip(image, -limit, limit) / limit
 
 
-def guide(output: mx.array, scale: float, rescale: float = 0.0, weights: Sequence[float] = (1.0,)) -> mx.array:
+def guide(
+    output: mx.array,
+    scale: float,
+    rescale: float = 0.0,
+    weights: Sequence[float] = (1.0,),
+    away: mx.array | None = None,
+) -> mx.array:
     """Returns classifier-free guidance u + scale (c - u) of a batch (N + K N, ...) whose first N are unconditional.
 
-    weights: of the K conditions of each picture, c = u + sum_k weight_k (c_k - u) (Liu et al. 2022, eq. 11).
-    `rescale` mixes in the result scaled to the conditional prediction's standard deviation (Lin et al. 2023, eq. 15
-    and 16).
+    weights: of the K conditions of each picture, c = u + sum_k weight_k (c_k - u) (Liu et al. 2022, eq. 11). away: is
+    added, (N, ...). `rescale` mixes in the result scaled to the conditional prediction's standard deviation (Lin et al.
+    2023, eq. 15 and 16).
     """
     uncond, *conditional = mx.split(output, 1 + len(weights))
     cond = conditional[0]
     if len(weights) > 1 or weights[0] != 1:
         cond = uncond + sum(weight * (c - uncond) for weight, c in zip(weights, conditional, strict=True))
     guided = uncond + scale * (cond - uncond)
+    if away is not None:
+        guided = guided + away
     if not rescale:
         return guided
     axes = tuple(range(1, cond.ndim))

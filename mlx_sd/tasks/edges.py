@@ -43,7 +43,8 @@ def soft(pixels: Bytes) -> Bytes:
     smooth = ndimage.gaussian_filter(grey(pixels), 1.5, mode="nearest")
     gradient = np.hypot(ndimage.sobel(smooth, 0, mode="nearest"), ndimage.sobel(smooth, 1, mode="nearest"))
     strongest = max(float(np.percentile(gradient, 99.5)), 1.0)
-    return (255 * np.sqrt(np.clip(gradient / strongest, 0, 1))).round().astype(np.uint8)
+    shades: Bytes = (255 * np.sqrt(np.clip(gradient / strongest, 0, 1))).round().astype(np.uint8)
+    return shades
 
 
 def scribble(pixels: Bytes, threshold: int = 32) -> Bytes:

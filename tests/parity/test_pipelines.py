@@ -68,6 +68,19 @@ def test_what_sdxl_takes_beside_a_prompt(pipe, family, measure):
         assert distance(ours(sd, noise, **{name: value}).latents, plain) > 1e-4, name
 
 
+@pytest.mark.parametrize(("guidance", "adaptive"), [(GUIDANCE, 0.0), (0.0, 0.0), (GUIDANCE, 0.004)])
+@pytest.mark.parametrize("name", ["sd1", "sdxl"])
+def test_perturbed_attention_guidance(name, guidance, adaptive, saved, family, measure):
+    kind = getattr(reference.diffusers, f"StableDiffusion{'XL' * (name == 'sdxl')}PAGPipeline")
+    noise, sd = families.noise((16, 24)), family(name)
+    pipeline = reference.silent(kind.from_pretrained(saved(name)))
+    settings = {"guidance_scale": guidance, "pag_scale": 3.0, "pag_adaptive_scale": adaptive}
+    theirs = reference.generate(pipeline, noise, num_inference_steps=10, **settings)
+    result = ours(sd, noise, steps=10, guidance=guidance, pag=3.0, pag_adaptive=adaptive)
+    measure("perturbed-attention guidance", distance(result.latents, theirs), LATENTS)
+    assert distance(ours(sd, noise, steps=10, guidance=guidance).latents, theirs) > 0.1
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("name", TEXTS)
 def test_every_sampler_put_into_the_pipeline(name, sampler, pipe, family, measure):

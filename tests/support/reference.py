@@ -318,7 +318,11 @@ def guided(
 
 def pipeline(folder: Path) -> Any:
     """The diffusers pipeline of a folder, silent."""
-    made = diffusers.DiffusionPipeline.from_pretrained(folder)
+    return silent(diffusers.DiffusionPipeline.from_pretrained(folder))
+
+
+def silent(made: Any) -> Any:
+    """A diffusers pipeline without progress bars, that works with transformers 5."""
     made.set_progress_bar_config(disable=True)
     if made.text_encoder and not hasattr(
         made.text_encoder, "text_model"

@@ -113,6 +113,8 @@ def test_it_is_converted_once_and_then_read_from_the_folder_and_verified(family,
     about = json.loads((tmp_path / "out/model.json").read_text())
     assert list(about["networks"]) == ["control"] and about["dtype"] == "float16"
     assert convert(capsys, "--verify", tmp_path / "out")[0] == 0
+    code, err = convert(capsys, "--model", tmp_path / "out", "--to", "diffusers", "--out", tmp_path / "back")
+    assert code == 2 and "a ControlNet is not written back" in err and not (tmp_path / "back").exists()
     a, b = picture(sd, tmp_path / "out"), picture(sd, folder)
     assert 0 < (mx.abs(a - b).max() / mx.abs(b).max()).item() < 0.05
 
