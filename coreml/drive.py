@@ -214,8 +214,18 @@ class PackagedTextEncoder(nn.Module):
         self.config = replace(TextConfig.from_hf(config), layers=1)  # the package has the output of one layer
         self.norm = nn.Identity()  # the package has applied it
 
-    def __call__(self, ids: mx.array) -> Encoded:
-        """Encodes token ids (B, tokens), one row at a time, as `TextEncoder` does."""
+    @property
+    def token_embedding(self) -> nn.Embedding:
+        """Raises InputError: a package holds its table of tokens inside."""
+        raise InputError("packages take the ids of tokens alone; leave --embedding out with --coreml")
+
+    def __call__(self, ids: mx.array, *, embedded: mx.array | None = None, visible: mx.array | None = None) -> Encoded:
+        """Encodes token ids (B, tokens), one row at a time, as `TextEncoder` does.
+
+        InputError for hidden tokens, which packages do not take.
+        """
+        if visible is not None:
+            raise InputError("packages see all tokens; choose another --prompt-style with --coreml")
         rows = [self._packages.run(self._part, "any", {"input_ids": row[None]}) for row in np.array(ids)]
         hidden = _joined([row[self._context_port] for row in rows])
         return Encoded([hidden, hidden], hidden, _joined([row["pooled_outputs"] for row in rows]))

@@ -52,9 +52,9 @@ class Preview:
             raise InputError(f"a preview is enlarged by {' or '.join(_RESAMPLING)}, or None, not by {enlarge!r}")
         self._enlarge, self._factor = enlarge, sd.vae.config.downsampling
         self.full_size = method != LINEAR  # whether previews have the size of the decoded picture
-        self._network: Callable[[mx.array], mx.array] | None = None
+        self._network: PreviewNetwork | Callable[[mx.array], mx.array] | None = None
         if not isinstance(sd.vae, Pixels):
-            self._network = network_of(sd).__call__ if method == LINEAR else _decoder(sd.model, method)
+            self._network = network_of(sd) if method == LINEAR else _decoder(sd.model, method)
         elif method != LINEAR:
             raise InputError(f"this model works on pixels, which are shown as they are; leave out the method {method}")
 
