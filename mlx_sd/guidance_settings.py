@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .hires import IMAGE_MODES, LATENT_MODES, STRENGTH, Hires, parse
+from .hires_setting import IMAGE_MODES, LATENT_MODES, STRENGTH, Hires, parse
 from .setting import Range, setting
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .core.errors import InputError
+from .hires_setting import LATENT_MODES, Hires
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -15,56 +14,12 @@ if TYPE_CHECKING:
     from .request import Request
     from .sampling.table import Table
 
-STRENGTH = 0.7
-IMAGE_MODES = ("lanczos",)
-LATENT_MODES = (
-    "latent",
-    "latent-antialiased",
-    "latent-bicubic",
-    "latent-bicubic-antialiased",
-    "latent-nearest",
-    "latent-nearest-exact",
-)
-_LARGEST = 8.0
-_TEXT = re.compile(r"(?P<scale>\d*\.?\d+)(?::(?P<steps>\d*)(?::(?P<strength>\d*\.?\d+))?)?")
-
-
-@dataclass(frozen=True)
-class Hires:
-    """How much larger, in how many steps (None: as many as the first pass), and how much of the picture changes."""
-
-    scale: float
-    steps: int | None = None
-    strength: float = STRENGTH
-
-    def __post_init__(self) -> None:
-        if not 1 < self.scale <= _LARGEST:
-            raise InputError(f"--hires enlarges by more than 1, up to {_LARGEST:g} times, not {self.scale:g}")
-        if self.steps is not None and self.steps < 1:
-            raise InputError(f"the steps of --hires are from 1 up, not {self.steps}")
-        if not 0 < self.strength <= 1:
-            raise InputError(f"the strength of --hires is above 0, to 1, not {self.strength:g}")
-
-    def __str__(self) -> str:
-        return f"{self.scale:g}:{'' if self.steps is None else self.steps}:{self.strength:g}"
-
 
 class SecondPass(NamedTuple):
     """What the second pass needs: its requests' changes, and its rows."""
 
     changes: dict[str, Any]
     table: Table
-
-
-def parse(value: Any) -> Hires:
-    """Reads what `hires=` and `--hires` take: 2, "2", "2:15", "2::0.5", "2:15:0.5" or a Hires."""
-    if isinstance(value, Hires):
-        return value
-    match = _TEXT.fullmatch(f"{value:g}" if isinstance(value, (int, float)) else str(value).strip())
-    if match is None or isinstance(value, bool):
-        raise InputError(f"--hires takes SCALE[:STEPS[:STRENGTH]], for example 2 or 2:15:0.5, not {value!r}")
-    steps, strength = match["steps"], match["strength"]
-    return Hires(float(match["scale"]), int(steps) if steps else None, float(strength) if strength else STRENGTH)
 
 
 def size(model: Model, request: Request, hires: Hires) -> tuple[int, int]:
@@ -116,6 +71,6 @@ def enlarged(model: Model, latents: mx.array, request: Request, width: int, heig
         return enlarge(latents, (height // factor, width // factor), mode)
     from PIL import Image
 
-    pictures = [to_image(decode(model, one[None], request.tile)[0]) for one in latents]
+    pictures = [to_image(decode(model, latent[None], request.tile)[0]) for latent in latents]
     larger = [picture.resize((width, height), Image.Resampling.LANCZOS) for picture in pictures]
     return mx.concatenate([encode(model, picture, request.tile) for picture in larger])

@@ -16,7 +16,7 @@ from .checkpoint.model import Model
 from .completion import complete
 from .core.errors import InputError
 from .generation import Accept, Callback, Result
-from .hires import Hires
+from .hires_setting import Hires
 from .keywords import subjects, suggests_keywords
 from .load import load
 from .networks.unet import UNet

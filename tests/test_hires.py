@@ -6,6 +6,7 @@ import pytest
 
 from mlx_sd import DeepCache, hires
 from mlx_sd.core.errors import InputError
+from mlx_sd.hires_setting import IMAGE_MODES, LATENT_MODES
 from mlx_sd.metadata.from_a1111 import translate
 from mlx_sd.metadata.to_a1111 import HIRES, to_text
 from mlx_sd.tasks import enlarging
@@ -22,7 +23,7 @@ def latents(sd, prompt="a red tent", **options):
     return np.array(sd.generate(prompt, **{**OPTIONS, **options}).latents)
 
 
-@pytest.mark.parametrize("mode", [*hires.LATENT_MODES, *hires.IMAGE_MODES])
+@pytest.mark.parametrize("mode", [*LATENT_MODES, *IMAGE_MODES])
 def test_the_second_pass_is_image_to_image_with_the_enlarged_picture(sd, mode):
     first = mx.array(latents(sd))
     factor = sd.vae.config.downsampling
@@ -122,4 +123,4 @@ def test_a1111_knows_the_settings():
         "hires": "2:15:0.5",
         "hires_mode": "latent-nearest",
     }
-    assert set(HIRES) == {*hires.LATENT_MODES, *hires.IMAGE_MODES} and set(hires.LATENT_MODES) == set(enlarging.MODES)
+    assert set(HIRES) == {*LATENT_MODES, *IMAGE_MODES} and set(LATENT_MODES) == set(enlarging.MODES)

@@ -19,7 +19,7 @@ from mlx_sd.checkpoint.control import Control
 from mlx_sd.checkpoint.ip_adapter import ImagePrompt
 from mlx_sd.checkpoint.lora import Lora
 from mlx_sd.cli import flags
-from mlx_sd.hires import Hires
+from mlx_sd.hires_setting import Hires
 from mlx_sd.prompts.embeddings import Embedding
 from mlx_sd.prompts.style_names import PROMPT_STYLES
 from mlx_sd.request import DTYPES, SETTINGS, SOLVER, SPEEDS
@@ -55,6 +55,7 @@ _parsed = {
     "adapters": st.lists(st.builds(Adapter, st.just("sketch"), st.just("in.png"), _finite, st.just("0" * 12))).map(
         tuple
     ),
+    "ip_encoder": st.sampled_from(["clip-h", "encoders/bigg"]),
     "ip_adapters": st.sampled_from([(), (ImagePrompt("ip.safetensors", ("a.png", "b.png"), 0.5, "mask.png"),)]),
     "hires": st.builds(
         Hires, st.sampled_from([1.5, 2.0, 4.0]), st.sampled_from([None, 7]), st.sampled_from([0.5, 1.0])
