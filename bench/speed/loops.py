@@ -115,8 +115,8 @@ class Bench:
     def step(self, depth: int, deep: mx.array | None = None) -> tuple[mx.array, mx.array]:
         """Returns (prediction, deep) of one pass of the UNet at timestep 500, not yet computed."""
         x = mx.concatenate([self._noise] * (2 if self.setting.guided else 1)).astype(self.setting.dtype)
-        context, keywords, _ = self._conditions
-        return self.unet(x, mx.array(500.0), context, **keywords, deep=deep, depth=depth)
+        inputs = self._conditions
+        return self.unet(x, mx.array(500.0), inputs.context, **inputs.keywords, deep=deep, depth=depth)
 
     def costs(self, loop: Loop) -> list[tuple[int, int]]:
         """Counts the multiply-accumulates and the bytes moved of each evaluation of a loop, without computing it.

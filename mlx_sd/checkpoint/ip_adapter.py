@@ -60,8 +60,8 @@ class ImagePrompt(NamedTuple):
         opened = tuple(checked_names(self.model, source)[1] for source in sources)
         mask = None if self.mask is None else checked_names(self.model, self.mask)[1]
         scale, blocks = self.scale, self.blocks
-        if isinstance(scale, Mapping):
-            scale, blocks = 1.0, _flat(scale, model)
+        if isinstance(self.scale, Mapping):
+            scale, blocks = 1.0, _flat(self.scale, model)
         return self._replace(
             model=model, images=opened, mask=mask, scale=checked_number("scale", scale, model), blocks=blocks
         )

@@ -8,7 +8,7 @@
 The tokens travel beside the context, never joined to it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,8 @@ class IPAdapterConfig:
         f = ConfigFields(values, where)
         kind = f.only("kind", BASE, FULL, PLUS)
         names = ("inputs", "context", "tokens", "hidden", "heads", "layers")
-        config = cls(kind, *(f.require(name) for name in names), tuple(f.require("attentions")))
+        numbers: dict[str, int] = {name: f.require(name) for name in names}
+        config = cls(kind=kind, attentions=tuple(f.require("attentions")), **numbers)
         f.done()
         return config
 
@@ -56,7 +57,11 @@ class IPAdapter(nn.Module):
     def __init__(self, config: IPAdapterConfig):
         super().__init__()
         self.config = config
-        kinds: dict[str, type[nn.Module]] = {BASE: Projection, FULL: FullProjection, PLUS: Resampler}
+        kinds: dict[str, Callable[[IPAdapterConfig], nn.Module]] = {
+            BASE: Projection,
+            FULL: FullProjection,
+            PLUS: Resampler,
+        }
         self.projection = kinds[config.kind](config)
         self.keys_of = [Linear(config.context, width, bias=False) for width in config.attentions]
         self.values_of = [Linear(config.context, width, bias=False) for width in config.attentions]

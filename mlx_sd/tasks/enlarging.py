@@ -54,7 +54,8 @@ def enlarge(latents: mx.array, size: tuple[int, int], mode: str) -> mx.array:
 
 
 def _picking(places: NDArray[np.floating], size: int) -> Weights:
-    return np.eye(size, dtype=np.float32)[np.clip(places.astype(int), 0, size - 1)]
+    weights: Weights = np.eye(size, dtype=np.float32)[np.clip(places.astype(int), 0, size - 1)]
+    return weights
 
 
 def _interpolating(
@@ -72,7 +73,8 @@ def _interpolating(
         cells = first + offset
         inside = clamps | ((cells >= 0) & (cells < size))
         np.add.at(weights, (np.arange(target), np.clip(cells, 0, size - 1)), inside * kernel(centres - cells))
-    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    normalized: Weights = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    return normalized
 
 
 def _cubic(x: NDArray[np.float64], a: float) -> NDArray[np.float64]:
