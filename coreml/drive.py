@@ -257,6 +257,7 @@ class PackagedUNet:
         attend: Attend = apply_attention,
         skip_residuals: Sequence[mx.array] | None = None,
         middle_residual: mx.array | None = None,
+        features: Any = None,
         **extra: Any,
     ) -> tuple[mx.array, mx.array]:
         """Returns (prediction (B, h, w, C), deep feature), as `UNet.__call__` does.
@@ -268,8 +269,8 @@ class PackagedUNet:
             raise InputError("packages join their skips as they were exported; leave out --freeu")
         if attend is not apply_attention:
             raise InputError("packages attend as they were exported; leave out --tgate")
-        if skip_residuals is not None or middle_residual is not None:
-            raise InputError("packages take no residuals of a control network; generate with the model itself")
+        if skip_residuals is not None or middle_residual is not None or features is not None:
+            raise InputError("packages take nothing of control networks or adapters; generate with the model itself")
         if callable(deep):
             raise InputError("packages do not show their shallow features; choose another --deepcache than adaptive")
         size, tokens = self._packages.size(x), np.array(context)

@@ -56,8 +56,8 @@ def starting_point(model: Model, request: Request, channels: mx.array | None = N
         and request.extend is None
         and (request.mask_blur or request.only_masked or request.padding is not None)
     ):
-        both = "" if request.init_image is not None else "--init-image and "
-        raise InputError(f"mask blur, only-masked and padding are about a mask; give {both}--mask")
+        image_flag = "" if request.init_image is not None else "--init-image and "
+        raise InputError(f"mask blur, only-masked and padding are about a mask; give {image_flag}--mask")
     if request.padding is not None and not request.only_masked:
         raise InputError("padding is of --only-masked; give both")
     image, mask = request.init_image, request.mask

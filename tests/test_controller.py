@@ -111,7 +111,7 @@ class FakeUNet:
 def run(policy: Policy | None, branches: list[Branch], count: int, tgate: TGate | None = None) -> FakeUNet:
     unet, controller = FakeUNet(), Controller(branches, count)
     levels = [float(i) for i in range(count)]
-    features, attention = caches(policy, tgate, levels, guided=True, changes=controller.changes)
+    features, attention = caches(policy, tgate, levels, guided=True, restarts=controller.changes)
     predict = Predictor(unet, conditions(), 5.0, features, tgate=attention, control=controller)
     for _ in range(count):
         predict(LATENTS, 1.0)
@@ -145,7 +145,7 @@ def test_a_forecast_never_reaches_back_over_a_change():
 
     controller = Controller([branch(FakeNetwork(), 1.0, 0.0, 0.5)], 12)
     features, _ = caches(
-        DeepCache(2, 0, 1), None, [float(i) for i in range(12)], guided=True, changes=controller.changes
+        DeepCache(2, 0, 1), None, [float(i) for i in range(12)], guided=True, restarts=controller.changes
     )
     predict = Predictor(Numbered(), conditions(), 5.0, features, control=controller)
     for _ in range(12):
@@ -173,7 +173,7 @@ def multiplications(policy: Policy | None, steps: int = 50) -> int:
     with counting(unet) as operations:
         image = network.embed(mx.zeros((1, 512, 512, 3)))
         controller = Controller([Branch(Control("m", "i"), network, image)], steps)
-        features, _ = caches(policy, None, [float(i) for i in range(steps)], guided=True, changes=controller.changes)
+        features, _ = caches(policy, None, [float(i) for i in range(steps)], guided=True, restarts=controller.changes)
         predict = Predictor(unet, Conditions(context, {}, True), 7.5, features, control=controller)
         for _ in range(steps):
             predict(latents, 500.0)

@@ -65,10 +65,14 @@ def single_file(repository: str, files: list[str]) -> str:
 
 
 def weights(files: list[str], variant: str | None) -> list[str]:
-    """Returns the files that `diffusers_folder.read` would read: of each part, the best variant there is."""
-    selected = []
-    flat = "scheduler_config.json" in files or "model_index.json" not in files
-    for place in [""] if flat else [f"{name}/" for part in PARTS for name in names_of(part)]:
+    """Returns the files that `diffusers_folder.read` would read: of each part, the best variant there is.
+
+    A repository of one network has its weights in no folder.
+    """
+    selected: list[str] = []
+    parts = [f"{name}/" for part in PARTS for name in names_of(part)]
+    alone = "scheduler_config.json" in files or not any(file.startswith(tuple(parts)) for file in files)
+    for place in [""] if alone else parts:
         for infix in infixes(variant):
             shard = re.compile(rf"{place}({'|'.join(STEMS)}){re.escape(infix)}(-\d+-of-\d+)?\.safetensors")
             matching = [file for file in files if shard.fullmatch(file)]

@@ -140,8 +140,8 @@ def changes(
             if lora.sha256 not in (None, record["sha256"]):
                 lines.append(f"the LoRA {lora.path} is not the one the picture was made with")
     for embedding in replayed.embeddings:
-        named = any(entry.path == embedding.path for entry in request.embeddings)
-        if named and embedding.sha256 not in (None, metadata.digest(embedding.path)):
+        named = embedding.sha256 and any(entry.path == embedding.path for entry in request.embeddings)
+        if named and embedding.sha256 != metadata.digest(embedding.path):
             lines.append(f"the embedding {embedding.path} is not the file that the picture was made with")
     lines += controls.changed(model, replayed.controls, request.controls)
     if lines and not arguments.allow_changed:

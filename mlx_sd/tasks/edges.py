@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 Bytes = NDArray[np.uint8]
 Integers = NDArray[np.int32]
@@ -27,6 +26,8 @@ def canny(pixels: Bytes, low: int = LOW, high: int = HIGH) -> Bytes:
     The gradient is Sobel's, of the channel where it is largest, its size the sum of both parts. A pixel that is larger
     than its neighbours across the edge is kept above `high`, and above `low` where it touches one that is kept.
     """
+    from scipy import ndimage  # here because SciPy takes long to import
+
     dx, dy = _gradient(pixels)
     size = np.abs(dx) + np.abs(dy)
     largest = size.argmax(axis=-1)[..., None]
@@ -40,6 +41,8 @@ def canny(pixels: Bytes, low: int = LOW, high: int = HIGH) -> Bytes:
 
 def soft(pixels: Bytes) -> Bytes:
     """Returns soft edges (H, W), 0 to 255: the root of the gradient of the smoothed brightness, the strongest white."""
+    from scipy import ndimage  # here because SciPy takes long to import
+
     smooth = ndimage.gaussian_filter(grey(pixels), 1.5, mode="nearest")
     gradient = np.hypot(ndimage.sobel(smooth, 0, mode="nearest"), ndimage.sobel(smooth, 1, mode="nearest"))
     strongest = max(float(np.percentile(gradient, 99.5)), 1.0)
@@ -53,6 +56,8 @@ def scribble(pixels: Bytes, threshold: int = 32) -> Bytes:
     The darkest channel decides by the difference of two Gaussians, of widths 0.5 and 5 pixels; threshold: from 0 to
     255, more leaves fewer strokes.
     """
+    from scipy import ndimage  # here because SciPy takes long to import
+
     floats = pixels.astype(np.float32)
     fine, coarse = (ndimage.gaussian_filter(floats, (width, width, 0), mode="mirror") for width in (0.5, 5.0))
     darker = np.clip((coarse - fine).min(axis=-1), 0, 255).astype(np.uint8)

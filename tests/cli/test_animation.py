@@ -23,7 +23,16 @@ def quick_preview(monkeypatch):
     """Step images without the network that the first preview of a VAE fits."""
     from PIL import Image
 
-    monkeypatch.setattr(preview, "Preview", lambda sd: lambda x: [Image.new("RGB", (4, 4))] * x.shape[0])
+    class Quick:
+        full_size = False
+
+        def __init__(self, sd, **options):
+            pass
+
+        def __call__(self, x):
+            return [Image.new("RGB", (4, 4))] * x.shape[0]
+
+    monkeypatch.setattr(preview, "Preview", Quick)
 
 
 @pytest.mark.parametrize("options", slow_but([("--preview", "steps"), ("--animate", "film.gif")], FILES))

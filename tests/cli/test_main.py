@@ -94,7 +94,7 @@ def bash(tmp_path_factory):
     [
         (("mlx-sd", "gen"), "generate"),
         (("mlx-sd", "--ste"), "--steps"),
-        (("mlx-sd", "generate", "--neg"), "--negative"),
+        (("mlx-sd", "generate", "--negative-"), "--negative-2"),
         (("mlx-sd", "generate", "--sampler", "dpmpp_2m_s"), "dpmpp_2m_sde"),
         (("mlx-sd", "generate", "--schedule", "karr"), "karras"),
         (("mlx-sd", "bench", "lat"), "latency"),

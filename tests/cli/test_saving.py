@@ -66,7 +66,16 @@ def test_what_was_made_before_is_in_the_json(run, growing, tmp_path):
     "flags", slow_but([("--animate",)], [("--preview", "steps"), ("--animate",), ("--animate", "film.gif")])
 )
 def test_step_images_and_animations_that_cannot_be_written_are_one_line(run, tmp_path, monkeypatch, flags):
-    monkeypatch.setattr(preview, "Preview", lambda sd: lambda x: [_noise()] * x.shape[0])
+    class Quick:
+        full_size = False
+
+        def __init__(self, sd, **options):
+            pass
+
+        def __call__(self, x):
+            return [_noise()] * x.shape[0]
+
+    monkeypatch.setattr(preview, "Preview", Quick)
     with largest_file(20000):
         code, out, err = run("a tent", *SMALL[:-4], "--height", 32, "--seed", 5, "--output", "a.png", *flags)
     assert (code, out, err.count("\n")) == (1, "", 1)

@@ -143,7 +143,7 @@ def test_the_work_before_the_first_picture_is_linear_in_their_number(tmp_path, m
         return _calls(tmp_path, "a tent", "--count", pictures, "--seed", 0, "--output", output)
 
     few, many = work(200), work(800)
-    assert many / few < 4.4 and many / 800 < (700 if kind == "equal lines" else 150)
+    assert many / few < 4.4 and many / 800 < (900 if kind == "equal lines" else 150)
 
 
 @pytest.mark.parametrize("folder", ["", "{number}/"])

@@ -142,4 +142,4 @@ def test_loras_are_taken_out_of_a_prompt():
 
 
 def test_the_setting_offers_the_styles_there_are():
-    assert styles.names() == PROMPT_STYLES
+    assert tuple(styles.STYLES) == PROMPT_STYLES
