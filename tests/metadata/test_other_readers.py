@@ -70,7 +70,7 @@ _TEXT = st.text(st.characters(exclude_categories=("Cs", "Cc"))).map(str.strip)
 
 
 @given(prompt=_TEXT.filter(lambda text: "Negative prompt:" not in text), seed=st.integers(0, 2**32 - 1))
-def test_any_prompt_is_read_with_its_brackets_escaped(folder, prompt, seed):
-    info = _parsed(folder / "a.png", REQUEST.with_values(prompt=prompt, seed=seed))
+def test_any_plain_prompt_is_read_with_its_brackets_escaped(folder, prompt, seed):
+    info = _parsed(folder / "a.png", REQUEST.with_values(prompt=prompt, prompt_style="plain", seed=seed))
     escaped = "".join(f"\\{c}" if c in r"\()[]" else c for c in prompt)
     assert info.full_prompt == escaped and info.samplers[0].parameters["seed"] == str(seed)
