@@ -6,44 +6,12 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from . import request_values
 from .setting import Range, setting
 
 if TYPE_CHECKING:
     from .checkpoint.adapter import Adapter
     from .checkpoint.ip_adapter import ImagePrompt
-
-
-def _adapters(value: Any) -> tuple[Adapter, ...]:
-    """Returns adapters of texts, of tuples of model, image and scale, or of `Adapter` objects."""
-    from .checkpoint.adapter import Adapter
-
-    entries = [value] if isinstance(value, (str, Adapter)) else list(value)
-    return tuple(Adapter.of(entry) for entry in entries)
-
-
-def _adapters_from_json(value: Any) -> tuple[Adapter, ...]:
-    from .checkpoint.adapter import Adapter
-
-    return tuple(Adapter.from_record(record) for record in value)
-
-
-def _image_prompts(value: Any) -> tuple[ImagePrompt, ...]:
-    """Returns image prompts of texts, of tuples, or of `ImagePrompt` objects."""
-    from .checkpoint.ip_adapter import ImagePrompt
-
-    entries = [value] if isinstance(value, (str, ImagePrompt)) else list(value)
-    return tuple(ImagePrompt.of(entry) for entry in entries)
-
-
-def _image_prompts_from_json(value: Any) -> tuple[ImagePrompt, ...]:
-    from .checkpoint.ip_adapter import ImagePrompt
-
-    return tuple(ImagePrompt.from_record(record) for record in value)
-
-
-def _records(entries: Any) -> list[dict[str, Any]]:
-    """Returns the list that metadata hold."""
-    return [entry.to_record() for entry in entries]
 
 
 def _path(value: Any) -> str:
@@ -75,16 +43,12 @@ class AdapterSettings:
         metavar="NAME",
         aliases="vae-path vae-name vae-file sd-vae vae-decoder taesd",
     )
-    adapters: tuple[Adapter, ...] = setting(
-        (),
+    adapters: tuple[Adapter, ...] = request_values.entries_setting(
+        ".checkpoint.adapter",
+        "Adapter",
         "let a T2I-Adapter (folder, file or hub id) see an image: a sketch, edges, depth or a pose, as trained; may "
         "be repeated",
-        kind=object,
-        parse=_adapters,
-        to_json=_records,
-        from_json=_adapters_from_json,
         flag="--adapter",
-        repeat=True,
         metavar="MODEL:IMAGE[:SCALE]",
         group="image",
         always_recorded=False,
@@ -100,16 +64,12 @@ class AdapterSettings:
         always_recorded=False,
         aliases="adapter-conditioning-factor",
     )
-    ip_adapters: tuple[ImagePrompt, ...] = setting(
-        (),
+    ip_adapters: tuple[ImagePrompt, ...] = request_values.entries_setting(
+        ".checkpoint.ip_adapter",
+        "ImagePrompt",
         "take an image as a prompt, by an IP-Adapter: a .safetensors file, or OWNER/NAME/PATH on the hub; may be "
         "repeated",
-        kind=object,
-        parse=_image_prompts,
-        to_json=_records,
-        from_json=_image_prompts_from_json,
         flag="--ip-adapter",
-        repeat=True,
         metavar="MODEL:IMAGE[,IMAGE][:SCALE]",
         group="image",
         always_recorded=False,

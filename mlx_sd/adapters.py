@@ -10,10 +10,10 @@ import numpy as np
 from . import metadata, resolve
 from .checkpoint.adapter import Adapter
 from .checkpoint.model import Model
-from .checkpoint.model_folder import T2I_ADAPTER, VERSION
+from .checkpoint.model_folder import T2I_ADAPTER
 from .checkpoint.network_folder import NetworkFolder
 from .core.errors import InputError
-from .load import fill
+from .load import beside
 from .networks.t2i_adapter import AdapterConfig, T2IAdapter, places
 from .request import Request
 from .tasks import control_image, images
@@ -114,12 +114,7 @@ def _pixels(adapter: Adapter, channels: int, size: tuple[int, int]) -> mx.array:
 
 def _loaded(name: str, model: Model) -> T2IAdapter:
     folder, config = _open(name, model)
-    loaded = model.networks_beside.get(str(folder.folder))
-    if isinstance(loaded, T2IAdapter):
-        return loaded
-    network = T2IAdapter(config)
-    fill(network, folder.folder, T2I_ADAPTER, VERSION, model.dtype, None, lambda size: None)
-    model.networks_beside[str(folder.folder)] = network
+    network: T2IAdapter = beside(model, folder.folder, T2I_ADAPTER, lambda: T2IAdapter(config))
     return network
 
 

@@ -16,16 +16,12 @@ if TYPE_CHECKING:
 class ControlSettings:
     """Holds the control networks of a picture, and how their halves are guided."""
 
-    controls: tuple[Control, ...] = setting(
-        (),
+    controls: tuple[Control, ...] = request_values.entries_setting(
+        ".checkpoint.control",
+        "Control",
         "let a ControlNet (folder, file or hub id) see an image; MAKER (canny, scribble, softedge, tile, grey or "
         "inpaint) makes it of a photo; may be repeated",
-        kind=object,
-        parse=request_values.parse_controls,
-        to_json=request_values.controls_to_json,
-        from_json=request_values.controls_from_json,
         flag="--control",
-        repeat=True,
         metavar="MODEL[@MODE]:[MAKER:]IMAGE[:SCALE[:START-END]]",
         group="control",
         always_recorded=False,

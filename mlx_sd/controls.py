@@ -14,7 +14,7 @@ from .checkpoint.model import Model
 from .checkpoint.model_folder import CONTROL, DIFFERENCES, model_hash, network_configs, parameter_name, read_model_json
 from .controller import Branch
 from .core.errors import InputError
-from .load import fill
+from .load import beside
 from .networks.configs import vae_config
 from .networks.control import ControlNet
 from .networks.control_config import ControlConfig
@@ -75,24 +75,6 @@ def completed(model: Model, request: Request, size: tuple[int, int]) -> tuple[Co
     return tuple(controls)
 
 
-def changed(model: Model, recorded: Sequence[Control], controls: Sequence[Control]) -> list[str]:
-    """Returns a line for each network or image that is not the one with which a picture was made.
-
-    recorded: of that picture. Only what both name is compared.
-    """
-    lines = []
-    for before, control in zip(recorded, controls, strict=False):
-        if before.model_hash and before.model == control.model:
-            _, about, _ = _open(control.model, model)
-            if model_hash(about) != before.model_hash:
-                lines.append(f"{control.model} is not the control network that the picture was made with")
-        image = control.image
-        same_image = before.image_hash and before.image == image and isinstance(image, str)
-        if same_image and metadata.digest(str(image)) != before.image_hash:
-            lines.append(f"{image} is not the file that the picture was made with")
-    return lines
-
-
 def size_for(model: Model, request: Request) -> tuple[int | None, int | None]:
     """Returns width and height of a picture without an init image: as requested, else of the first image's shape."""
     if not request.controls or (request.width is not None and request.height is not None):
@@ -149,13 +131,15 @@ def _mode(control: Control, config: ControlConfig) -> int:
 
 def _loaded(name: str, model: Model) -> ControlNet:
     folder, about, config = _open(name, model)
-    if (loaded := model.control_networks.get(str(folder))) is not None:
-        return loaded
-    network = ControlNet(config)
     differences = about.get(DIFFERENCES)
-    change = _added_to_base(name, model, differences) if differences else None
-    fill(network, folder, CONTROL, about["version"], model.dtype, change, lambda size: None)
-    model.control_networks[str(folder)] = network
+    network: ControlNet = beside(
+        model,
+        folder,
+        CONTROL,
+        lambda: ControlNet(config),
+        about["version"],
+        lambda: _added_to_base(name, model, differences) if differences else None,
+    )
     return network
 
 

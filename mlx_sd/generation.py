@@ -69,6 +69,14 @@ class Result:
         return len(self.seconds)
 
 
+class Beside(NamedTuple):
+    """What stands beside the UNet: control networks, the features of adapters, and image prompts."""
+
+    branches: Sequence[Branch]
+    by_stage: Mapping[int, mx.array]
+    image_attention: ImageAttention | None
+
+
 class Stage(NamedTuple):
     """A part of the steps: the model that runs them, what differs in its requests, and the rows."""
 
@@ -132,17 +140,16 @@ def _group(
     seeded = [request if request.seed is not None else request.with_values(seed=seeds.draw()) for request in requests]
     completed = [first.with_subject(conditions.check_subject(model, request)) for request in seeded]
     size = pixel_size(first)
-    at_once, beside = min(batch, len(completed)), controls.size_in_memory(model, first.controls)
+    at_once, control_bytes = min(batch, len(completed)), controls.size_in_memory(model, first.controls)
     second = hires.second_pass(model, first)
     largest = pixel_size(first.with_values(**second.changes)) if second else size
-    memory.check(model, *largest, at_once, denoise_tile=first.denoise_tile or 0, tile=first.tile, beside=beside)
+    memory.check(model, *largest, at_once, denoise_tile=first.denoise_tile or 0, tile=first.tile, beside=control_bytes)
     shape = latent_shape(model, first)
     if latents is not None and (latents.ndim != 4 or latents.shape[1:] != shape):
         raise InputError(f"latents must be (N, {', '.join(map(str, shape))}), not {latents.shape}")
     clock = time.perf_counter()
     prepared = start.prepare(model, *size, first.strength, len(completed), first.tile)
-    branches, by_stage = controls.branches(model, first), adapters.features(model, first)
-    image_attention = image_prompts.attention(model, first)
+    beside = _beside(model, first)
     preparation = time.perf_counter() - clock  # counted with the first batch
     if first.deepcache and first.deepcache.decides_per_image:
         batch = 1  # what one picture needs must not decide for another
@@ -154,17 +161,13 @@ def _group(
         members = [completed[i] for i in indices]
         draw_noise = partial(_draw_noise, [noise.generator(m.rng, m.seed or 0) for m in members], shape)
         begin = prepared.start(draw_noise, None if latents is None else latents[mx.array(indices)], indices)
-        runs = [
-            (stage.table, _stage_predictor(stage, members, begin.channels, branches, by_stage, image_attention))
-            for stage in stages
-        ]
+        runs = [(stage.table, _stage_predictor(stage, members, begin.channels, beside)) for stage in stages]
         mx.eval([array for array in (begin.latents, begin.channels) if array is not None])
         encoded = time.perf_counter()
         evaluations = sum(len(table.rows) for table, _ in runs) + (len(second.table.rows) if second else 0)
         final, seconds = _run(runs, begin, draw_noise, callback, evaluations)
         if second:
-            steps = sum(max(stage.table.steps) for stage in stages)
-            pass_runs, again, draw_again = _second_pass(model, second, members, final, steps)
+            pass_runs, again, draw_again = _second_pass(model, second, members, final, stages[0].steps)
             final, more = _run(pass_runs, again, draw_again, callback, evaluations, done=len(seconds))
             runs += pass_runs
             seconds += more
@@ -198,19 +201,16 @@ def predictor_of(
     requests: Sequence[Request],
     channels: mx.array | None = None,
     table: Table | None = None,
+    *,
     first_step: int = 0,
     steps: int | None = None,
-    branches: Sequence[Branch] | None = None,
-    by_stage: Mapping[int, mx.array] | None = None,
-    image_attention: ImageAttention | None = None,
     steps_before: int = 0,
+    beside: Beside | None = None,
 ) -> Predictor | Tiled:
     """Returns the network as the sampling loop sees it; see `StableDiffusion.predictor`.
 
     first_step, steps: how many steps were run before this table's, and how many there are in all, for prompts that
-    change on the way. branches: the requests' control networks, where they are loaded already. by_stage,
-    image_attention: their adapters' features and image prompts, where they are computed already. steps_before: of an
-    earlier pass.
+    change on the way; steps_before: those of an earlier pass. beside: what stands beside the UNet, where it is loaded.
     """
     request = requests[0]
     size, tile = latent_shape(model, request)[:2], request.denoise_tile
@@ -219,17 +219,14 @@ def predictor_of(
     numbers = [first_step + number for number in table.steps]
     inputs = conditions.subjects_of(model, requests, numbers, steps, steps_before)
     join = request.freeu.join(model.unet.config) if request.freeu else concatenate
-    present = controls.branches(model, request) if branches is None else branches
-
-    by_stage = adapters.features(model, request) if by_stage is None else by_stage
-    image_attention = image_prompts.attention(model, request) if image_attention is None else image_attention
+    branches, by_stage, image_attention = _beside(model, request) if beside is None else beside
     perturbation = PerturbedAttention(model.unet, request.pag, request.pag_adaptive or 0.0) if request.pag else None
     features = Features.of(by_stage, request, len(log_snr))
 
     def over(cut: Cut) -> Predictor:
         """Returns a predictor with fresh caches, over a tile or the whole picture."""
-        own_branches = [branch._replace(image=cut(branch.image)) for branch in present]
-        control = Controller(own_branches, len(log_snr), bool(request.guess_mode)) if present else None
+        own_branches = [branch._replace(image=cut(branch.image)) for branch in branches]
+        control = Controller(own_branches, len(log_snr), bool(request.guess_mode)) if branches else None
         restarts = {*inputs.changes, *(control.changes if control else ())}
         restarts |= {*(features.changes(len(log_snr)) if features else ())}
         guided = inputs.conditions[0].guided
@@ -270,23 +267,24 @@ def _stage_predictor(
     stage: Stage,
     members: Sequence[Request],
     channels: mx.array | None,
-    branches: Sequence[Branch],
-    by_stage: Mapping[int, mx.array],
-    image_attention: ImageAttention | None,
+    beside: Beside,
 ) -> Predictor | Tiled:
     changed = [request.with_values(**stage.changes) for request in members]
-    own_branches, own_features = branches if changed[0].controls else (), by_stage if changed[0].adapters else {}
-    images = image_attention if changed[0].ip_adapters else None
     return predictor_of(
         stage.model,
         changed,
         channels,
         stage.table,
-        stage.first_step,
-        stage.steps,
-        own_branches,
-        own_features,
-        images,
+        first_step=stage.first_step,
+        steps=stage.steps,
+        beside=None if stage.changes else beside,  # of the base; with its changes a refiner has none
+    )
+
+
+def _beside(model: Model, request: Request) -> Beside:
+    """Loads what stands beside the UNet of a completed request, and shows it its images."""
+    return Beside(
+        controls.branches(model, request), adapters.features(model, request), image_prompts.attention(model, request)
     )
 
 

@@ -1,18 +1,18 @@
 """Hires fix: a picture is made small, enlarged, and changed a little at the larger size, as in A1111's web UI."""
 
-from __future__ import annotations
+from typing import Any, NamedTuple
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+import mlx.core as mx
+from PIL import Image
 
+from .checkpoint.model import Model
+from .codec import decode, encode, to_image
 from .core.errors import InputError
 from .hires_setting import LATENT_MODES, Hires
-
-if TYPE_CHECKING:
-    import mlx.core as mx
-
-    from .checkpoint.model import Model
-    from .request import Request
-    from .sampling.table import Table
+from .request import Request
+from .sampling import samplers
+from .sampling.table import Table
+from .tasks.enlarging import enlarge
 
 
 class SecondPass(NamedTuple):
@@ -34,8 +34,6 @@ def second_pass(model: Model, request: Request) -> SecondPass | None:
 
     Of h steps and strength d, the schedule has int(h / d) steps, of which the last h run.
     """
-    from .sampling import samplers
-
     hires = request.hires
     if hires is None:
         if request.hires_mode is not None:
@@ -61,16 +59,9 @@ def second_pass(model: Model, request: Request) -> SecondPass | None:
 
 def enlarged(model: Model, latents: mx.array, request: Request, width: int, height: int) -> mx.array:
     """Returns the latents (N, h, w, C) of the first pass for the second one's size in pixels."""
-    import mlx.core as mx
-
-    from .codec import decode, encode, to_image
-    from .tasks.enlarging import enlarge
-
     factor, mode = model.vae.config.downsampling, request.hires_mode or LATENT_MODES[0]
     if mode in LATENT_MODES:
         return enlarge(latents, (height // factor, width // factor), mode)
-    from PIL import Image
-
     pictures = [to_image(decode(model, latent[None], request.tile)[0]) for latent in latents]
     larger = [picture.resize((width, height), Image.Resampling.LANCZOS) for picture in pictures]
     return mx.concatenate([encode(model, picture, request.tile) for picture in larger])

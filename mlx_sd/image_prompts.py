@@ -9,10 +9,10 @@ import mlx.nn as nn
 from . import metadata, resolve
 from .checkpoint.ip_adapter import ImagePrompt
 from .checkpoint.model import Model
-from .checkpoint.model_folder import IMAGE_ENCODER, IP_ADAPTER, VERSION
+from .checkpoint.model_folder import IMAGE_ENCODER, IP_ADAPTER
 from .checkpoint.network_folder import NetworkFolder
 from .core.errors import InputError
-from .load import fill
+from .load import beside
 from .networks import ops
 from .networks.blocks import Attend
 from .networks.clip_vision import ImageEncoder, VisionConfig
@@ -180,16 +180,9 @@ def _split(x: mx.array, heads: int) -> mx.array:
 
 def _loaded(prompt: ImagePrompt, model: Model, encoder_name: str | None) -> tuple[IPAdapter, ImageEncoder]:
     folder, config, encoder_folder, vision = _open(prompt, model, encoder_name)
-    beside = model.networks_beside
-    if str(folder.folder) not in beside:
-        adapter = IPAdapter(config)
-        fill(adapter, folder.folder, IP_ADAPTER, VERSION, model.dtype, None, lambda size: None)
-        beside[str(folder.folder)] = adapter
-    if str(encoder_folder.folder) not in beside:
-        encoder = ImageEncoder(vision)
-        fill(encoder, encoder_folder.folder, IMAGE_ENCODER, VERSION, model.dtype, None, lambda size: None)
-        beside[str(encoder_folder.folder)] = encoder
-    return beside[str(folder.folder)], beside[str(encoder_folder.folder)]
+    adapter: IPAdapter = beside(model, folder.folder, IP_ADAPTER, lambda: IPAdapter(config))
+    encoder: ImageEncoder = beside(model, encoder_folder.folder, IMAGE_ENCODER, lambda: ImageEncoder(vision))
+    return adapter, encoder
 
 
 def _open(

@@ -77,23 +77,11 @@ def _without_names(request: Request) -> Request:
     }
     unnamed = {name: MODEL if name == "model" else None for name, digest in names.items() if digest is not None}
     loras = tuple(lora if lora.sha256 is None else lora._replace(path=MODEL) for lora in request.loras)
-    controls = tuple(
-        control._replace(
-            model=MODEL if control.model_hash else control.model, image=MODEL if control.image_hash else control.image
-        )
-        for control in request.controls
-    )
-    prompts = tuple(prompt.without_names(MODEL) for prompt in request.ip_adapters)
-    adapters = tuple(adapter.without_names(MODEL) for adapter in request.adapters)
-    return request.with_values(
-        **unnamed,
-        loras=loras,
-        controls=controls,
-        adapters=adapters,
-        ip_adapters=prompts,
-        lora_hashes=None,
-        checkpoint_hash=None,
-    )
+    beside = {
+        field: tuple(entry.without_names(MODEL) for entry in getattr(request, field))
+        for field in ("controls", "adapters", "ip_adapters")
+    }
+    return request.with_values(**unnamed, **beside, loras=loras, lora_hashes=None, checkpoint_hash=None)
 
 
 class Claim:

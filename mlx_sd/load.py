@@ -198,6 +198,25 @@ def _model(name: str, folder: Path, about: Mapping[str, Any], dtype: mx.Dtype, n
     )
 
 
+def beside(
+    model: Model,
+    folder: Path,
+    part: str,
+    make: Callable[[], nn.Module],
+    version: int = VERSION,
+    change: Callable[[], Callable[[str, mx.array], mx.array] | None] = lambda: None,
+) -> Any:
+    """Returns a network that stands beside a model, loaded on first use; `make` builds it without weights.
+
+    change: returns what changes the weights, as `fill` takes it.
+    """
+    if (network := model.networks_beside.get(str(folder))) is None:
+        network = make()
+        fill(network, folder, part, version, model.dtype, change(), lambda size: None)
+        model.networks_beside[str(folder)] = network
+    return network
+
+
 def fill(
     network: nn.Module,
     folder: Path,

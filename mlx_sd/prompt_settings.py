@@ -39,15 +39,11 @@ class PromptSettings:
         aliases="prompt-parser emphasis weighting prompt-weighting",
         values={"automatic1111": "a1111", "webui": "a1111", "comfyui": "comfy", "diffusers": "plain", "none": "plain"},
     )
-    embeddings: tuple[Embedding, ...] = setting(
-        (),
+    embeddings: tuple[Embedding, ...] = request_values.entries_setting(
+        ".prompts.embeddings",
+        "Embedding",
         "a textual inversion that prompts use by its name: a safetensors file, or A1111's PNG; may be repeated",
-        kind=object,
-        parse=request_values.parse_embeddings,
-        to_json=request_values.embeddings_to_json,
-        from_json=request_values.embeddings_from_json,
         flag="--embedding",
-        repeat=True,
         metavar="PATH[:NAME]",
         aliases="embeddings textual-inversion ti embd",
         false_friends={"embeddings-dir": "name each file: --embedding {value}/NAME.safetensors"},

@@ -101,15 +101,11 @@ class Request(PromptSettings, GuidanceSettings, ImageSettings, AdapterSettings, 
         values=spellings.DTYPE_VALUES,
         false_friends=spellings.DTYPE_FLAGS,
     )
-    loras: tuple[Lora, ...] = setting(
-        (),
+    loras: tuple[Lora, ...] = request_values.entries_setting(
+        ".checkpoint.lora",
+        "Lora",
         "merge a LoRA or a relative of it: a safetensors file, a folder or a hub id; may be repeated",
-        kind=object,
-        parse=request_values.parse_loras,
-        to_json=request_values.loras_to_json,
-        from_json=request_values.loras_from_json,
         flag="--lora",
-        repeat=True,
         metavar="PATH[:SCALE[:W,W,...]]",
         aliases="lora-path lora-file",
         false_friends={"lora-paths": spellings.LORA_PATHS}

@@ -8,15 +8,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .core.errors import InputError
 from .sampling.schedules import DIFFUSERS
+from .setting import setting
 
 if TYPE_CHECKING:
-    from .checkpoint.control import Control
-    from .checkpoint.lora import Lora
-    from .prompts.embeddings import Embedding
     from .reuse.freeu import FreeU
     from .reuse.policy import Policy
     from .reuse.tgate import TGate
@@ -45,44 +45,47 @@ def parse_freeu(value: Any) -> FreeU | None:
     return parse(value)
 
 
-def parse_loras(value: Any) -> tuple[Lora, ...]:
-    """Returns adapters of paths, or of tuples of path, scale and block weights."""
-    from .checkpoint.lora import Lora
+@dataclass(frozen=True)
+class Entries:
+    """How a field that holds several records of one class is read and written; the class is imported when it is used.
 
-    entries = [value] if isinstance(value, (str, os.PathLike)) else list(value)
-    return tuple(Lora.of(entry) for entry in entries)
+    The class has `of`, which reads an entry in any form, `from_record` and `to_record`.
+    """
 
+    module: str  # as `mlx_sd` imports it, ".checkpoint.lora"
+    name: str
 
-def loras_from_json(value: Any) -> tuple[Lora, ...]:
-    """Returns the adapters that metadata list."""
-    from .checkpoint.lora import Lora
+    def parse(self, value: Any) -> tuple[Any, ...]:
+        """Returns the records of one entry or of several."""
+        record = self._record()
+        entries = [value] if isinstance(value, (str, os.PathLike, record)) else list(value)
+        return tuple(record.of(entry) for entry in entries)
 
-    return tuple(Lora.from_record(record) for record in value)
+    def from_json(self, value: Any) -> tuple[Any, ...]:
+        """Returns the records that metadata list."""
+        return tuple(self._record().from_record(entry) for entry in value)
 
+    def to_json(self, records: tuple[Any, ...]) -> list[dict[str, Any]]:
+        """Returns the list that metadata hold."""
+        return [record.to_record() for record in records]
 
-def loras_to_json(loras: tuple[Lora, ...]) -> list[dict[str, Any]]:
-    """Returns the list that metadata hold."""
-    return [lora.to_record() for lora in loras]
-
-
-def parse_embeddings(value: Any) -> tuple[Embedding, ...]:
-    """Returns embeddings of paths, "PATH:NAME" or tuples of path and name."""
-    from .prompts.embeddings import Embedding
-
-    entries = [value] if isinstance(value, (str, os.PathLike)) else list(value)
-    return tuple(Embedding.of(entry) for entry in entries)
-
-
-def embeddings_from_json(value: Any) -> tuple[Embedding, ...]:
-    """Returns the embeddings that metadata list."""
-    from .prompts.embeddings import Embedding
-
-    return tuple(Embedding.from_record(record) for record in value)
+    def _record(self) -> Any:
+        return getattr(import_module(self.module, __package__), self.name)
 
 
-def embeddings_to_json(embeddings: tuple[Embedding, ...]) -> list[dict[str, Any]]:
-    """Returns the list that metadata hold."""
-    return [embedding.to_record() for embedding in embeddings]
+def entries_setting(module: str, name: str, help: str, **description: Any) -> Any:
+    """Returns the setting of a field that holds several records of a class, by its module and its name."""
+    entries = Entries(module, name)
+    return setting(
+        (),
+        help,
+        kind=object,
+        parse=entries.parse,
+        to_json=entries.to_json,
+        from_json=entries.from_json,
+        repeat=True,
+        **description,
+    )
 
 
 def parse_pair(value: Any) -> tuple[int, int]:
@@ -100,26 +103,6 @@ def pair_to_json(value: tuple[int, int]) -> str:
     return f"{value[0]}x{value[1]}"
 
 
-def parse_controls(value: Any) -> tuple[Control, ...]:
-    """Returns the control networks of texts, of tuples of model, image and scale, or of `Control` objects."""
-    from .checkpoint.control import Control
-
-    entries = [value] if isinstance(value, (str, Control)) else list(value)
-    return tuple(Control.of(entry) for entry in entries)
-
-
-def controls_from_json(value: Any) -> tuple[Control, ...]:
-    """Returns the control networks that metadata list, or texts as `--control` takes them."""
-    from .checkpoint.control import Control
-
-    return tuple(Control.parse(entry) if isinstance(entry, str) else Control.from_record(entry) for entry in value)
-
-
-def controls_to_json(controls: tuple[Control, ...]) -> list[dict[str, Any]]:
-    """Returns the list that metadata hold."""
-    return [control.to_record() for control in controls]
-
-
 def parse_image(value: Any) -> Any:
     """Returns a path as text, and an image unchanged."""
     return os.fspath(value) if isinstance(value, os.PathLike) else value
@@ -127,7 +110,9 @@ def parse_image(value: Any) -> Any:
 
 def image_to_json(value: Any) -> str:
     """Returns the path of an image; an image in memory has none."""
-    return value if isinstance(value, str) else "(an image in memory)"
+    from .checkpoint.image_argument import recorded_name
+
+    return recorded_name(value)
 
 
 def parse_class(value: Any) -> int | str:

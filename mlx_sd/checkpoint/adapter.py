@@ -1,21 +1,10 @@
-"""What `--adapter` and `--ip-adapter` take: a network beside the checkpoint, the image that it sees, and how much."""
+"""What `--adapter` takes: a network beside the checkpoint, the image that it sees, and how much."""
 
-import math
-import os
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
-
 from ..core.errors import InputError
-
-Pathlike = str | os.PathLike[str]
-ImageSource = Pathlike | Image.Image
-
-IN_MEMORY = "(an image in memory)"  # stands for an image without a path in metadata
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
+from .image_argument import ImageSource, checked_names, checked_number, divided, recorded_name, without_scale
 
 
 class Adapter(NamedTuple):
@@ -62,47 +51,19 @@ class Adapter(NamedTuple):
 
     def to_record(self) -> dict[str, Any]:
         """Returns the entry of `adapters` in a picture's metadata; an image in memory has no path."""
-        values = self._asdict() | {"image": self.image if isinstance(self.image, str) else IN_MEMORY}
+        values = self._asdict() | {"image": recorded_name(self.image)}
         return {name: value for name, value in values.items() if value is not None}
 
 
 def divide(text: str, option: str) -> tuple[str, str, float]:
     """Divides MODEL:IMAGE[:SCALE]; a name that exists may have colons. InputError names the option and the form."""
-    place, scale = text, 1.0
-    head, _, tail = text.rpartition(":")
-    if head and _NUMBER.fullmatch(tail) and not Path(_pair(text)[1]).is_file():
-        place, scale = head, float(tail)
-    model, image = _pair(place)
+    place, scale = without_scale(text)
+    model, image = divided(place)
     if not model or not image:
         raise InputError(
             f"{option} takes MODEL:IMAGE[:SCALE], for example sketch.safetensors:drawing.png:0.8, not {text!r}"
         )
     return model, image, scale
-
-
-def _pair(place: str) -> tuple[str, str]:
-    """Divides MODEL:IMAGE after the longest model that exists, else at the first colon."""
-    colons = [i for i, letter in enumerate(place) if letter == ":"]
-    for i in reversed(colons):
-        if Path(place[:i]).exists():
-            return place[:i], place[i + 1 :]
-    return (place[: colons[0]], place[colons[0] + 1 :]) if colons else (place, "")
-
-
-def checked_names(model: Any, image: Any) -> tuple[str, ImageSource]:
-    """Returns a network's name as text, and its image; InputError where these are none."""
-    if not isinstance(model, (str, os.PathLike)):
-        raise InputError(f"an adapter is a folder, a file or a hub id, not {model!r}")
-    if not isinstance(image, (str, os.PathLike, Image.Image)):
-        raise InputError(f"the image of {os.fspath(model)} must be a path or a PIL image, not {image!r}")
-    return os.fspath(model), image if isinstance(image, Image.Image) else os.fspath(image)
-
-
-def checked_number(label: str, number: Any, model: str) -> float:
-    """Returns a finite number; InputError for anything else."""
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
-        raise InputError(f"the {label} of {model} must be a finite number, not {number!r}")
-    return float(number)
 
 
 # An entry of `adapters=`

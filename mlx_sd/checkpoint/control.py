@@ -1,19 +1,23 @@
 """What `--control` takes: a control network, the image that it sees, how much of it, and during which steps."""
 
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
-
 from ..core.errors import InputError
 from ..core.suggestions import did_you_mean
-
-Pathlike = str | os.PathLike[str]
-ImageSource = Pathlike | Image.Image
+from .image_argument import (
+    NUMBER,
+    ImageSource,
+    checked_names,
+    checked_number,
+    divided,
+    is_image,
+    recorded_name,
+    without_scale,
+)
 
 # How a control image is made of a photo, by `mlx_sd.tasks.control_image`
 MAKERS = ("canny", "scribble", "softedge", "tile", "grey", "inpaint")
@@ -34,7 +38,6 @@ MODES = {
 }
 
 FORM = "MODEL[@MODE]:[MAKER:]IMAGE[:SCALE[:START-END]]"
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 _SPAN = re.compile(r"(\d*\.?\d+|\d+\.)-(\d*\.?\d+|\d+\.)")
 _RECORDED = ("model", "mode", "image", "maker", "scale", "start", "end", "model_hash", "image_hash")
 
@@ -71,14 +74,8 @@ class Control(NamedTuple):
 
     def checked(self) -> "Control":
         """Returns the entry with paths as text and numbers as floats; InputError for values that make no sense."""
-        if not isinstance(self.model, (str, os.PathLike)):
-            raise InputError(f"a control network is a folder, a file or a hub id, not {self.model!r}")
-        name = os.fspath(self.model)
-        if not isinstance(self.image, (str, os.PathLike, Image.Image)):
-            raise InputError(f"the image of {name} must be a path or a PIL image, not {self.image!r}")
-        for label, number in (("scale", self.scale), ("start", self.start), ("end", self.end)):
-            if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
-                raise InputError(f"the {label} of {name} must be a finite number, not {number!r}")
+        name, image = checked_names(self.model, self.image, "a control network")
+        scale, start, end = (checked_number(label, getattr(self, label), name) for label in ("scale", "start", "end"))
         if not 0 <= self.start < self.end <= 1:
             raise InputError(
                 f"{name} begins at {self.start:g} and ends at {self.end:g} of the steps; give START-END from 0 to 1, "
@@ -94,8 +91,6 @@ class Control(NamedTuple):
                 f"no union of control networks has a mode {self.mode!r};{did_you_mean(self.mode, MODES)} "
                 f"there are {', '.join(MODES)}"
             )
-        image = self.image if isinstance(self.image, Image.Image) else os.fspath(self.image)
-        scale, start, end = float(self.scale), float(self.start), float(self.end)
         return self._replace(model=name, image=image, scale=scale, start=start, end=end)
 
     def acts(self, evaluation: int, evaluations: int) -> bool:
@@ -105,16 +100,14 @@ class Control(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> "Control":
         """Reads the text of `--control`, which has the form FORM; names of files may have colons in them."""
-        place, scale, span = text, 1.0, (0.0, 1.0)
+        place, span = text, (0.0, 1.0)
         head, _, tail = place.rpartition(":")
-        if head and (match := _SPAN.fullmatch(tail)) and not _is_image(place):
+        if head and (match := _SPAN.fullmatch(tail)) and not is_image(place):
             place, span = head, (float(match[1]), float(match[2]))
-            head, _, tail = place.rpartition(":")
-            if not _NUMBER.fullmatch(tail):
+            if not NUMBER.fullmatch(place.rpartition(":")[2]):
                 raise InputError(f"--control {text}: the scale stands before START-END, for example :1:0-0.5")
-        if head and _NUMBER.fullmatch(tail) and not _is_image(place):
-            place, scale = head, float(tail)
-        model, source = _divided(place)
+        place, scale = without_scale(place)
+        model, source = divided(place)
         if not model or not source:
             raise InputError(f"--control takes {FORM}, for example canny.safetensors:edges.png:0.8, not {text!r}")
         maker, _, image = source.partition(":")
@@ -126,32 +119,29 @@ class Control(NamedTuple):
             model = name
         return cls(model, image, scale, *span, maker or None, mode if model == name else None).checked()
 
+    @property
+    def files(self) -> list[tuple[ImageSource, str | None]]:
+        """Returns its image with the hash, None where it is not known."""
+        return [(self.image, self.image_hash)]
+
+    def without_names(self, name: str) -> "Control":
+        """Returns the entry with `name` in the place of names of weights and files that hashes tell."""
+        model, image = (name if self.model_hash else self.model), (name if self.image_hash else self.image)
+        return self._replace(model=model, image=image)
+
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> "Control":
-        """Reads an entry of `controls` in a picture's metadata; InputError for one with other fields."""
+    def from_record(cls, record: Mapping[str, Any] | str) -> "Control":
+        """Reads an entry of `controls` in JSON: of a picture's metadata, or a text; InputError for other fields."""
+        if isinstance(record, str):
+            return cls.parse(record)
         if unknown_fields := sorted(record.keys() - {*_RECORDED}):
             raise InputError(f"a control network has no {unknown_fields[0]!r}; it has {', '.join(_RECORDED)}")
         return cls(**{name: record[name] for name in _RECORDED if record.get(name) is not None}).checked()
 
     def to_record(self) -> dict[str, Any]:
         """Returns the entry of `controls` in a picture's metadata; an image in memory has no path."""
-        image = self.image if isinstance(self.image, str) else "(an image in memory)"
-        values = {name: getattr(self, name) for name in _RECORDED}
-        return {name: value for name, value in (values | {"image": image}).items() if value is not None}
-
-
-def _is_image(place: str) -> bool:
-    """Returns whether the end of a text is the name of a file that exists, so that no number is cut off it."""
-    return Path(_divided(place)[1]).is_file()
-
-
-def _divided(place: str) -> tuple[str, str]:
-    """Divides MODEL:IMAGE: after the longest model that exists, else at the first colon."""
-    colons = [i for i, letter in enumerate(place) if letter == ":"]
-    for i in reversed(colons):
-        if Path(place[:i]).exists():
-            return place[:i], place[i + 1 :]
-    return (place[: colons[0]], place[colons[0] + 1 :]) if colons else (place, "")
+        values = {name: getattr(self, name) for name in _RECORDED} | {"image": recorded_name(self.image)}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 # An entry of `controls=`

@@ -1,14 +1,12 @@
 """What `--ip-adapter` takes: an IP-Adapter, the images that it takes as a prompt, how much of them, and where."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
-
 from ..core.errors import InputError
-from .adapter import IN_MEMORY, ImageSource, checked_names, checked_number, divide
+from .adapter import divide
+from .image_argument import ImageSource, checked_names, checked_number, recorded_name
 
 Blocks = tuple[tuple[str, tuple[float, ...]], ...]
 
@@ -86,19 +84,15 @@ class ImagePrompt(NamedTuple):
 
     def to_record(self) -> dict[str, Any]:
         """Returns the entry of `ip_adapters` in a picture's metadata; images in memory have no paths."""
-        record: dict[str, Any] = {"model": self.model, "images": [_name(source) for source in self.images]}
+        record: dict[str, Any] = {"model": self.model, "images": [recorded_name(source) for source in self.images]}
         record["scale"] = self.scale
         if self.mask is not None:
-            record["mask"] = _name(self.mask)
+            record["mask"] = recorded_name(self.mask)
         if self.blocks:
             record["blocks"] = {place: list(numbers) for place, numbers in self.blocks}
         if self.model_hash:
             record |= {"model_hash": self.model_hash, "image_hashes": list(self.image_hashes)}
         return record
-
-
-def _name(source: ImageSource) -> str:
-    return IN_MEMORY if isinstance(source, Image.Image) else os.fspath(source)
 
 
 def _flat(scales: Mapping[str, Any], model: str, prefix: str = "") -> Blocks:

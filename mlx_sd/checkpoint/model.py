@@ -8,7 +8,6 @@ import mlx.core as mx
 
 from ..networks.classes import ClassEmbedder, Classes
 from ..networks.clip import TextEncoder
-from ..networks.control import ControlNet
 from ..networks.family import Family, Task
 from ..networks.unet import UNet
 from ..networks.vae import Autoencoder
@@ -53,8 +52,7 @@ class Model:
     vae_hash: str | None = None  # of that autoencoder's weights
     class_embedder: ClassEmbedder | None = None  # makes a context of class ids, where the UNet does not look them up
     runtime_loras: Any = field(default=None, compare=False)  # `RuntimeLoras`, of the mode "runtime"
-    networks_beside: dict[str, Any] = field(default_factory=dict, compare=False)  # adapters, loaded, by folder
-    control_networks: dict[str, ControlNet] = field(default_factory=dict, compare=False)  # loaded beside it, by folder
+    networks_beside: dict[str, Any] = field(default_factory=dict, compare=False)  # loaded beside it, by folder
 
     @property
     def upscales(self) -> bool:

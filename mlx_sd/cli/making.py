@@ -143,7 +143,7 @@ class _Run:
                     networks = sd.model, refiner.model if refiner else None
                     lines = replay.changes(self._arguments, self._replayed, template.request, *networks)
                     shared, completed = settings, sd.complete(request)
-                    lines = [*lines, *replay.check_adapters(self._arguments, self._replayed, completed)]
+                    lines = [*lines, *replay.changes_beside(self._arguments, self._replayed, completed)]
                     if refiner:
                         completed = completed.with_values(refiner_hash=refiner.model.hash)
                     if request.speed:

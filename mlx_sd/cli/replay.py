@@ -1,11 +1,11 @@
 """Flags over the settings of a replayed picture: the request that the command line means."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import controls, metadata
+from .. import metadata
 from ..checkpoint.embedded import FORMER
 from ..checkpoint.model import Model
 from ..core.errors import InputError
@@ -31,6 +31,9 @@ _OVERRULES: Mapping[str, tuple[str, ...]] = {
     "refiner": ("refiner_hash",),
     "vae": ("vae_hash",),
 }
+# Networks beside the model -> what their weights are called.
+_BESIDE = {"controls": "the control network", "adapters": "the weights", "ip_adapters": "the weights"}
+_Files = Sequence[tuple[Any, str | None]]  # names or images, with their hashes
 _WITHOUT_CLIP_SKIP = (Family.SDXL, Family.REFINER)  # in A1111
 HASHES = {
     "model_hash": "model",
@@ -78,9 +81,7 @@ def _present(arguments: argparse.Namespace) -> list[str]:
 def without_hashes(request: Request) -> Request:
     """Returns the request for the files and models as they are now, whatever a replayed picture was made with."""
     loras = tuple(lora._replace(sha256=None) for lora in request.loras)
-    embeddings = tuple(embedding._replace(sha256=None) for embedding in request.embeddings)
-    unhashed = tuple(control._replace(model_hash=None, image_hash=None) for control in request.controls)
-    return request.with_values(**dict.fromkeys(HASHES), loras=loras, embeddings=embeddings, controls=unhashed)
+    return request.with_values(**dict.fromkeys(HASHES), loras=loras)
 
 
 def _translation(arguments: argparse.Namespace) -> Translation | None:
@@ -139,31 +140,38 @@ def changes(
         for lora, record in zip(replayed.loras, model.loras, strict=False):
             if lora.sha256 not in (None, record["sha256"]):
                 lines.append(f"the LoRA {lora.path} is not the one the picture was made with")
-    for embedding in replayed.embeddings:
-        named = embedding.sha256 and any(entry.path == embedding.path for entry in request.embeddings)
-        if named and embedding.sha256 != metadata.digest(embedding.path):
-            lines.append(f"the embedding {embedding.path} is not the file that the picture was made with")
-    lines += controls.changed(model, replayed.controls, request.controls)
-    if lines and not arguments.allow_changed:
-        raise InputError(f"{'; '.join(lines)}; --allow-changed makes another picture with what is there now")
-    return lines
+    return _allowed(arguments, lines)
 
 
-def check_adapters(arguments: argparse.Namespace, replayed: Request, completed: Request) -> list[str]:
-    """Returns a line for each adapter, and image of one, that is not the one the replayed picture was made with.
+def changes_beside(arguments: argparse.Namespace, replayed: Request, completed: Request) -> list[str]:
+    """Returns a line for each network beside the model, and file, that the replayed picture was not made with.
 
     Raises InputError with all lines unless --allow-changed goes on.
     """
     lines = []
-    for field in ("adapters", "ip_adapters"):
+    for field, noun in _BESIDE.items():
         for before, now in zip(getattr(replayed, field), getattr(completed, field), strict=False):
             if before.model == now.model and before.model_hash not in (None, now.model_hash):
-                lines.append(f"{now.model} is not the weights that the picture was made with")
-            lines += [
-                f"{name} is not the file that the picture was made with"
-                for (earlier, digest), (name, current) in zip(before.files, now.files, strict=False)
-                if earlier == name and digest not in (None, current)
-            ]
+                lines.append(f"{now.model} is not {noun} that the picture was made with")
+            lines += _changed_files(before.files, now.files)
+    digests = {embedding.path: embedding.sha256 for embedding in completed.embeddings}
+    for path, digest in ((embedding.path, embedding.sha256) for embedding in replayed.embeddings):
+        if path in digests:
+            lines += _changed_files([(f"the embedding {path}", digest)], [(f"the embedding {path}", digests[path])])
+    return _allowed(arguments, lines)
+
+
+def _changed_files(before: _Files, now: _Files) -> list[str]:
+    """Returns a line for each file whose hash was recorded and is another one now."""
+    return [
+        f"{name} is not the file that the picture was made with"
+        for (earlier, digest), (name, current) in zip(before, now, strict=False)
+        if earlier == name and digest not in (None, current)
+    ]
+
+
+def _allowed(arguments: argparse.Namespace, lines: list[str]) -> list[str]:
+    """Returns lines about what has changed; InputError with all of them unless --allow-changed goes on."""
     if lines and not arguments.allow_changed:
         raise InputError(f"{'; '.join(lines)}; --allow-changed makes another picture with what is there now")
     return lines

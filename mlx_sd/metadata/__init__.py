@@ -1,6 +1,5 @@
 """Picture files that say how they were made: our settings as JSON, and the text that A1111's web UI reads."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from ..core.errors import Failure, InputError
-from ..core.files import atomic_file
+from ..core.files import atomic_file, sha256
 from . import picture_file
 from .from_a1111 import Translation, translate
 from .pixels import hash_as_stored, is_whole
@@ -95,6 +94,6 @@ def _read(path: Path) -> tuple[dict[str, Any] | None, dict[str, str]]:
 def digest(path: str) -> str:
     """Returns the SHA-256 of a file; InputError where it cannot be read."""
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return sha256(Path(path))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None

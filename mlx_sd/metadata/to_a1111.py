@@ -20,10 +20,19 @@ NUMPY = "NumPy"  # of RNG: A1111 has no such noise, but without the key it would
 # Solver options -> A1111's keys.
 CHURN = {"s_churn": "Sigma churn", "s_tmin": "Sigma tmin", "s_tmax": "Sigma tmax", "s_noise": "Sigma noise"}
 # Settings that A1111 does not have -> their keys in the text, for those who read it.
-OURS = {"guidance_rescale": "CFG Rescale", "deepcache": "DeepCache", "tgate": "T-GATE", "freeu": "FreeU"}
-OURS |= {"prompt_2": "Prompt 2", "negative_2": "Negative prompt 2", "original_size": "Original size"}
-OURS |= {"pag": "PAG scale", "pag_adaptive": "PAG adaptive scale"}
-OURS |= {"target_size": "Target size", "crop": "Crop"}
+OURS = {
+    "guidance_rescale": "CFG Rescale",
+    "deepcache": "DeepCache",
+    "tgate": "T-GATE",
+    "freeu": "FreeU",
+    "prompt_2": "Prompt 2",
+    "negative_2": "Negative prompt 2",
+    "original_size": "Original size",
+    "pag": "PAG scale",
+    "pag_adaptive": "PAG adaptive scale",
+    "target_size": "Target size",
+    "crop": "Crop",
+}
 HIRES = {  # modes of hires fix -> A1111's names
     "latent": "Latent",
     "latent-antialiased": "Latent (antialiased)",

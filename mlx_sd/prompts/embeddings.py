@@ -5,6 +5,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,7 +74,7 @@ class Vectors(NamedTuple):
 
 
 def read(embedding: Embedding, widths: Sequence[int]) -> Vectors:
-    """Reads an embedding for text encoders of these widths.
+    """Reads an embedding for text encoders of these widths; once, as long as its file stays as it is.
 
     Files are safetensors of diffusers (one tensor, named as the token), of kohya and A1111 (`emb_params`) and of SDXL
     (`clip_l` and `clip_g`), and A1111's PNG. InputError says what is wrong with a file, and the way out.
@@ -81,10 +82,21 @@ def read(embedding: Embedding, widths: Sequence[int]) -> Vectors:
     path = Path(embedding.path).expanduser()
     if path.is_dir():
         raise InputError(f"--embedding {embedding.path} is a folder; name a safetensors file in it")
-    name, arrays = _of_picture(path) if path.suffix.lower() in _PICTURES else _of_tensors(path)
-    fitting = _fitting(embedding.path, arrays, widths)
-    name = embedding.name or name or path.name.removesuffix(path.suffix)
-    return Vectors(Embedding(embedding.path, name, sha256(path)), fitting)
+    state: tuple[int, ...] = ()
+    if path.exists():  # else reading it says so
+        status = path.stat()
+        state = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    return _read(embedding.path, embedding.name, tuple(widths), state)
+
+
+@lru_cache(maxsize=16)
+def _read(text: str, name: str | None, widths: tuple[int, ...], state: tuple[int, ...]) -> Vectors:
+    """Reads an embedding; state: of its file, so that a file that has changed is read again."""
+    path = Path(text).expanduser()
+    own_name, arrays = _of_picture(path) if path.suffix.lower() in _PICTURES else _of_tensors(path)
+    fitting = _fitting(text, arrays, widths)
+    name = name or own_name or path.name.removesuffix(path.suffix)
+    return Vectors(Embedding(text, name, sha256(path)), fitting)
 
 
 def _of_tensors(path: Path) -> tuple[str | None, dict[str, mx.array]]:

@@ -36,7 +36,7 @@ def scaled(chunks: Sequence[Chunk], encode: Encode, empty: Chunk) -> mx.array:
 def interpolated(chunks: Sequence[Chunk], encode: Encode, empty: Chunk) -> mx.array:
     """Moves the rows of tokens away from those of an empty text, e + w (z - e), as ComfyUI; others stay as they are."""
     hidden = encode(chunks, None)
-    return _away_from_empty(hidden, chunks, encode, empty) if has_weights(chunks) else hidden
+    return _away_from(encode([empty], None), hidden, chunks) if has_weights(chunks) else hidden
 
 
 def masked(chunks: Sequence[Chunk], encode: Encode, empty: Chunk) -> mx.array:
@@ -48,11 +48,12 @@ def masked(chunks: Sequence[Chunk], encode: Encode, empty: Chunk) -> mx.array:
     hidden = encode(chunks, None)
     if not has_weights(chunks):
         return _with_first_end(hidden, chunks)
-    total, count = _away_from_empty(hidden, chunks, encode, empty), 1.0
+    base = encode([empty], None)
+    total, count = _away_from(base, hidden, chunks), 1.0
     for piece, weight in _lowered(chunks).items():
         visible = mx.array([[number != piece for number in chunk.pieces] for chunk in chunks])
         share = math.tan((1 - max(weight, _LEAST_WEIGHT)) * math.pi / 2)
-        without = _away_from_empty(encode(chunks, visible), chunks, encode, empty)
+        without = _away_from(base, encode(chunks, visible), chunks)
         total, count = total + share * without, count + share
     return _with_first_end((total / count).astype(hidden.dtype), chunks)
 
@@ -66,10 +67,9 @@ def _weights(chunks: Sequence[Chunk]) -> mx.array:
     return mx.array([chunk.weights for chunk in chunks], dtype=mx.float32)[:, :, None]
 
 
-def _away_from_empty(hidden: mx.array, chunks: Sequence[Chunk], encode: Encode, empty: Chunk) -> mx.array:
-    """Returns e + w (z - e), and z itself, bit for bit, where w is 1."""
-    weights = _weights(chunks)
-    base = encode([empty], None).astype(mx.float32)
+def _away_from(base: mx.array, hidden: mx.array, chunks: Sequence[Chunk]) -> mx.array:
+    """Returns e + w (z - e), and z itself, bit for bit, where w is 1; base: e (1, tokens, C), of the empty text."""
+    weights, base = _weights(chunks), base.astype(mx.float32)
     moved = base + weights * (hidden.astype(mx.float32) - base)
     return mx.where(weights == 1, hidden, moved.astype(hidden.dtype))
 

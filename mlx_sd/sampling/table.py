@@ -1,6 +1,7 @@
 """A sampler's table: one row for each evaluation of the network, and the options that solvers take."""
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 from .steps import Level
@@ -62,7 +63,7 @@ class Table(NamedTuple):
     @property
     def steps(self) -> list[int]:
         """Returns the number of the step that each evaluation is of, counted from 1; Heun's two are of one step."""
-        return [1 + sum(row.ends_step for row in self.rows[:i]) for i in range(len(self.rows))]
+        return list(accumulate((row.ends_step for row in self.rows[:-1]), initial=1)) if self.rows else []
 
     @property
     def log_snr(self) -> list[float]:
