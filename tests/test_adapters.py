@@ -109,8 +109,8 @@ def test_one_row_of_tgate_and_freeu_go_with_it(home, family):
 def test_a_tile_of_the_whole_picture_changes_nothing_and_smaller_ones_are_near(home, family):
     sd, entry = family("sd1"), (str(home / "full"), picture((128, 128)))
     size = {"width": 128, "height": 128, "steps": 1}
-    whole = latents(sd, entry, **size)
-    assert np.array_equal(latents(sd, entry, **size, denoise_tile=16), whole)
+    untiled = latents(sd, entry, **size)
+    assert np.array_equal(latents(sd, entry, **size, denoise_tile=16), untiled)
     entry, large = (str(home / "full"), picture((192, 192))), size | {"width": 192, "height": 192, "denoise_tile": 16}
     assert np.abs(latents(sd, entry, **large) - latents(sd, **large)).max() > 0.02
 

@@ -89,8 +89,8 @@ def test_tiles_see_their_part_of_the_image(network, family):
     plain = sd.generate(PROMPT, denoise_tile=16, **settings).latents
     parts = np.abs(np.asarray(tiled - plain)).max(axis=(0, 3)).reshape(2, 8, 3, 8).max(axis=(1, 3))
     assert (parts >= 0.1 * float(mx.abs(plain).max())).all()
-    whole = sd.generate(PROMPT, controls=[(network, image)], denoise_tile=24, **settings).latents
-    assert mx.array_equal(whole, sd.generate(PROMPT, controls=[(network, image)], **settings).latents)
+    untiled = sd.generate(PROMPT, controls=[(network, image)], denoise_tile=24, **settings).latents
+    assert mx.array_equal(untiled, sd.generate(PROMPT, controls=[(network, image)], **settings).latents)
 
 
 def test_without_a_size_the_picture_has_the_image_s_shape(network, family):
@@ -139,9 +139,9 @@ def test_a_union_wants_to_know_what_its_image_shows(family, tmp_path):
         with pytest.raises(InputError) as error:
             sd.generate(PROMPT, controls=[entry], **SETTINGS)
         assert words in str(error.value)
-    made = sd.generate(PROMPT, controls=[Control(str(union), image, maker="canny")], **SETTINGS).latents
+    by_maker = sd.generate(PROMPT, controls=[Control(str(union), image, maker="canny")], **SETTINGS).latents
     said = sd.generate(PROMPT, controls=[Control(str(union), image, mode="depth")], **SETTINGS).latents
-    assert change(said, made) > 0.01
+    assert change(said, by_maker) > 0.01
 
 
 def test_what_cannot_go_together_is_refused_by_name(network, family):

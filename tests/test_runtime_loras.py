@@ -146,16 +146,16 @@ def test_on_a_quantized_base_it_is_the_base_and_the_whole_difference(kind, origi
 def _dense(layer):
     """The quantized layer with all that stands beside it as one dense one."""
     inputs = layer.scales.shape[1] * layer.group
-    whole = Linear(inputs, layer.weight.shape[0], bias="bias" in layer)
+    dense = Linear(inputs, layer.weight.shape[0], bias="bias" in layer)
     base = mx.dequantize(layer.weight, layer.scales, layer.biases, group_size=layer.group, bits=layer.bits)
     if layer.beside is not None:
         from mlx_sd.networks import ops
 
         base = base + layer.beside(mx.eye(inputs), ops.linear).T
-    whole.weight = base
+    dense.weight = base
     if "bias" in layer:
-        whole.bias = layer.bias
-    return whole
+        dense.bias = layer.bias
+    return dense
 
 
 def test_a_folder_that_is_quantized_takes_them_beside_alone(original, file, tmp_path):

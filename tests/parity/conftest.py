@@ -48,6 +48,16 @@ def modules() -> Callable:
     return functools.cache(reference.modules)
 
 
+@pytest.fixture(scope="module")
+def saved(shapes, tmp_path_factory) -> Callable:
+    """saved("sd1") is that family's diffusers folder; written once."""
+    from tests.support import families
+
+    return functools.cache(
+        lambda name: families.write_folder(name, shapes[name], tmp_path_factory.mktemp("folders") / name)
+    )
+
+
 def pytest_terminal_summary(terminalreporter) -> None:
     if MISSING:
         terminalreporter.write_line(

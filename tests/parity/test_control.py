@@ -117,18 +117,6 @@ def test_residuals_and_the_unet_s_output(kind, change, family, modules, tmp_path
         measure("UNet with control", distance(*outputs), NETWORK)
 
 
-@pytest.fixture(scope="module")
-def saved(shapes, tmp_path_factory):
-    made: dict[str, Any] = {}
-
-    def folder(name: str) -> Any:
-        if name not in made:
-            made[name] = families.write_folder(name, shapes[name], tmp_path_factory.mktemp("folders") / name)
-        return made[name]
-
-    return folder
-
-
 def pipeline(folder: Path, networks: list[Any]) -> Any:
     """The ControlNet pipeline of a folder, silent."""
     plain = reference.pipeline(folder)
@@ -138,9 +126,8 @@ def pipeline(folder: Path, networks: list[Any]) -> Any:
     parts = {name: part for name, part in plain.components.items() if name != "image_encoder"}
     if kind is StableDiffusionControlNetPipeline:
         parts["requires_safety_checker"] = False
-    made = kind(**parts, controlnet=networks[0] if len(networks) == 1 else networks)
-    made.set_progress_bar_config(disable=True)
-    return made
+    pipe = reference.silent(kind(**parts, controlnet=networks[0] if len(networks) == 1 else networks))
+    return pipe
 
 
 def compare(

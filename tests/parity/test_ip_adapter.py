@@ -23,11 +23,11 @@ NETWORK, LATENTS, STEPS = 1e-5, 1e-4, 10
 @pytest.fixture(scope="module")
 def encoder():
     values = {k: v for k, v in image_prompts.ENCODER.items() if k != "architectures"}
-    made = CLIPVisionModelWithProjection(CLIPVisionConfig(**values))
+    model = CLIPVisionModelWithProjection(CLIPVisionConfig(**values))
     state = {name: torch.from_numpy(array) for name, array in image_prompts.encoder_arrays().items()}
-    missing, unexpected = made.load_state_dict(state, strict=False)
+    missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected and not [name for name in missing if "position_ids" not in name]
-    return made.eval()
+    return model.eval()
 
 
 @pytest.fixture(scope="module")

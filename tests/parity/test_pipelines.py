@@ -22,19 +22,6 @@ SCHEDULES = ("leading", "linspace", "trailing", "diffusers_karras")
 ONCE = [name for name in SAMPLERS if name != "plms"]
 
 
-@pytest.fixture(scope="module")
-def saved(shapes, tmp_path_factory):
-    """saved("sd1") is that family's diffusers folder."""
-    made: dict[str, Any] = {}
-
-    def folder(name: str) -> Any:
-        if name not in made:
-            made[name] = families.write_folder(name, shapes[name], tmp_path_factory.mktemp("folders") / name)
-        return made[name]
-
-    return folder
-
-
 @pytest.fixture
 def pipe(saved):
     return lambda name: reference.pipeline(saved(name))

@@ -24,10 +24,10 @@ NETWORK, LATENTS, STEPS = 1e-5, 1e-4, 10
 @pytest.fixture(scope="module")
 def network():
     def load(kind: str) -> torch.nn.Module:
-        made = T2IAdapter.from_config(adapters_beside.config(kind))
+        adapter = T2IAdapter.from_config(adapters_beside.config(kind))
         arrays = adapters_beside.weights(adapters_beside.config(kind))
-        made.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
-        return made.eval()
+        adapter.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+        return adapter.eval()
 
     return load
 
@@ -81,15 +81,15 @@ def test_the_unet_with_them(kind, network, modules, family, measure):
         % 1
     )
     unet, their_unet = family(name).unet, modules(name)["unet"]
-    given = {key: reference.first(value) for key, value in inputs.items()}
-    added = {key: given[key] for key in ("text_embeds", "time_ids") if key in given}
+    values = {key: reference.first(value) for key, value in inputs.items()}
+    added = {key: values[key] for key in ("text_embeds", "time_ids") if key in values}
 
     def theirs(features):
         return reference.last(
             their_unet(
-                given["x"],
-                given["t"],
-                given["context"],
+                values["x"],
+                values["t"],
+                values["context"],
                 added_cond_kwargs=added or None,
                 down_intrablock_additional_residuals=features,
             ).sample
@@ -127,10 +127,9 @@ def test_whole_generations(case, network, place, measure):
         parts |= {"feature_extractor": None}
     else:
         parts = parts | {"requires_safety_checker": False}
-    made = kind(**parts, adapter=adapters[0] if len(adapters) == 1 else MultiAdapter(adapters))
-    made.set_progress_bar_config(disable=True)
-    made.scheduler = reference.scheduler(FAMILIES[name]["scheduler"], "ddim")
-    side = 8 * made.vae_scale_factor
+    adapted = reference.silent(kind(**parts, adapter=adapters[0] if len(adapters) == 1 else MultiAdapter(adapters)))
+    adapted.scheduler = reference.scheduler(FAMILIES[name]["scheduler"], "ddim")
+    side = 8 * adapted.vae_scale_factor
     modes = ["L" if adapters_beside.config(k)["in_channels"] == 1 else "RGB" for k in kinds]
     pictures = [adapters_beside.picture((side, side), mode) for mode in modes]
     noise = families.noise()
@@ -138,7 +137,7 @@ def test_whole_generations(case, network, place, measure):
 
     def theirs(scales):
         return reference.last(
-            made(
+            adapted(
                 prompt=PROMPT,
                 negative_prompt=NEGATIVE,
                 guidance_scale=GUIDANCE,

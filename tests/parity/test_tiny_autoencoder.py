@@ -17,10 +17,10 @@ SIZES = ((32, 48), (64, 64), (40, 24))
 
 @pytest.fixture(scope="module")
 def network():
-    made = AutoencoderTiny.from_config(autoencoders.config())
+    network = AutoencoderTiny.from_config(autoencoders.config())
     state = {name: torch.from_numpy(array) for name, array in autoencoders.weights(autoencoders.config()).items()}
-    made.load_state_dict(state)  # strictly: our names are diffusers'
-    return made.eval()
+    network.load_state_dict(state)  # strictly: our names are diffusers'
+    return network.eval()
 
 
 @pytest.fixture(scope="module")

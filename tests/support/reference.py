@@ -321,14 +321,14 @@ def pipeline(folder: Path) -> Any:
     return silent(diffusers.DiffusionPipeline.from_pretrained(folder))
 
 
-def silent(made: Any) -> Any:
+def silent(pipe: Any) -> Any:
     """A diffusers pipeline without progress bars, that works with transformers 5."""
-    made.set_progress_bar_config(disable=True)
-    if made.text_encoder and not hasattr(
-        made.text_encoder, "text_model"
+    pipe.set_progress_bar_config(disable=True)
+    if pipe.text_encoder and not hasattr(
+        pipe.text_encoder, "text_model"
     ):  # diffusers 0.42 looks for it, transformers 5 has no such level
-        vars(made.text_encoder)["text_model"] = made.text_encoder
-    return made
+        vars(pipe.text_encoder)["text_model"] = pipe.text_encoder
+    return pipe
 
 
 @contextmanager

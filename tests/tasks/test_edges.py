@@ -25,9 +25,9 @@ def test_canny_is_opencv_s(name):
         picture, bits = goldens[name], goldens[f"{name} edges"]
     size = picture.shape[:2]
     expected = np.unpackbits(bits)[: size[0] * size[1]].reshape(size).astype(bool)
-    found = edges.canny(picture)
-    assert found.shape == size and set(np.unique(found)) <= {0, 255}
-    assert ((found > 0) == expected).mean() >= SHARE
+    image = edges.canny(picture)
+    assert image.shape == size and set(np.unique(image)) <= {0, 255}
+    assert ((image > 0) == expected).mean() >= SHARE
     assert expected.mean() >= 0.03  # there is something to find
 
 
@@ -39,12 +39,12 @@ def square(side: int = 40, low: int = 40, high: int = 220) -> np.ndarray:
 
 @pytest.mark.parametrize(("make", "width"), [(edges.canny, 1), (edges.soft, 4), (edges.scribble, 7)])
 def test_edges_are_where_a_square_ends_and_nowhere_else(make, width):
-    found = make(square())
-    assert found.dtype == np.uint8 and found.shape == (40, 40)
-    ys, xs = np.nonzero(found > 60)
+    image = make(square())
+    assert image.dtype == np.uint8 and image.shape == (40, 40)
+    ys, xs = np.nonzero(image > 60)
     distances = np.maximum(np.abs(ys - 19.5), np.abs(xs - 19.5))  # from the middle; the square ends at 10
     assert len(distances) and distances.min() >= 10 - width and distances.max() <= 10 + width
-    assert found[0].max() == 0 and found[19:21, 19:21].max() == 0
+    assert image[0].max() == 0 and image[19:21, 19:21].max() == 0
 
 
 @pytest.mark.parametrize("make", [edges.canny, edges.soft, edges.scribble])
@@ -71,5 +71,5 @@ def test_grey_is_the_brightness_and_tile_the_photo_itself():
 
 def test_edges_are_made_at_the_size_of_the_picture():
     """One pixel wide, and not blurred by resizing."""
-    found = np.asarray(control_image.pixels(Image.fromarray(square(80)), "canny", (40, 40)))
-    assert set(np.unique(found)) == {0.0, 1.0}
+    image = np.asarray(control_image.pixels(Image.fromarray(square(80)), "canny", (40, 40)))
+    assert set(np.unique(image)) == {0.0, 1.0}

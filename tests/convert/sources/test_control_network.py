@@ -78,19 +78,19 @@ def test_differences_are_added_to_the_base_s_weights(family, tmp_path):
 def test_a_control_lora_is_the_base_and_a_product_for_each_layer(kind, family, tmp_path):
     """Norms and biases are whole in these files, and so are the layers that the UNet lacks."""
     sd, (values, weights) = family(kind), arrays(kind)
-    unet, random, pairs, whole = base_weights(sd), np.random.RandomState(2), {}, {}
+    unet, random, pairs, complete = base_weights(sd), np.random.RandomState(2), {}, {}
     for name, array in weights.items():
         if name not in unet or array.ndim == 1:
-            pairs[name] = whole[name] = array
+            pairs[name] = complete[name] = array
             continue
         up, down = random.randn(array.shape[0], 3) / 3, random.randn(3, *array.shape[1:]) / np.sqrt(array[0].size)
         layer = name.removesuffix(".weight")
         shape = (*up.shape, 1, 1) if array.ndim == 4 else up.shape
         pairs |= {f"{layer}.up": up.reshape(shape).astype(np.float32), f"{layer}.down": down.astype(np.float32)}
         product = (up @ down.reshape(3, -1)).reshape(array.shape)
-        whole[name] = (unet[name].reshape(array.shape) + product).astype(np.float32)
+        complete[name] = (unet[name].reshape(array.shape) + product).astype(np.float32)
     marked = controls.original(pairs, values) | {"lora_controlnet": np.zeros(0, np.float32)}
-    expected = picture(sd, write(tmp_path / "whole.safetensors", controls.original(whole, values)))
+    expected = picture(sd, write(tmp_path / "whole.safetensors", controls.original(complete, values)))
     assert difference(picture(sd, write(tmp_path / "pairs.safetensors", marked)), expected) < 1e-4
 
 
