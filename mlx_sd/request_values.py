@@ -57,6 +57,8 @@ class Entries:
 
     def parse(self, value: Any) -> tuple[Any, ...]:
         """Returns the records of one entry or of several."""
+        if value == ():  # of most requests
+            return ()
         record = self._record()
         entries = [value] if isinstance(value, (str, os.PathLike, record)) else list(value)
         return tuple(record.of(entry) for entry in entries)
