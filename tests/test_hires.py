@@ -14,7 +14,7 @@ from mlx_sd.tasks import enlarging
 OPTIONS = {"steps": 4, "guidance": 4.0, "seed": 2, "sampler": "euler", "output": "latent"}
 
 
-@pytest.fixture(params=["sd1", "sdxl"])
+@pytest.fixture(params=["sd1", pytest.param("sdxl", marks=pytest.mark.slow)])
 def sd(request, family):
     return family(request.param)
 
@@ -23,7 +23,10 @@ def latents(sd, prompt="a red tent", **options):
     return np.array(sd.generate(prompt, **{**OPTIONS, **options}).latents)
 
 
-@pytest.mark.parametrize("mode", [*LATENT_MODES, *IMAGE_MODES])
+@pytest.mark.parametrize(
+    "mode",
+    [*(pytest.param(mode, marks=pytest.mark.slow) for mode in LATENT_MODES[1:]), LATENT_MODES[0], *IMAGE_MODES],
+)
 def test_the_second_pass_is_image_to_image_with_the_enlarged_picture(sd, mode):
     first = mx.array(latents(sd))
     factor = sd.vae.config.downsampling
