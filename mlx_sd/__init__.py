@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .reuse.deepcache import Adaptive, At, DeepCache, NonUniform
     from .reuse.freeu import FreeU
     from .reuse.tgate import TGate
+    from .tasks.control_image import control_image
 
 # The one thing that happens at import: a fast BLAS counts only if it is there before mlx.core.
 blas.preload()
@@ -44,6 +45,7 @@ _MODULES = {
     "Result": "generation",
     "StableDiffusion": "pipeline",
     "TGate": "reuse.tgate",
+    "control_image": "tasks.control_image",
 }
 
 __all__ = [
@@ -63,6 +65,7 @@ __all__ = [
     "StableDiffusion",
     "TGate",
     "__version__",
+    "control_image",
 ]
 
 

@@ -111,7 +111,8 @@ def _spread(kind: results.Results) -> str:
 
 def _setting(values: results.Results) -> str:
     guided = ", guided" if values["guided"] else ""
-    return f"{_size(values)}, {values['steps']} steps{guided}"
+    control = ", with a ControlNet" if values.get("control") else ""
+    return f"{_size(values)}, {values['steps']} steps{guided}{control}"
 
 
 def _size(values: results.Results) -> str:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from mlx_sd.checkpoint.model import DTYPES
 from mlx_sd.core import command
+from mlx_sd.core.errors import InputError
 
 from .. import arguments, results
 from ..machine import describe, use
@@ -33,6 +34,7 @@ _EXAMPLES = """examples:
   python -m bench latency --model sdxl --device gpu --dtype float16 --guided --profile
   python -m bench latency --model sd15 --guided --steps 25 --loop 3 --loop tgate:10 --loop 3/tgate:10
   python -m bench latency --model sd15 --loop 3 --steps 6 --peer diffusers
+  python -m bench latency --model sd15 --guided --control --loop 3 --loop 5 --steps 15
 """
 DEFAULT = ("2", "3", "5", "10", "tgate:10", "3/tgate:10")
 OWN = "mlx-sd"  # "by" in the results: this project's loops, beside those of BASELINES
@@ -64,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--latents", type=int, metavar="SIDE", help="default: the model's")
     p.add_argument("--batch", type=int, default=1, help="pictures at once")
     p.add_argument("--guided", action="store_true", help="with guidance: twice as many latents through the UNet")
+    p.add_argument("--control", action="store_true", help="with a ControlNet, in all loops")
     p.add_argument("--dtype", choices=tuple(DTYPES), default="float32", help="of weights and activations")
     p.add_argument("--device", choices=("cpu", "gpu"), help="default: MLX's")
     p.add_argument("--peer", choices=BASELINES, help="run this package's loops in turn, on the same shapes")
@@ -76,8 +79,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _latency(options: argparse.Namespace) -> None:
     use(options.device)
     shared = setting(
-        options.model, options.steps, options.latents, options.batch, options.guided, DTYPES[options.dtype]
+        options.model,
+        options.steps,
+        options.latents,
+        options.batch,
+        options.guided,
+        DTYPES[options.dtype],
+        options.control,
     )
+    if options.peer and options.control:
+        raise InputError(f"the loops of {options.peer} have no ControlNet here; leave out --peer or --control")
     loops = [Loop(), *(Loop.parse(text) for text in options.loop or DEFAULT)]
     check(loops, options.model, options.steps)
     values = measure(shared, loops, peer=options.peer is not None, profile=options.profile)
@@ -111,6 +122,7 @@ def measure(shared: Setting, loops: Sequence[Loop], peer: bool = False, profile:
         "latents": shared.side,
         "pictures": shared.batch,
         "guided": shared.guided,
+        **({"control": True} if shared.control else {}),
         "dtype": str(shared.dtype).rpartition(".")[2],
         "steps": shared.steps,
         **summary(runs),

@@ -7,10 +7,14 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
+from mlx_sd.checkpoint.control import Control
 from mlx_sd.checkpoint.embedded import TINY
 from mlx_sd.checkpoint.model_folder import build
 from mlx_sd.conditions import Conditions
+from mlx_sd.controller import Branch, Controller
 from mlx_sd.core.errors import InputError
+from mlx_sd.networks.control import ControlNet
+from mlx_sd.networks.control_config import ControlConfig
 from mlx_sd.networks.unet import UNet
 from mlx_sd.networks.unet_config import UNetConfig
 from mlx_sd.predictor import Predictor
@@ -77,6 +81,7 @@ class Setting(NamedTuple):
     batch: int  # images; with guidance, twice as many latents pass the UNet
     guided: bool
     dtype: mx.Dtype
+    control: bool = False  # with a ControlNet
 
     @property
     def rows(self) -> int:
@@ -99,12 +104,14 @@ class Bench:
         self._noise = mx.random.normal((setting.batch, setting.side, setting.side, c.in_channels))
         context = mx.random.normal((rows, TOKENS, _context_width(c))).astype(setting.dtype)
         self._conditions = Conditions(context, _size_conditions(c, rows), setting.guided)
+        self._controls = [_control(setting)] if setting.control else []
         mx.eval(self._noise, self._conditions.context, self._conditions.keywords)
 
     def run(self, loop: Loop) -> Iterator[Any]:
         """Runs the loop and yields after each evaluation of the UNet."""
         features, attention = tgate.caches(loop.deepcache, loop.tgate, self.table.log_snr, guided=self.setting.guided)
-        predict = Predictor(self.unet, self._conditions, GUIDANCE, deepcache=features, tgate=attention)
+        control = Controller(self._controls, self.setting.steps) if self._controls else None
+        predict = Predictor(self.unet, self._conditions, GUIDANCE, features, tgate=attention, control=control)
         return evaluate(self.table, predict, self._noise, lambda: self._noise)
 
     def warm_up(self) -> None:
@@ -136,11 +143,18 @@ class Bench:
 
 
 def setting(
-    model: str, steps: int, side: int | None = None, batch: int = 1, guided: bool = False, dtype: mx.Dtype = mx.float32
+    model: str,
+    steps: int,
+    side: int | None = None,
+    batch: int = 1,
+    guided: bool = False,
+    dtype: mx.Dtype = mx.float32,
+    control: bool = False,
 ) -> Setting:
     """Returns a setting of a model, by default at the size it was trained at.
 
-    Raises InputError for a side that the UNet cannot halve often enough, and for fewer than one step or image.
+    Raises InputError for a side that the UNet cannot halve often enough, for fewer than one step or image, and for a
+    model that has no ControlNets.
     """
     unet = UNetConfig.from_hf(config(model))
     side = unet.sample_size if side is None else side
@@ -148,7 +162,9 @@ def setting(
         raise InputError(f"latents of {model} have a side that is a multiple of {unet.downsampling}, not {side}")
     if steps < 1 or batch < 1:
         raise InputError(f"steps and batch must be at least 1, not {steps} and {batch}")
-    return Setting(model, steps, side, batch, guided, dtype)
+    if control and model == "tiny":
+        raise InputError("there is no ControlNet for tiny; leave --control out, or choose another --model")
+    return Setting(model, steps, side, batch, guided, dtype, control)
 
 
 def check(loops: Sequence[Loop], model: str, steps: int) -> None:
@@ -159,6 +175,17 @@ def check(loops: Sequence[Loop], model: str, steps: int) -> None:
             raise InputError(f"there is no branch {loop.deepcache.branch} in {model}; it has 0 to {unet.branches[-1]}")
         if loop.tgate:
             loop.tgate.check(steps)
+
+
+def _control(setting: Setting) -> Branch:
+    """A ControlNet with random weights for the setting's UNet, and the embedded image that it sees."""
+    values = {name: value for name, value in config(setting.model).items() if name not in ("up_block_types",)}
+    network = ControlNet(ControlConfig.from_hf(values, setting.model))
+    network.set_dtype(setting.dtype)
+    side = setting.side * network.config.downsampling
+    image = network.embed(mx.random.uniform(shape=(1, side, side, network.config.image_channels)))
+    mx.eval(network.parameters(), image)
+    return Branch(Control("control", "image"), network, image)
 
 
 def _context_width(c: UNetConfig) -> int:

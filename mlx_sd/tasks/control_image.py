@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..core.errors import InputError
+from ..core.suggestions import unknown
 from . import edges, images
 from .images import ImageSource
 
@@ -64,9 +65,27 @@ def pixels(source: ImageSource, maker: str | None, size: Size, mask: ImageSource
         shown = np.where(hidden[..., None], _HIDDEN, array.astype(np.float32) / 255)
         return mx.array(shown.astype(np.float32))[None]
     if maker is not None:
-        array = MAKERS[maker](array)
-        array = array if array.ndim == 3 else np.repeat(array[..., None], 3, axis=-1)
+        array = _applied(array, maker)
     return mx.array(array.astype(np.float32))[None] / 255
+
+
+def control_image(photo: ImageSource, maker: str, size: Size | None = None) -> Image.Image:
+    """Makes a control image of a photo, to be looked at, changed or used elsewhere; RGB.
+
+    maker: "canny", "scribble", "softedge", "tile" or "grey". size: (width, height), by default the photo's own; give
+    the size of the picture, since edges of another size are other edges. Raises InputError for another maker: "inpaint"
+    has pixels of -1, which no image holds.
+    """
+    if maker not in MAKERS:
+        raise unknown("maker of control images", maker, MAKERS, " (inpaint is made within --control)")
+    opened = images.opaque(images.read(photo))
+    return Image.fromarray(_applied(np.asarray(images.fitted(opened, size or opened.size)), maker))
+
+
+def _applied(array: NDArray[np.uint8], maker: str) -> NDArray[np.uint8]:
+    """Returns pixels (H, W, 3) of the control image that is made of pixels (H, W, 3)."""
+    array = MAKERS[maker](array)
+    return array if array.ndim == 3 else np.repeat(array[..., None], 3, axis=-1)
 
 
 def _hidden(image: Image.Image, mask: ImageSource | None) -> Image.Image:

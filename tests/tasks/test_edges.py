@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+import mlx_sd
+from mlx_sd.core.errors import InputError
 from mlx_sd.tasks import control_image, edges
 
 GOLDENS = Path(__file__).parent.parent / "goldens" / "canny.npz"
@@ -73,3 +75,19 @@ def test_edges_are_made_at_the_size_of_the_picture():
     """One pixel wide, and not blurred by resizing."""
     image = np.asarray(control_image.pixels(Image.fromarray(square(80)), "canny", (40, 40)))
     assert set(np.unique(image)) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("maker", control_image.MAKERS)
+def test_a_control_image_can_be_looked_at(maker):
+    photo = Image.fromarray(square())
+    image = mlx_sd.control_image(photo, maker)
+    assert (image.mode, image.size) == ("RGB", photo.size)
+    pixels = np.array(control_image.pixels(photo, maker, photo.size))[0]
+    assert (np.asarray(image) == np.round(pixels * 255)).all()
+    assert mlx_sd.control_image(photo, maker, (20, 30)).size == (20, 30)
+
+
+def test_a_maker_that_makes_no_image_is_refused():
+    for maker in ("inpaint", "cany"):
+        with pytest.raises(InputError, match=rf"unknown maker of control images '{maker}'.* there are canny, "):
+            mlx_sd.control_image(Image.fromarray(square()), maker)

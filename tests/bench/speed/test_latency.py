@@ -63,6 +63,23 @@ def test_guidance_takes_twice_the_multiplications():
     assert two == rows and 1.9 * one < two <= 2 * one
 
 
+def test_a_loop_with_a_control_network_counts_its_first_stages_alone_where_it_is_cached():
+    plain, controlled = (Bench(loops.setting("sd15", 4, guided=True, control=control)) for control in (False, True))
+    full, cached = (
+        [b - a for a, b in zip(plain.macs(loop), controlled.macs(loop), strict=True)]
+        for loop in (Loop(), Loop(DeepCache(2)))
+    )
+    assert full == [pytest.approx(2 * 134.3e9, rel=0.01)] * 4  # the image is embedded before
+    assert cached[::2] == full[::2] and all(0 < n < 0.01 * full[0] for n in cached[1::2])
+
+
+def test_there_is_no_control_network_for_the_embedded_checkpoint_and_for_peers(capsys):
+    with pytest.raises(InputError, match="no ControlNet for tiny"):
+        loops.setting("tiny", 4, control=True)
+    assert latency.main(["--model", "sd15", "--control", "--peer", "diffusers", "--steps", "1"]) == 2
+    assert "have no ControlNet here" in capsys.readouterr().err
+
+
 def test_a_policy_that_depends_on_pictures_is_not_counted(bench):
     with pytest.raises(InputError, match=r"adaptive:0.1:0 computes depends on the pictures"):
         bench.macs(Loop(Adaptive()))
