@@ -1,6 +1,6 @@
 """The T2I-Adapters of a request: checked against the model, loaded, and shown their images once for all evaluations."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -78,6 +78,12 @@ def completed(model: Model, request: Request, size: tuple[int, int]) -> tuple[Ad
         digest = metadata.digest(adapter.image) if isinstance(adapter.image, str) else None
         adapters.append(adapter._replace(model_hash=folder.hash, image_hash=digest))
     return tuple(adapters)
+
+
+def size_in_memory(model: Model, adapters: Sequence[Adapter]) -> int:
+    """Returns the bytes that the weights of adapters take, each network counted once, loaded or not."""
+    names = {adapter.model for adapter in adapters if adapter.scale}
+    return sum(_open(name, model)[0].numbers for name in names) * model.dtype.size
 
 
 def size_for(model: Model, request: Request) -> tuple[int | None, int | None]:

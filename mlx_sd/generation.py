@@ -140,10 +140,13 @@ def _group(
     seeded = [request if request.seed is not None else request.with_values(seed=seeds.draw()) for request in requests]
     completed = [first.with_subject(conditions.check_subject(model, request)) for request in seeded]
     size = pixel_size(first)
-    at_once, control_bytes = min(batch, len(completed)), controls.size_in_memory(model, first.controls)
+    at_once = min(batch, len(completed))
+    networks_beside = controls.size_in_memory(model, first.controls) + adapters.size_in_memory(model, first.adapters)
+    networks_beside += image_prompts.size_in_memory(model, first)
     second = hires.second_pass(model, first)
     largest = pixel_size(first.with_values(**second.changes)) if second else size
-    memory.check(model, *largest, at_once, denoise_tile=first.denoise_tile or 0, tile=first.tile, beside=control_bytes)
+    tiles = {"denoise_tile": first.denoise_tile or 0, "tile": first.tile}
+    memory.check(model, *largest, at_once, **tiles, beside=networks_beside)
     shape = latent_shape(model, first)
     if latents is not None and (latents.ndim != 4 or latents.shape[1:] != shape):
         raise InputError(f"latents must be (N, {', '.join(map(str, shape))}), not {latents.shape}")

@@ -105,6 +105,16 @@ def completed(model: Model, request: Request) -> tuple[ImagePrompt, ...]:
     return tuple(prompts)
 
 
+def size_in_memory(model: Model, request: Request) -> int:
+    """Returns the bytes that IP-Adapters and their image encoders take, each network counted once, loaded or not."""
+    folders = set()
+    for prompt in request.ip_adapters:
+        folder, config, encoder_folder, _ = _open(prompt, model, request.ip_encoder)
+        if any(scales(prompt, model.unet, config)):
+            folders |= {(folder.folder, folder.numbers), (encoder_folder.folder, encoder_folder.numbers)}
+    return sum(numbers for _, numbers in folders) * model.dtype.size
+
+
 def attention(model: Model, request: Request) -> ImageAttention | None:
     """Returns the image prompts of a completed request as the UNet's attentions take them; None without any."""
     terms: dict[int, list[Term]] = {}

@@ -57,8 +57,8 @@ def check(
 ) -> None:
     """Raises InputError where the machine has too little memory; the error names a size or an option that would fit.
 
-    beside: bytes of the weights of control networks. Decoding counts for upscalers alone: other large pictures go
-    through the VAE in tiles.
+    beside: bytes of the weights of networks beside the model's, as control networks. Decoding counts for upscalers
+    alone: other large pictures go through the VAE in tiles.
     """
     if model.sizes:  # Core ML packages, exported for these sizes
         return
@@ -74,7 +74,10 @@ def check(
     if model.upscales:
         remedy = "give a smaller image, or a smaller --denoise-tile or --tile"
     if beside and not all(fits):
-        remedy = f"the control networks alone take {beside / 2**30:.0f} GB; leave some of them out"
+        remedy = (
+            f"the networks beside the checkpoint (--control, --adapter, --ip-adapter) take {beside / 2**30:.0f} GB; "
+            "leave some of them out"
+        )
     at_once = f" by {batch} at a time" if batch > 1 else ""
     raise InputError(
         f"pictures of {width} x {height}{at_once} need about {required / 2**30:.0f} GB of memory, and there are "

@@ -5,9 +5,10 @@ import json
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 from safetensors.numpy import save_file
 
-from mlx_sd import DeepCache, InputError, Request
+from mlx_sd import DeepCache, InputError, Request, memory
 from mlx_sd.checkpoint.adapter import Adapter
 from mlx_sd.checkpoint.model_folder import build
 from mlx_sd.networks.t2i_adapter import average_of_four, pixel_unshuffle, places
@@ -61,6 +62,18 @@ def test_a_scale_of_nothing_is_no_adapter_bit_for_bit(home, family):
     assert np.array_equal(latents(sd, (str(home / "full"), picture(), 0)), plain)
     assert np.array_equal(latents(sd, (str(home / "full"), picture()), adapter_factor=0.0), plain)
     assert not np.allclose(latents(sd, (str(home / "full"), picture())), plain, atol=0.1)
+
+
+def test_adapters_that_do_not_fit_into_memory_are_refused_before_they_are_loaded(home, family, monkeypatch):
+    sd, entry = family("sd1"), (str(home / "full"), picture())
+    parameters = build("t2i_adapter", adapters_beside.config("full"), "here").parameters()
+    weights = 4 * sum(array.size for _, array in tree_flatten(parameters))
+    present = memory.needed(sd.model, 64, 64) + weights
+    monkeypatch.setattr(memory, "available", lambda: present)
+    assert np.isfinite(latents(sd, entry, entry)).all()  # one network, whose weights are there once
+    monkeypatch.setattr(memory, "available", lambda: present - 1)
+    with pytest.raises(InputError, match="GB of memory"):
+        latents(sd, entry)
 
 
 def test_several_adapters_are_the_sum(home, family):

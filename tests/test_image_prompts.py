@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from mlx_sd import DeepCache, InputError, Request, image_prompts
+from mlx_sd import DeepCache, InputError, Request, image_prompts, memory
 from mlx_sd.checkpoint.ip_adapter import ImagePrompt
 from mlx_sd.networks.ip_adapter import cross_attentions
 from mlx_sd.tasks import clip_image
@@ -43,6 +43,18 @@ def test_every_kind_moves_the_picture_and_a_scale_of_nothing_does_not(kind, home
     assert not np.allclose(latents(sd, (model, picture)), plain, atol=0.1)
     assert np.array_equal(latents(sd, (model, picture, 0)), plain)
     assert np.array_equal(latents(sd, (model, picture, {"up": {"block_1": [0, 0, 0]}})), plain)
+
+
+def test_adapters_and_their_encoder_count_where_memory_is_little(home, family, monkeypatch):
+    sd, entry = family("sd1"), (str(home / "base.safetensors"), pictures()[0])
+    request = sd.complete(Request(prompt=PROMPT, ip_adapters=[entry]))
+    required = memory.needed(sd.model, 64, 64) + image_prompts.size_in_memory(sd.model, request)
+    assert image_prompts.size_in_memory(sd.model, sd.complete(Request(prompt=PROMPT))) == 0
+    monkeypatch.setattr(memory, "available", lambda: required)
+    assert np.isfinite(latents(sd, entry)).all()
+    monkeypatch.setattr(memory, "available", lambda: required - 1)
+    with pytest.raises(InputError, match="GB of memory"):
+        latents(sd, entry)
 
 
 def test_cross_attentions_are_counted_down_up_middle(family):

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..core.errors import InputError
-from ..core.files import read_json
+from ..core.files import read_json, tensors
 
 FORMAT, VERSION, JSON = "mlx-sd network", 1, "network.json"
 
@@ -19,6 +20,11 @@ class NetworkFolder(NamedTuple):
     part: str
     config: Mapping[str, Any]
     hash: str  # 12 digits that tell weights apart
+
+    @property
+    def numbers(self) -> int:
+        """Returns how many numbers the weights are, from the header of their file."""
+        return sum(math.prod(tensor.shape) for tensor in tensors(self.folder / f"{self.part}.safetensors"))
 
 
 def read_network_json(folder: Path) -> NetworkFolder:
