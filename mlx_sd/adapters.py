@@ -10,8 +10,7 @@ import numpy as np
 from . import metadata, resolve
 from .checkpoint.adapter import Adapter
 from .checkpoint.model import Model
-from .checkpoint.model_folder import T2I_ADAPTER
-from .checkpoint.network_folder import NetworkFolder
+from .checkpoint.network_folder import T2I_ADAPTER, NetworkFolder
 from .core.errors import InputError
 from .load import beside
 from .networks.t2i_adapter import AdapterConfig, T2IAdapter, places

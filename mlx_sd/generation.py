@@ -145,8 +145,7 @@ def _group(
     networks_beside += image_prompts.size_in_memory(model, first)
     second = hires.second_pass(model, first)
     largest = pixel_size(first.with_values(**second.changes)) if second else size
-    tiles = {"denoise_tile": first.denoise_tile or 0, "tile": first.tile}
-    memory.check(model, *largest, at_once, **tiles, beside=networks_beside)
+    memory.check(model, *largest, at_once, first.denoise_tile or 0, first.tile, networks_beside)
     shape = latent_shape(model, first)
     if latents is not None and (latents.ndim != 4 or latents.shape[1:] != shape):
         raise InputError(f"latents must be (N, {', '.join(map(str, shape))}), not {latents.shape}")

@@ -9,8 +9,7 @@ import mlx.nn as nn
 from . import metadata, resolve
 from .checkpoint.ip_adapter import ImagePrompt
 from .checkpoint.model import Model
-from .checkpoint.model_folder import IMAGE_ENCODER, IP_ADAPTER
-from .checkpoint.network_folder import NetworkFolder
+from .checkpoint.network_folder import IMAGE_ENCODER, IP_ADAPTER, NetworkFolder
 from .core.errors import InputError
 from .load import beside
 from .networks import ops

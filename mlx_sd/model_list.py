@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint.embedded import EMBEDDED
+from .checkpoint.network_folder import IMAGE_ENCODER, IP_ADAPTER, JSON, NETWORKS, T2I_ADAPTER
 from .core.errors import Failure, InputError
 from .core.places import cache_folder, hub_folder, shown
 from .core.suggestions import did_you_mean
@@ -22,6 +23,8 @@ from .networks.unet_config import UNetConfig
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _LONGEST_HEADER = 100_000_000  # bytes, as the safetensors library allows
 _UNKNOWN = "-"
+_ABOUT = ("model.json", JSON, "model_index.json")  # the files that say what a folder holds
+_NETWORKS = {"vae": "autoencoder", T2I_ADAPTER: "T2I-Adapter", IP_ADAPTER: "IP-Adapter", IMAGE_ENCODER: "image encoder"}
 
 
 @dataclass(frozen=True)
@@ -48,18 +51,17 @@ def entries(folders: Iterable[Path] = ()) -> list[Entry]:
 
 
 def cached() -> list[Entry]:
-    """Returns the models that were converted into the cache."""
-    return [_entry(path.name, "cache", path) for path in _folders(cache_folder())]
+    """Returns the models and the networks beside models that were converted into the cache."""
+    return [_entry(path.name, "cache", path) for folder in _cache_folders() for path in _folders(folder)]
 
 
 def remove(entry: Entry) -> None:
     """Removes a model of the cache, whole or not at all; InputError for what lies elsewhere, Failure where it stays."""
-    cache = cache_folder()
-    if entry.path.is_symlink() or entry.path.resolve().parent != cache.resolve():
-        raise InputError(f"{shown(entry.path)} is not in the cache, {shown(cache)}; remove it yourself")
+    if entry.path.is_symlink() or entry.path.resolve().parent not in [folder.resolve() for folder in _cache_folders()]:
+        raise InputError(f"{shown(entry.path)} is not in the cache, {shown(cache_folder())}; remove it yourself")
     try:
         # First under a name that nothing loads, and that a later conversion sweeps away if this is interrupted.
-        trash = Path(tempfile.mkdtemp(prefix=f".{entry.path.name}.", suffix=".part", dir=cache))
+        trash = Path(tempfile.mkdtemp(prefix=f".{entry.path.name}.", suffix=".part", dir=entry.path.parent))
         shutil.rmtree(entry.path.rename(trash / entry.path.name))
         trash.rmdir()
     except OSError as error:
@@ -84,6 +86,11 @@ def choose(name: str) -> Entry:
     raise InputError(f"there is no model {name!r} in the cache;{suggestion} mlx-sd models lists them")
 
 
+def _cache_folders() -> tuple[Path, Path]:
+    """The folders of the cache: of models, and of networks beside them, such as adapters."""
+    return cache_folder(), cache_folder() / NETWORKS
+
+
 def _embedded() -> Iterator[Entry]:
     for name, folder in EMBEDDED.items():
         yield _entry(name, "embedded", folder)
@@ -104,17 +111,17 @@ def _inside(folder: Path) -> Iterator[Entry]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    """The model folders and diffusers folders directly inside a folder; nothing where it cannot be read."""
+    """The folders of models, of networks and of diffusers directly inside a folder; nothing where it cannot be read."""
     try:
         paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-        return [path for path in paths if (path / "model.json").is_file() or (path / "model_index.json").is_file()]
+        return [path for path in paths if any((path / name).is_file() for name in _ABOUT)]
     except OSError:
         return []
 
 
 def _entry(name: str, place: str, path: Path) -> Entry:
     """Reads what a model's files say; what cannot be read stays unknown."""
-    about = _read(path / "model.json")
+    about = _read(path / "model.json") or _read(path / JSON)
     source = about.get("source")
     return Entry(
         name,
@@ -124,7 +131,7 @@ def _entry(name: str, place: str, path: Path) -> Entry:
         size=_size(path),
         dtype=_dtype(path, about),
         format=f"mlx-sd {about.get('version', '?')}" if about else _format(path),
-        source=str(source.get("model", "")) if isinstance(source, dict) else "",
+        source=str(source.get("model", source.get("name", ""))) if isinstance(source, dict) else "",
     )
 
 
@@ -144,6 +151,8 @@ def _format(path: Path) -> str:
 
 
 def _family(about: Mapping[str, Any]) -> str:
+    if "part" in about:
+        return _NETWORKS.get(str(about["part"]), _UNKNOWN)
     try:
         networks, pipeline = about["networks"], about["pipeline"]
         if "control" in networks:
@@ -161,7 +170,7 @@ def _family(about: Mapping[str, Any]) -> str:
 
 def _dtype(path: Path, about: Mapping[str, Any]) -> str:
     """The dtype of the UNet's weights, and its bits where it is quantized."""
-    names = ("unet.safetensors", "unet/*.safetensors", "*.safetensors")
+    names = (f"{about.get('part', 'unet')}.safetensors", "unet/*.safetensors", "*.safetensors")
     file = next((file for name in names for file in sorted(path.glob(name))), None)
     header = _header(file) if file else {}
     dtypes = [_DTYPES[e["dtype"]] for e in header.values() if isinstance(e, dict) and e.get("dtype") in _DTYPES]

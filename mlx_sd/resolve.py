@@ -12,16 +12,16 @@ import mlx.nn as nn
 
 from .checkpoint.embedded import EMBEDDED
 from .checkpoint.lora import Lora, LoraSource
-from .checkpoint.model_folder import (
-    CONTROL,
+from .checkpoint.model_folder import CONTROL, VERSION, network_configs, read_model_json
+from .checkpoint.network_folder import (
     IMAGE_ENCODER,
     IP_ADAPTER,
+    JSON,
+    NETWORKS,
     T2I_ADAPTER,
-    VERSION,
-    network_configs,
-    read_model_json,
+    NetworkFolder,
+    read_network_json,
 )
-from .checkpoint.network_folder import JSON, NetworkFolder, read_network_json
 from .core import terminal
 from .core.errors import InputError
 from .core.places import cache_folder
@@ -115,7 +115,7 @@ def _network_folder(part: str, name: str, component: Any) -> NetworkFolder:
 
     identity = [VERSION, part, component.config, [_state(file) for file in component.files]]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-    out = cache_folder() / "networks" / f"{component.files[0].stem}-{digest}"
+    out = cache_folder() / NETWORKS / f"{component.files[0].stem}-{digest}"
     if not (out / JSON).is_file():
         try:
             write_network_folder(part, component, out, name)

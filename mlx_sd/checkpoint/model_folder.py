@@ -24,13 +24,12 @@ from ..networks.unet import UNet
 from ..networks.unet_config import UNetConfig
 from ..networks.vae import Autoencoder
 from ..prompts.tokenizer import Tokenizer
+from .network_folder import IMAGE_ENCODER, IP_ADAPTER, T2I_ADAPTER
 
 AGAIN = "; convert the checkpoint again"  # the end of messages about a folder that is damaged
 FORMAT, VERSION = "mlx-sd", 3
 
 TEXT = ("text_encoder", "text_encoder_2")
-IP_ADAPTER, IMAGE_ENCODER = "ip_adapter", "image_encoder"  # of the folders of an IP-Adapter and its image encoder
-T2I_ADAPTER = "t2i_adapter"  # of the folder of a T2I-Adapter
 CONTROL = "control"  # of a folder that holds a ControlNet alone
 DIFFERENCES = "differences"  # in model.json: a ControlNet's parameters that are differences from its UNet's
 _SCALES = {"StableDiffusionUpscalePipeline": 0.08333, "LDMSuperResolutionPipeline": 1.0}

@@ -11,6 +11,9 @@ from ..core.errors import InputError
 from ..core.files import read_json, tensors
 
 FORMAT, VERSION, JSON = "mlx-sd network", 1, "network.json"
+NETWORKS = "networks"  # their folder inside the cache
+T2I_ADAPTER = "t2i_adapter"  # of the folder of a T2I-Adapter
+IP_ADAPTER, IMAGE_ENCODER = "ip_adapter", "image_encoder"  # of the folders of an IP-Adapter and its image encoder
 
 
 class NetworkFolder(NamedTuple):

@@ -11,6 +11,7 @@ import pytest
 from mlx_sd import model_list, resolve
 from mlx_sd.cli import model_command
 from mlx_sd.core.errors import InputError
+from tests.support import adapters_beside, image_prompts
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,20 @@ def test_a_model_is_removed_whole_and_nothing_else(places, run, by):
     assert (code, out.startswith(f"{cached.name} is removed")) == (0, True)
     inside = f"cache/{cached.name}"
     assert tree(places) == {path: size for path, size in before.items() if not path.startswith(inside)}
+
+
+def test_networks_beside_models_are_listed_and_removed(places, run, family):
+    adapters_beside.write_folder(places / "sketch", "full")
+    image_prompts.write(places / "base.safetensors", "base", family("sd1").unet)
+    resolve.adapter_folder("sketch")
+    resolve.ip_adapter_folder("base.safetensors")
+    resolve.image_encoder_folder(None, "base.safetensors", "x")
+    models = {entry.family: entry for entry in model_list.cached()}
+    assert {"T2I-Adapter", "IP-Adapter", "image encoder"} < set(models)
+    adapter = models["T2I-Adapter"]
+    assert (adapter.source, adapter.dtype, adapter.format) == ("sketch", "float32", "mlx-sd 1")
+    code, _, _ = run("remove", "sketch", "--yes")
+    assert code == 0 and not adapter.path.exists() and models["IP-Adapter"].path.exists()
 
 
 def test_without_a_yes_it_stays(places, run, monkeypatch):
