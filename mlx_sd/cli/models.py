@@ -15,9 +15,8 @@ FIELDS = ("model", "dtype", "loras", "quantize", "coreml", "refiner", "vae", "lo
 
 def load(arguments: argparse.Namespace, request: Request) -> tuple[StableDiffusion, StableDiffusion | None]:
     """Returns the model of a request and its refiner, None where it has none."""
-    if request.controls and request.coreml:
-        raise InputError("packages of --coreml take no control network; leave --control out")
-    controls.check_pairs(request)  # before anything large is converted or loaded
+    if not request.coreml:  # before anything large is converted or loaded
+        controls.check_pairs(request.model, [control.model for control in request.controls])
     sd = _packaged(arguments, request) if request.coreml else _loaded(arguments, request)
     return sd, StableDiffusion.load(request.refiner, request.dtype) if request.refiner else None
 
