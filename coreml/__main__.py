@@ -87,8 +87,8 @@ def parser() -> argparse.ArgumentParser:
         "--control",
         action="append",
         metavar="NETWORK",
-        help="a ControlNet (folder, file or hub id; of a union NETWORK@MODE) for controlnet/; may be repeated. In the "
-        "place of Unet and its chunks there are then ControlledUnet, ..., which take its residuals; zeros are no control",
+        help="a ControlNet (folder, file or hub id; of a union NETWORK@MODE) to write too; may be repeated. The UNet "
+        "then takes residuals, of which zeros are no control: ControlledUnet, ... stand in the place of Unet, ...",
     )
     p.add_argument("--split", action="store_true", help="cut packages above 1 GB, which iOS does not load")
     _add_kit(p)

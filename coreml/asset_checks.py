@@ -83,7 +83,8 @@ def run(
     """Runs every function of the assets that `content_of` has returned, and yields the comparisons with MLX.
 
     full: run float16 at its own size, however long that takes. report(line) is called before anything runs. networks:
-    the control networks of the export, where they do not lie where it found them. Raises InputError for assets that are damaged or of another model, Failure where a function is not what it should be.
+    the control networks of the export, where they do not lie where it found them. Raises InputError
+    for assets that are damaged or of another model, Failure where a function is not what it should be.
     """
     availability.check()
     total = predicted(content, paths)

@@ -36,8 +36,9 @@ def write(
 ) -> dict[str, Any]:
     """Writes one asset of an export into the folder `home` and returns its description for info.json.
 
-    folder: of the model, with the weights. model: its name for messages. controls: of the export. Raises InputError and Failure as the process
-    does, OSError where the disk is full, and Failure where it ends in native code.
+    folder: of the model, with the weights. model: its name for messages. controls: of the export.
+    Raises InputError and Failure as the process does, OSError where the disk is full, and Failure where it ends in
+    native code.
     """
     request = {
         "item": item.name,

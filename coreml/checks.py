@@ -90,9 +90,7 @@ def _residual(port: Port) -> mx.array:
     return mx.array(rng.standard_normal(port.shape, dtype=np.float32)).astype(port.network_dtype)
 
 
-def specs_of(
-    sd: StableDiffusion, options: Options, controls: Sequence[ControlSource] = ()
-) -> dict[str, FunctionSpec]:
+def specs_of(sd: StableDiffusion, options: Options, controls: Sequence[ControlSource] = ()) -> dict[str, FunctionSpec]:
     """Returns what the functions of an export of this model and of these control networks compute, by role."""
     items = plan(networks(sd.model), options, sd.model.name, controls)
     return {entry.role: entry.spec for item in items for entry in item.functions.values()}

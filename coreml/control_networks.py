@@ -161,9 +161,7 @@ def load(
     return sources
 
 
-def of_roles(
-    roles: Iterable[str], recorded: Sequence[str], texts: Sequence[str], model: Model
-) -> list[ControlSource]:
+def of_roles(roles: Iterable[str], recorded: Sequence[str], texts: Sequence[str], model: Model) -> list[ControlSource]:
     """Returns the control networks that an export was made from, where any of the roles is one's; else none.
 
     recorded: as the export was told them. texts: where they lie now, in this order; none: where they lay then. model:

@@ -62,8 +62,8 @@ def control_instructions(format: str) -> list[str]:
     """Returns how an app runs control networks; format: a name in FORMATS."""
     return [
         *_CONTROL_INSTRUCTIONS,
-        f"{_CONTROL_CACHE[format]}, control_shallow:NAME gives the residuals that it takes. Its image_features come from"
-        " control_image:NAME, which runs once for each picture. Where networks or scales change, refresh.",
+        f"{_CONTROL_CACHE[format]}, control_shallow:NAME gives the residuals that it takes. Its image_features come"
+        " from control_image:NAME, which runs once for each picture. Where networks or scales change, refresh.",
     ]
 
 

@@ -20,9 +20,9 @@ from mlx_sd.core.parser import Parser, program
 
 from . import asset_checks, control_networks, info, manifest
 from .checks import Check, compare, evaluation, line, specs_of
-from .drive import Run, predictor
 from .interpret.package import Package
 from .mil.package import KEY
+from .package_set import Run, predictor
 from .plan import Options
 
 LOWEST_PSNR = 35.0  # dB: what Apple requires of a conversion

@@ -1,5 +1,6 @@
 """The control networks of a request: checked against the model, loaded beside it, and shown their images."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def completed(model: Model, request: Request, size: tuple[int, int]) -> tuple[Co
             mode_number(control.model, _named_mode(control, config), config)
             network_hash = model_hash(about)
         else:
-            network_hash = _packaged(control, model).hash
+            network_hash = packaged_network(control, model).hash
         opened = images.read(control.image)
         control_image.check_shape(opened, size, control.model)
         if control.maker == control_image.INPAINT:
@@ -87,9 +88,12 @@ def size_for(model: Model, request: Request) -> tuple[int | None, int | None]:
     """Returns width and height of a picture without an init image: as requested, else of the first image's shape."""
     if not request.controls or (request.width is not None and request.height is not None):
         return request.width, request.height
+    opened = images.read(request.controls[0].image)
+    if model.sizes and request.width is None and request.height is None:  # of packages: the nearest in shape
+        wide, high = opened.size
+        return min(model.sizes, key=lambda size: abs(math.log(size[0] * high / (size[1] * wide))))
     factor = model.vae.config.downsampling
     native = (model.unet.config.sample_size * factor,) * 2
-    opened = images.read(request.controls[0].image)
     multiple = factor * model.unet.config.size_multiple
     return control_image.shape_for(opened, native, request.width, request.height, multiple)
 
@@ -107,7 +111,7 @@ def branches(model: Model, request: Request) -> list[Branch]:
                 network = load_network(control.model, model)
                 mode = mode_number(control.model, _named_mode(control, network.config), network.config)
             else:
-                network, mode = _packaged(control, model), 0  # an export has fixed the mode of a union
+                network, mode = packaged_network(control, model), 0  # an export has fixed the mode of a union
             shown = network.embed(control_image.pixels(control.image, control.maker, size, request.mask), mode)
             mx.eval(shown)
             present.append(Branch(control, network, shown, mode))
@@ -129,7 +133,7 @@ def size_in_memory(model: Model, controls: Sequence[Control]) -> int:
 def mode_number(model: str, mode: str | None, config: ControlConfig) -> int:
     """Returns the number of a union's mode by its name, 0 of networks of one kind.
 
-    model: the network's name for messages. InputError where a union has no such mode, and where another network has one.
+    model: the network's name for messages. InputError where a union has no such mode, and for a mode of another network.
     """
     if not config.modes:
         if mode:
@@ -148,8 +152,11 @@ def _named_mode(control: Control, config: ControlConfig) -> str | None:
     return (control.mode or control.maker) if config.modes else control.mode
 
 
-def _packaged(control: Control, model: Model) -> Any:
-    """The network of packages that an entry names: by the package's name, or as the export was told it."""
+def packaged_network(control: Control, model: Model) -> Any:
+    """Returns the network of packages that an entry names: by the package's name, or as the export was told it.
+
+    InputError lists what the packages hold.
+    """
     networks = model.packaged_controls or {}
     named = [n for name, n in networks.items() if control.model in (name, n.model) and control.mode in (None, n.mode)]
     if not networks:

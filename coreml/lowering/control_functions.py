@@ -51,7 +51,7 @@ class ControlFunctions:
         return self._spec(call, (image,), (self._features,), "A control image to its features: once for each picture")
 
     def shallow(self) -> FunctionSpec:
-        """Describes the first stages: the residuals of the outer skips, which are all that a cached evaluation reads."""
+        """Describes the first stages: the residuals of the outer skips, all that a cached evaluation reads."""
 
         def call(network: Any, x: mx.array, *arrays: mx.array) -> tuple[mx.array, ...]:
             """Returns the residuals of the outer skips."""

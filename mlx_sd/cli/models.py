@@ -42,7 +42,8 @@ def time_words(model: Model, request: Request) -> list[str]:
 
     count = len(completion.table_of(model, request).rows)
     full = len(list(request.deepcache.full_evaluations(count))) if request.deepcache else count
-    return drive.time_words(model, full, count - full, (request.width or 0, request.height or 0))
+    size = (request.width or 0, request.height or 0)
+    return drive.time_words(model, full, count - full, size, request.controls)
 
 
 def _packaged(arguments: argparse.Namespace, request: Request) -> StableDiffusion:

@@ -106,7 +106,7 @@ class ControlNet(nn.Module):
         """
         image = image.astype(self.dtype)
         if self.config.bgr:
-            image = mx.concatenate(mx.split(image, image.shape[-1], axis=-1)[::-1], axis=-1)
+            image = mx.concatenate([image[..., i : i + 1] for i in reversed(range(image.shape[-1]))], axis=-1)
         features = self.image(image)
         return self.modes.of_image(features, mode) if self.config.modes else features
 
