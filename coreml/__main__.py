@@ -22,6 +22,7 @@ _EXAMPLES = """examples:
   python -m coreml --model M --unet functions --size 512x512 --size 512x768 --target iOS18 --out Resources
   python -m coreml --model M --format coreai --size 512x512 --size 768x768 --out Assets
   python -m coreml --model tiny --kit --sampler "DPM++ 2M Karras" --steps 12 --deepcache 3 --out Resources
+  python -m coreml --model M --control lllyasviel/sd-controlnet-canny --unet chunks --out Resources
   python -m coreml bits --model M --bits 4 --out bits.json
   python -m coreml --model M --compress bits.json --target iOS18 --out Resources4
   python -m coreml verify Resources/UnetChunk1.mlpackage --model M
@@ -81,6 +82,13 @@ def parser() -> argparse.ArgumentParser:
         "--stateful",
         action="store_true",
         help="of Core AI: Unet gets refresh too, which keeps its deep feature in a state",
+    )
+    p.add_argument(
+        "--control",
+        action="append",
+        metavar="NETWORK",
+        help="a ControlNet (folder, file or hub id; of a union NETWORK@MODE) to write too; may be repeated. The UNet "
+        "then takes residuals, of which zeros are no control: ControlledUnet, ... stand in the place of Unet, ...",
     )
     p.add_argument("--split", action="store_true", help="cut packages above 1 GB, which iOS does not load")
     _add_kit(p)
@@ -142,6 +150,7 @@ def _export(arguments: argparse.Namespace) -> None:
         sizes=_sizes(arguments),
         batch=arguments.batch,
         split=arguments.split,
+        control=tuple(arguments.control or ()),
     )
     export(arguments.model, arguments.out, options, arguments.force, kit=_selection(arguments))
     print(arguments.out)

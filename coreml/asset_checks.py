@@ -1,7 +1,7 @@
 """Assets of Core AI, run by Apple's own CPU runtime in a process without MLX and compared with MLX."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ from mlx_sd import StableDiffusion
 from mlx_sd.core.errors import Failure, InputError
 from mlx_sd.core.files import read_json
 
-from . import info, manifest
+from . import control_networks, info, manifest
 from .checks import Check, compare, evaluation, specs_of
 from .compression import schemes
+from .control_networks import ControlSource
 from .coreai import availability, speed
 from .coreai.asset_files import BYTECODE, HASH, SUFFIX
 from .coreai.runtime import PLACE, Runtime, check
@@ -46,9 +47,10 @@ def content_of(path: Path) -> tuple[dict[str, Any], dict[str, Path]]:
     if path.suffix == SUFFIX:
         content = check(path)
         info.check_structure(content, path)
-        if path.stem not in content["packages"]:
+        name = next((name for name in content["packages"] if Path(name).name == path.stem), None)
+        if name is None:
             raise InputError(f"{path}: its metadata knows no {path.stem}; give the asset its own name again")
-        return content, {path.stem: path}
+        return content, {name: path}
     content = info.read(path)
     manifest.check(path, content["files"])
     paths = {name: path / f"{name}{SUFFIX}" for name in content["packages"]}
@@ -71,20 +73,29 @@ def check_asset(path: Path, description: Mapping[str, Any], digest: str | None =
 
 
 def run(
-    content: Mapping[str, Any], paths: Mapping[str, Path], model: str, full: bool, report: Report
+    content: Mapping[str, Any],
+    paths: Mapping[str, Path],
+    model: str,
+    full: bool,
+    report: Report,
+    networks: Sequence[str] = (),
 ) -> Iterator[Check]:
     """Runs every function of the assets that `content_of` has returned, and yields the comparisons with MLX.
 
-    full: run float16 at its own size, however long that takes. report(line) is called before anything runs. Raises
-    InputError for assets that are damaged or of another model, Failure where a function is not what it should be.
+    full: run float16 at its own size, however long that takes. report(line) is called before anything runs. networks:
+    the control networks of the export, where they do not lie where it found them. Raises InputError
+    for assets that are damaged or of another model, Failure where a function is not what it should be.
     """
     availability.check()
     total = predicted(content, paths)
     report(f"{PLACE}, one thread: {speed.words(total)}")
+    sd = StableDiffusion.load(model, "float32")
+    roles = [function["role"] for name in paths for function in content["packages"][name]["functions"].values()]
+    controls = control_networks.of_roles(roles, _options(content).control, networks, sd.model)
     if content["options"]["dtype"] == "float16" and total > PATIENCE and not full:
-        yield from _twin(content, set(paths), model, report)
+        yield from _twin(content, set(paths), sd, report, controls)
         return
-    yield from _checks(content, paths, StableDiffusion.load(model, "float32"))
+    yield from _checks(content, paths, sd, controls)
 
 
 def predicted(content: Mapping[str, Any], names: Any) -> float:
@@ -94,27 +105,31 @@ def predicted(content: Mapping[str, Any], names: Any) -> float:
     return sum(speed.seconds(function, attention) for function in functions)
 
 
-def _twin(content: Mapping[str, Any], names: set[str], model: str, report: Report) -> Iterator[Check]:
+def _twin(
+    content: Mapping[str, Any], names: set[str], sd: StableDiffusion, report: Report, controls: Sequence[ControlSource]
+) -> Iterator[Check]:
     """Checks the same functions, written again for small pictures, in float16 where that is quick enough."""
     from .export import export  # that module checks nothing
 
-    sd = StableDiffusion.load(model, "float32")
+    model = sd.model.name
     side = _SMALL * sd.vae.config.downsampling * sd.unet.config.downsampling
     for dtype in ("float16", "float32"):
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary, "twin")
             compress = schemes.restore(content.get("compression"), sd.model.hash, Path(temporary, "bits.json"))
             options = replace(_options(content), dtype=dtype, sizes=((side, side),), compress=compress)
-            twin = export(model, folder, options, report=lambda line: None)
+            twin = export(model, folder, options, report=lambda line: None, controls=controls)
             duration = predicted(twin, names)
             if dtype == "float16" and duration > PATIENCE:
                 continue
             report(f"in their place twins of {side}x{side}, {dtype}: {speed.words(duration)}; --full runs them all")
-            yield from _checks(twin, {name: folder / f"{name}{SUFFIX}" for name in names}, sd)
+            yield from _checks(twin, {name: folder / f"{name}{SUFFIX}" for name in names}, sd, controls)
             return
 
 
-def _checks(content: Mapping[str, Any], paths: Mapping[str, Path], sd: StableDiffusion) -> Iterator[Check]:
+def _checks(
+    content: Mapping[str, Any], paths: Mapping[str, Path], sd: StableDiffusion, controls: Sequence[ControlSource]
+) -> Iterator[Check]:
     attention = content["options"]["attention"]
     for name, path in paths.items():
         runtime = Runtime(path)
@@ -122,7 +137,8 @@ def _checks(content: Mapping[str, Any], paths: Mapping[str, Path], sd: StableDif
         for function, description in content["packages"][name]["functions"].items():
             size = description.get("size")
             options = replace(_options(content), dtype="float32", sizes=((size[0], size[1]) if size else (None, None),))
-            spec, feeds, expected = evaluation(sd, specs_of(sd, options), description["role"], path)
+            specs = specs_of(sd, options, controls)
+            spec, feeds, expected = evaluation(sd, specs, description["role"], path, controls)
             duration = speed.seconds(description, attention)
             ports = runtime.functions.get(function, {}).get("inputs", {})
             results = runtime.run(function, *_feeds(feeds, ports, description), duration)
@@ -170,4 +186,5 @@ def _options(content: Mapping[str, Any]) -> Options:
         branch=o["branch"],
         batch=o["batch"],
         stateful=o.get("stateful", False),
+        control=tuple(o.get("control", ())),
     )

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from errno import ENOSPC
 from pathlib import Path
@@ -20,8 +21,9 @@ import numpy as np
 from mlx_sd.checkpoint import model_folder
 from mlx_sd.core.errors import Failure, InputError
 
-from . import info
+from . import control_networks, info
 from .compression import schemes
+from .control_networks import ControlSource
 from .coreai.asset_files import SUFFIX
 from .lowering.graph import record
 from .plan import Item, Options, plan
@@ -29,11 +31,14 @@ from .plan import Item, Options, plan
 _FULL = "No space left on device"  # as native code says it
 
 
-def write(item: Item, folder: Path, options: Options, home: Path, model: str) -> dict[str, Any]:
+def write(
+    item: Item, folder: Path, options: Options, home: Path, model: str, controls: Sequence[ControlSource] = ()
+) -> dict[str, Any]:
     """Writes one asset of an export into the folder `home` and returns its description for info.json.
 
-    folder: of the model, with the weights. model: its name for messages. Raises InputError and Failure as the process
-    does, OSError where the disk is full, and Failure where it ends in native code.
+    folder: of the model, with the weights. model: its name for messages. controls: of the export.
+    Raises InputError and Failure as the process does, OSError where the disk is full, and Failure where it ends in
+    native code.
     """
     request = {
         "item": item.name,
@@ -41,6 +46,7 @@ def write(item: Item, folder: Path, options: Options, home: Path, model: str) ->
         "options": asdict(options),
         "home": str(home.resolve()),
         "model": model,
+        "controls": [source.to_request() for source in controls],
     }
     root = str(Path(__file__).resolve().parent.parent)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
@@ -72,8 +78,14 @@ def write_here(request: dict[str, Any]) -> dict[str, Any]:
     folder, options = Path(request["folder"]), _options(request["options"])
     about = model_folder.read_model_json(folder)
     networks = {part: model_folder.build(part, config, part) for part, config in about["networks"].items()}
-    item = next(i for i in plan(networks, options, request["model"]) if i.name == request["item"])
-    stored = model_folder.network_tensors(folder, item.part, about["version"])
+    sources = [control_networks.of_request(source, networks["unet"].config) for source in request["controls"]]
+    item = next(i for i in plan(networks, options, request["model"], sources) if i.name == request["item"])
+    stored: Mapping[str, Any]
+    if source := next((source for source in sources if source.part == item.part), None):
+        networks[item.part] = source.network()
+        stored = source.tensors(model_folder.network_tensors(folder, "unet", about["version"]))
+    else:
+        stored = model_folder.network_tensors(folder, item.part, about["version"])
     specs = {name: entry.spec for name, entry in item.functions.items()}
     dtype: mx.Dtype = next(iter(specs.values())).weights
 
@@ -86,6 +98,7 @@ def write_here(request: dict[str, Any]) -> dict[str, Any]:
         name: asset.Function(specs[name], graphs[name], entry.states) for name, entry in item.functions.items()
     }
     path = Path(request["home"]) / f"{item.name}{SUFFIX}"
+    path.parent.mkdir(parents=True, exist_ok=True)  # of control networks
     compress = constants.compress(schemes.compressor(options.compress, item.part))
     saved = asset.write(functions, read, options.attention, path, compress, specs["main"].description)
     return {
@@ -112,7 +125,7 @@ def write_here(request: dict[str, Any]) -> dict[str, Any]:
 
 def _options(content: dict[str, Any]) -> Options:
     """Returns the options that JSON has made lists of."""
-    tuples = {name: tuple(content[name]) for name in ("unets",)}
+    tuples = {name: tuple(content[name]) for name in ("unets", "control")}
     sizes = tuple((width, height) for width, height in content["sizes"])
     return Options(**{**content, **tuples, "sizes": sizes})
 

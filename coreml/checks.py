@@ -1,7 +1,7 @@
 """What the checks of packages and assets share: inputs as of a real generation, and the comparison with MLX."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,9 +10,12 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_sd import StableDiffusion
+from mlx_sd.controls import load_network
 from mlx_sd.core.errors import InputError
 
-from .lowering.interfaces import FunctionSpec, networks, texts
+from .control_networks import ControlSource
+from .lowering.control_functions import CONDITION
+from .lowering.interfaces import RESIDUAL, FunctionSpec, Port, networks, texts
 from .plan import Options, plan
 
 _PROMPT, _SEED, _TIMESTEP = "a photo of a red tent on green grass", 0, 481
@@ -60,6 +63,9 @@ def inputs_of(sd: StableDiffusion, specs: Mapping[str, FunctionSpec], spec: Func
     }
     inputs: list[mx.array] = []
     for port in spec.inputs:
+        if port.name.startswith(RESIDUAL):
+            inputs.append(_residual(port))
+            continue
         noise = mx.array(rng.standard_normal(port.shape, dtype=np.float32))
         value = arrays.get(port.name)
         if port.name == "time_ids":
@@ -69,16 +75,24 @@ def inputs_of(sd: StableDiffusion, specs: Mapping[str, FunctionSpec], spec: Func
             value = sd.vae.unscale(noise)
         elif port.name in ("x", "image"):
             value = mx.clip(noise / 2, -1, 1)
+        elif port.name == CONDITION:
+            value = mx.clip(noise[:1] / 4 + 0.5, 0, 1)
         elif port.name == "deep_feature":
-            role = "unet_deep" if "unet_deep" in specs else "unet_full"
-            value = specs[role].call(sd.unet, *inputs)[-1]
+            deep = specs["unet_deep" if "unet_deep" in specs else "unet_full"]
+            value = deep.call(sd.unet, *inputs, *map(_residual, deep.inputs[len(inputs) :]))[-1]
         inputs.append(mx.broadcast_to(noise if value is None else value, port.shape).astype(port.network_dtype))
     return inputs
 
 
-def specs_of(sd: StableDiffusion, options: Options) -> dict[str, FunctionSpec]:
-    """Returns what the functions of an export of this model compute, by role."""
-    items = plan(networks(sd.model), options, sd.model.name)
+def _residual(port: Port) -> mx.array:
+    """Returns a residual that moves the UNet's output; of one skip it is the same for all functions."""
+    rng = np.random.default_rng((_SEED, int(port.name.removeprefix(RESIDUAL))))
+    return mx.array(rng.standard_normal(port.shape, dtype=np.float32)).astype(port.network_dtype)
+
+
+def specs_of(sd: StableDiffusion, options: Options, controls: Sequence[ControlSource] = ()) -> dict[str, FunctionSpec]:
+    """Returns what the functions of an export of this model and of these control networks compute, by role."""
+    items = plan(networks(sd.model), options, sd.model.name, controls)
     return {entry.role: entry.spec for item in items for entry in item.functions.values()}
 
 
@@ -90,13 +104,21 @@ class Evaluation(NamedTuple):
     expected: dict[str, np.ndarray]
 
 
-def evaluation(sd: StableDiffusion, specs: Mapping[str, FunctionSpec], role: str, path: Path) -> Evaluation:
+def evaluation(
+    sd: StableDiffusion,
+    specs: Mapping[str, FunctionSpec],
+    role: str,
+    path: Path,
+    controls: Sequence[ControlSource] = (),
+) -> Evaluation:
     """Evaluates the function of a role in MLX; InputError, which names the package `path`, where the model has none."""
     if role not in specs:
         raise InputError(f"{path} is a {role}, which the model {sd.model.name} does not have")
     spec = specs[role]
     inputs = inputs_of(sd, specs, spec)
-    outputs = spec.call(networks(sd.model)[spec.part], *inputs)
+    source = next((source for source in controls if source.part == spec.part), None)
+    network = load_network(source.model, sd.model) if source else networks(sd.model)[spec.part]
+    outputs = spec.call(network, *inputs)
     feeds = {port.name: port.store(x) for port, x in zip(spec.inputs, inputs, strict=True)}
     expected = {port.name: np.array(y.astype(mx.float32)) for port, y in zip(spec.outputs, outputs, strict=True)}
     return Evaluation(spec, feeds, expected)

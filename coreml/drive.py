@@ -5,9 +5,8 @@ Core AI are run by Apple's CPU runtime, in a process that has no MLX.
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_sd.checkpoint.control import Control
 from mlx_sd.checkpoint.model import Model
 from mlx_sd.checkpoint.model_folder import TEXT
+from mlx_sd.controls import packaged_network
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.parser import Parser, program
 from mlx_sd.networks.blocks import Attend, apply_attention
@@ -29,14 +30,13 @@ from mlx_sd.networks.vae import Autoencoder
 from mlx_sd.prompts.tokenizer import Tokenizer
 from mlx_sd.sampling.scheduler import Scheduler
 
-from . import asset_checks, info
-from .coreai import availability, speed
-from .coreai.asset_files import SUFFIX
-from .coreai.runtime import PLACE, Runtime
-from .lowering.interfaces import context_port, is_xl
-from .stock import TOKENIZER
-
-Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+from . import info
+from .control_networks import role
+from .coreai import speed
+from .coreai.runtime import PLACE
+from .lowering.interfaces import RESIDUAL, context_port, is_xl
+from .package_set import PackageSet, channel_first, channel_last
+from .packaged_control import PackagedControl
 
 
 def load(folder: Path) -> Model:
@@ -66,6 +66,7 @@ def load(folder: Path) -> Model:
         family=family,
         task=task,
         sizes=packages.sizes,
+        packaged_controls={name: PackagedControl(packages, name, entry) for name, entry in content["controls"].items()},
     )
 
 
@@ -75,32 +76,16 @@ def _tokenizer(folder: Path, ids: Mapping[str, int]) -> Tokenizer:
     return tokenizer
 
 
-def runner(path: Path, function: str) -> Run:
-    """Returns what runs a package's function: Core ML on a Mac, else the interpreter, which rounds to float16."""
-    if sys.platform == "darwin":
-        return predictor(path, function)
-    from .interpret.package import Package  # coremltools takes seconds to import
-
-    return partial(Package.load(path).run, function=function, rounding=True)
-
-
-def predictor(path: Path, function: str) -> Run:
-    """Returns Core ML's own prediction of a package's function, which only a Mac has."""
-    from .mil.coremltools import ct, quiet
-
-    with quiet():
-        model = ct.models.MLModel(str(path), function_name=None if function == "main" else function)
-    predict: Run = model.predict
-    return predict
-
-
-def time_words(model: Model, full: int, cached: int, size: tuple[int, int]) -> list[str]:
+def time_words(
+    model: Model, full: int, cached: int, size: tuple[int, int], controls: Sequence[Control] = ()
+) -> list[str]:
     """Returns a line with the predicted minutes of a picture, or none for packages of Core ML.
 
-    full, cached: evaluations of the UNet. size: (width, height) in pixels.
+    full, cached: evaluations of the UNet. size: (width, height) in pixels. controls: of the picture's request.
     """
     unet: Any = model.unet
-    lines: list[str] = unet.time_words(full, cached, f"{size[0]}x{size[1]}")
+    names = [packaged_network(control, model).name for control in controls if control.scale]
+    lines: list[str] = unet.time_words(full, cached, f"{size[0]}x{size[1]}", names)
     return lines
 
 
@@ -114,95 +99,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from mlx_sd.cli import generate  # above this package
 
     return generate.main([arguments.prompt, "--coreml", str(arguments.folder), *others])
-
-
-class PackageSet:
-    """The packages of a folder by the role they have in a generation; each is loaded when it is first run."""
-
-    def __init__(self, folder: Path, content: Mapping[str, Any]):
-        """Checks that the packages of info.json (`content`) are in the folder; InputError names those that are not.
-
-        Assets of Core AI are compared with their hashes too: their runtime does not.
-        """
-        self._folder, self._content, self._suffix = folder, content, info.suffix(content)
-        self._runners: dict[tuple[str, str], Run] = {}
-        self._runtimes: dict[str, Runtime] = {}
-        missing = [name for name in content["packages"] if not (folder / f"{name}{self._suffix}").is_dir()]
-        if missing:
-            raise InputError(f"{folder}: {', '.join(missing)}{self._suffix} of its info.json is missing; export again")
-        if self.core_ai:
-            availability.check()
-            for name, description in content["packages"].items():
-                asset_checks.check_asset(folder / f"{name}{self._suffix}", description)
-
-    @property
-    def core_ai(self) -> bool:
-        """Returns whether these are assets of Core AI, whose contexts are (B, tokens, channels)."""
-        return self._suffix == SUFFIX
-
-    @property
-    def tokenizer(self) -> Path:
-        """Returns the folder with vocab.json and merges.txt."""
-        return self._folder / TOKENIZER if self.core_ai else self._folder
-
-    def seconds(self, role: str, size: str) -> float:
-        """Predicts how long Apple's CPU runtime takes for one run of a role; 0 for packages of Core ML."""
-        steps = self._steps(role, size) if self.core_ai else ()
-        functions = (self._content["packages"][name]["functions"][function] for name, function in steps)
-        return sum(speed.seconds(function, self._content["options"]["attention"]) for function in functions)
-
-    @property
-    def sizes(self) -> tuple[tuple[int, int], ...]:
-        """Returns (width, height) in pixels of the pictures that the packages make."""
-        sizes = [tuple(map(int, size.split("x"))) for size in self._content["roles"] if size != "any"]
-        return tuple((width, height) for width, height in sizes)
-
-    def size(self, latents: mx.array) -> str:
-        """Returns the size of the picture of latents (B, h, w, C) as info.json lists it: WIDTHxHEIGHT in pixels."""
-        factor = self._content["latents"]["factor"]
-        return f"{latents.shape[2] * factor}x{latents.shape[1] * factor}"
-
-    def has(self, role: str) -> bool:
-        """Returns whether any package has this role."""
-        return any(role in roles for roles in self._content["roles"].values())
-
-    def inputs(self, role: str, size: str) -> dict[str, list[int]]:
-        """Returns the name and shape of each input of the first package of a role."""
-        name, function = self._steps(role, size)[0]
-        inputs = self._content["packages"][name]["functions"][function]["inputs"]
-        return {name: port["shape"] for name, port in inputs.items()}
-
-    def run(self, role: str, size: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Runs the packages of a role one after the other and returns the outputs of the last.
-
-        Each package takes, by name, from `inputs` and from the outputs of those before it.
-        """
-        arrays = dict(inputs)
-        outputs: dict[str, np.ndarray] = {}
-        for name, function in self._steps(role, size):
-            if (name, function) not in self._runners:
-                self._runners[name, function] = self._runner(name, function)
-            ports = self._content["packages"][name]["functions"][function]["inputs"]
-            feeds = {key: arrays[key].astype(port["dtype"]) for key, port in ports.items()}
-            outputs = self._runners[name, function](feeds)
-            arrays |= outputs
-        return outputs
-
-    def _runner(self, name: str, function: str) -> Run:
-        path = self._folder / f"{name}{self._suffix}"
-        if not self.core_ai:
-            return runner(path, function)
-        if name not in self._runtimes:
-            self._runtimes[name] = Runtime(path)
-        runtime, description = self._runtimes[name], self._content["packages"][name]["functions"][function]
-        duration = speed.seconds(description, self._content["options"]["attention"])
-        return lambda inputs: runtime.run(function, inputs, seconds=duration)
-
-    def _steps(self, role: str, size: str) -> list[list[str]]:
-        steps: list[list[str]] = self._content["roles"].get(size, {}).get(role)
-        if not steps:
-            raise InputError(f"{self._folder} has no package for {role} at {size}; export it")
-        return steps
 
 
 class PackagedTextEncoder(nn.Module):
@@ -269,52 +165,42 @@ class PackagedUNet:
             raise InputError("packages join their skips as they were exported; leave out --freeu")
         if attend is not apply_attention:
             raise InputError("packages attend as they were exported; leave out --tgate")
-        if skip_residuals is not None or middle_residual is not None or features is not None:
-            raise InputError("packages take nothing of control networks or adapters; generate with the model itself")
+        if features is not None:
+            raise InputError("packages take nothing of adapters; generate with the model itself")
+        if skip_residuals is not None and not self._packages.controlled:
+            raise InputError("the packages take nothing of control networks; export them with --control")
         if callable(deep):
             raise InputError("packages do not show their shallow features; choose another --deepcache than adaptive")
-        size, tokens = self._packages.size(x), np.array(context)
-        inputs = {
-            "sample": _channel_first(x),
-            "timestep": np.broadcast_to(np.array(t, np.float32), x.shape[:1]),
-            "encoder_hidden_states": tokens if self._packages.core_ai else tokens.transpose(0, 2, 1)[:, :, None],
-            **{name: np.array(array) for name, array in extra.items()},
-        }
+        packages, size = self._packages, self._packages.size(x)
+        inputs = packages.step_inputs(x, t, context, extra)
+        residuals = [*(skip_residuals or ()), *(() if middle_residual is None else (middle_residual,))]
+        inputs |= {f"{RESIDUAL}{i}": channel_first(array) for i, array in enumerate(residuals)}
         if deep is None:
-            role = next(role for role in ("unet_deep", "unet_full", "unet") if self._packages.has(role))
-            outputs = self._run(role, size, inputs)
+            role = next(role for role in ("unet_deep", "unet_full", "unet") if packages.has(role))
+            outputs = packages.run_rows(role, size, inputs)
             deep = mx.array(outputs.get("deep_feature", np.zeros(1)))
             if "noise_pred" in outputs:
-                return _channel_last(outputs["noise_pred"]), deep
-        outputs = self._run("unet_shallow", size, inputs | {"deep_feature": np.array(deep)})
-        return _channel_last(outputs["noise_pred"]), deep
+                return channel_last(outputs["noise_pred"]), deep
+        outputs = packages.run_rows("unet_shallow", size, inputs | {"deep_feature": np.array(deep)})
+        return channel_last(outputs["noise_pred"]), deep
 
-    def time_words(self, full: int, cached: int, size: str) -> list[str]:
-        """Returns a line with the predicted minutes of a picture, or none for packages of Core ML."""
+    def time_words(self, full: int, cached: int, size: str, controls: Sequence[str] = ()) -> list[str]:
+        """Returns a line with the predicted minutes of a picture, or none for packages of Core ML.
+
+        controls: names of the control networks that act.
+        """
         packages = self._packages
         if not packages.core_ai:
             return []
-        role = "unet_full" if packages.has("unet_full") else "unet"
-        runs = 2 / packages.inputs(role, size)["sample"][0]  # of both texts
-        duration = full * packages.seconds(role, size) + packages.seconds("vae_decoder", size)
-        if cached:
-            duration += cached * packages.seconds("unet_shallow", size)
+        unet = "unet_full" if packages.has("unet_full") else "unet"
+        runs = 2 / packages.inputs(unet, size)["sample"][0]  # of both texts
+        duration = packages.seconds("vae_decoder", size)
+        for count, roles in (
+            (full, [unet, *(role("control", name) for name in controls)]),
+            (cached, ["unet_shallow", *(role("control_shallow", name) for name in controls)]),
+        ):
+            duration += sum(packages.seconds(role, size) for role in roles) * count if count else 0
         return [f"{PLACE}, one thread: {speed.words(runs * duration)} for a picture"]
-
-    def _run(self, role: str, size: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Runs a role in batches of the packages' size; the last batch is filled up with copies of its last row."""
-        shapes = self._packages.inputs(role, size)
-        wrong = [name for name in shapes if name not in inputs or list(inputs[name].shape[1:]) != shapes[name][1:]]
-        if wrong:
-            name = wrong[0]
-            shape = inputs[name].shape[1:] if name in inputs else "none"
-            raise InputError(f"the packages take {name} of {shapes[name][1:]}, not {shape} (is the prompt too long?)")
-        total, batch = len(inputs["sample"]), shapes["sample"][0]
-        outputs = []
-        for start in range(0, total, batch):
-            rows = np.minimum(np.arange(start, start + batch), total - 1)
-            outputs.append(self._packages.run(role, size, {name: array[rows] for name, array in inputs.items()}))
-        return {name: np.concatenate([batch[name] for batch in outputs])[:total] for name in outputs[0]}
 
 
 class PackagedVAE(Autoencoder):
@@ -332,7 +218,7 @@ class PackagedVAE(Autoencoder):
     def decode(self, latents: mx.array, tile: int | None = None) -> mx.array:
         """Decodes unscaled latents (B, h, w, C) into images (B, H, W, 3) in [-1, 1]."""
         size = self._packages.size(latents)
-        rows = [self._packages.run("vae_decoder", size, {"z": row[None]}) for row in _channel_first(latents)]
+        rows = [self._packages.run("vae_decoder", size, {"z": row[None]}) for row in channel_first(latents)]
         return _joined([row["image"] for row in rows]).transpose(0, 2, 3, 1)
 
     def moments(self, image: mx.array) -> mx.array:
@@ -342,18 +228,9 @@ class PackagedVAE(Autoencoder):
         """
         size = f"{image.shape[2]}x{image.shape[1]}"
         x, latent = ("image", "latent_params") if self._packages.core_ai else ("x", "latent")
-        rows = [self._packages.run("vae_encoder", size, {x: row[None]}) for row in _channel_first(image)]
+        rows = [self._packages.run("vae_encoder", size, {x: row[None]}) for row in channel_first(image)]
         moments = _joined([row[latent] for row in rows]).transpose(0, 2, 3, 1)
         return moments[..., : self.config.latent_channels] if self.config.deterministic else moments
-
-
-def _channel_first(x: mx.array) -> np.ndarray:
-    first: np.ndarray = np.array(x).transpose(0, 3, 1, 2)
-    return first
-
-
-def _channel_last(x: np.ndarray) -> mx.array:
-    return mx.array(x.astype(np.float32)).transpose(0, 2, 3, 1)
 
 
 def _joined(rows: list[np.ndarray]) -> mx.array:

@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from errno import ENOSPC
 from pathlib import Path
@@ -16,14 +16,17 @@ from mlx_sd.core.errors import Failure, InputError
 from mlx_sd.core.files import temporary_folder
 from mlx_sd.prompts.tokenizer import bpe
 
-from . import assets, info, manifest, stock
+from . import assets, control_networks, info, manifest, stock
 from .compression import schemes
+from .control_networks import ControlSource
 from .coreai import availability
 from .coreai.asset_files import BYTECODE, SUFFIX
 from .kit import selection as kit_folder
 from .plan import Item, Options, plan, weight_bytes
 
 SUFFIXES = (".mlpackage", ".mlmodelc", SUFFIX)
+# Folders of an export in which an app may have other files.
+_SHARED = (stock.TOKENIZER, control_networks.FOLDER, Path(control_networks.DEEPCACHE).name)
 
 Report = Callable[[str], None]
 
@@ -35,16 +38,20 @@ def export(
     force: bool = False,
     report: Report = print,
     kit: kit_folder.Selection | None = None,
+    controls: Sequence[ControlSource] | None = None,
 ) -> dict[str, Any]:
     """Writes the packages of a model into the folder `out` and returns the content of its info.json.
 
     model: as `--model` takes it. Everything is checked before the first network is lowered. Files in `out` with names
     of an export are replaced only with `force`, and only after everything is written. report(line) is called for each
-    package. kit: which tables an app's kit has; None writes no kit. Raises InputError for a model or a folder that does
+    package. kit: which tables an app's kit has; None writes no kit. controls: the control networks to write; None are
+    those of the options, whose UNet takes residuals in any case. Raises InputError for a model or a folder that does
     not fit, Failure where the disk is full.
     """
     if options.format == "coreai":
         availability.check()
+    if options.control and controls is None:
+        control_networks.check(model, options.control)
     folder = resolve.model_folder(model)
     about = model_folder.read_model_json(folder)
     if about.get("quantization"):
@@ -53,9 +60,12 @@ def export(
         part: model_folder.build(part, config, f"{folder}/model.json: {part}")
         for part, config in about["networks"].items()
     }
-    stored = {part: model_folder.network_tensors(folder, part, about["version"]) for part in networks}
+    stored: dict[str, Any] = {part: model_folder.network_tensors(folder, part, about["version"]) for part in networks}
     schemes.check_model(options.compress, model_folder.model_hash(about))
-    items = plan(networks, options, model)
+    controls = _controls(options, networks, model) if controls is None else controls
+    items = plan(networks, options, model, controls)
+    for source in controls:
+        networks[source.part], stored[source.part] = source.network(), source.tensors(stored["unet"])
     settings = kit.settings(about, options.branch if _is_cut(items) else None) if kit else []
     names = [name for item in items for name in (item.pieces or (item.name,))]
     _refuse_existing(out, names, options.format, force, bool(kit))
@@ -64,7 +74,7 @@ def export(
     with _beside(out) as home:
         for item in items:
             if options.format == "coreai":
-                written = iter([(item.name, assets.write(item, folder, options, home, model))])
+                written = iter([(item.name, assets.write(item, folder, options, home, model, controls))])
             else:
                 from . import packages  # coremltools takes seconds to import
 
@@ -74,6 +84,9 @@ def export(
                 report(info.summary(name, description))
         content = info.describe(model, about, networks, folder, asdict(options), descriptions)
         content["compression"] = schemes.record(options.compress)
+        content["controls"] = {source.name: source.describe() for source in controls}
+        if controls:
+            content["how"] = [*content["how"], *info.control_instructions(options.format)]
         tokenizer = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder / "tokenizer_2"
         if options.format == "coreai":
             _write_beside_assets(home, out.name, content, networks, tokenizer, report)
@@ -90,6 +103,13 @@ def export(
         content["files"] = manifest.describe(home, hashed)
         (home / "info.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return content
+
+
+def _controls(options: Options, networks: Mapping[str, Any], model: str) -> list[ControlSource]:
+    """Returns the control networks to export; InputError for one that does not fit the model."""
+    if not options.control or "vae" not in networks:
+        return []
+    return control_networks.load(options.control, networks["unet"].config, networks["vae"].config, model)
 
 
 def _is_cut(items: Sequence[Item]) -> bool:
@@ -132,10 +152,10 @@ def _refuse_existing(out: Path, packages: list[str], format: str, force: bool, k
     names = [f"{name}{piece}{suffix}" for name in packages for piece in ("", "Part1") for suffix in SUFFIXES]
     names += [*_files(format), *([kit_folder.FOLDER] if kit else [])]
     existing = [name for name in names if (out / name).exists()]
-    if format == "coreai" and (out / stock.TOKENIZER).is_file():
-        raise InputError(
-            f"{out / stock.TOKENIZER} is a file; the tokenizer's folder has this name: choose another --out"
-        )
+    for folder, words in ((stock.TOKENIZER, "the tokenizer's folder"), (control_networks.FOLDER, "a folder of it")):
+        used = format == "coreai" if folder == stock.TOKENIZER else any("/" in name for name in packages)
+        if used and (out / folder).is_file():
+            raise InputError(f"{out / folder} is a file; {words} has this name: choose another --out")
     if existing and not force:
         raise InputError(
             f"{out} has {', '.join(existing[:3])} already; --force replaces the files and packages of an export"
@@ -177,21 +197,30 @@ def _beside(out: Path) -> Iterator[Path]:
         with temporary_folder(out) as home:
             yield home
             out.mkdir(exist_ok=True)
-            for name in _packages_before(out):
+            before = _packages_before(out)
+            for name in before:
                 _remove(out / name)
-            for path in sorted(home.iterdir()):
-                old = out / path.name
-                if path.name == stock.TOKENIZER:  # other files in it stay
-                    old.mkdir(exist_ok=True)
-                    for file in sorted(path.iterdir()):
-                        file.replace(old / file.name)
-                    continue
-                _remove(old)
-                path.replace(old)
+            for name in (control_networks.DEEPCACHE, control_networks.FOLDER):  # no empty folders of an export stay
+                if any(file.startswith(f"{name}/") for file in before):
+                    with suppress(OSError):
+                        (out / name).rmdir()
+            _move_into(home, out)
     except OSError as error:
         if error.errno == ENOSPC:
             raise Failure(f"{out}: no space is left; nothing was written") from None
         raise Failure(f"{error.filename or out} failed: {error.strerror}") from None
+
+
+def _move_into(home: Path, out: Path) -> None:
+    """Moves packages and files from one folder into another; what else is in folders of `_SHARED` stays."""
+    for path in sorted(home.iterdir()):
+        old = out / path.name
+        if path.name in _SHARED:
+            old.mkdir(exist_ok=True)
+            _move_into(path, old)
+            continue
+        _remove(old)
+        path.replace(old)
 
 
 def _remove(path: Path) -> None:

@@ -17,8 +17,8 @@ from .coreai.asset_files import SUFFIX
 from .lowering.graph import Graph
 from .lowering.interfaces import FunctionSpec, Port
 
-FORMATS, VERSION = {"coreml": "mlx-sd Core ML", "coreai": "mlx-sd Core AI"}, 2
-_OLDEST = 1  # that is still read; it has no "files"
+FORMATS, VERSION = {"coreml": "mlx-sd Core ML", "coreai": "mlx-sd Core AI"}, 3
+_OLDEST = 1  # that is still read; it has no "files", and up to version 2 there are no "controls"
 
 _INSTRUCTIONS = [
     "Tokenize with vocab.json and merges.txt: start token, at most 75 tokens, end token, padded to 77 with 'pad'.",
@@ -45,6 +45,26 @@ _CORE_AI_INSTRUCTIONS = [
     " what main gives. refresh, where there is one, is full with deep_feature as a state that it writes in place.",
     *_INSTRUCTIONS[4:],
 ]
+
+
+_CONTROL_INSTRUCTIONS = [
+    "The UNet takes additional_residual_0, ...: of each skip, and last of the middle. Without control feed zeros.",
+    "Run control:NAME on the UNet's latents, timestep and texts, and on the control image in [0, 1] (controlnet_cond)."
+    " Multiply its outputs by the scale, add those of several networks, and feed the sums to the UNet.",
+]
+_CONTROL_CACHE = {
+    "coreml": "Where only unet_shallow runs",
+    "coreai": "Where shallow runs",
+}
+
+
+def control_instructions(format: str) -> list[str]:
+    """Returns how an app runs control networks; format: a name in FORMATS."""
+    return [
+        *_CONTROL_INSTRUCTIONS,
+        f"{_CONTROL_CACHE[format]}, control_shallow:NAME gives the residuals that it takes. Its image_features come"
+        " from control_image:NAME, which runs once for each picture. Where networks or scales change, refresh.",
+    ]
 
 
 def describe(
@@ -120,7 +140,7 @@ def read(folder: Path) -> dict[str, Any]:
         formats = f"{FORMATS['coreml']} {_OLDEST} to {VERSION}, nor {FORMATS['coreai']}"
         raise InputError(f"{folder}/info.json is not of the format {formats}; export again")
     check_structure(info, folder / "info.json")
-    return {"files": {}} | info
+    return {"files": {}, "controls": {}} | info
 
 
 def check_structure(info: Mapping[str, Any], path: Path) -> None:

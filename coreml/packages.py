@@ -27,6 +27,7 @@ def write(
     item: Item, network: nn.Module, stored: Mapping[str, Tensor], home: Path, options: Options
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Writes an item's package, or its pieces; yields the name and the description of each for info.json."""
+    (home / item.name).parent.mkdir(parents=True, exist_ok=True)  # of control networks
     if len(item.functions) > 1:
         path = home / f"{item.name}.mlpackage"
         with tempfile.TemporaryDirectory(dir=home) as temporary:
@@ -56,6 +57,7 @@ def _finish(path: Path, functions: dict[str, Any], options: Options, piece: tupl
         function["piece"] = list(piece)
     short = {name: {"role": f["role"], "size": f["size"]} for name, f in functions.items()}
     metadata = {"functions": short, "branch": options.branch, "piece": piece, "compress": options.compress}
+    metadata |= {"control": list(options.control)} if options.control else {}
     package.write_metadata(path, metadata)
     return {"bytes": package.size(path), "functions": functions}
 
@@ -84,7 +86,8 @@ def _save(
 def compile(home: Path, packages: Mapping[str, Any]) -> None:
     """Writes on a Mac, beside each package, the compiled model that an app loads."""
     for name in packages:
-        command = ["xcrun", "coremlcompiler", "compile", str(home / f"{name}.mlpackage"), str(home)]
+        path = home / f"{name}.mlpackage"
+        command = ["xcrun", "coremlcompiler", "compile", str(path), str(path.parent)]
         process = subprocess.run(command, capture_output=True, text=True, check=False)
         if process.returncode:
             raise Failure(f"{' '.join(command[:3])} of {name} failed: {process.stderr.strip().splitlines()[-1:]}")

@@ -16,9 +16,19 @@ from mlx_sd.networks.family import Family, family_of, task_of
 from mlx_sd.networks.unet_config import UNetConfig
 
 from .compression import schemes
+from .control_networks import DEEPCACHE, ControlSource, role
 from .coreai.ports import interface
 from .lowering.attention import ATTENTIONS
-from .lowering.interfaces import FunctionSpec, UNetFunctions, is_xl, text_encoder, vae_decoder, vae_encoder
+from .lowering.control_functions import ControlFunctions
+from .lowering.interfaces import (
+    CONTROLLED,
+    FunctionSpec,
+    UNetFunctions,
+    is_xl,
+    text_encoder,
+    vae_decoder,
+    vae_encoder,
+)
 
 FORMATS = ("coreml", "coreai")
 UNETS = ("full", "chunks", "halves", "functions")
@@ -45,6 +55,7 @@ class Options:
     split: bool = False  # cut packages above 1 GB
     format: str = "coreml"  # a name in FORMATS
     stateful: bool = False  # of Core AI: a function that writes the deep feature into a state
+    control: tuple[str, ...] = ()  # control networks, as --control takes them; with any, the UNet takes residuals
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -136,11 +147,14 @@ class Item:
         return next(iter(self.functions.values())).spec.part
 
 
-def plan(networks: Mapping[str, Any], options: Options, where: str) -> list[Item]:
+def plan(
+    networks: Mapping[str, Any], options: Options, where: str, controls: Sequence[ControlSource] = ()
+) -> list[Item]:
     """Returns the packages to write for a model's networks, in the order in which they are written.
 
-    networks: part -> network. where: the model's name for messages. Raises InputError for a model that no app can run,
-    and for a size or a branch that the model does not have.
+    networks: part -> network. where: the model's name for messages. controls: the networks of `options.control` to
+    write beside the UNet. Raises InputError for a model that no app can run, and for a size or a branch that the model
+    does not have.
     """
     texts = {part: networks[part].config for part in TEXT if part in networks}
     if not texts:
@@ -169,9 +183,11 @@ def plan(networks: Mapping[str, Any], options: Options, where: str) -> list[Item
             batch=options.batch,
             dtype=dtype,
             depth=options.branch + 1,
+            controlled=bool(options.control),
         )
         decoder, encoder = (spec(vae, height, width, vae_dtype) for spec in (vae_decoder, vae_encoder))
-        return _Pictures(size, functions, functions.deep_shape(unet), decoder, encoder)
+        beside = {c.name: ControlFunctions(c.part, c.config, c.mode_number, functions) for c in controls}
+        return _Pictures(size, functions, functions.deep_shape(unet), decoder, encoder, beside)
 
     items = [_package(part, None, text_encoder(part, config, dtype, family)) for part, config in texts.items()]
     write = _assets if options.format == "coreai" else _packages
@@ -188,6 +204,16 @@ class _Pictures:
     feature: tuple[int, ...]  # shape of what DeepCache keeps
     decoder: FunctionSpec
     encoder: FunctionSpec
+    controls: Mapping[str, ControlFunctions]
+
+    def control_functions(self, name: str) -> dict[str, Entry]:
+        """Returns the functions of a control network: the whole, and the two that DeepCache needs."""
+        functions = self.controls[name]
+        return {
+            "main": Entry(role("control", name), self.size, functions.main()),
+            "shallow": Entry(role("control_shallow", name), self.size, functions.shallow()),
+            "image": Entry(role("control_image", name), self.size, functions.image()),
+        }
 
 
 def _packages(sizes: Sequence[_Pictures], options: Options) -> list[Item]:
@@ -196,6 +222,7 @@ def _packages(sizes: Sequence[_Pictures], options: Options) -> list[Item]:
     unets: dict[str, Entry] = {}
     decoders: dict[str, Entry] = {}
     encoders: dict[str, Entry] = {}
+    prefix = CONTROLLED if options.control else ""
     for p in sizes:
         tag = f"_{p.size[0]}x{p.size[1]}" if len(sizes) > 1 else ""
         unets[f"full{tag}"] = Entry("unet", p.size, p.unet.full_and_deep(p.feature))
@@ -209,12 +236,37 @@ def _packages(sizes: Sequence[_Pictures], options: Options) -> list[Item]:
             items.append(_package("unet_shallow", p.size, p.unet.shallow(p.feature)))
         if "halves" in options.unets:
             item = _package("unet", p.size, p.unet.full())
-            items.append(Item("UnetHalves", item.functions, ("UnetChunk1", "UnetChunk2")))
+            pieces = (f"{prefix}UnetChunk1", f"{prefix}UnetChunk2")
+            items.append(Item(f"{prefix}UnetHalves", item.functions, pieces))
     if options.functions:
-        items.append(Item("UnetFunctions", unets))
+        items.append(Item(f"{prefix}UnetFunctions", unets))
     for name, entries in (("VAEDecoder", decoders), ("VAEEncoder", encoders)):
         items.append(Item(name, entries if len(sizes) > 1 else {"main": next(iter(entries.values()))}))
+    return [*items, *_control_packages(sizes, options)]
+
+
+def _control_packages(sizes: Sequence[_Pictures], options: Options) -> list[Item]:
+    """Returns the packages of control networks: the whole, and for a UNet that is cut the two of DeepCache."""
+    items: list[Item] = []
+    for name, functions in sizes[0].controls.items():
+        if options.functions:
+            items.append(Item(functions.part, _control_entries(sizes, name, len(sizes) > 1)))
+            continue
+        entries = sizes[0].control_functions(name)
+        items.append(Item(functions.part, {"main": entries["main"]}))
+        if "chunks" in options.unets:
+            items.append(Item(f"{DEEPCACHE}/{name}Shallow", {"main": entries["shallow"]}))
+            items.append(Item(f"{DEEPCACHE}/{name}Image", {"main": entries["image"]}))
     return items
+
+
+def _control_entries(sizes: Sequence[_Pictures], name: str, tagged: bool) -> dict[str, Entry]:
+    """Returns a control network's functions of all sizes; tagged: names of the first size end with it, too."""
+    return {
+        f"{function}{f'_{p.size[0]}x{p.size[1]}' if tagged or p is not sizes[0] else ''}": entry
+        for p in sizes
+        for function, entry in p.control_functions(name).items()
+    }
 
 
 def _assets(sizes: Sequence[_Pictures], options: Options) -> list[Item]:
@@ -231,6 +283,10 @@ def _assets(sizes: Sequence[_Pictures], options: Options) -> list[Item]:
                 assets["Unet"][f"refresh{tag}"] = Entry("unet_refresh", p.size, full, ("deep_feature",))
         assets["VAEDecoder"][f"main{tag}"] = Entry("vae_decoder", p.size, p.decoder)
         assets["VAEEncoder"][f"main{tag}"] = Entry("vae_encoder", p.size, p.encoder)
+    for name, functions in sizes[0].controls.items():
+        entries = _control_entries(sizes, name, tagged=False)
+        cut = options.functions
+        assets[functions.part] = {n: e for n, e in entries.items() if cut or e.role == role("control", name)}
     return [Item(name, entries) for name, entries in assets.items()]
 
 

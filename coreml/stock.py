@@ -34,6 +34,8 @@ def obstacle(networks: Mapping[str, Any], info: Mapping[str, Any]) -> str | None
         return f"it makes images from noise only, and this model {task.value}"
     if "timestep_cond" in info["packages"]["Unet"]["functions"]["main"]["inputs"]:
         return "it feeds no embedding of the guidance, which this distilled model takes"
+    if info["options"].get("control"):
+        return "it feeds no residuals of control networks, which this UNet takes"
     width, height = info["packages"]["Unet"]["functions"]["main"]["size"]
     if width != height:
         return f"it makes square pictures only, and the first size is {width}x{height}"

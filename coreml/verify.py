@@ -18,11 +18,11 @@ from mlx_sd.core import command
 from mlx_sd.core.errors import Failure, InputError
 from mlx_sd.core.parser import Parser, program
 
-from . import asset_checks, info, manifest
+from . import asset_checks, control_networks, info, manifest
 from .checks import Check, compare, evaluation, line, specs_of
-from .drive import Run, predictor
 from .interpret.package import Package
 from .mil.package import KEY
+from .package_set import Run, predictor
 from .plan import Options
 
 LOWEST_PSNR = 35.0  # dB: what Apple requires of a conversion
@@ -40,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     p = Parser(prog=f"{program('coreml')} verify", description=__doc__)
     p.add_argument("package", type=Path, help="a .mlpackage, an .aimodel, or a folder that python -m coreml wrote")
     p.add_argument("--model", default="tiny", help="what it was made from (default: the embedded model)")
+    p.add_argument(
+        "--control", action="append", metavar="NETWORK", help="what its control networks were made from, in that order"
+    )
     p.add_argument("--full", action="store_true", help="run float16 assets at their own size, however long it takes")
     p.add_argument("--json", action="store_true", help="print the results as JSON")
     arguments = p.parse_args(argv)
@@ -47,17 +50,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> None:
-    path, model = arguments.package, arguments.model
+    path, model, networks = arguments.package, arguments.model, tuple(arguments.control or ())
     if asset_checks.is_core_ai(path):
         content, paths = asset_checks.content_of(path)
         compressed, limits = bool(content["options"].get("compress")), asset_checks.LIMITS
-        results = asset_checks.run(content, paths, model, arguments.full, lambda text: _note(text, arguments.json))
+        note = partial(_note, silent=arguments.json)
+        results = asset_checks.run(content, paths, model, arguments.full, note, networks)
     else:
         every_chain = list(chains(path))
         compressed = any(metadata["compress"] for chain in every_chain for _, metadata in chain)
         limits = _LIMITS if sys.platform != "darwin" else ""
         sd = StableDiffusion.load(model, "float32")
-        results = (check for chain in every_chain for check in verify(chain, sd))
+        results = (check for chain in every_chain for check in verify(chain, sd, networks))
     checks = []
     for check in results:
         checks.append(check)
@@ -108,10 +112,16 @@ def _metadata(path: Path) -> dict[str, Any]:
     return metadata
 
 
-def verify(chain: Chain, sd: StableDiffusion) -> Iterator[Check]:
-    """Runs every function of a chain of packages on inputs as of a real generation, and compares with MLX."""
+def verify(chain: Chain, sd: StableDiffusion, networks: Sequence[str] = ()) -> Iterator[Check]:
+    """Runs every function of a chain of packages on inputs as of a real generation, and compares with MLX.
+
+    networks: the control networks of the export, where they do not lie where it found them.
+    """
     packages = [Package.load(path) for path, _ in chain]
     path, metadata = chain[0]
+    control = tuple(metadata.get("control", ()))
+    roles = [entry["role"] for entry in metadata["functions"].values()]
+    controls = control_networks.of_roles(roles, control, networks, sd.model)
     for function, entry in metadata["functions"].items():
         batch = next(iter(packages[0].inputs(function).values()))[0][0]
         width, height = entry["size"] or (None, None)
@@ -122,16 +132,16 @@ def verify(chain: Chain, sd: StableDiffusion) -> Iterator[Check]:
             branch=metadata["branch"],
             sizes=((width, height),),
             batch=batch,
+            control=control,
         )
-        spec, feeds, expected = evaluation(sd, specs_of(sd, options), entry["role"], path)
+        spec, feeds, expected = evaluation(sd, specs_of(sd, options, controls), entry["role"], path, controls)
         ports = {port.name: port for port in spec.outputs}
         for arithmetic, runs in _runs(chain, packages, function).items():
-            arrays, results = dict(feeds), {}
+            arrays = dict(feeds)
             for package, run in zip(packages, runs, strict=True):
-                results = run({n: arrays[n].astype(dtype) for n, (_, dtype) in package.inputs(function).items()})
-                arrays |= results
-            for name, result in results.items():
-                array = np.array(ports[name].load(result))
+                arrays |= run({n: arrays[n].astype(dtype) for n, (_, dtype) in package.inputs(function).items()})
+            for name, port in ports.items():
+                array = np.array(port.load(arrays[name]))
                 yield compare(path.stem, function, name, arithmetic, array, expected[name])
 
 

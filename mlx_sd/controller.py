@@ -1,7 +1,7 @@
 """Control networks during one generation: which act at which evaluation, and what they add to the UNet."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -15,7 +15,7 @@ class Branch(NamedTuple):
 
     control: Control
     network: ControlNet
-    image: mx.array  # (1, h, w, C), embedded
+    image: Any  # (1, h, w, C), embedded; of packages what their `embed` returns
     mode: int = 0  # of a union
 
 

@@ -1,11 +1,11 @@
 """The control networks of a request: checked against the model, loaded beside it, and shown their images."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from . import metadata, resolve
@@ -26,23 +26,30 @@ from .tasks import control_image, images
 FAMILIES = (Family.SD1, Family.SD2, Family.SDXL)
 
 
-def check_pairs(request: Request) -> None:
-    """Raises InputError where a control network does not fit the model that a request names; loads nothing.
+def check_pairs(model: str, controls: Sequence[str]) -> None:
+    """Raises InputError where a control network does not fit a model; both by their names, and nothing is loaded.
 
     Configs alone are read, of checkpoints too that are not converted yet.
     """
-    if not request.controls:
+    if not controls:
         return
-    networks = resolve.configs(request.model)
+    networks = resolve.configs(model)
     unet, vae = networks.get("unet", {}), networks.get("vae", {})
     if not vae or unet.get("_class_name") == "UNet2DModel":
         return  # loading it says the rest
-    config = UNetConfig.from_hf(unet, f"{request.model}: unet")
-    factor = vae_config(vae, f"{request.model}: vae").downsampling
-    for control in request.controls:
-        control_config = ControlConfig.from_hf(resolve.configs(control.model, CONTROL)[CONTROL], control.model)
+    config = UNetConfig.from_hf(unet, f"{model}: unet")
+    factor = vae_config(vae, f"{model}: vae").downsampling
+    for name in controls:
+        control_config = ControlConfig.from_hf(resolve.configs(name, CONTROL)[CONTROL], name)
         misfit = control_config.misfit(config, vae.get("latent_channels", 4), factor)
-        _check_fit(control.model, request.model, control_config, config, misfit)
+        check_fit(name, model, control_config, config, misfit)
+
+
+def check_family(model: str, family: Family, task: Task) -> None:
+    """Raises InputError for a model that no control network is for."""
+    if family not in FAMILIES or task not in (Task.GENERATION, Task.INPAINTING):
+        names = ", ".join(family.value for family in FAMILIES)
+        raise InputError(f"control networks are for {names}; {model} is a checkpoint of {family.value}")
 
 
 def completed(model: Model, request: Request, size: tuple[int, int]) -> tuple[Control, ...]:
@@ -55,23 +62,25 @@ def completed(model: Model, request: Request, size: tuple[int, int]) -> tuple[Co
         if request.guess_mode:
             raise InputError("guess mode is of control networks; give --control too")
         return ()
-    if model.family not in FAMILIES or model.task not in (Task.GENERATION, Task.INPAINTING):
-        names = ", ".join(family.value for family in FAMILIES)
-        raise InputError(f"control networks are for {names}; {model.name} is a checkpoint of {model.family.value}")
-    if not isinstance(model.unet, nn.Module):
-        raise InputError("Core ML packages take no control network; leave --control out, or --coreml")
+    check_family(model.name, model.family, model.task)
     if request.only_masked:
         raise InputError("--only-masked paints a part that control images do not show; leave it out with --control")
+    if request.denoise_tile and model.packaged_controls is not None:
+        raise InputError("packages of control networks see whole images; leave --denoise-tile out with --coreml")
     controls = []
     for control in request.controls:
-        _, about, config = _open(control.model, model)
-        _mode(control, config)
+        if model.packaged_controls is None:
+            _, about, config = _open(control.model, model)
+            mode_number(control.model, _named_mode(control, config), config)
+            network_hash = model_hash(about)
+        else:
+            network_hash = packaged_network(control, model).hash
         opened = images.read(control.image)
         control_image.check_shape(opened, size, control.model)
         if control.maker == control_image.INPAINT:
             control_image.pixels(opened, control.maker, size, request.mask)
         digest = metadata.digest(control.image) if isinstance(control.image, str) else None
-        controls.append(control._replace(model_hash=model_hash(about), image_hash=digest))
+        controls.append(control._replace(model_hash=network_hash, image_hash=digest))
     return tuple(controls)
 
 
@@ -79,9 +88,12 @@ def size_for(model: Model, request: Request) -> tuple[int | None, int | None]:
     """Returns width and height of a picture without an init image: as requested, else of the first image's shape."""
     if not request.controls or (request.width is not None and request.height is not None):
         return request.width, request.height
+    opened = images.read(request.controls[0].image)
+    if model.sizes and request.width is None and request.height is None:  # of packages: the nearest in shape
+        wide, high = opened.size
+        return min(model.sizes, key=lambda size: abs(math.log(size[0] * high / (size[1] * wide))))
     factor = model.vae.config.downsampling
     native = (model.unet.config.sample_size * factor,) * 2
-    opened = images.read(request.controls[0].image)
     multiple = factor * model.unet.config.size_multiple
     return control_image.shape_for(opened, native, request.width, request.height, multiple)
 
@@ -95,8 +107,11 @@ def branches(model: Model, request: Request) -> list[Branch]:
     present = []
     for control in request.controls:
         if control.scale:
-            network = _loaded(control.model, model)
-            mode = _mode(control, network.config)
+            if model.packaged_controls is None:
+                network = load_network(control.model, model)
+                mode = mode_number(control.model, _named_mode(control, network.config), network.config)
+            else:
+                network, mode = packaged_network(control, model), 0  # an export has fixed the mode of a union
             shown = network.embed(control_image.pixels(control.image, control.maker, size, request.mask), mode)
             mx.eval(shown)
             present.append(Branch(control, network, shown, mode))
@@ -105,6 +120,8 @@ def branches(model: Model, request: Request) -> list[Branch]:
 
 def size_in_memory(model: Model, controls: Sequence[Control]) -> int:
     """Returns the bytes that the weights of control networks take, each network counted once, loaded or not."""
+    if model.packaged_controls is not None:
+        return 0
     total = 0
     for name in {control.model for control in controls if control.scale}:
         _, _, config = _open(name, model)
@@ -113,23 +130,48 @@ def size_in_memory(model: Model, controls: Sequence[Control]) -> int:
     return total
 
 
-def _mode(control: Control, config: ControlConfig) -> int:
-    """The number of a union's mode, by its name or by the maker of the image; 0 of networks of one kind."""
+def mode_number(model: str, mode: str | None, config: ControlConfig) -> int:
+    """Returns the number of a union's mode by its name, 0 of networks of one kind.
+
+    model: the network's name for messages. InputError where a union has no such mode, and for a mode of another network.
+    """
     if not config.modes:
-        if control.mode:
-            raise InputError(f"{control.model} is for one kind of images and has no modes; leave @{control.mode} out")
+        if mode:
+            raise InputError(f"{model} is for one kind of images and has no modes; leave @{mode} out")
         return 0
     possible = [name for name, number in MODES.items() if number < config.modes]
-    name = control.mode or control.maker
-    if name not in possible:
+    if mode not in possible:
         raise InputError(
-            f"{control.model} is a union, whose image shows one of {', '.join(possible)}; say which, as "
-            f"{control.model}@depth"
+            f"{model} is a union, whose image shows one of {', '.join(possible)}; say which, as {model}@depth"
         )
-    return MODES[name]
+    return MODES[mode]
 
 
-def _loaded(name: str, model: Model) -> ControlNet:
+def _named_mode(control: Control, config: ControlConfig) -> str | None:
+    """The name of a union's mode, which the maker of its image may tell."""
+    return (control.mode or control.maker) if config.modes else control.mode
+
+
+def packaged_network(control: Control, model: Model) -> Any:
+    """Returns the network of packages that an entry names: by the package's name, or as the export was told it.
+
+    InputError lists what the packages hold.
+    """
+    networks = model.packaged_controls or {}
+    named = [n for name, n in networks.items() if control.model in (name, n.model) and control.mode in (None, n.mode)]
+    if not networks:
+        raise InputError("the packages hold no control network; export them with --control, or leave --control out")
+    if len(named) != 1:
+        names = ", ".join(f"{name} ({n.title})" for name, n in networks.items())
+        raise InputError(f"the packages hold no control network {control.model}; --control takes one of {names}")
+    (network,) = named
+    if network.mode and control.maker in MODES and MODES[control.maker] != MODES[network.mode]:
+        raise InputError(f"{control.model} was exported for images of {network.mode}, not {control.maker}")
+    return network
+
+
+def load_network(name: str, model: Model) -> ControlNet:
+    """Returns a control network with its weights, loaded beside a model on first use."""
     folder, about, config = _open(name, model)
     differences = about.get(DIFFERENCES)
     network: ControlNet = beside(
@@ -149,11 +191,11 @@ def _open(name: str, model: Model) -> tuple[Path, Mapping[str, Any], ControlConf
     about = read_model_json(folder)
     config = ControlConfig.from_hf(network_configs(about)[CONTROL], f"{folder}/model.json: {CONTROL}")
     unet, vae = model.unet.config, model.vae.config
-    _check_fit(name, model.name, config, unet, config.misfit(unet, vae.latent_channels, vae.downsampling))
+    check_fit(name, model.name, config, unet, config.misfit(unet, vae.latent_channels, vae.downsampling))
     return folder, about, config.completed_by(unet)
 
 
-def _check_fit(name: str, model: str, config: ControlConfig, unet: UNetConfig, misfit: str | None) -> None:
+def check_fit(name: str, model: str, config: ControlConfig, unet: UNetConfig, misfit: str | None) -> None:
     """Raises InputError for a misfit, by the names of the families where these differ."""
     if misfit is None:
         return

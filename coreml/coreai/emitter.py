@@ -224,6 +224,13 @@ class Emitter:
         real = self.cast(x, "fp32")
         return self.reduce_argmax(self.mul(real, np.float32(-1)), axis, keep_dims)
 
+    def reduce_mean(self, x: Var, axes: Sequence[int], keep_dims: bool) -> Var:
+        """Takes means over axes."""
+        if not keep_dims:
+            raise AssertionError("the axes are kept, as Core AI does")
+        shape = tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
+        return Var(operations.reduce_mean(x.value, _bounds(axes)), shape, x.dtype)
+
     # -------------------------------------------------------------------------------------------- layers
 
     def conv(
@@ -246,8 +253,9 @@ class Emitter:
         y = Var(value, shape, x.dtype)
         return y if bias is None else self.add(y, bias.reshape(1, -1, 1, 1))
 
-    def linear(self, x: Var, weight: Any, bias: np.ndarray | None = None) -> Var:
+    def linear(self, x: Any, weight: Any, bias: np.ndarray | None = None) -> Var:
         """Multiplies vectors (..., in) by the transposed weights (out, in)."""
+        x = _variable(x, x.dtype)
         matrix = Var(_constant(weight, (1, 0)), weight.shape[::-1], x.dtype)
         if len(x.shape) > 2:  # the ranks are equal, as in all broadcasting
             matrix = self.reshape(matrix, (*(1,) * (len(x.shape) - 2), *matrix.shape))

@@ -1,6 +1,6 @@
 """What each package of an app computes, and its interface: names, shapes and types that Apple's Swift code expects."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ _KEYWORDS = {
     "encoder_hidden_states": "context",
 }  # port -> parameter of UNet.__call__
 
+CONTROLLED = "Controlled"  # begins the names of packages of a controlled UNet, in Apple's code too
+RESIDUAL = "additional_residual_"  # begins the names of a controlled UNet's inputs, in Apple's code too
 _NO_VARIANCE = -30.0  # the log variance to which Apple's code, as diffusers, raises what is lower
 
 
@@ -66,13 +68,14 @@ class FunctionSpec:
     weights: mx.Dtype  # in the network
 
 
-def _port(
+def port(
     name: str,
     shape: tuple[int, ...],
     dtype: mx.Dtype,
     order: Order | None = None,
     network_dtype: mx.Dtype | None = None,
 ) -> Port:
+    """Returns a port; without an order it is stored as the network has it, and without a network's dtype in its own."""
     return Port(name, shape, order or tuple(range(len(shape))), dtype, network_dtype or dtype)
 
 
@@ -92,9 +95,9 @@ def text_encoder(part: str, config: TextConfig, dtype: mx.Dtype, family: Family)
     Apple's code feeds the ids as float32. The hidden states are those before the last layer for SDXL, else those after
     the final norm.
     """
-    ids = _port("input_ids", (1, config.tokens), mx.float32, network_dtype=mx.int32)
-    pooled = _port("pooled_outputs", (1, config.projection or config.width), mx.float32, network_dtype=dtype)
-    context = _port(context_port(family), (1, config.tokens, config.width), mx.float32, network_dtype=dtype)
+    ids = port("input_ids", (1, config.tokens), mx.float32, network_dtype=mx.int32)
+    pooled = port("pooled_outputs", (1, config.projection or config.width), mx.float32, network_dtype=dtype)
+    context = port(context_port(family), (1, config.tokens, config.width), mx.float32, network_dtype=dtype)
 
     def encode(network: Any, ids: mx.array) -> tuple[mx.array, ...]:
         """Returns (context, pooled text) of token ids."""
@@ -111,9 +114,9 @@ def vae_decoder(config: VAEConfig, height: int, width: int, dtype: mx.Dtype) -> 
 
     height, width: of the latents; the image has `config.downsampling` times as many pixels along each side.
     """
-    z = _port("z", (1, height, width, config.latent_channels), dtype, IMAGE)
+    z = port("z", (1, height, width, config.latent_channels), dtype, IMAGE)
     size = (1, height * config.downsampling, width * config.downsampling, config.out_channels)
-    image = _port("image", size, mx.float32, IMAGE, dtype)
+    image = port("image", size, mx.float32, IMAGE, dtype)
     return FunctionSpec(
         "VAEDecoder", "vae", lambda network, z: (network.decode(z),), (z,), (image,), "Latents to a picture", dtype
     )
@@ -124,8 +127,8 @@ def vae_encoder(config: VAEConfig, height: int, width: int, dtype: mx.Dtype) -> 
 
     height, width: of the latents; the image has `config.downsampling` times as many pixels along each side.
     """
-    x = _port("x", (1, height * config.downsampling, width * config.downsampling, config.in_channels), dtype, IMAGE)
-    latent = _port("latent", (1, height, width, 2 * config.latent_channels), mx.float32, IMAGE, dtype)
+    x = port("x", (1, height * config.downsampling, width * config.downsampling, config.in_channels), dtype, IMAGE)
+    latent = port("latent", (1, height, width, 2 * config.latent_channels), mx.float32, IMAGE, dtype)
 
     def encode(network: Any, x: mx.array) -> tuple[mx.array, ...]:
         """Returns mean and log variance side by side, the least where encoding is deterministic."""
@@ -152,6 +155,7 @@ class UNetFunctions:
     batch: int
     dtype: mx.Dtype
     depth: int  # DeepCache branch + 1
+    controlled: bool = False  # takes the residuals of control networks
 
     def __post_init__(self) -> None:
         if self.config.class_embedding:
@@ -164,7 +168,7 @@ class UNetFunctions:
             """Returns the prediction alone."""
             return (unet(x, **keywords)[0],)
 
-        return self._spec("Unet", call, (self._noise,), "The whole UNet")
+        return self._spec("Unet", call, (self._noise,), "The whole UNet", residuals=self.residuals())
 
     def deep(self, shape: tuple[int, ...]) -> FunctionSpec:
         """Describes the part whose output DeepCache keeps between steps: `deep_feature`, of the given shape."""
@@ -173,7 +177,8 @@ class UNetFunctions:
             """Returns the deep feature alone."""
             return (unet(x, depth=self.depth, **keywords)[1],)
 
-        return self._spec("UnetChunk1", call, (self._deep(shape),), "The UNet's deep half: run it to refresh")
+        description, residuals = "The UNet's deep half: run it to refresh", self.residuals()[self.depth :]
+        return self._spec("UnetChunk1", call, (self._deep(shape),), description, residuals=residuals)
 
     def shallow(self, shape: tuple[int, ...]) -> FunctionSpec:
         """Describes the outer levels around a `deep_feature` of the given shape: they run at every step."""
@@ -182,9 +187,8 @@ class UNetFunctions:
             """Returns the prediction from a deep feature."""
             return (unet(x, deep=deep_feature, depth=self.depth, **keywords)[0],)
 
-        return self._spec(
-            "UnetChunk2", call, (self._noise,), "The UNet's shallow half: run it at every step", self._deep(shape)
-        )
+        description, residuals = "The UNet's shallow half: run it at every step", self.residuals()[: self.depth]
+        return self._spec("UnetChunk2", call, (self._noise,), description, self._deep(shape), residuals=residuals)
 
     def full_and_deep(self, shape: tuple[int, ...]) -> FunctionSpec:
         """Describes the whole UNet with `noise_pred` and `deep_feature`, for one package of several functions."""
@@ -193,7 +197,8 @@ class UNetFunctions:
             """Returns (prediction, deep feature)."""
             return tuple(unet(x, depth=self.depth, **keywords))
 
-        return self._spec("Unet", call, (self._noise, self._deep(shape)), "The whole UNet")
+        outputs = (self._noise, self._deep(shape))
+        return self._spec("Unet", call, outputs, "The whole UNet", residuals=self.residuals())
 
     def deep_shape(self, unet: Any) -> tuple[int, ...]:
         """Returns the shape (B, h, w, C) of the feature that DeepCache keeps; nothing is computed."""
@@ -206,40 +211,71 @@ class UNetFunctions:
         c, n = self.config, self.batch
         context = max(block.context for block in (*c.down, *((c.mid,) if c.mid else ()), *c.up))
         ports = [
-            _port("sample", (n, self.height, self.width, c.in_channels), self.dtype, IMAGE),
-            _port("timestep", (n,), self.dtype),
-            _port("encoder_hidden_states", (n, self.tokens, context), self.dtype, TOKENS),
+            port("sample", (n, self.height, self.width, c.in_channels), self.dtype, IMAGE),
+            port("timestep", (n,), self.dtype),
+            port("encoder_hidden_states", (n, self.tokens, context), self.dtype, TOKENS),
         ]
         if c.added_time_dims:
             sizes = (c.added_inputs - self.pooled) // c.added_time_dims
             ports += [
-                _port("time_ids", (n, sizes), self.dtype),
-                _port("text_embeds", (n, self.pooled), self.dtype),
+                port("time_ids", (n, sizes), self.dtype),
+                port("text_embeds", (n, self.pooled), self.dtype),
             ]
         if c.guidance_dims:
-            ports += [_port("timestep_cond", (n, c.guidance_dims), self.dtype)]
+            ports += [port("timestep_cond", (n, c.guidance_dims), self.dtype)]
         return tuple(ports)
+
+    def residuals(self) -> tuple[Port, ...]:
+        """Returns a port for each skip, fine to coarse, and last one for the middle: what control networks add to them.
+
+        Whether the UNet has these ports, `controlled` says.
+        """
+        c = self.config
+        levels = [*c.skip_levels, c.skip_levels[-1]]
+        channels = [*c.skip_channels, c.down[-1].channels]
+        return tuple(
+            port(f"{RESIDUAL}{i}", (self.batch, self.height >> level, self.width >> level, width), self.dtype, IMAGE)
+            for i, (level, width) in enumerate(zip(levels, channels, strict=True))
+        )
 
     @property
     def _noise(self) -> Port:
         shape = (self.batch, self.height, self.width, self.config.out_channels)
-        return _port("noise_pred", shape, mx.float32, IMAGE, self.dtype)
+        return port("noise_pred", shape, mx.float32, IMAGE, self.dtype)
 
     def _deep(self, shape: tuple[int, ...]) -> Port:
-        return _port("deep_feature", shape, self.dtype, IMAGE)
+        return port("deep_feature", shape, self.dtype, IMAGE)
 
     def _spec(
-        self, name: str, function: Callable[..., Any], outputs: tuple[Port, ...], description: str, *added: Port
+        self,
+        name: str,
+        function: Callable[..., Any],
+        outputs: tuple[Port, ...],
+        description: str,
+        *added: Port,
+        residuals: tuple[Port, ...],
     ) -> FunctionSpec:
-        """Describes function(unet, x, **keywords), whose keywords are the other inputs and `added`, by port."""
-        ports = (*self.inputs(), *added)
-        keywords = [_KEYWORDS.get(port.name, port.name) for port in ports[1:]]
+        """Describes function(unet, x, **keywords), whose keywords are the other inputs and `added`, by port.
+
+        residuals: those that the function reads, inputs too where the UNet is controlled.
+        """
+        ports = (*self.inputs(), *added, *(residuals if self.controlled else ()))
 
         def call(unet: Any, x: mx.array, *arrays: mx.array) -> tuple[mx.array, ...]:
             """Calls the function with the arrays by their keywords."""
-            return tuple(function(unet, x, **dict(zip(keywords, arrays, strict=True))))
+            named = {port.name: array for port, array in zip(ports[1:], arrays, strict=True)}
+            return tuple(function(unet, x, **self._keywords(named)))
 
-        return FunctionSpec(name, "unet", call, ports, outputs, description, self.dtype)
+        prefix = CONTROLLED if self.controlled else ""
+        return FunctionSpec(f"{prefix}{name}", "unet", call, ports, outputs, description, self.dtype)
+
+    def _keywords(self, arrays: Mapping[str, mx.array]) -> dict[str, Any]:
+        """Returns the arguments of `UNet.__call__` for the inputs of a function by port."""
+        keywords = {_KEYWORDS.get(name, name): a for name, a in arrays.items() if not name.startswith(RESIDUAL)}
+        if not self.controlled:
+            return keywords
+        *skips, middle = (arrays.get(port.name) for port in self.residuals())  # None where it is not read
+        return keywords | {"skip_residuals": skips, "middle_residual": middle}
 
 
 def networks(model: Model) -> dict[str, Any]:

@@ -101,6 +101,12 @@ def upsample(lowering: Lowering, node: Node, x: Value) -> Value:
     return Value(y, tuple(y.shape), IMAGE)
 
 
+def image_mean(lowering: Lowering, node: Node, x: Value) -> Value:
+    """Emits the means of an image (B, H, W, C) over height and width."""
+    y = lowering.emit.reduce_mean(x=lowering.stored(x, IMAGE), axes=[2, 3], keep_dims=True)
+    return Value(y, tuple(y.shape), IMAGE)
+
+
 def _activation(operation: str, **parameters: Any) -> Rule:
     """Returns the rule that emits an elementwise operation of that name, in whatever order its input is stored."""
 
@@ -123,6 +129,7 @@ RULES: dict[str, Rule] = {
     "group_norm": group_norm,
     "layer_norm": layer_norm,
     "upsample": upsample,
+    "image_mean": image_mean,
     "relu": _activation("relu"),
     "silu": _activation("silu"),
     "gelu": _activation("gelu", mode="EXACT"),

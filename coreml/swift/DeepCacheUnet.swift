@@ -72,8 +72,8 @@ public struct ExportInfo: Decodable {
     public init(contentsOf folder: URL) throws {
         let data = try Data(contentsOf: folder.appendingPathComponent("info.json"))
         self = try JSONDecoder().decode(ExportInfo.self, from: data)
-        guard format == "mlx-sd Core ML", (1...2).contains(version) else {
-            throw DeepCacheProblem("\(folder.lastPathComponent)/info.json is not of the format mlx-sd Core ML 1 or 2")
+        guard format == "mlx-sd Core ML", (1...3).contains(version) else {
+            throw DeepCacheProblem("\(folder.lastPathComponent)/info.json is not of the format mlx-sd Core ML 1 to 3")
         }
     }
 }
@@ -134,6 +134,12 @@ public final class DeepCacheUnet {
         evaluations.removeAll()
     }
 
+    /// Whether the next evaluation of a stream runs the whole UNet: then it reads all residuals of control networks,
+    /// else those of the outer skips, which the packages `controlnet/deepcache/...Shallow` compute.
+    public func refreshes(stream: Int = 0) -> Bool {
+        evaluations[stream, default: 0] % interval == 0 || deepFeatures[stream] == nil
+    }
+
     /// The UNet's prediction, float32 in the shape of the latents.
     ///
     /// - Parameters:
@@ -141,16 +147,19 @@ public final class DeepCacheUnet {
     ///   - timestep: of this evaluation; the same for the whole batch.
     ///   - hiddenStates: (batch, channels, 1, tokens); for a batch of two, the negative prompt's first.
     ///   - extra: the other inputs of SDXL, `time_ids` and `text_embeds`.
+    ///   - residuals: of control networks, by the names of the UNet's inputs, scaled and added up; zeros for those that
+    ///     are missing.
     ///   - stream: which of several evolving inputs this is, each with a cache of its own. With packages of batch 1,
     ///     0 for the negative prompt and 1 for the prompt; for several pictures at once, more.
     public func predictNoise(
         latents: MLMultiArray, timestep: Double, hiddenStates: MLMultiArray, extra: [String: MLMultiArray] = [:],
-        stream: Int = 0
+        residuals: [String: MLMultiArray] = [:], stream: Int = 0
     ) throws -> MLMultiArray {
         let evaluation = evaluations[stream, default: 0]
-        let kept = evaluation % interval == 0 ? nil : deepFeatures[stream]
+        let kept = refreshes(stream: stream) ? nil : deepFeatures[stream]
         let (noise, feature) = try evaluate(
-            latents: latents, timestep: timestep, hiddenStates: hiddenStates, extra: extra, deepFeature: kept
+            latents: latents, timestep: timestep, hiddenStates: hiddenStates, extra: extra, residuals: residuals,
+            deepFeature: kept
         )
         deepFeatures[stream] = feature
         evaluations[stream] = evaluation + 1
@@ -160,13 +169,14 @@ public final class DeepCacheUnet {
     /// One evaluation, for callers that keep the deep features themselves, as a table of the kit orders it.
     ///
     /// - Parameters:
+    ///   - residuals: of control networks, as `predictNoise` takes them.
     ///   - deepFeature: around which the outer levels run; nil runs the whole UNet.
     /// - Returns: the prediction, and the deep feature that it was made with.
     public func evaluate(
         latents: MLMultiArray, timestep: Double, hiddenStates: MLMultiArray, extra: [String: MLMultiArray] = [:],
-        deepFeature: MLMultiArray? = nil
+        residuals: [String: MLMultiArray] = [:], deepFeature: MLMultiArray? = nil
     ) throws -> (noise: MLMultiArray, deepFeature: MLMultiArray?) {
-        var features = extra.mapValues { MLFeatureValue(multiArray: $0) }
+        var features = extra.merging(residuals) { mine, _ in mine }.mapValues { MLFeatureValue(multiArray: $0) }
         features["sample"] = MLFeatureValue(multiArray: latents)
         features["encoder_hidden_states"] = MLFeatureValue(multiArray: hiddenStates)
         let times = try MLMultiArray(shape: [latents.shape.first ?? 1], dataType: .float32)
@@ -234,12 +244,18 @@ public final class DeepCacheUnet {
         }
     }
 
+    /// What the UNet takes where no control network acts; nil for an input that is no residual.
+    private static func zeros(_ name: String, _ port: ExportInfo.Port) -> MLFeatureValue? {
+        guard name.hasPrefix("additional_residual_") else { return nil }
+        return MLFeatureValue(multiArray: MLMultiArray(MLShapedArray<Float32>(repeating: 0, shape: port.shape)))
+    }
+
     /// Runs stages one after the other, each on the features so far, to which its outputs are added.
     private static func run(_ stages: [Stage], _ features: inout [String: MLFeatureValue]) throws {
         for stage in stages {
             var inputs: [String: MLFeatureValue] = [:]
             for (name, port) in stage.inputs {
-                guard let value = features[name], let array = value.multiArrayValue else {
+                guard let value = features[name] ?? zeros(name, port), let array = value.multiArrayValue else {
                     throw DeepCacheProblem("the UNet takes \(name), which is missing")
                 }
                 let shape = array.shape.map { $0.intValue }

@@ -114,10 +114,8 @@ class Control(NamedTuple):
         if not image or maker not in MAKERS or Path(source).exists():
             maker, image = "", source
         model, image = (os.path.expanduser(name) for name in (model, image))  # noqa: PTH111 - in mid-word no shell does
-        name, _, mode = model.rpartition("@")
-        if name and mode in MODES and not Path(model).exists():
-            model = name
-        return cls(model, image, scale, *span, maker or None, mode if model == name else None).checked()
+        model, named_mode = divided_mode(model)
+        return cls(model, image, scale, *span, maker or None, named_mode).checked()
 
     @property
     def files(self) -> list[tuple[ImageSource, str | None]]:
@@ -142,6 +140,12 @@ class Control(NamedTuple):
         """Returns the entry of `controls` in a picture's metadata; an image in memory has no path."""
         values = {name: getattr(self, name) for name in _RECORDED} | {"image": recorded_name(self.image)}
         return {name: value for name, value in values.items() if value is not None}
+
+
+def divided_mode(text: str) -> tuple[str, str | None]:
+    """Divides MODEL[@MODE] into the model and the mode; None where there is none, or where a file has the name."""
+    model, _, mode = text.rpartition("@")
+    return (model, mode) if model and mode in MODES and not Path(text).exists() else (text, None)
 
 
 # An entry of `controls=`

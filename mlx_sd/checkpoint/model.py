@@ -1,5 +1,6 @@
 """The record of a loaded model: its networks, and what else its folder says."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ class Model:
     vae_hash: str | None = None  # of that autoencoder's weights
     class_embedder: ClassEmbedder | None = None  # makes a context of class ids, where the UNet does not look them up
     runtime_loras: Any = field(default=None, compare=False)  # `RuntimeLoras`, of the mode "runtime"
+    packaged_controls: Mapping[str, Any] | None = None  # of Core ML packages: name -> what stands for a ControlNet
     networks_beside: dict[str, Any] = field(default_factory=dict, compare=False)  # loaded beside it, by folder
 
     @property

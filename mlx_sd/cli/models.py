@@ -15,9 +15,8 @@ FIELDS = ("model", "dtype", "loras", "quantize", "coreml", "refiner", "vae", "lo
 
 def load(arguments: argparse.Namespace, request: Request) -> tuple[StableDiffusion, StableDiffusion | None]:
     """Returns the model of a request and its refiner, None where it has none."""
-    if request.controls and request.coreml:
-        raise InputError("packages of --coreml take no control network; leave --control out")
-    controls.check_pairs(request)  # before anything large is converted or loaded
+    if not request.coreml:  # before anything large is converted or loaded
+        controls.check_pairs(request.model, [control.model for control in request.controls])
     sd = _packaged(arguments, request) if request.coreml else _loaded(arguments, request)
     return sd, StableDiffusion.load(request.refiner, request.dtype) if request.refiner else None
 
@@ -43,7 +42,8 @@ def time_words(model: Model, request: Request) -> list[str]:
 
     count = len(completion.table_of(model, request).rows)
     full = len(list(request.deepcache.full_evaluations(count))) if request.deepcache else count
-    return drive.time_words(model, full, count - full, (request.width or 0, request.height or 0))
+    size = (request.width or 0, request.height or 0)
+    return drive.time_words(model, full, count - full, size, request.controls)
 
 
 def _packaged(arguments: argparse.Namespace, request: Request) -> StableDiffusion:

@@ -105,7 +105,9 @@ class ControlNet(nn.Module):
         union, which kind of image it is.
         """
         image = image.astype(self.dtype)
-        features = self.image(image[..., ::-1] if self.config.bgr else image)
+        if self.config.bgr:
+            image = mx.concatenate([image[..., i : i + 1] for i in reversed(range(image.shape[-1]))], axis=-1)
+        features = self.image(image)
         return self.modes.of_image(features, mode) if self.config.modes else features
 
     def __call__(
@@ -141,7 +143,7 @@ class ControlNet(nn.Module):
         conditioning = Conditioning(embedding, None if context is None else context.astype(x.dtype))
         first = self.down(x, conditioning, stop=1)[0] + image
         skips = [first, *self.down(first, conditioning, start=1, stop=depth)]
-        scales = self._scales(scale, guess)
+        scales = residual_scales(len(self.skip_outputs) + 1, scale, guess and not self.config.pools)
         residuals = [
             self._scaled(output(skip), factor)
             for output, skip, factor in zip(self.skip_outputs, skips, scales, strict=False)
@@ -150,16 +152,16 @@ class ControlNet(nn.Module):
             return Residuals(residuals, None)
         return Residuals(residuals, self._scaled(self.middle_output(self.middle(skips[-1], conditioning)), scales[-1]))
 
-    def _scales(self, scale: float, guess: bool) -> list[float]:
-        """Returns the factor of each skip's residual and, last, of the middle's."""
-        count = len(self.skip_outputs) + 1
-        if not guess or self.config.pools:
-            return [scale] * count
-        return [scale * _WEAKEST ** (1 - i / (count - 1)) for i in range(count)]
-
     def _scaled(self, residual: mx.array, factor: float) -> mx.array:
-        residual = residual * factor
-        return residual.mean(axis=(1, 2), keepdims=True) if self.config.pools else residual
+        residual = residual if factor == 1 else residual * factor
+        return ops.image_mean(residual) if self.config.pools else residual
+
+
+def residual_scales(count: int, scale: float, guess: bool) -> list[float]:
+    """Returns the factor of each of `count` residuals, the middle's last; guess: they grow from a tenth of it."""
+    if not guess:
+        return [scale] * count
+    return [scale * _WEAKEST ** (1 - i / (count - 1)) for i in range(count)]
 
 
 def _zero_convolution(width: int) -> Conv:

@@ -116,6 +116,12 @@ def upsample(x: mx.array) -> mx.array:
 
 
 @_op
+def image_mean(x: mx.array) -> mx.array:
+    """Returns the means (B, 1, 1, C) of x (B, h, w, C) over height and width."""
+    return x.mean(axis=(1, 2), keepdims=True)
+
+
+@_op
 def relu(x: mx.array) -> mx.array:
     """Returns max(x, 0), elementwise."""
     return mx.maximum(x, 0)

@@ -62,6 +62,14 @@ class UNetConfig:
         return (*widths, *[self.down[-1].channels] * self.down[-1].resnets)
 
     @property
+    def skip_levels(self) -> tuple[int, ...]:
+        """Returns how often the height and width of every skip are halved."""
+        levels = [0]
+        for level, block in enumerate(self.down):
+            levels += [level] * block.resnets + [level + 1] * (level + 1 < len(self.down))
+        return tuple(levels)
+
+    @property
     def takes_context(self) -> bool:
         """Returns whether any level attends to a context: a prompt, or an embedding that takes its place."""
         return any(block.transformers for block in (*self.down, *([self.mid] if self.mid else []), *self.up))

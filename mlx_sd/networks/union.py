@@ -26,7 +26,7 @@ class ValueBlock(nn.Module):
         self.norm2, self.up, self.down = LayerNorm(width), Linear(width, 4 * width), Linear(4 * width, width)
 
     def __call__(self, x: mx.array) -> mx.array:
-        """Returns the token (N, C) of a token (N, C)."""
+        """Returns the token (N, 1, C) of a token (N, 1, C)."""
         x = x + self.out(self.value(self.norm1(x)))
         return x + self.down(ops.quick_gelu(self.up(self.norm2(x))))
 
@@ -61,10 +61,10 @@ class Modes(nn.Module):
 
     def of_image(self, features: mx.array, mode: int) -> mx.array:
         """Returns the embedded image (N, h, w, C) with the mode in it."""
-        token = features.mean(axis=(1, 2)) + self.tasks[mode]
+        token = ops.image_mean(features)[:, 0] + self.tasks[mode]
         for block in self.blocks:
             token = block(token)
-        return features + self.proj(token)[:, None, None]
+        return features + self.proj(token)[:, None]
 
     def of_timestep(self, mode: int, dtype: mx.Dtype) -> mx.array:
         """Returns what is added to the embedding of every timestep, (1, E)."""

@@ -55,10 +55,10 @@ def test_a_damaged_manifest_is_refused(entry, copy):
 
 def test_folders_of_version_1_are_still_read(copy):
     content = json.loads((copy / "info.json").read_text())
-    del content["files"]
+    del content["files"], content["controls"]
     (copy / "info.json").write_text(json.dumps(content | {"version": 1}))
-    assert info.read(copy)["files"] == {}
+    assert info.read(copy)["files"] == {} == info.read(copy)["controls"]
     assert len(list(verify.chains(copy))) == len(content["packages"])
-    (copy / "info.json").write_text(json.dumps(content | {"version": 3}))
-    with pytest.raises(InputError, match="of the format mlx-sd Core ML 1 to 2"):
+    (copy / "info.json").write_text(json.dumps(content | {"version": 4}))
+    with pytest.raises(InputError, match="of the format mlx-sd Core ML 1 to 3"):
         info.read(copy)
