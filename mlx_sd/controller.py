@@ -16,7 +16,7 @@ class Branch(NamedTuple):
     control: Control
     network: ControlNet
     image: Any  # (1, h, w, C), embedded; of packages what their `embed` returns
-    mode: int = 0  # of a union
+    mode: int | tuple[int, ...] = 0  # of a union; several where the image is the sum of several
 
 
 class Controller:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
@@ -101,21 +101,48 @@ def size_for(model: Model, request: Request) -> tuple[int | None, int | None]:
 def branches(model: Model, request: Request) -> list[Branch]:
     """Returns the networks of a completed request with their embedded images; a scale of 0 is none.
 
-    A network that was loaded beside the model before is not loaded again.
+    A network that was loaded beside the model before is not loaded again. Images that a union sees during the same
+    steps are one branch.
     """
+    present: dict[Any, list[_Image]] = {}
+    for i, control in enumerate(request.controls):
+        if not control.scale:
+            continue
+        pixels = _pixels(control, request)
+        if model.packaged_controls is not None:  # an export has fixed the mode of a union
+            present[i] = [_Image(control, packaged_network(control, model), pixels, 0)]
+            continue
+        network = load_network(control.model, model)
+        mode = mode_number(control.model, _named_mode(control, network.config), network.config)
+        place = (control.model, control.start, control.end) if network.config.modes else i
+        present.setdefault(place, []).append(_Image(control, network, pixels, mode))
+    return [_branch(images) for images in present.values()]
+
+
+class _Image(NamedTuple):
+    """What one entry of --control shows a network."""
+
+    control: Control
+    network: ControlNet
+    pixels: mx.array
+    mode: int
+
+
+def _branch(images: Sequence[_Image]) -> Branch:
+    """Returns a network with the image that it sees, or with the scaled sum of several, which only unions see."""
+    first, *others = images
+    if not others:
+        branch = Branch(first.control, first.network, first.network.embed(first.pixels, first.mode), first.mode)
+    else:
+        total = sum(i.network.embed(i.pixels, i.mode, i.control.scale) for i in images)
+        branch = Branch(first.control._replace(scale=1.0), first.network, total, tuple(i.mode for i in images))
+    mx.eval(branch.image)
+    return branch
+
+
+def _pixels(control: Control, request: Request) -> mx.array:
     size = (request.width or 0, request.height or 0)
-    present = []
-    for control in request.controls:
-        if control.scale:
-            if model.packaged_controls is None:
-                network = load_network(control.model, model)
-                mode = mode_number(control.model, _named_mode(control, network.config), network.config)
-            else:
-                network, mode = packaged_network(control, model), 0  # an export has fixed the mode of a union
-            shown = network.embed(control_image.pixels(control.image, control.maker, size, request.mask), mode)
-            mx.eval(shown)
-            present.append(Branch(control, network, shown, mode))
-    return present
+    return control_image.pixels(control.image, control.maker, size, request.mask)
 
 
 def size_in_memory(model: Model, controls: Sequence[Control]) -> int:
@@ -133,7 +160,8 @@ def size_in_memory(model: Model, controls: Sequence[Control]) -> int:
 def mode_number(model: str, mode: str | None, config: ControlConfig) -> int:
     """Returns the number of a union's mode by its name, 0 of networks of one kind.
 
-    model: the network's name for messages. InputError where a union has no such mode, and for a mode of another network.
+    model: the network's name for messages. InputError where a union has no such mode, and for a mode of any other
+    network.
     """
     if not config.modes:
         if mode:

@@ -154,6 +154,21 @@ def test_what_cannot_go_together_is_refused_by_name(network, family):
         sd.generate(PROMPT, guess_mode=True, **SETTINGS)
 
 
+def test_a_union_sees_its_images_in_one_pass(family, tmp_path):
+    sd, folder = family("sdxl"), controls.write_folder(tmp_path / "union", controls.union())
+    entries = [
+        Control(f"{folder}", controls.image(name), 0.8, mode=mode)
+        for name, mode in (("control", "depth"), ("another", "canny"))
+    ]
+    settings = {**SETTINGS, "steps": 9, "deepcache": 3}
+    together, reversed_, alone, apart = (
+        sd.generate(PROMPT, controls=listed, **settings).latents
+        for listed in (entries, entries[::-1], entries[:1], [entries[0], entries[1]._replace(start=0.05)])
+    )
+    assert mx.array_equal(together, reversed_)
+    assert change(together, alone) >= 0.05 and change(together, apart) >= 0.01
+
+
 def test_networks_that_do_not_fit_into_memory_are_refused_before_they_are_read(network, family, monkeypatch):
     sd = family("sd1")
     present = memory.needed(sd.model, 64, 64)

@@ -98,17 +98,17 @@ class ControlNet(nn.Module):
         dtype: mx.Dtype = self.middle_output.weight.dtype
         return dtype
 
-    def embed(self, image: mx.array, mode: int = 0) -> mx.array:
+    def embed(self, image: mx.array, mode: int = 0, scale: float = 1.0) -> mx.array:
         """Returns the embedded control image (N, h, w, C) of pixels (N, H, W, channels) in [0, 1], RGB.
 
         It depends on neither latents nor timestep, so that one call serves all evaluations of a picture. mode: of a
-        union, which kind of image it is.
+        union, which kind of image it is. scale: of one image among several of a union, which sees their sum.
         """
         image = image.astype(self.dtype)
         if self.config.bgr:
             image = mx.concatenate([image[..., i : i + 1] for i in reversed(range(image.shape[-1]))], axis=-1)
         features = self.image(image)
-        return self.modes.of_image(features, mode) if self.config.modes else features
+        return self.modes.of_image(features, mode, scale) if self.config.modes else features
 
     def __call__(
         self,
@@ -123,7 +123,7 @@ class ControlNet(nn.Module):
         scale: float = 1.0,
         guess: bool = False,
         depth: int | None = None,
-        mode: int = 0,
+        mode: int | tuple[int, ...] = 0,
     ) -> Residuals:
         """Returns the residuals for latents x (B, h, w, C), the input of the UNet at this evaluation.
 
@@ -132,11 +132,12 @@ class ControlNet(nn.Module):
         mode, in which residuals grow from a tenth at skip 0 to all at the middle (Zhang et al. 2023, sec. 3.5).
         depth: None is all residuals; a number those of the outer `depth` skips, from the first stages alone and equal
         to the others bit for bit, which is all that a UNet reads that is called with `deep` at this depth. mode: of a
-        union, as for `embed`.
+        union, as for `embed`; several where the image is the sum of several.
         """
         x = x.astype(self.dtype)
         timesteps = mx.broadcast_to(t, (x.shape[0],))
-        of_mode = self.modes.of_timestep(mode, x.dtype) if self.config.modes else None
+        modes = (mode,) if isinstance(mode, int) else mode
+        of_mode = self.modes.of_timestep(modes, x.dtype) if self.config.modes else None
         embedding = self.embedding(timesteps, x.dtype, text_embeds, time_ids, class_labels, mode=of_mode)
         if self.config.unet.takes_context and context is None:
             raise InputError("this ControlNet takes a context")

@@ -4,6 +4,8 @@ One network is trained on several kinds of images, its modes. The mode is added 
 transformer block, and to the embedding of the timestep.
 """
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -59,16 +61,21 @@ class Modes(nn.Module):
             names |= {f"blocks.{i}.{layer}": f"transformer_layes.{i}.{name}" for layer, name in inside.items()}
         return names
 
-    def of_image(self, features: mx.array, mode: int) -> mx.array:
-        """Returns the embedded image (N, h, w, C) with the mode in it."""
+    def of_image(self, features: mx.array, mode: int, scale: float = 1.0) -> mx.array:
+        """Returns the embedded image (N, h, w, C) with the mode in it.
+
+        scale: of one image among several that the union sees at once, whose sum it takes.
+        """
         token = ops.image_mean(features)[:, 0] + self.tasks[mode]
+        token = token if scale == 1 else token * scale
         for block in self.blocks:
             token = block(token)
-        return features + self.proj(token)[:, None]
+        embedded = features + self.proj(token)[:, None]
+        return embedded if scale == 1 else embedded * scale
 
-    def of_timestep(self, mode: int, dtype: mx.Dtype) -> mx.array:
-        """Returns what is added to the embedding of every timestep, (1, E)."""
+    def of_timestep(self, modes: Sequence[int], dtype: mx.Dtype) -> mx.array:
+        """Returns what is added to the embedding of every timestep, (1, E), where images of these modes are seen."""
         unet = self.config.unet
-        switches = mx.arange(self.config.modes) == mode
+        switches = mx.array([number in modes for number in range(self.config.modes)])
         waves = sinusoids(switches, unet.added_time_dims or 0, unet.flip_sin_to_cos, unet.freq_shift)
         return self.timestep(waves.reshape(1, -1).astype(dtype))

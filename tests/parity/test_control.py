@@ -214,14 +214,19 @@ def test_a_network_acts_at_the_steps_at_which_diffusers_keeps_it():
         assert here == [[bool(keep) for keep in row] for row in values["controlnet_keep"]]
 
 
+def saved_union(modes: int, folder: Path) -> tuple[Any, Path]:
+    """A union of diffusers with random weights, and the folder that it is saved in."""
+    network: Any = diffusers.ControlNetUnionModel.from_config(controls.union(modes))
+    shapes = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
+    network.load_state_dict({name: torch.from_numpy(controls.weight(name, shape)) for name, shape in shapes.items()})
+    network.eval().save_pretrained(folder / "union")
+    return network, folder / "union"
+
+
 @pytest.mark.parametrize("modes", [6, 8])
 def test_a_union_with_each_of_its_modes(modes, family, modules, tmp_path, measure):
     """The rows of a batch have one image, as in guidance: then attention over the batch is the value alone."""
-    values = controls.union(modes)
-    network: Any = diffusers.ControlNetUnionModel.from_config(values)
-    shapes = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
-    network.load_state_dict({name: torch.from_numpy(controls.weight(name, shape)) for name, shape in shapes.items()})
-    network.eval().save_pretrained(tmp_path / "union")
+    network, _ = saved_union(modes, tmp_path)
     sd, inputs = family("sdxl"), families.unet_inputs(FAMILIES["sdxl"]["unet"])
     side = 8 * sd.vae.config.downsampling
     image = controls.image("control", (side, side))
@@ -257,6 +262,42 @@ def test_a_union_with_each_of_its_modes(modes, family, modules, tmp_path, measur
     file.write_bytes((tmp_path / "union" / "diffusion_pytorch_model.safetensors").read_bytes())
     (other,) = branches(sd.model, sd.complete(request_of(sd, [Control(str(file), image, mode="segmentation")])))
     assert mx.array_equal(other.image, branch.image)
+
+
+@pytest.mark.parametrize("guess", [False, True])
+def test_a_union_that_sees_several_images_at_once(guess, family, tmp_path, measure):
+    """Where diffusers' attention over the batch is the value alone, its tokens of several images do not mix either."""
+    network, folder = saved_union(8, tmp_path)
+    sd, inputs = family("sdxl"), families.unet_inputs(FAMILIES["sdxl"]["unet"])
+    side = 8 * sd.vae.config.downsampling
+    images = [controls.image(name, (side, side)) for name in ("control", "another")]
+    first = {name: reference.first(value) for name, value in inputs.items()}
+    types, scales = torch.zeros(2, 8), (0.7, 1.4)
+    types[:, [1, 5]] = 1
+    skips, middle = network(
+        first["x"],
+        first["t"],
+        first["context"],
+        [reference.first(np.asarray(image, np.float32)[None] / 255).expand(2, -1, -1, -1) for image in images],
+        control_type=types,
+        control_type_idx=[1, 5],
+        conditioning_scale=list(scales),
+        added_cond_kwargs={name: first[name] for name in ("text_embeds", "time_ids")},
+        guess_mode=guess,
+        return_dict=False,
+    )
+    entries = [
+        Control(str(folder), image, scale, mode=mode)
+        for image, scale, mode in zip(images, scales, ("depth", "segmentation"), strict=True)
+    ]
+    (branch,) = branches(sd.model, sd.complete(request_of(sd, entries)))
+    here = ours(branch.network, branch.image, inputs, scale=branch.control.scale, guess=guess, mode=branch.mode)
+    theirs = [reference.last(array) for array in (*skips, middle)]
+    measure("union residuals, two images", max(map(distance, [*here.skips, here.middle], theirs)), NETWORK)
+    (alone,) = branches(sd.model, sd.complete(request_of(sd, entries[:1])))
+    assert distance(ours(alone.network, alone.image, inputs, scale=0.7, mode=alone.mode).middle, theirs[-1]) >= LEAST
+    spans = [entries[0], entries[1]._replace(end=0.5)]
+    assert len(branches(sd.model, sd.complete(request_of(sd, spans)))) == 2  # apart, as two networks
 
 
 def test_canny_is_opencv_s_on_pictures_of_every_size():
