@@ -1,6 +1,8 @@
 """Assets of Core AI with control: the functions of the UNet take residuals, and control networks compute them."""
 
+import functools
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,21 @@ def small(exported, control_network) -> Path:
     return exported(SMALL, ONLY, dtype="float32", attention="fused", control=(control_network(SMALL),), **CORE_AI)
 
 
+@pytest.fixture(scope="module")
+def runtimes() -> Iterator[Callable[[Path], Runtime]]:
+    """runtimes(path) is an asset that is loaded, once for all tests."""
+    load = functools.cache(Runtime)
+    loaded: list[Runtime] = []
+
+    def start(path: Path) -> Runtime:
+        loaded.append(load(path))
+        return loaded[-1]
+
+    yield start
+    for runtime in loaded:
+        runtime.close()
+
+
 def check_every_function(folder: Path, sd: StableDiffusion) -> set[tuple[str, str]]:
     content, paths = asset_checks.content_of(folder)
     checks = list(asset_checks.run(content, paths, sd.model.name, False, lambda line: None))
@@ -45,9 +62,9 @@ def test_every_function_computes_what_its_network_computes(small, model):
     assert {("controlnet/Small", name) for name in ("main", "shallow", "image")} < functions
 
 
-def test_ports_stand_in_one_order_in_all_functions(small):
+def test_ports_stand_in_one_order_in_all_functions(small, runtimes):
     step = ["sample", "timestep", "encoder_hidden_states"]
-    unet, control = (Runtime(small / f"{name}.aimodel") for name in ("Unet", "controlnet/Small"))
+    unet, control = (runtimes(small / f"{name}.aimodel") for name in ("Unet", "controlnet/Small"))
     inputs = {name: list(f["inputs"]) for name, f in unet.functions.items()}
     assert inputs["main"] == inputs["full"] == step + RESIDUALS
     assert inputs["shallow"] == [*step, "deep_feature", RESIDUALS[0]]
@@ -58,14 +75,12 @@ def test_ports_stand_in_one_order_in_all_functions(small):
     }
     outputs = {name: sorted(f["outputs"]) for name, f in control.functions.items()}
     assert outputs == {"main": RESIDUALS, "shallow": RESIDUALS[:1], "image": ["image_features"]}
-    given, taken = control.functions["main"]["outputs"], unet.functions["main"]["inputs"]
-    assert all(given[name] == taken[name] for name in RESIDUALS)
-    unet.close()
-    control.close()
+    outputs, inputs = control.functions["main"]["outputs"], unet.functions["main"]["inputs"]
+    assert all(outputs[name] == inputs[name] for name in RESIDUALS)
 
 
-def test_shallow_with_residuals_is_full_exactly(small):
-    unet, control = (Runtime(small / f"{name}.aimodel") for name in ("Unet", "controlnet/Small"))
+def test_shallow_with_residuals_is_full_exactly(small, runtimes):
+    unet, control = (runtimes(small / f"{name}.aimodel") for name in ("Unet", "controlnet/Small"))
     rng = np.random.default_rng(0)
     ports = {n: p for f in (control, unet) for n, p in f.functions["main"]["inputs"].items()}
     feeds = {name: rng.standard_normal(shape).astype(dtype) for name, (shape, dtype) in ports.items()}
@@ -84,8 +99,6 @@ def test_shallow_with_residuals_is_full_exactly(small):
     assert np.array_equal(shallow["noise_pred"], full["noise_pred"])
     zeros = run(unet, "full", arrays | {name: 0 * arrays[name] for name in RESIDUALS})
     assert distance(full["noise_pred"], zeros["noise_pred"]) >= 0.1
-    unet.close()
-    control.close()
 
 
 def test_pictures_with_control_are_those_of_mlx(small, model, control_network):
