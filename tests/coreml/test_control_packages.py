@@ -17,7 +17,7 @@ from coreml.package_set import PackageSet
 from mlx_sd import Control, DeepCache, StableDiffusion
 from mlx_sd.cli import generate
 from mlx_sd.core.errors import InputError
-from tests.support import controls
+from tests.support import controls, upscalers
 from tests.support.exports import CONTROL, SMALL, UNET_AND_TEXT, leave_out
 
 pytestmark = pytest.mark.filterwarnings("ignore:in . evaluations little repeats itself:UserWarning")
@@ -33,7 +33,7 @@ def ports(numbers) -> dict[str, tuple[int, ...]]:
     return {f"additional_residual_{i}": RESIDUALS[i] for i in numbers}
 
 
-def shapes(saved: dict) -> dict[str, tuple[int, ...]]:
+def sizes(saved: dict) -> dict[str, tuple[int, ...]]:
     return {name: tuple(shape) for name, (shape, _) in saved.items()}
 
 
@@ -41,8 +41,8 @@ def distance(a, b) -> float:
     return float(np.abs(np.asarray(a) - np.asarray(b)).max() / np.abs(np.asarray(b)).max())
 
 
-def floats(rng, sizes) -> dict[str, np.ndarray]:
-    return {name: rng.standard_normal(size, dtype=np.float32) for name, size in sizes.items()}
+def floats(rng, shapes) -> dict[str, np.ndarray]:
+    return {name: rng.standard_normal(size, dtype=np.float32) for name, size in shapes.items()}
 
 
 @pytest.fixture
@@ -78,8 +78,8 @@ def test_interfaces_are_those_of_apples_code(small):
     assert sorted(path.name for path in small.glob("Unet*")) == []
     for name, (inputs, outputs) in INTERFACES.items():
         saved = Package.load(small / f"{name}.mlpackage")
-        assert list(shapes(saved.inputs()).items()) == list(inputs.items()), name
-        assert list(shapes(saved.outputs()).items()) == list(outputs.items()), name
+        assert list(sizes(saved.inputs()).items()) == list(inputs.items()), name
+        assert list(sizes(saved.outputs()).items()) == list(outputs.items()), name
 
 
 def test_the_cut_unet_and_the_cut_network_are_the_whole_ones(small):
@@ -201,6 +201,14 @@ def test_a_network_that_does_not_fit_is_one_line_and_leaves_nothing(case, family
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_upscaler_takes_no_control_network(shapes, control_network, tmp_path, capfd):
+    model = upscalers.write(shapes, tmp_path / "x4")
+    arguments = ["--model", str(model), "--out", str(tmp_path / "out"), "--control", control_network("sd1")]
+    assert main(arguments) == 2
+    assert "control networks are for Stable Diffusion 1, Stable Diffusion 2, SDXL" in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_files_of_others_in_the_folder_stay_and_old_networks_go(family, control_network, tmp_path, monkeypatch):
     """Apple's code takes every name in controlnet: an old network beside a new UNet would be worse than none."""
     out = tmp_path / "out"
@@ -252,6 +260,19 @@ def test_every_form_of_an_export_computes_and_drives(name, exported, model, cont
     expected = sd.generate("a tent", controls=[(network, image, 1.5)], **settings).latents
     assert distance(expected, plain) >= 0.1
     assert distance(packaged.generate("a tent", controls=[(stem, image, 1.5)], **settings).latents, expected) <= 1e-3
+
+
+@pytest.mark.slow
+def test_the_network_of_a_unet_that_paints_sees_the_latents_alone(exported, model, control_network):
+    network = control_network("sd1", "edges", layers_per_block=1)
+    options = {"attention": "original", "unets": ("full",), "dtype": "float32", "control": (network,)}
+    folder = exported("inpaint9", ("unet", CONTROL), **options)
+    samples = [
+        Package.load(folder / f"{name}.mlpackage").inputs()["sample"][0]
+        for name in ("ControlledUnet", "controlnet/Edges")
+    ]
+    assert [tuple(shape) for shape in samples] == [(2, 9, 8, 8), (2, 4, 8, 8)]
+    check_every_package(folder, model("inpaint9"))
 
 
 POOLED = {"global_pool_conditions": True, "controlnet_conditioning_channel_order": "bgr"}
