@@ -128,7 +128,7 @@ def _twin(
 
 
 def _checks(
-    content: Mapping[str, Any], paths: Mapping[str, Path], sd: StableDiffusion, controls: Sequence[ControlSource]
+    content: Mapping[str, Any], paths: Mapping[str, Path], sd: StableDiffusion, controls: Sequence[ControlSource] = ()
 ) -> Iterator[Check]:
     attention = content["options"]["attention"]
     for name, path in paths.items():

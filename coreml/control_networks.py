@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from mlx_sd import controls, resolve
+from mlx_sd import control_fit, resolve
 from mlx_sd.checkpoint.control import divided_mode
 from mlx_sd.checkpoint.model import Model
 from mlx_sd.checkpoint.model_folder import (
@@ -52,7 +52,7 @@ class ControlSource:
     @property
     def mode_number(self) -> int:
         """Returns the number of its mode, 0 of networks of one kind."""
-        return controls.mode_number(self.model, self.mode, self.config)
+        return control_fit.mode_number(self.model, self.mode, self.config)
 
     def network(self) -> ControlNet:
         """Returns the network without its weights."""
@@ -130,10 +130,10 @@ def check(model: str, texts: Sequence[str]) -> None:
     latent_channels = vae_config(networks["vae"], f"{model}: vae").latent_channels
     task = task_of(unet, latent_channels)
     family = family_of(unet, task, text=True, classes=False, aesthetic_score=False)
-    controls.check_family(model, family, task)
-    controls.check_pairs(model, [name for name, _ in pairs])
+    control_fit.check_family(model, family, task)
+    control_fit.check_pairs(model, [name for name, _ in pairs])
     for name, mode in pairs:
-        controls.mode_number(name, mode, ControlConfig.from_hf(resolve.configs(name, CONTROL)[CONTROL], name))
+        control_fit.mode_number(name, mode, ControlConfig.from_hf(resolve.configs(name, CONTROL)[CONTROL], name))
 
 
 def load(
@@ -151,12 +151,12 @@ def load(
         name = names[i] if names else package_name(model, mode)
         request = {"name": name, "model": model, "mode": mode, "folder": str(folder)}
         source = of_request(request, unet)
-        controls.check_fit(
+        control_fit.check_fit(
             model, where, source.config, unet, source.config.misfit(unet, vae.latent_channels, vae.downsampling)
         )
         if read_model_json(folder).get("quantization"):
             raise InputError(f"{model} is quantized; convert it without --quantize, and use --compress here")
-        controls.mode_number(model, mode, source.config)
+        control_fit.mode_number(model, mode, source.config)
         sources.append(source)
     return sources
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.exports import SMALL, UNET_AND_TEXT, exported, model  # noqa: F401 - fixtures
+from tests.support.exports import SMALL, UNET_AND_TEXT, control_network, exported, model  # noqa: F401 - fixtures
 
 
 @pytest.fixture

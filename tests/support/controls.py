@@ -25,6 +25,11 @@ _SHARED = """
 GAIN = 3.0  # of the zero convolutions, so that a random network moves the picture
 
 
+def shared(unet: Config) -> Config:
+    """The fields of a UNet's config that a ControlNet for it has too."""
+    return {name: unet[name] for name in _SHARED.split() if name in unet}
+
+
 def config(family: str, **changes: Any) -> Config:
     """The config of a ControlNet for a tiny family, as diffusers saves it."""
     unet, vae = FAMILIES[family]["unet"], FAMILIES[family]["vae"]
@@ -32,7 +37,7 @@ def config(family: str, **changes: Any) -> Config:
     return {
         "_class_name": "ControlNetModel",
         "_diffusers_version": "0.42.1",
-        **{name: unet[name] for name in _SHARED.split() if name in unet},
+        **shared(unet),
         "class_embed_type": None,
         "conditioning_channels": 3,
         "conditioning_embedding_out_channels": [4, 8, 8, 16][: halvings + 1],

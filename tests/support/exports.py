@@ -16,7 +16,7 @@ from coreml.__main__ import main
 from coreml.plan import Options
 from mlx_sd import StableDiffusion
 from mlx_sd.checkpoint.model_folder import build, shapes
-from tests.support import families, singles
+from tests.support import controls, families, singles
 
 SMALL = "small"  # the family sd1 with a UNet of two levels: a quarter of the operations, for what any UNet shows
 # Forms of an export that tests share: (family of `families.FAMILIES`, options).
@@ -28,6 +28,7 @@ FORMS = {  # the families and dtypes, and between them every form of attention
     "small float32": (SMALL, {"dtype": "float32", "attention": "original"}),
 }
 CORE_AI = {"format": "coreai", "target": "OS27", "unets": ("functions",)}
+CONTROL = "controlnet"  # of the arguments `only`: all control networks
 UNET_AND_TEXT = ("unet", "text_encoder")  # the networks of a generation that ends with latents
 _SMALL_UNET = {
     "block_out_channels": [32, 64],
@@ -74,6 +75,32 @@ def write_small(sd1: Path, folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
+def control_network(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """control_network("sd1") is the folder of a tiny random ControlNet for a family, for SMALL or of `controls.KINDS`.
+
+    Its name is `kind`, by default that of the family; "union" is one for SDXL.
+    """
+    home = tmp_path_factory.mktemp("control")
+
+    def write(name: str, kind: str = "", **changes) -> str:
+        folder = home / (kind or name)
+        if not folder.exists():
+            controls.write_folder(folder, _control_config(name) | changes)
+        return str(folder)
+
+    return write
+
+
+def _control_config(name: str) -> controls.Config:
+    if name == "union":
+        return controls.union()
+    if name == SMALL:
+        return controls.config("sd1") | {field: value for field, value in _SMALL_UNET.items() if field[:2] != "up"}
+    family, changes = controls.KINDS[name]
+    return controls.config(family, **changes)
+
+
+@pytest.fixture(scope="session")
 def exported(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """exported("sd1", dtype="float16", ...) is the folder of that checkpoint with those options.
 
@@ -102,7 +129,9 @@ def exported(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Callable
 def leave_out(patch: pytest.MonkeyPatch, only: tuple[str, ...]) -> None:
     """Makes exports write packages of these networks alone, or of all where there are none."""
     plan = export.plan
-    patch.setattr(export, "plan", lambda *a: [item for item in plan(*a) if not only or item.part in only])
+    patch.setattr(
+        export, "plan", lambda *a: [item for item in plan(*a) if not only or item.part.partition("/")[0] in only]
+    )
 
 
 def check_replaced_by_force_alone(arguments, out, capfd):

@@ -26,7 +26,8 @@ class App:
     def run(self, role, size, feeds):
         for name, function in self.info["roles"][size][role]:
             ports = self.info["packages"][name]["functions"][function]["inputs"]
-            inputs = {n: np.broadcast_to(feeds[n], p["shape"]).astype(p["dtype"]) for n, p in ports.items()}
+            zeros = {n: np.zeros(1) for n in ports if n.startswith("additional_residual_")}
+            inputs = {n: np.broadcast_to((zeros | feeds)[n], p["shape"]).astype(p["dtype"]) for n, p in ports.items()}
             outputs = self.run_function(name, function, inputs)
             feeds = feeds | outputs
         return outputs

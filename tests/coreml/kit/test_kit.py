@@ -13,7 +13,7 @@ from coreml.kit.selection import Selection
 from coreml.plan import Options
 from tests.support import families, kit_reader
 from tests.support.effort import slow_but
-from tests.support.exports import FORMS
+from tests.support.exports import FORMS, SMALL
 from tests.support.kit_app import App, distance, generated
 
 # A few steps show that two loops agree; that DeepCache saves little in them is beside the point.
@@ -135,6 +135,15 @@ def test_the_golden_picture_comes_out_of_the_packages(form, kitted):
     assert np.abs(image - app.arrays["image"]).max() <= app.golden["tolerances"]["image"]
     levels = np.asarray(Image.open(app.folder / "kit/picture/picture.png"), np.float32).transpose(2, 0, 1)
     assert np.abs(levels / 127.5 - 1 - app.arrays["image"]).max() <= 0.5001 / 127.5
+
+
+@pytest.mark.slow
+def test_a_controlled_unet_makes_the_golden_picture_from_zeros(kitted, control_network):
+    app = App(kitted("small float32", control=(control_network(SMALL),)))
+    trace, _ = app.picture(app.states())
+    assert distance(trace[-1], app.arrays["latents"][-1]) <= app.golden["tolerances"]["latents"][-1]
+    files = app.info["files"]
+    assert any(name.startswith("controlnet/Small.mlpackage/") for name in files) and "kit/kit.json" in files
 
 
 @pytest.mark.slow
