@@ -237,6 +237,7 @@ def predictor_of(
             request.guidance or 0.0,
             deepcache,
             guidance_rescale=request.guidance_rescale,
+            image_guidance=request.image_guidance or 1.0,
             channels=None if channels is None else cut(channels),
             join=join,
             tgate=tgate,
@@ -273,7 +274,7 @@ def _stage_predictor(
     return predictor_of(
         stage.model,
         changed,
-        channels,
+        channels if stage.model.additional_channels else None,  # a refiner takes none
         stage.table,
         first_step=stage.first_step,
         steps=stage.steps,
@@ -302,7 +303,7 @@ def _stages(model: Model, request: Request, start: StartingPoint, refiner: Model
     # adapters are of the base: a refiner's UNet has other widths.
     changes: dict[str, Any] = {"clip_skip": 0, "prompt_2": None, "negative_2": None, "target_size": None}
     changes |= {"controls": (), "guess_mode": None, "adapters": (), "adapter_factor": None}
-    changes |= {"ip_adapters": (), "ip_encoder": None}
+    changes |= {"ip_adapters": (), "ip_encoder": None, "image_guidance": None}
     complete(refiner, request.with_values(**changes, init_image=None, mask=None, strength=None))
     base, refined = split_table(
         model,

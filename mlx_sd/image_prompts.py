@@ -42,31 +42,30 @@ class ImageAttention:
         """terms: by the id of the layer."""
         self._terms = terms
 
-    def apply(self, guided: bool, copies: int = 2) -> Attend:
-        """Returns what computes an attention; guided: the first of `copies` equal parts of the rows has no prompt."""
+    def apply(self, promptless: int, copies: int) -> Attend:
+        """Returns what computes an attention; so many first ones of `copies` equal parts of the rows have no prompt."""
 
         def attend(layer: Attention, x: mx.array, context: mx.array) -> mx.array:
             """Returns the layer's output, with the terms of the images where it attends to the prompt."""
             terms = self._terms.get(id(layer), ()) if context is not x else ()
             if not terms:
                 return layer(x, context)
-            return layer(x, context, added=lambda q: sum_of_terms(terms, q, copies if guided else 1))
+            return layer(x, context, added=lambda q: sum_of_terms(terms, q, promptless, copies))
 
         return attend
 
 
-def sum_of_terms(terms: Sequence[Term], q: mx.array, copies: int) -> mx.array:
+def sum_of_terms(terms: Sequence[Term], q: mx.array, promptless: int, copies: int) -> mx.array:
     """Returns the sum of scaled and masked attentions to images for queries (B, heads, N, dim).
 
-    copies: equal parts of the B rows, of which the first is shown the image of nothing; 1 where there is no such part.
+    copies: equal parts of the B rows, of which the first `promptless` are shown the image of nothing.
     """
-    pictures = q.shape[0] // copies
+    without = q.shape[0] // copies * promptless
 
     def rows(array: mx.array) -> mx.array:
         """Returns keys or values for each row of the queries."""
         nothing, image = array.astype(q.dtype)[:1], array.astype(q.dtype)[1:]
-        parts = [image] * q.shape[0] if copies == 1 else [nothing] * pictures + [image] * (q.shape[0] - pictures)
-        return mx.concatenate(parts)
+        return mx.concatenate([nothing] * without + [image] * (q.shape[0] - without))
 
     total = None
     for term in terms:

@@ -10,6 +10,7 @@ from mlx.utils import tree_flatten
 
 from .checkpoint.model import Model
 from .core.errors import InputError
+from .networks.family import Task
 
 # The UNet's peak over its outermost activations: 55 to 73 measured on the embedded checkpoint, at 16 to 64 latents a
 # side, and 50 to 56 on the x4 upscaler. It does not grow with their square: attention is fused on a GPU, and goes piece
@@ -27,7 +28,8 @@ def needed(model: Model, width: int, height: int, batch: int = 1, denoise_tile: 
     """
     config, factor = model.unet.config, model.vae.config.downsampling
     wide, high = (min(side // factor, denoise_tile or inf) for side in (width, height))
-    outermost = int(2 * batch * wide * high * config.channels * model.dtype.size)
+    rows = 3 if model.task is Task.INSTRUCTION else 2
+    outermost = int(rows * batch * wide * high * config.channels * model.dtype.size)
     return _weights(model) + _UNET_FACTOR * outermost
 
 

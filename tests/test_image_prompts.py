@@ -103,7 +103,7 @@ def test_a_cached_pass_equals_a_full_one_bit_for_bit_at_every_branch(name, home,
     sd = family(name)
     file = str(home / ("plus.safetensors" if name == "sd1" else "xl.safetensors"))
     request = Request(prompt=PROMPT, ip_adapters=[(file, pictures()[0])], width=64, height=64, guidance=5.0)
-    attend = image_prompts.attention(sd.model, request).apply(True)
+    attend = image_prompts.attention(sd.model, request).apply(1, 2)
     inputs = {key: mx.array(value) for key, value in families.unet_inputs(families.FAMILIES[name]["unet"]).items()}
     plain, _ = sd.unet(**inputs)
     for branch in sd.unet.branches:

@@ -65,6 +65,7 @@ _parsed = {
     "lora_mode": st.sampled_from(["merge", "runtime"]),
     "adapter_factor": st.floats(0, 1),
     "pag": st.floats(0, 10),
+    "image_guidance": st.floats(1, 10),
     "pag_adaptive": st.floats(0, 1),
     "controls": st.lists(
         st.builds(

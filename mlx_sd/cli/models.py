@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from .. import completion, controls
+from .. import completion, controls, model_checks
 from ..checkpoint.model import Model
 from ..core.errors import InputError
 from ..pipeline import StableDiffusion
@@ -17,7 +17,9 @@ def load(arguments: argparse.Namespace, request: Request) -> tuple[StableDiffusi
     """Returns the model of a request and its refiner, None where it has none."""
     if request.controls and request.coreml:
         raise InputError("packages of --coreml take no control network; leave --control out")
-    controls.check_pairs(request)  # before anything large is converted or loaded
+    if not request.coreml:
+        model_checks.check_task(request)  # before anything large is converted or loaded
+    controls.check_pairs(request)
     sd = _packaged(arguments, request) if request.coreml else _loaded(arguments, request)
     return sd, StableDiffusion.load(request.refiner, request.dtype) if request.refiner else None
 

@@ -100,6 +100,7 @@ def _pairs(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield "Sampler", sampler
     yield "Schedule type", schedule_type
     yield "CFG scale", setting("guidance")
+    yield "Image CFG scale", setting("image_guidance")
     yield "Seed", setting("seed")
     yield "Size", f"{setting('width')}x{setting('height')}"
     yield "Model hash", (setting("checkpoint_hash") or "")[:10] or setting("model_hash")
