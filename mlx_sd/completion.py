@@ -6,7 +6,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from . import adapters, controls, image_prompts, metadata, seeds
+from . import adapters, controls, hires_upscaler, image_prompts, metadata, seeds
 from .checkpoint.lora import Lora
 from .checkpoint.model import Model
 from .conditions import check_gate, check_prompts, check_subject
@@ -127,6 +127,7 @@ def complete(model: Model, request: Request, start: StartingPoint | None = None)
         loras=tuple(Lora.from_record(record) for record in model.loras),
         quantize=model.quantization,
         lora_mode=None if model.lora_mode == "merge" else model.lora_mode,
+        hires_hash=hires_upscaler.digest(model, request),
         vae=model.vae_name,
         vae_hash=model.vae_hash,
         adapters=adapters.completed(model, request, (width, height)),

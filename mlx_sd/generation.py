@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 from PIL import Image
 
-from . import adapters, conditions, controls, hires, image_prompts, memory, seeds
+from . import adapters, conditions, controls, hires, hires_upscaler, image_prompts, memory, seeds
 from .adapters import Features
 from .checkpoint.model import Model
 from .codec import decode, to_image
@@ -39,7 +39,7 @@ class Phases(NamedTuple):
 
     encode: float  # prompts, and images to begin with; of the first batch also what all batches share
     denoise: float  # the evaluations of the UNet, callbacks not counted
-    decode: float  # latents to pictures
+    decode: float  # latents to pictures, and what enlarges them between the passes of hires fix
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,7 @@ def _group(
     at_once, control_bytes = min(batch, len(completed)), controls.size_in_memory(model, first.controls)
     second = hires.second_pass(model, first)
     largest = pixel_size(first.with_values(**second.changes)) if second else size
+    upscaler = hires.upscaler_of(model, first, size)
     memory.check(model, *largest, at_once, denoise_tile=first.denoise_tile or 0, tile=first.tile, beside=control_bytes)
     shape = latent_shape(model, first)
     if latents is not None and (latents.ndim != 4 or latents.shape[1:] != shape):
@@ -165,9 +166,14 @@ def _group(
         mx.eval([array for array in (begin.latents, begin.channels) if array is not None])
         encoded = time.perf_counter()
         evaluations = sum(len(table.rows) for table, _ in runs) + (len(second.table.rows) if second else 0)
+        enlarging = 0.0
         final, seconds = _run(runs, begin, draw_noise, callback, evaluations)
         if second:
-            pass_runs, again, draw_again = _second_pass(model, second, members, final, stages[0].steps)
+            mx.eval(final)
+            between = time.perf_counter()
+            pass_runs, again, draw_again = _second_pass(model, second, members, final, stages[0].steps, upscaler)
+            mx.eval(again.latents)
+            enlarging = time.perf_counter() - between
             final, more = _run(pass_runs, again, draw_again, callback, evaluations, done=len(seconds))
             runs += pass_runs
             seconds += more
@@ -175,14 +181,20 @@ def _group(
         sampled = time.perf_counter()
         pixels = [] if output == "latent" else [decode(model, z, first.tile)[0] for z in final[:, None]]
         images = [start.finish(to_image(image)) for image in pixels]
-        phases = Phases(encoded - clock + preparation, sum(seconds), time.perf_counter() - sampled)
+        decoding = time.perf_counter() - sampled + enlarging
+        phases = Phases(encoded - clock + preparation, sum(seconds), decoding)
         preparation = 0.0
         full = sum(predictor.full for _, predictor in runs)
         yield Result(images, final, members, seconds, full, [phases])
 
 
 def _second_pass(
-    model: Model, second: hires.SecondPass, members: Sequence[Request], latents: mx.array, steps: int
+    model: Model,
+    second: hires.SecondPass,
+    members: Sequence[Request],
+    latents: mx.array,
+    steps: int,
+    upscaler: Model | None,
 ) -> tuple[list[tuple[Table, Predictor | Tiled]], Start, Callable[[], mx.array]]:
     """Returns what the second pass of hires fix runs, what it begins with, and what draws its noise.
 
@@ -192,8 +204,15 @@ def _second_pass(
     draws = [noise.generator(request.rng, request.seed or 0) for request in larger]
     draw_noise = partial(_draw_noise, draws, latent_shape(model, larger[0]))
     predictor = predictor_of(model, larger, None, second.table, steps_before=steps)
-    image = hires.enlarged(model, latents, larger[0], *pixel_size(larger[0]))
+    upscale = None if upscaler is None else partial(_upscaled, upscaler, members)
+    image = hires.enlarged(model, latents, larger[0], *pixel_size(larger[0]), upscale)
     return [(second.table, predictor)], Start(draw_noise(), image), draw_noise
+
+
+def _upscaled(upscaler: Model, members: Sequence[Request], pictures: Sequence[Image.Image]) -> list[Image.Image]:
+    """Returns the pictures of some requests four times as large, each by itself, so that no batch changes them."""
+    requests = [hires_upscaler.request_for(upscaler, *pair) for pair in zip(members, pictures, strict=True)]
+    return [image for request in requests for result in stream(upscaler, [request]) for image in result.images]
 
 
 def predictor_of(

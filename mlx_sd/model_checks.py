@@ -11,14 +11,14 @@ from .tasks import instruction
 
 def check_task(request: Request) -> None:
     """Raises InputError where a request does not fit the task of its checkpoint's UNet."""
-    task = None if request.model in EMBEDDED else _task(request.model)
+    task = None if request.model in EMBEDDED else task_of_checkpoint(request.model)
     instruction.check(request.model, task or Task.GENERATION, request)
     if task is Task.INSTRUCTION and request.init_image is None:
         raise instruction.without_image(request.model)
 
 
-def _task(model: str) -> Task | None:
-    """Returns the task of a checkpoint; None where it has no autoencoder, so that loading it says the rest."""
+def task_of_checkpoint(model: str) -> Task | None:
+    """Returns the task of a checkpoint's UNet; None where it has no autoencoder. InputError as `resolve.configs`."""
     networks = resolve.configs(model)
     if not networks.get("vae") or not networks.get("unet"):
         return None

@@ -224,7 +224,7 @@ class StableDiffusion:
                 scale, mask), or a text as `--ip-adapter` takes it.
             ip_encoder: the image encoder that these see through; None is the one beside the adapter.
             hires: 2, "2:15:0.6" or Hires(2, 15, 0.6): a second pass at so much the size, in steps, of a strength.
-            hires_mode: how it is enlarged: "latent", "latent-bicubic", "lanczos", ...; see `--help`.
+            hires_mode: how it is enlarged: "latent", "latent-bicubic", "lanczos", ..., or an x4 upscaler's checkpoint.
             refiner: another loaded model that goes on with the latents, on the same schedule.
             refine_at: share of the way at which the refiner begins, above 0, below 1; 0.8.
             eta: fresh noise in ddim (0) and euler_ancestral (1), from 0 to 1.

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from .. import completion, controls, model_checks
+from .. import completion, controls, hires_upscaler, model_checks
 from ..checkpoint.model import Model
 from ..core.errors import InputError
 from ..pipeline import StableDiffusion
@@ -19,6 +19,7 @@ def load(arguments: argparse.Namespace, request: Request) -> tuple[StableDiffusi
         raise InputError("packages of --coreml take no control network; leave --control out")
     if not request.coreml:
         model_checks.check_task(request)  # before anything large is converted or loaded
+    hires_upscaler.check(request)
     controls.check_pairs(request)
     sd = _packaged(arguments, request) if request.coreml else _loaded(arguments, request)
     return sd, StableDiffusion.load(request.refiner, request.dtype) if request.refiner else None
