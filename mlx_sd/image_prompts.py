@@ -100,7 +100,9 @@ def completed(model: Model, request: Request) -> tuple[ImagePrompt, ...]:
                 "the mask of an image prompt is of the whole picture; leave out the mask or --denoise-tile"
             )
         digests = [metadata.digest(source) if isinstance(source, str) else None for source in prompt.images]
-        prompts.append(prompt._replace(model_hash=f"{folder.hash}-{encoder_folder.hash}", image_hashes=tuple(digests)))
+        prompt = prompt._replace(model_hash=f"{folder.hash}-{encoder_folder.hash}", image_hashes=tuple(digests))
+        mask_hash = metadata.digest(prompt.mask) if isinstance(prompt.mask, str) else None
+        prompts.append(prompt._replace(mask_hash=mask_hash))
     return tuple(prompts)
 
 
