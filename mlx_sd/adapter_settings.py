@@ -67,10 +67,11 @@ class AdapterSettings:
     ip_adapters: tuple[ImagePrompt, ...] = request_values.entries_setting(
         ".checkpoint.ip_adapter",
         "ImagePrompt",
-        "take an image as a prompt, by an IP-Adapter: a .safetensors file, or OWNER/NAME/PATH on the hub; may be "
-        "repeated",
+        "take an image as a prompt, by an IP-Adapter: a .safetensors file, or OWNER/NAME/PATH on the hub; BLOCKS is "
+        "style, layout or style+layout (SDXL), or scales by block in JSON; the mask is white where the image acts; may "
+        "be repeated",
         flag="--ip-adapter",
-        metavar="MODEL:IMAGE[,IMAGE][:SCALE]",
+        metavar="MODEL:IMAGE[,IMAGE][:SCALE][:BLOCKS][:mask=FILE]",
         group="image",
         always_recorded=False,
     )

@@ -10,7 +10,8 @@ import numpy as np
 from . import metadata, resolve
 from .checkpoint.adapter import Adapter
 from .checkpoint.model import Model
-from .checkpoint.network_folder import T2I_ADAPTER, NetworkFolder
+from .checkpoint.network_folder import NetworkFolder
+from .checkpoint.network_names import T2I_ADAPTER
 from .core.errors import InputError
 from .load import beside
 from .networks.t2i_adapter import AdapterConfig, T2IAdapter, places

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from . import adapters, controls, image_prompts, metadata, seeds
+from . import adapters, controls, hires_upscaler, image_prompts, metadata, seeds
 from .checkpoint.lora import Lora
 from .checkpoint.model import Model
 from .conditions import check_gate, check_prompts, check_subject
 from .core.errors import InputError
-from .image_settings import PADDING, STRENGTH
+from .image_settings import IMAGE_GUIDANCE, PADDING, STRENGTH
 from .metadata.to_a1111 import lora_hashes
-from .networks.family import Family
+from .networks.family import Family, Task
 from .request import (
     DENOISE_TILE,
     GUIDANCE,
@@ -32,7 +32,7 @@ from .sampling import samplers
 from .sampling.schedules import step_count
 from .sampling.table import Table
 from .schedule_file import read_schedule
-from .tasks import images, painting, upscaling
+from .tasks import images, instruction, painting, upscaling
 from .tasks.start import FromNoise, StartingPoint
 
 _FEW = 8  # evaluations, as of checkpoints distilled to few steps
@@ -43,6 +43,9 @@ def starting_point(model: Model, request: Request, channels: mx.array | None = N
 
     channels: (1 or N, h, w, K) shown to the UNet beside the latents. InputError where these do not fit the model.
     """
+    if model.task is Task.INSTRUCTION:
+        edited = instruction.edited_image(model, request.init_image, channels is not None)
+        return FromNoise(channels) if edited is None else edited
     if model.upscales:
         unsupported = [
             name
@@ -84,6 +87,7 @@ def complete(model: Model, request: Request, start: StartingPoint | None = None)
     start: of the request, where it is open already. InputError says what does not fit, before any work.
     """
     start = starting_point(model, request) if start is None else start
+    instruction.check(model.name, model.task, request)
     request = check_prompts(model, _with_preset(model, check_subject(model, request)))
     width, height = start.size(model, request.width, request.height)
     if request.controls and (width is None or height is None):
@@ -112,6 +116,7 @@ def complete(model: Model, request: Request, start: StartingPoint | None = None)
         height=height,
         strength=strength,
         noise_level=_noise_level(model, request.noise_level),
+        image_guidance=request.image_guidance or (IMAGE_GUIDANCE if model.task is Task.INSTRUCTION else None),
         denoise_tile=_denoise_tile(model, request.denoise_tile),
         freeu=request.freeu.for_family(model.family) if request.freeu else None,
         model=model.name,
@@ -122,6 +127,7 @@ def complete(model: Model, request: Request, start: StartingPoint | None = None)
         loras=tuple(Lora.from_record(record) for record in model.loras),
         quantize=model.quantization,
         lora_mode=None if model.lora_mode == "merge" else model.lora_mode,
+        hires_hash=hires_upscaler.digest(model, request),
         vae=model.vae_name,
         vae_hash=model.vae_hash,
         adapters=adapters.completed(model, request, (width, height)),
@@ -186,7 +192,8 @@ def speed_words(model: Model, speed: str, request: Request) -> str:
 
 def unguided_words(request: Request) -> list[str]:
     """Returns a line about what a completed request says of guidance where it is off, and nothing where it is on."""
-    unused = [f"--{name.replace('_', '-')}" for name in ("negative", "guidance_rescale") if getattr(request, name)]
+    names = ("negative", "guidance_rescale", *(["image_guidance"] if request.image_guidance != IMAGE_GUIDANCE else []))
+    unused = [f"--{name.replace('_', '-')}" for name in names if getattr(request, name)]
     if not unused or request.guidance is None or request.guidance > 1:
         return []
     return [f"with --guidance {request.guidance:g} there is no guidance, so {' and '.join(unused)} changes nothing"]

@@ -8,7 +8,7 @@ import mlx.core as mx
 from .checkpoint.model import Model
 from .core.errors import InputError
 from .networks.embeddings import sinusoids
-from .networks.family import Family
+from .networks.family import Family, Task
 from .perturbed_attention import PerturbedAttention
 from .prompts import embeddings, lora_tags, script
 from .prompts.encoding import Encoding, PromptEncoder
@@ -24,7 +24,8 @@ _SCORE, _NEGATIVE_SCORE = 6.0, 2.5  # the SDXL refiner's aesthetic scores
 class Conditions(NamedTuple):
     """The UNet's inputs for a batch of N pictures; where `guided`, the unconditional rows come first.
 
-    Then follow N rows for each of the K prompts that AND joins: N + K N rows in all.
+    Then follow N rows for each of the K prompts that AND joins: N + K N rows in all. Where `imageless`, N more come
+    before them all, without a prompt and without the image of a checkpoint that edits by instruction.
     """
 
     context: mx.array | None  # (rows, tokens, C); None in models without a prompt
@@ -32,21 +33,40 @@ class Conditions(NamedTuple):
     guided: bool
     weights: tuple[float, ...] = (1.0,)  # of the guidance of each of the K prompts
     perturbed: bool = False  # whether N more rows follow, with the prompt, for perturbed-attention guidance
+    imageless: bool = False  # whether N more rows come first, for the guidance of an image
 
     @property
     def copies(self) -> int:
         """Returns how many rows each picture has."""
-        return len(self.weights) + self.guided + self.perturbed
+        return len(self.weights) + self.promptless + self.perturbed
 
-    def guide(self, output: mx.array, scale: float, rescale: float, perturbed_scale: float = 0.0) -> mx.array:
+    @property
+    def promptless(self) -> int:
+        """Returns how many of them have no prompt; these come first."""
+        return self.guided + self.imageless
+
+    def beside(self, channels: mx.array) -> mx.array:
+        """Returns channels (N, ...) for all rows: zeros for those without an image."""
+        shown = [channels] * (self.copies - self.imageless)
+        return mx.concatenate([mx.zeros_like(channels), *shown] if self.imageless else shown)
+
+    def guide(
+        self, output: mx.array, scale: float, rescale: float, perturbed_scale: float = 0.0, image_scale: float = 1.0
+    ) -> mx.array:
         """Returns the guided prediction (N, ...) of the UNet's output (rows, ...); see `denoise.guide`.
 
-        perturbed_scale: of the difference between the rows with the prompt and the perturbed ones.
+        perturbed_scale: of the difference between the rows with the prompt and the perturbed ones. image_scale: of the
+        difference that the image makes without a prompt (Brooks et al. 2023, eq. 3).
         """
-        if not self.perturbed:
+        if not (self.perturbed or self.imageless):
             return guide(output, scale, rescale, self.weights) if self.guided else output
-        *parts, perturbed = mx.split(output, self.copies)
-        away = perturbed_scale * (parts[-1] - perturbed)
+        parts = list(mx.split(output, self.copies))
+        if self.perturbed:
+            *parts, perturbed = parts
+            away = perturbed_scale * (parts[-1] - perturbed)
+        else:  # n + i (u - n) + s (c - u) is u + s (c - u) + (i - 1) (u - n)
+            nothing, *parts = parts
+            away = (image_scale - 1) * (parts[0] - nothing)
         output = mx.concatenate(parts)
         return guide(output, scale, rescale, self.weights, away) if self.guided else output + away
 
@@ -153,11 +173,11 @@ class _Texts:
         embeds_guidance = model.unet.config.guidance_dims is not None
         composed = self._weights != (1.0,)
         self._perturbed = bool(shared.pag)
-        if composed and self._perturbed:
-            raise InputError("AND and --pag do not go together; leave one of them out")
-        if composed and embeds_guidance:
-            raise InputError("this model has its guidance inside, so AND has nothing to weigh; leave AND out")
+        if composed:
+            _check_composed(model, shared)
         self._guided = not embeds_guidance and ((shared.guidance or 0.0) > 1 or composed)
+        # A scale of 1 of the image's guidance is none.
+        self._imageless = self._guided and (shared.image_guidance or 1.0) != 1
 
     def over(self, steps: Sequence[int]) -> Subjects:
         """Returns the conditions of each evaluation, by the number of its step."""
@@ -184,14 +204,14 @@ class _Texts:
             nothing = self._encode(negative, 0)
             if shared.negative is None and shared.negative_2 is None and model.zeros_for_empty:
                 nothing = nothing.zeros()
-            encoded = [nothing] * len(texts) + encoded
+            encoded = [nothing] * len(texts) * (1 + self._imageless) + encoded
         if self._perturbed:
             encoded += encoded[-len(texts) :]
         keywords: dict[str, mx.array] = {}
         if unet.added_time_dims is not None:
             keywords["text_embeds"] = mx.concatenate([e.pooled for e in encoded if e.pooled is not None])
             keywords["time_ids"] = _time_ids(
-                model, shared, len(texts), len(self._weights) + self._perturbed, self._guided
+                model, shared, len(texts), len(self._weights) + self._perturbed + self._imageless, self._guided
             )
         if unet.guidance_dims is not None:
             embedded = guidance_embedding(shared.guidance or 0.0, unet.guidance_dims)
@@ -200,13 +220,23 @@ class _Texts:
             keywords["class_labels"] = mx.full((len(encoded),), shared.noise_level)
         context = mx.concatenate([e.context for e in encoded]).astype(model.dtype)
         mx.eval(context, keywords)
-        return Conditions(context, keywords, self._guided, self._weights, self._perturbed)
+        return Conditions(context, keywords, self._guided, self._weights, self._perturbed, self._imageless)
 
     def _encode(self, texts: Texts, clip_skip: int) -> Encoding:
         key = texts, clip_skip
         if key not in self._encoded:
             self._encoded[key] = self._encoder.encode(texts[0], clip_skip, self._chunks, texts[1])
         return self._encoded[key]
+
+
+def _check_composed(model: Model, request: Request) -> None:
+    """Raises InputError where AND joins prompts and nothing weighs them."""
+    if request.pag:
+        raise InputError("AND and --pag do not go together; leave one of them out")
+    if model.unet.config.guidance_dims is not None:
+        raise InputError("this model has its guidance inside, so AND has nothing to weigh; leave AND out")
+    if model.task is Task.INSTRUCTION:
+        raise InputError(f"{model.name} edits images by one instruction, so AND has no meaning there; leave AND out")
 
 
 def prompt_encoder(model: Model, request: Request) -> PromptEncoder:
@@ -279,9 +309,11 @@ def check_prompts(model: Model, request: Request) -> Request:
             f"{tags[0].scale:g})], and leave it out of the prompt"
         )
     if request.prompt is not None:
-        for pair in (subject_scripts(model, request, 1), negative_scripts(model, request, 1)):
-            for texts in pair.texts:
-                encoder.count_chunks(*texts)
+        pairs = subject_scripts(model, request, 1), negative_scripts(model, request, 1)
+        if pairs[0].first.weights != (1.0,):
+            _check_composed(model, request)
+        for texts in (texts for pair in pairs for texts in pair.texts):
+            encoder.count_chunks(*texts)
     return request.with_values(embeddings=encoder.embeddings)
 
 

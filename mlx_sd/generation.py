@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 from PIL import Image
 
-from . import adapters, conditions, controls, hires, image_prompts, memory, seeds
+from . import adapters, conditions, controls, hires, hires_upscaler, image_prompts, memory, seeds
 from .adapters import Features
 from .checkpoint.model import Model
 from .codec import decode, to_image
@@ -39,7 +39,7 @@ class Phases(NamedTuple):
 
     encode: float  # prompts, and images to begin with; of the first batch also what all batches share
     denoise: float  # the evaluations of the UNet, callbacks not counted
-    decode: float  # latents to pictures
+    decode: float  # latents to pictures, and what enlarges them between the passes of hires fix
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,7 @@ def _group(
     networks_beside += image_prompts.size_in_memory(model, first)
     second = hires.second_pass(model, first)
     largest = pixel_size(first.with_values(**second.changes)) if second else size
+    upscaler = hires.upscaler_of(model, first, size)
     memory.check(model, *largest, at_once, first.denoise_tile or 0, first.tile, networks_beside)
     shape = latent_shape(model, first)
     if latents is not None and (latents.ndim != 4 or latents.shape[1:] != shape):
@@ -167,9 +168,14 @@ def _group(
         mx.eval([array for array in (begin.latents, begin.channels) if array is not None])
         encoded = time.perf_counter()
         evaluations = sum(len(table.rows) for table, _ in runs) + (len(second.table.rows) if second else 0)
+        enlarging = 0.0
         final, seconds = _run(runs, begin, draw_noise, callback, evaluations)
         if second:
-            pass_runs, again, draw_again = _second_pass(model, second, members, final, stages[0].steps)
+            mx.eval(final)
+            between = time.perf_counter()
+            pass_runs, again, draw_again = _second_pass(model, second, members, final, stages[0].steps, upscaler)
+            mx.eval(again.latents)
+            enlarging = time.perf_counter() - between
             final, more = _run(pass_runs, again, draw_again, callback, evaluations, done=len(seconds))
             runs += pass_runs
             seconds += more
@@ -177,14 +183,20 @@ def _group(
         sampled = time.perf_counter()
         pixels = [] if output == "latent" else [decode(model, z, first.tile)[0] for z in final[:, None]]
         images = [start.finish(to_image(image)) for image in pixels]
-        phases = Phases(encoded - clock + preparation, sum(seconds), time.perf_counter() - sampled)
+        decoding = time.perf_counter() - sampled + enlarging
+        phases = Phases(encoded - clock + preparation, sum(seconds), decoding)
         preparation = 0.0
         full = sum(predictor.full for _, predictor in runs)
         yield Result(images, final, members, seconds, full, [phases])
 
 
 def _second_pass(
-    model: Model, second: hires.SecondPass, members: Sequence[Request], latents: mx.array, steps: int
+    model: Model,
+    second: hires.SecondPass,
+    members: Sequence[Request],
+    latents: mx.array,
+    steps: int,
+    upscaler: Model | None,
 ) -> tuple[list[tuple[Table, Predictor | Tiled]], Start, Callable[[], mx.array]]:
     """Returns what the second pass of hires fix runs, what it begins with, and what draws its noise.
 
@@ -194,8 +206,15 @@ def _second_pass(
     draws = [noise.generator(request.rng, request.seed or 0) for request in larger]
     draw_noise = partial(_draw_noise, draws, latent_shape(model, larger[0]))
     predictor = predictor_of(model, larger, None, second.table, steps_before=steps)
-    image = hires.enlarged(model, latents, larger[0], *pixel_size(larger[0]))
+    upscale = None if upscaler is None else partial(_upscaled, upscaler, members)
+    image = hires.enlarged(model, latents, larger[0], *pixel_size(larger[0]), upscale)
     return [(second.table, predictor)], Start(draw_noise(), image), draw_noise
+
+
+def _upscaled(upscaler: Model, members: Sequence[Request], pictures: Sequence[Image.Image]) -> list[Image.Image]:
+    """Returns the pictures of some requests four times as large, each by itself, so that no batch changes them."""
+    requests = [hires_upscaler.request_for(upscaler, *pair) for pair in zip(members, pictures, strict=True)]
+    return [image for request in requests for result in stream(upscaler, [request]) for image in result.images]
 
 
 def predictor_of(
@@ -239,6 +258,7 @@ def predictor_of(
             request.guidance or 0.0,
             deepcache,
             guidance_rescale=request.guidance_rescale,
+            image_guidance=request.image_guidance or 1.0,
             channels=None if channels is None else cut(channels),
             join=join,
             tgate=tgate,
@@ -275,7 +295,7 @@ def _stage_predictor(
     return predictor_of(
         stage.model,
         changed,
-        channels,
+        channels if stage.model.additional_channels else None,  # a refiner takes none
         stage.table,
         first_step=stage.first_step,
         steps=stage.steps,
@@ -304,7 +324,7 @@ def _stages(model: Model, request: Request, start: StartingPoint, refiner: Model
     # adapters are of the base: a refiner's UNet has other widths.
     changes: dict[str, Any] = {"clip_skip": 0, "prompt_2": None, "negative_2": None, "target_size": None}
     changes |= {"controls": (), "guess_mode": None, "adapters": (), "adapter_factor": None}
-    changes |= {"ip_adapters": (), "ip_encoder": None}
+    changes |= {"ip_adapters": (), "ip_encoder": None, "image_guidance": None}
     complete(refiner, request.with_values(**changes, init_image=None, mask=None, strength=None))
     base, refined = split_table(
         model,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .hires_setting import IMAGE_MODES, LATENT_MODES, STRENGTH, Hires, parse
+from .hires_setting import STRENGTH, Hires, parse, parse_mode
 from .setting import Range, setting
 
 
@@ -46,9 +46,15 @@ class GuidanceSettings:
     )
     hires_mode: str | None = setting(
         None,
-        "how it is enlarged: as latents, in A1111's ways, or as a picture by lanczos (default latent)",
-        choices=(*LATENT_MODES, *IMAGE_MODES),
+        "how it is enlarged: latent, latent-bicubic, latent-nearest, latent-nearest-exact, latent-antialiased or "
+        "latent-bicubic-antialiased; as a picture by lanczos; or by an x4 upscaler: a folder, a file or a hub id "
+        "(default latent)",
+        kind=object,
+        parse=parse_mode,
         metavar="MODE",
         always_recorded=False,
         aliases="hr-upscaler hires-upscaler",
+    )
+    hires_hash: str | None = setting(
+        None, "of the weights of --hires-mode's upscaler", hidden=True, always_recorded=False
     )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .core.errors import InputError
+from .core.suggestions import unknown
 
 STRENGTH = 0.7
 IMAGE_MODES = ("lanczos",)
@@ -18,6 +21,7 @@ LATENT_MODES = (
     "latent-nearest",
     "latent-nearest-exact",
 )
+MODES = (*LATENT_MODES, *IMAGE_MODES)
 _LARGEST = 8.0
 _TEXT = re.compile(r"(?P<scale>\d*\.?\d+)(?::(?P<steps>\d*)(?::(?P<strength>\d*\.?\d+))?)?")
 
@@ -51,3 +55,14 @@ def parse(value: Any) -> Hires:
         raise InputError(f"--hires takes SCALE[:STEPS[:STRENGTH]], for example 2 or 2:15:0.5, not {value!r}")
     steps, strength = match["steps"], match["strength"]
     return Hires(float(match["scale"]), int(steps) if steps else None, float(strength) if strength else STRENGTH)
+
+
+def parse_mode(value: Any) -> str:
+    """Reads what `hires_mode=` and `--hires-mode` take: one of MODES, or the name of an x4 upscaler's checkpoint.
+
+    A name is a path that exists, or one with a slash or the suffix .safetensors. InputError for other words.
+    """
+    mode: str = os.fspath(value)
+    if mode in MODES or "/" in mode or mode.endswith(".safetensors") or Path(mode).exists():
+        return mode
+    raise unknown("--hires-mode", mode, MODES, ", and x4 upscalers by path or hub id")

@@ -9,7 +9,8 @@ import mlx.nn as nn
 from . import metadata, resolve
 from .checkpoint.ip_adapter import ImagePrompt
 from .checkpoint.model import Model
-from .checkpoint.network_folder import IMAGE_ENCODER, IP_ADAPTER, NetworkFolder
+from .checkpoint.network_folder import NetworkFolder
+from .checkpoint.network_names import IMAGE_ENCODER, IP_ADAPTER
 from .core.errors import InputError
 from .load import beside
 from .networks import ops
@@ -41,31 +42,30 @@ class ImageAttention:
         """terms: by the id of the layer."""
         self._terms = terms
 
-    def apply(self, guided: bool, copies: int = 2) -> Attend:
-        """Returns what computes an attention; guided: the first of `copies` equal parts of the rows has no prompt."""
+    def apply(self, promptless: int, copies: int) -> Attend:
+        """Returns what computes an attention; so many first ones of `copies` equal parts of the rows have no prompt."""
 
         def attend(layer: Attention, x: mx.array, context: mx.array) -> mx.array:
             """Returns the layer's output, with the terms of the images where it attends to the prompt."""
             terms = self._terms.get(id(layer), ()) if context is not x else ()
             if not terms:
                 return layer(x, context)
-            return layer(x, context, added=lambda q: sum_of_terms(terms, q, copies if guided else 1))
+            return layer(x, context, added=lambda q: sum_of_terms(terms, q, promptless, copies))
 
         return attend
 
 
-def sum_of_terms(terms: Sequence[Term], q: mx.array, copies: int) -> mx.array:
+def sum_of_terms(terms: Sequence[Term], q: mx.array, promptless: int, copies: int) -> mx.array:
     """Returns the sum of scaled and masked attentions to images for queries (B, heads, N, dim).
 
-    copies: equal parts of the B rows, of which the first is shown the image of nothing; 1 where there is no such part.
+    copies: equal parts of the B rows, of which the first `promptless` are shown the image of nothing.
     """
-    pictures = q.shape[0] // copies
+    without = q.shape[0] // copies * promptless
 
     def rows(array: mx.array) -> mx.array:
         """Returns keys or values for each row of the queries."""
         nothing, image = array.astype(q.dtype)[:1], array.astype(q.dtype)[1:]
-        parts = [image] * q.shape[0] if copies == 1 else [nothing] * pictures + [image] * (q.shape[0] - pictures)
-        return mx.concatenate(parts)
+        return mx.concatenate([nothing] * without + [image] * (q.shape[0] - without))
 
     total = None
     for term in terms:
@@ -100,7 +100,9 @@ def completed(model: Model, request: Request) -> tuple[ImagePrompt, ...]:
                 "the mask of an image prompt is of the whole picture; leave out the mask or --denoise-tile"
             )
         digests = [metadata.digest(source) if isinstance(source, str) else None for source in prompt.images]
-        prompts.append(prompt._replace(model_hash=f"{folder.hash}-{encoder_folder.hash}", image_hashes=tuple(digests)))
+        prompt = prompt._replace(model_hash=f"{folder.hash}-{encoder_folder.hash}", image_hashes=tuple(digests))
+        mask_hash = metadata.digest(prompt.mask) if isinstance(prompt.mask, str) else None
+        prompts.append(prompt._replace(mask_hash=mask_hash))
     return tuple(prompts)
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 STRENGTH = 0.8  # of image to image; 1 with a mask
 PADDING = 32  # pixels around --only-masked
+IMAGE_GUIDANCE = 1.5  # of checkpoints that edit by instruction
 
 _image_setting = partial(setting, None, group="image", always_recorded=False)
 _file_setting = partial(
@@ -70,6 +71,14 @@ class ImageSettings:
         range=Range(0),
         metavar="PIXELS",
         aliases="inpaint-full-res-padding masked-padding only-masked-padding",
+    )
+    image_guidance: float | None = _image_setting(
+        "how near the picture stays to the image, with checkpoints that edit it by an instruction, the prompt (default "
+        f"{IMAGE_GUIDANCE})",
+        kind=float,
+        range=Range(1),
+        metavar="SCALE",
+        aliases="image-guidance-scale image-cfg-scale image-cfg cfg-image img-cfg-scale",
     )
     noise_level: int | None = setting(
         None,

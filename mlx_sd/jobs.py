@@ -74,6 +74,7 @@ def _without_names(request: Request) -> Request:
         "mask": request.mask_hash,
         "refiner": request.refiner_hash,
         "vae": request.vae_hash,
+        "hires_mode": request.hires_hash,
     }
     unnamed = {name: MODEL if name == "model" else None for name, digest in names.items() if digest is not None}
     loras = tuple(lora if lora.sha256 is None else lora._replace(path=MODEL) for lora in request.loras)

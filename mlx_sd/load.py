@@ -36,13 +36,15 @@ from .core.errors import InputError
 from .core.suggestions import unknown
 from .networks import quantization
 from .networks.classes import Classes
-from .networks.configs import VAEConfig
-from .networks.family import Family, family_of, task_of
+from .networks.configs import TinyConfig, VAEConfig, vae_config
+from .networks.family import Family, Task, family_of, task_of
 from .networks.vae import Autoencoder, Pixels
 from .runtime_loras import RuntimeLoras
 from .sampling.low_res import LowRes
 from .sampling.scheduler import Scheduler
 from .spellings import DTYPE_VALUES
+
+_SD_SCALE, _SDXL_SCALE = 0.18215, 0.13025  # of the latents of Stable Diffusion 1 and 2, and of SDXL
 
 
 def load(
@@ -193,9 +195,22 @@ def _model(name: str, folder: Path, about: Mapping[str, Any], dtype: mx.Dtype, n
         zeros_for_empty=bool(pipeline.get("force_zeros_for_empty_prompt", False)),
         folder=folder,
         low_res=LowRes.of(about, where) if family is Family.UPSCALER else None,
+        image_factor=_image_factor(about, sdxl) if task is Task.INSTRUCTION else 1.0,
         classes=classes,
         class_embedder=embedder,
     )
+
+
+def _image_factor(about: Mapping[str, Any], sdxl: bool) -> float:
+    """Returns what takes the scale of the UNet's latents from those of an image: InstructPix2Pix sees them unscaled.
+
+    CosXL Edit sees them scaled. A tiny autoencoder makes scaled latents, and its config does not hold their scale.
+    """
+    if about["pipeline"].get("is_cosxl_edit"):
+        return 1.0
+    config = vae_config(network_configs(about)["vae"])
+    scale = (_SDXL_SCALE if sdxl else _SD_SCALE) if isinstance(config, TinyConfig) else config.scaling_factor
+    return 1 / scale
 
 
 def beside(

@@ -10,6 +10,7 @@ from mlx.utils import tree_flatten
 
 from .checkpoint.model import Model
 from .core.errors import InputError
+from .networks.family import Task
 
 # The UNet's peak over its outermost activations: 55 to 73 measured on the embedded checkpoint, at 16 to 64 latents a
 # side, and 50 to 56 on the x4 upscaler. It does not grow with their square: attention is fused on a GPU, and goes piece
@@ -27,18 +28,19 @@ def needed(model: Model, width: int, height: int, batch: int = 1, denoise_tile: 
     """
     config, factor = model.unet.config, model.vae.config.downsampling
     wide, high = (min(side // factor, denoise_tile or inf) for side in (width, height))
-    outermost = int(2 * batch * wide * high * config.channels * model.dtype.size)
-    return _weights(model) + _UNET_FACTOR * outermost
+    rows = 3 if model.task is Task.INSTRUCTION else 2
+    outermost = int(rows * batch * wide * high * config.channels * model.dtype.size)
+    return weights(model) + _UNET_FACTOR * outermost
 
 
 def decoding(model: Model, width: int, height: int, tile: int | None = None) -> int:
     """Estimates the peak in bytes of weights and decoding; tile: as `StableDiffusion.decode` takes it."""
     config, picture = model.vae.config, width * height * _BYTES_PER_PIXEL
     if mx.default_device() != mx.cpu:
-        return _weights(model) + picture
+        return weights(model) + picture
     side = model.vae.tile(max(width, height), tile) or inf
     pixels = int(min(width, side) * min(height, side))
-    return _weights(model) + picture + _DECODER_FACTOR * pixels * config.channels[0] * model.vae.dtype.size
+    return weights(model) + picture + _DECODER_FACTOR * pixels * config.channels[0] * model.vae.dtype.size
 
 
 def available() -> int:
@@ -54,11 +56,12 @@ def check(
     denoise_tile: int = 0,
     tile: int | None = None,
     beside: int = 0,
+    advice: str | None = None,
 ) -> None:
     """Raises InputError where the machine has too little memory; the error names a size or an option that would fit.
 
-    beside: bytes of the weights of networks beside the model's, as control networks. Decoding counts for upscalers
-    alone: other large pictures go through the VAE in tiles.
+    beside: bytes of the weights of networks beside the model's, as control networks. advice: what the error says in
+    place of that size. Decoding counts for upscalers alone: other large pictures go through the VAE in tiles.
     """
     if model.sizes:  # Core ML packages, exported for these sizes
         return
@@ -67,8 +70,8 @@ def check(
         required = max(required, decoding(model, width, height, tile))
     if required <= present:
         return
-    weights, factor = _weights(model) + beside, model.vae.config.downsampling
-    scale = sqrt(max(present - weights, 0) / (required - weights))
+    resident, factor = weights(model) + beside, model.vae.config.downsampling
+    scale = sqrt(max(present - resident, 0) / (required - resident))
     fits = [floor(side * scale / factor) * factor for side in (width, height)]
     remedy = f"{fits[0]} x {fits[1]} would fit (--width, --height)" if all(fits) else "none of any size would fit"
     if model.upscales:
@@ -81,11 +84,12 @@ def check(
     at_once = f" by {batch} at a time" if batch > 1 else ""
     raise InputError(
         f"pictures of {width} x {height}{at_once} need about {required / 2**30:.0f} GB of memory, and there are "
-        f"{present / 2**30:.0f} GB; {remedy}"
+        f"{present / 2**30:.0f} GB; {advice or remedy}"
     )
 
 
-def _weights(model: Model) -> int:
+def weights(model: Model) -> int:
+    """Returns the bytes of the weights of a model's networks."""
     networks = (*model.text_encoders, model.unet, model.vae)
     flat: Any = [tree_flatten(network.parameters()) for network in networks if isinstance(network, nn.Module)]
     return sum(array.nbytes for arrays in flat for _, array in arrays)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint.embedded import EMBEDDED
-from .checkpoint.network_folder import IMAGE_ENCODER, IP_ADAPTER, JSON, NETWORKS, T2I_ADAPTER
+from .checkpoint.network_names import IMAGE_ENCODER, IP_ADAPTER, JSON, NETWORKS, T2I_ADAPTER
 from .core.errors import Failure, InputError
 from .core.places import cache_folder, hub_folder, shown
 from .core.suggestions import did_you_mean

@@ -140,6 +140,7 @@ class StableDiffusion:
         only_masked: bool | None = None,
         padding: int | None = None,
         extend: Extension | str | None = None,
+        image_guidance: float | None = None,
         noise_level: int | None = None,
         controls: Sequence[ControlSource] | None = None,
         guess_mode: bool | None = None,
@@ -211,6 +212,7 @@ class StableDiffusion:
             only_masked: paint the mask's surroundings alone, at the size of a whole picture.
             padding: pixels of those surroundings, from 0; 32.
             extend: "left=128,top=64" or Extension(left=128, top=64): paint on beyond the image's sides.
+            image_guidance: how near a picture edited by instruction stays to the image, from 1; 1.5.
             noise_level: of an x4 upscaler's small image, from 0 to 350; 20.
             controls: control networks, each a tuple (model, image) or (model, image, scale), a text as `--control`
                 takes it, or Control(model, image, scale, start, end, maker).
@@ -222,7 +224,7 @@ class StableDiffusion:
                 scale, mask), or a text as `--ip-adapter` takes it.
             ip_encoder: the image encoder that these see through; None is the one beside the adapter.
             hires: 2, "2:15:0.6" or Hires(2, 15, 0.6): a second pass at so much the size, in steps, of a strength.
-            hires_mode: how it is enlarged: "latent", "latent-bicubic", "lanczos", ...; see `--help`.
+            hires_mode: how it is enlarged: "latent", "latent-bicubic", "lanczos", ..., or an x4 upscaler's checkpoint.
             refiner: another loaded model that goes on with the latents, on the same schedule.
             refine_at: share of the way at which the refiner begins, above 0, below 1; 0.8.
             eta: fresh noise in ddim (0) and euler_ancestral (1), from 0 to 1.
@@ -274,6 +276,7 @@ class StableDiffusion:
             only_masked=only_masked,
             padding=padding,
             extend=extend,  # type: ignore[arg-type]
+            image_guidance=image_guidance,
             noise_level=noise_level,
             controls=controls or (),  # type: ignore[arg-type]  # tuples become objects
             guess_mode=guess_mode,

@@ -26,6 +26,7 @@ class Predictor:
         deepcache: FeatureCache,
         *,
         guidance_rescale: float = 0.0,
+        image_guidance: float = 1.0,
         channels: mx.array | None = None,
         join: Join = concatenate,
         tgate: AttentionCache | None = None,
@@ -37,13 +38,14 @@ class Predictor:
         """Collects what one generation needs.
 
         conditions: of all evaluations, or one for each, where prompts change on the way. guidance, guidance_rescale: as
-        `guide` takes them. deepcache: the deep features of this generation. channels: (1 or N, h, w, K) beside the
-        latents. join: how the UNet joins skips (FreeU). tgate: the attention outputs of this generation. control: its
-        control networks. features: what its T2I-Adapters add. image_attention: what its image prompts add to
-        attentions. perturbation: of the last rows, where the conditions have such rows.
+        `guide` takes them. deepcache: the deep features of this generation. image_guidance: of checkpoints that edit by
+        instruction, as `Conditions.guide` takes it. channels: (1 or N, h, w, K) beside the latents. join: how the UNet
+        joins skips (FreeU). tgate: the attention outputs of this generation. control: its control networks. features:
+        what its T2I-Adapters add. image_attention: what its image prompts add to attentions. perturbation: of the last
+        rows, where the conditions have such rows.
         """
         self._unet, self._conditions, self._channels = unet, conditions, channels
-        self._guidance, self._guidance_rescale = guidance, guidance_rescale
+        self._guidance, self._guidance_rescale, self._image_guidance = guidance, guidance_rescale, image_guidance
         self._features, self._image_attention, self._perturbation = features, image_attention, perturbation
         self.deepcache, self._join, self._tgate, self._control = deepcache, join, tgate, control
 
@@ -59,7 +61,7 @@ class Predictor:
         controlled = conditions
         attend: Attend = apply_attention
         if self._image_attention:
-            attend = self._image_attention.apply(conditions.guided, conditions.copies)
+            attend = self._image_attention.apply(conditions.promptless, conditions.copies)
         if self._perturbation:
             attend = self._perturbation.apply(attend, latents.shape[0])
         if self._tgate:
@@ -67,11 +69,10 @@ class Predictor:
             if self._tgate.drops_guidance(evaluation):
                 # The UNet reuses what the prompt did; a control network has no such memory, and reads the prompt.
                 conditions, controlled = conditions.unconditional(), conditions.conditional()
-        x = latents
+        x = mx.concatenate([latents] * conditions.copies)
         if self._channels is not None:
-            channels = mx.broadcast_to(self._channels, (x.shape[0], *self._channels.shape[1:]))
-            x = mx.concatenate([x, channels], axis=-1)
-        x = mx.concatenate([x] * conditions.copies)
+            channels = mx.broadcast_to(self._channels, (latents.shape[0], *self._channels.shape[1:]))
+            x = mx.concatenate([x, conditions.beside(channels)], axis=-1)
         x = x.astype(self._unet.dtype)
 
         def evaluate(deep: Deep, depth: int) -> tuple[mx.array, mx.array]:
@@ -97,4 +98,4 @@ class Predictor:
 
         output = self.deepcache.evaluate(evaluate).astype(mx.float32)
         away = self._perturbation.scale_at(timestep) if self._perturbation else 0.0
-        return conditions.guide(output, self._guidance, self._guidance_rescale, away)
+        return conditions.guide(output, self._guidance, self._guidance_rescale, away, self._image_guidance)

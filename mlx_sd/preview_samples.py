@@ -105,6 +105,8 @@ def _estimates(
         settings["image"] = picture(rng, _SIDE, _SIDE)
     elif model.task is Task.INPAINTING:
         settings["image"], settings["mask"] = picture(rng, *size), _half_mask(*size)
+    elif model.task is Task.INSTRUCTION:
+        settings["image"] = picture(rng, *size)
     else:
         settings["width"], settings["height"] = size
     if model.folder is not None:  # of Core ML packages not every set has the pair that DeepCache needs

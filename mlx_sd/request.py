@@ -145,7 +145,7 @@ class Request(PromptSettings, GuidanceSettings, ImageSettings, AdapterSettings, 
         kind=float,
         range=Range(),
         metavar="SCALE",
-        aliases="guidance-scale cfg cfg-scale scale unconditional-guidance-scale",
+        aliases="guidance-scale cfg cfg-scale cfg-text scale unconditional-guidance-scale",
     )
     guidance_rescale: float = setting(
         0.0,

@@ -13,15 +13,8 @@ import mlx.nn as nn
 from .checkpoint.embedded import EMBEDDED
 from .checkpoint.lora import Lora, LoraSource
 from .checkpoint.model_folder import CONTROL, VERSION, network_configs, read_model_json
-from .checkpoint.network_folder import (
-    IMAGE_ENCODER,
-    IP_ADAPTER,
-    JSON,
-    NETWORKS,
-    T2I_ADAPTER,
-    NetworkFolder,
-    read_network_json,
-)
+from .checkpoint.network_folder import NetworkFolder, read_network_json
+from .checkpoint.network_names import IMAGE_ENCODER, IP_ADAPTER, JSON, NETWORKS, T2I_ADAPTER
 from .core import terminal
 from .core.errors import InputError
 from .core.places import cache_folder

@@ -115,7 +115,7 @@ def test_a_cached_pass_equals_a_full_one_bit_for_bit_at_every_branch(name, home,
     sd = family(name)
     file = str(home / ("plus.safetensors" if name == "sd1" else "xl.safetensors"))
     request = Request(prompt=PROMPT, ip_adapters=[(file, pictures()[0])], width=64, height=64, guidance=5.0)
-    attend = image_prompts.attention(sd.model, request).apply(True)
+    attend = image_prompts.attention(sd.model, request).apply(1, 2)
     inputs = {key: mx.array(value) for key, value in families.unet_inputs(families.FAMILIES[name]["unet"]).items()}
     plain, _ = sd.unet(**inputs)
     for branch in sd.unet.branches:
@@ -168,6 +168,75 @@ def test_metadata_record_it_and_replay_it(home, run, family, tmp_path):
     request = Request(ip_adapters=[text])
     assert Request.from_json(json.loads(json.dumps(request.to_json())), "here") == request
     assert request.ip_adapters[0].images == ("one.png", "two.png") and request.ip_adapters[0].scale == 0.5
+
+
+STYLE, LAYOUT = ("up.block_0", (0.0, 1.0, 0.0)), ("down.block_2", (0.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("m:a.png:style", {"blocks": (STYLE,)}),
+        ("m:a.png,b.png:0.5:style+layout", {"images": ("a.png", "b.png"), "scale": 0.5, "blocks": (STYLE, LAYOUT)}),
+        ("m:a.png:mask=m:0.5.png", {"mask": "m:0.5.png"}),
+        ("m:a.png:0.5:layout:mask=left.png", {"scale": 0.5, "blocks": (LAYOUT,), "mask": "left.png"}),
+        ('m:a.png:{"up": {"block_0": [0, 1, 0]}}', {"blocks": (STYLE,)}),
+        ('m:a.png:2:{"mid": 0.5}:mask=x', {"scale": 2.0, "blocks": (("mid", (0.5,)),), "mask": "x"}),
+    ],
+)
+def test_a_text_says_blocks_and_mask(text, fields):
+    expected = ImagePrompt("m", ("a.png",))._replace(**fields).checked()
+    assert ImagePrompt.of(text) == expected
+    assert ImagePrompt.from_record(json.loads(json.dumps(expected.to_record()))) == expected
+
+
+def test_a_file_that_exists_has_any_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a:style", "b:mask=c", "d:{}", "e,f"):
+        (tmp_path / name).write_bytes(b"")
+        assert ImagePrompt.of(f"m:{name}") == ImagePrompt("m", (name,)).checked()
+
+
+def test_words_for_blocks_are_their_scales(home, family):
+    sd, model, (picture,) = family("sdxl"), str(home / "xl.safetensors"), pictures()
+    both = {"up": {"block_0": [0, 1, 0]}, "down": {"block_2": [0, 1]}}
+    assert np.array_equal(latents(sd, (model, picture, "style+layout")), latents(sd, (model, picture, both)))
+
+
+def test_the_command_line_s_mask_and_blocks_are_python_s(home, run, family, tmp_path):
+    sd, (picture,) = family("sd1"), pictures()
+    picture.save(tmp_path / "one.png")
+    half_mask().save(tmp_path / "left.png")
+    flags = ("--model", sd.model.folder, "--steps", 1, "--size", "64x64", "--seed", 1)
+    text = f'{home / "base.safetensors"}:one.png:0.8:{{"up": {{"block_1": [0, 1, 0.5]}}}}:mask=left.png'
+    code, _, err = run("a tent", *flags, "--ip-adapter", text, "--output", "a.png")
+    assert code == 0, err
+    blocks = (("up.block_1", (0.0, 1.0, 0.5)),)
+    entry = ImagePrompt(str(home / "base.safetensors"), picture, 0.8, half_mask(), blocks)
+    result = sd.generate("a tent", steps=1, width=64, height=64, seed=1, ip_adapters=[entry])
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), np.asarray(result.images[0]))
+    assert run("--from-image", "a.png", "--output", "b.png")[0] == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    half_mask().transpose(0).save(tmp_path / "left.png")
+    code, _, err = run("--from-image", "a.png", "--output", "c.png")
+    assert code == 2 and "left.png is not the file that the picture was made with" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("m:a.png:mask=", "name a file behind mask="),
+        ('m:a.png:{"up": ', "scales by block are JSON"),
+        ('m:a.png:{"up": "x"}', r"the scale of up of m:a\.png must be a finite number"),
+        ("m:style", r"takes MODEL:IMAGE\[,IMAGE\]\[:SCALE\]\[:BLOCKS\]\[:mask=FILE\]"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line(text, words):
+    with pytest.raises(InputError, match=words) as error:
+        ImagePrompt.of(text)
+    assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="style, layout or style"):
+        ImagePrompt.of(("m", "a.png", "mood"))
 
 
 def test_what_does_not_fit_is_one_line(home, family, tmp_path):

@@ -19,7 +19,7 @@ from mlx_sd.checkpoint.control import Control
 from mlx_sd.checkpoint.ip_adapter import ImagePrompt
 from mlx_sd.checkpoint.lora import Lora
 from mlx_sd.cli import flags
-from mlx_sd.hires_setting import IMAGE_MODES, LATENT_MODES, Hires
+from mlx_sd.hires_setting import MODES, Hires
 from mlx_sd.prompts.embeddings import Embedding
 from mlx_sd.prompts.style_names import PROMPT_STYLES
 from mlx_sd.request import DTYPES, SETTINGS, SOLVER, SPEEDS
@@ -61,10 +61,11 @@ _parsed = {
         Hires, st.sampled_from([1.5, 2.0, 4.0]), st.sampled_from([None, 7]), st.sampled_from([0.5, 1.0])
     ),
     "extend": st.builds(Extension, st.integers(1, 512), st.integers(0, 512)),
-    "hires_mode": st.sampled_from([*LATENT_MODES, *IMAGE_MODES]),
+    "hires_mode": st.sampled_from([*MODES, "models/x4"]),
     "lora_mode": st.sampled_from(["merge", "runtime"]),
     "adapter_factor": st.floats(0, 1),
     "pag": st.floats(0, 10),
+    "image_guidance": st.floats(1, 10),
     "pag_adaptive": st.floats(0, 1),
     "controls": st.lists(
         st.builds(

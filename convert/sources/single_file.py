@@ -15,7 +15,7 @@ from ..files import file_kinds, hub
 from ..files.refusals import first
 from . import configs_from_shapes, original_weights, prediction_type
 from .checkpoint import Checkpoint, Component, SourceOptions, Vocabulary
-from .single_file_kinds import IGNORED, INPAINTING, KINDS, Kind, detect
+from .single_file_kinds import IGNORED, KINDS, PIPELINES, TITLES, Kind, detect
 from .single_file_parts import (
     Tensors,
     class_embedder,
@@ -65,11 +65,13 @@ def read(file: Path, options: SourceOptions) -> Checkpoint:
             components["vae"].config[f"latents_{field}"] = numbers(stored[f"edm_{field}"])
     _match(file, components, kind, 768 if name == "sd2" and prediction == "v_prediction" else kind.pixels)
     unet_config = UNetConfig.from_hf(config, f"{file}: unet")
-    inpainting = task_of(unet_config, config["out_channels"]) is Task.INPAINTING
-    if inpainting:
-        index["_class_name"] = INPAINTING[index["_class_name"]]
+    task = task_of(unet_config, config["out_channels"])
+    if task in PIPELINES:
+        index["_class_name"] = PIPELINES[task][index["_class_name"]]
+    if name == "cosxl" and task is Task.INSTRUCTION:
+        index["is_cosxl_edit"] = True
 
-    title = f"{kind.title}{', inpainting' if inpainting else ''}, {prediction} ({reason})"
+    title = f"{kind.title}{TITLES.get(task, '')}, {prediction} ({reason})"
     return Checkpoint(
         file,
         index,
@@ -105,7 +107,8 @@ def _kind(file: Path, stored: Tensors, unet: Tensors, option: str | None) -> tup
         raise InputError(f"{file} is not of the kind {name}: its UNet is {'not ' if kind.sizes else ''}of SDXL's kind")
     channels = config["in_channels"]
     if channels not in kind.channels:
-        expected = " or ".join(map(str, kind.channels))
+        *others, last = map(str, kind.channels)
+        expected = f"{', '.join(others)} or {last}" if others else last
         raise InputError(f"{file}: a UNet of {channels} input channels; {kind.title} has {expected}")
     return name, config
 

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlx_sd.networks.family import Task
+
 from . import configs_from_shapes
 
 Config = dict[str, Any]
@@ -38,7 +40,7 @@ class Kind:
     vae: Config = field(default_factory=lambda: {"scaling_factor": 0.18215})
     sizes: int = 0  # how many numbers about the image's size the UNet takes (SDXL)
     low_res_scheduler: Config | None = None
-    channels: tuple[int, ...] = (4, 9)  # input channels that the UNet may have; 9 for inpainting
+    channels: tuple[int, ...] = (4, 8, 9)  # that the UNet may take; 9 for inpainting, 8 for editing by instruction
     classes: bool = False  # it has a class embedder in the place of text encoders
 
 
@@ -185,11 +187,18 @@ KINDS: dict[str, Kind] = {
     ),
 }
 
-# The pipeline of a kind -> its pipeline for inpainting
-INPAINTING = {
-    "StableDiffusionPipeline": "StableDiffusionInpaintPipeline",
-    "StableDiffusionXLPipeline": "StableDiffusionXLInpaintPipeline",
+# The task of the UNet, by its input channels -> the pipeline of a kind -> its pipeline for that task
+PIPELINES = {
+    Task.INPAINTING: {
+        "StableDiffusionPipeline": "StableDiffusionInpaintPipeline",
+        "StableDiffusionXLPipeline": "StableDiffusionXLInpaintPipeline",
+    },
+    Task.INSTRUCTION: {
+        "StableDiffusionPipeline": "StableDiffusionInstructPix2PixPipeline",
+        "StableDiffusionXLPipeline": "StableDiffusionXLInstructPix2PixPipeline",
+    },
 }
+TITLES = {Task.INPAINTING: ", inpainting", Task.INSTRUCTION: ", edits by instruction"}
 
 # Tensors beside the networks that are not needed: training state, and schedules, which follow from the kind.
 IGNORED = re.compile(

@@ -24,6 +24,7 @@ _CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
 _ABSENT = {
     "StableDiffusionPipeline": ("feature_extractor", "image_encoder", "safety_checker"),
     "StableDiffusionInpaintPipeline": ("feature_extractor", "image_encoder", "safety_checker"),
+    "StableDiffusionInstructPix2PixPipeline": ("feature_extractor", "image_encoder", "safety_checker"),
     "StableDiffusionUpscalePipeline": ("feature_extractor", "safety_checker", "watermarker"),
     "StableDiffusionXLPipeline": ("feature_extractor", "image_encoder"),
     "StableDiffusionXLImg2ImgPipeline": ("feature_extractor", "image_encoder", "text_encoder", "tokenizer"),

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from mlx_sd.checkpoint.network_folder import FORMAT, JSON, VERSION
+from mlx_sd.checkpoint.network_folder import FORMAT, VERSION
+from mlx_sd.checkpoint.network_names import JSON
 from mlx_sd.core.files import atomic_folder, sha256
 from mlx_sd.core.terminal import progress
 

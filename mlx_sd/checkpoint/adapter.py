@@ -55,14 +55,12 @@ class Adapter(NamedTuple):
         return {name: value for name, value in values.items() if value is not None}
 
 
-def divide(text: str, option: str) -> tuple[str, str, float]:
-    """Divides MODEL:IMAGE[:SCALE]; a name that exists may have colons. InputError names the option and the form."""
+def divide(text: str, option: str, form: str = "MODEL:IMAGE[:SCALE]") -> tuple[str, str, float]:
+    """Divides MODEL:IMAGE[:SCALE]; a name that exists may have colons. InputError names the option and its form."""
     place, scale = without_scale(text)
     model, image = divided(place)
     if not model or not image:
-        raise InputError(
-            f"{option} takes MODEL:IMAGE[:SCALE], for example sketch.safetensors:drawing.png:0.8, not {text!r}"
-        )
+        raise InputError(f"{option} takes {form}, for example sketch.safetensors:drawing.png:0.8, not {text!r}")
     return model, image, scale
 
 

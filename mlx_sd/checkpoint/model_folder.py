@@ -24,7 +24,7 @@ from ..networks.unet import UNet
 from ..networks.unet_config import UNetConfig
 from ..networks.vae import Autoencoder
 from ..prompts.tokenizer import Tokenizer
-from .network_folder import IMAGE_ENCODER, IP_ADAPTER, T2I_ADAPTER
+from .network_names import IMAGE_ENCODER, IP_ADAPTER, T2I_ADAPTER
 
 AGAIN = "; convert the checkpoint again"  # the end of messages about a folder that is damaged
 FORMAT, VERSION = "mlx-sd", 3
@@ -33,6 +33,8 @@ TEXT = ("text_encoder", "text_encoder_2")
 CONTROL = "control"  # of a folder that holds a ControlNet alone
 DIFFERENCES = "differences"  # in model.json: a ControlNet's parameters that are differences from its UNet's
 _SCALES = {"StableDiffusionUpscalePipeline": 0.08333, "LDMSuperResolutionPipeline": 1.0}
+# Pipelines of diffusers that take the scheduler's config as it is
+_UNMENDED = ("StableDiffusionXL", "StableDiffusionUpscale", "StableDiffusionInstructPix2Pix")
 PIXELS = ("DDPMPipeline", "DDIMPipeline")  # of diffusers: without an autoencoder
 # How parameters of the UNet began in versions 1 and 2 -> how they begin since; the first rule that fits decides.
 _RENAMED = (
@@ -93,7 +95,7 @@ def network_configs(about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def scheduler_config(about: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the scheduler's config as the checkpoint's pipeline uses it."""
     name = str(about["pipeline"].get("_class_name", ""))
-    if name.startswith("StableDiffusion") and not name.startswith(("StableDiffusionXL", "StableDiffusionUpscale")):
+    if name.startswith("StableDiffusion") and not name.startswith(_UNMENDED):
         # Old configs leave these out or have them wrong; diffusers' pipelines mend them in the same way.
         return {**about["scheduler"], "steps_offset": 1, "clip_sample": False}
     return dict(about["scheduler"])

@@ -9,11 +9,9 @@ from typing import Any, NamedTuple
 
 from ..core.errors import InputError
 from ..core.files import read_json, tensors
+from .network_names import JSON
 
-FORMAT, VERSION, JSON = "mlx-sd network", 1, "network.json"
-NETWORKS = "networks"  # their folder inside the cache
-T2I_ADAPTER = "t2i_adapter"  # of the folder of a T2I-Adapter
-IP_ADAPTER, IMAGE_ENCODER = "ip_adapter", "image_encoder"  # of the folders of an IP-Adapter and its image encoder
+FORMAT, VERSION = "mlx-sd network", 1
 
 
 class NetworkFolder(NamedTuple):

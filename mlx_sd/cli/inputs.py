@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..core.errors import InputError
 from ..core.files import is_file, is_folder
+from ..hires_setting import MODES
 from ..request import Request
 from .prompt_list import STDIN
 
@@ -64,6 +65,8 @@ def _sources(request: Request) -> Iterator[tuple[str, str]]:
     for flag in ("init_image", "mask", "model", "refiner", "coreml", "vae"):
         if isinstance(value := getattr(request, flag), str):
             yield f"--{flag.replace('_', '-')}", value
+    if request.hires_mode and request.hires_mode not in MODES:
+        yield "--hires-mode", request.hires_mode
     if request.schedule and request.schedule.endswith(".json"):
         yield "--schedule", request.schedule
     for adapter in request.adapters:

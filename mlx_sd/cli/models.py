@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from .. import completion, control_fit
+from .. import completion, control_fit, hires_upscaler, model_checks
 from ..checkpoint.model import Model
 from ..core.errors import InputError
 from ..pipeline import StableDiffusion
@@ -16,7 +16,9 @@ FIELDS = ("model", "dtype", "loras", "quantize", "coreml", "refiner", "vae", "lo
 def load(arguments: argparse.Namespace, request: Request) -> tuple[StableDiffusion, StableDiffusion | None]:
     """Returns the model of a request and its refiner, None where it has none."""
     if not request.coreml:  # before anything large is converted or loaded
+        model_checks.check_task(request)
         control_fit.check_pairs(request.model, [control.model for control in request.controls])
+    hires_upscaler.check(request)
     sd = _packaged(arguments, request) if request.coreml else _loaded(arguments, request)
     return sd, StableDiffusion.load(request.refiner, request.dtype) if request.refiner else None
 

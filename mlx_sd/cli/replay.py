@@ -30,6 +30,7 @@ _OVERRULES: Mapping[str, tuple[str, ...]] = {
     "model": ("model_hash", "checkpoint_hash", "coreml"),
     "refiner": ("refiner_hash",),
     "vae": ("vae_hash",),
+    "hires_mode": ("hires_hash",),
 }
 # Networks beside the model -> what their weights are called.
 _BESIDE = {"controls": "the control network", "adapters": "the weights", "ip_adapters": "the weights"}
@@ -154,6 +155,8 @@ def changes_beside(arguments: argparse.Namespace, replayed: Request, completed: 
             if before.model == now.model and before.model_hash not in (None, now.model_hash):
                 lines.append(f"{now.model} is not {noun} that the picture was made with")
             lines += _changed_files(before.files, now.files)
+    if replayed.hires_mode == completed.hires_mode and replayed.hires_hash not in (None, completed.hires_hash):
+        lines.append(f"{completed.hires_mode} is not the weights that the picture was made with")
     digests = {embedding.path: embedding.sha256 for embedding in completed.embeddings}
     for path, digest in ((embedding.path, embedding.sha256) for embedding in replayed.embeddings):
         if path in digests:

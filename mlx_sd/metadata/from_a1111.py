@@ -164,6 +164,7 @@ class _Reader:
         for key, field in (("Steps", "steps"), ("CFG scale", "guidance"), ("Seed", "seed")):
             if key in self._values:
                 self.settings[field] = _number(self._values.pop(key))
+        self._read_image_guidance()
         if size := re.fullmatch(r"(\d{1,6})x(\d{1,6})", self._values.get("Size", "")):
             del self._values["Size"]
             width, height = (int(side) // _PIXELS * _PIXELS for side in size.groups())
@@ -185,6 +186,16 @@ class _Reader:
                 value = self._values.pop(key)
                 self.settings[field] = _number(value) if field == "guidance_rescale" else value
 
+    def _read_image_guidance(self) -> None:
+        """Reads the guidance of the image, which A1111 writes of checkpoints that edit by instruction."""
+        if (text := self._values.pop("Image CFG scale", None)) is None:
+            return
+        number = _number(text)
+        if isinstance(number, (int, float)) and number < 1:
+            self._remark(f"Image CFG scale {_printable(text)} (here from 1 up)", "image_guidance")
+        else:
+            self.settings["image_guidance"] = number
+
     def read_images(self) -> None:
         """Reads what is about an image or a mask, neither of which the text holds."""
         strength = self._take("Denoising strength")
@@ -192,7 +203,10 @@ class _Reader:
             strength = None
         hires = any(key.startswith(("Hires", "First pass size")) for key in self._values)
         if strength is not None and not hires:
-            self.settings["strength"] = _number(strength)
+            if "image_guidance" not in self.settings:
+                self.settings["strength"] = _number(strength)
+            elif _number(strength) != 1:
+                self._remark(f"Denoising strength {_printable(strength)} (edits by instruction run all steps)")
             self._remark("the image it began with (--init-image names it)", "init_image")
         blur, padding = self._take("Mask blur"), self._take("Masked area padding")
         area = self._take("Inpaint area")

@@ -100,6 +100,7 @@ def _pairs(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield "Sampler", sampler
     yield "Schedule type", schedule_type
     yield "CFG scale", setting("guidance")
+    yield "Image CFG scale", setting("image_guidance")
     yield "Seed", setting("seed")
     yield "Size", f"{setting('width')}x{setting('height')}"
     yield "Model hash", (setting("checkpoint_hash") or "")[:10] or setting("model_hash")
@@ -113,7 +114,8 @@ def _pairs(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield "Denoising strength", float(strength)
         yield "Hires upscale", float(scale)
         yield "Hires steps", steps or None
-        yield "Hires upscaler", HIRES[setting("hires_mode") or "latent"]
+        mode = setting("hires_mode") or "latent"
+        yield "Hires upscaler", HIRES.get(mode) or _model_name(mode)
     if setting("mask_blur"):
         yield "Mask blur", setting("mask_blur")
     if setting("clip_skip"):

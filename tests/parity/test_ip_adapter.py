@@ -34,7 +34,7 @@ def encoder():
 def place(shapes, family, tmp_path_factory):
     """Diffusers folders of two families, and adapters for them."""
     home = tmp_path_factory.mktemp("ip")
-    for name in ("sd1", "sdxl"):
+    for name in ("sd1", "sd2v", "sdxl"):
         families.write_folder(name, shapes[name], home / name)
         for kind in KINDS:
             image_prompts.write(home / f"{name}-{kind}.safetensors", kind, family(name).unet)
@@ -106,6 +106,8 @@ CASES = {
         1,
         False,
     ),
+    "sd2 base, v-prediction": ("sd2v", "base", 0.8, 1, False),
+    "sd2 plus, v-prediction": ("sd2v", "plus", 0.8, 1, False),
     "sdxl plus": ("sdxl", "plus", 0.7, 1, False),
     "sdxl base, style and layout": ("sdxl", "base", INSTANT, 1, False),
 }

@@ -36,7 +36,7 @@ def network():
 def place(shapes, tmp_path_factory):
     """The diffusers folders of two families and of the adapters."""
     home = tmp_path_factory.mktemp("adapters")
-    for family in ("sd1", "sdxl"):
+    for family in ("sd1", "sd2v", "sdxl"):
         families.write_folder(family, shapes[family], home / family)
     for kind in KINDS:
         adapters_beside.write_folder(home / kind, kind)
@@ -109,6 +109,7 @@ CASES = {
     "grey, half": (["grey"], [0.5], 1.0),
     "light": (["light"], [1.0], 1.0),
     "two": (["full", "light"], [0.7, 0.4], 1.0),
+    "sd2, v-prediction": (["sd2"], [0.8], 1.0),
     "xl": (["xl"], [0.8], 1.0),
     "xl, some steps": (["xl"], [0.8], 0.55),
 }

@@ -14,7 +14,7 @@ from tests.support.families import Config
 
 GAIN = 3.0  # of the last convolution of each residual block, so that a random adapter moves the picture
 
-# Kind -> (family, what its config has beside the class). The tiny SDXL has four pixels a side for a latent.
+# Kind -> (family, what its config has beside the class). The tiny SDXL has four pixels a side for a latent, SD 2 two.
 KINDS: dict[str, tuple[str, Config]] = {
     "full": ("sd1", {"adapter_type": "full_adapter", "channels": [32, 32, 64, 64], "downscale_factor": 8}),
     "grey": (
@@ -25,6 +25,7 @@ KINDS: dict[str, tuple[str, Config]] = {
         "sd1",
         {"adapter_type": "light_adapter", "channels": [32, 32, 64], "downscale_factor": 8, "num_res_blocks": 4},
     ),
+    "sd2": ("sd2v", {"adapter_type": "full_adapter", "channels": [32, 32, 64, 64], "downscale_factor": 2}),
     "xl": ("sdxl", {"adapter_type": "full_adapter_xl", "channels": [32, 64, 64, 64], "downscale_factor": 8}),
 }
 

@@ -53,9 +53,9 @@ REFUSED = {
         "is a text encoder",
     ),
     "anything": (_only("weight"), "is not a Stable Diffusion checkpoint"),
-    "8 channels": (
-        lambda a: a | {UNET + "input_blocks.0.0.weight": np.zeros((32, 8, 3, 3), np.float32)},
-        "a UNet of 8 input channels",
+    "6 channels": (
+        lambda a: a | {UNET + "input_blocks.0.0.weight": np.zeros((32, 6, 3, 3), np.float32)},
+        "a UNet of 6 input channels",
     ),
     "half a UNet": (_without(UNET + "output_blocks"), "4 levels going down and 0 going up, not a UNet"),
     "a block less": (_without(UNET + "input_blocks.4.1"), "no down_blocks.1.attentions.0."),

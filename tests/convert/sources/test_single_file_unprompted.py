@@ -106,7 +106,7 @@ def test_guidance_by_classes_is_that_of_prompts(tmp_path):
     ("flags", "message"),
     [
         (["--tokenizer", "."], "takes no prompt: leave --tokenizer and --text-encoder out"),
-        (["--kind", "sd1"], "a UNet of 3 input channels; Stable Diffusion 1.x has 4 or 9"),
+        (["--kind", "sd1"], "a UNet of 3 input channels; Stable Diffusion 1.x has 4, 8 or 9"),
         (["--kind", "ldm-sr"], "a UNet of 3 input channels; latent diffusion for super-resolution (x4) has 6"),
     ],
 )
