@@ -77,12 +77,14 @@ def _without_names(request: Request) -> Request:
         "hires_mode": request.hires_hash,
     }
     unnamed = {name: MODEL if name == "model" else None for name, digest in names.items() if digest is not None}
+    embeddings = tuple(e if e.sha256 is None else e._replace(path=MODEL) for e in request.embeddings)
     loras = tuple(lora if lora.sha256 is None else lora._replace(path=MODEL) for lora in request.loras)
     beside = {
         field: tuple(entry.without_names(MODEL) for entry in getattr(request, field))
         for field in ("controls", "adapters", "ip_adapters")
     }
-    return request.with_values(**unnamed, **beside, loras=loras, lora_hashes=None, checkpoint_hash=None)
+    files = {"loras": loras, "embeddings": embeddings, "lora_hashes": None, "checkpoint_hash": None}
+    return request.with_values(**unnamed, **beside, **files)
 
 
 class Claim:

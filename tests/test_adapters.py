@@ -164,6 +164,10 @@ def test_metadata_record_it_and_replay_it(home, run, family, tmp_path):
     picture((64, 64), "L").save(tmp_path / "sketch.png")
     code, _, err = run("--from-image", "a.png", "--output", "c.png")
     assert code == 2 and "sketch.png is not the file that the picture was made with; --allow-changed" in err
+    (tmp_path / "sketch.png").unlink()
+    code, _, err = run("--from-image", "a.png", "--output", "c.png")
+    assert code == 2 and "sketch.png is no longer there, and the picture was made with it; --adapter names" in err
+    picture().save(tmp_path / "sketch.png")
     code, _, err = run("a tent", *flags, "--adapter", text, "--output", "sketch.png")
     assert code == 2 and "--output sketch.png would overwrite --adapter sketch.png" in err
     request = Request(adapters=[text])

@@ -165,6 +165,9 @@ def test_metadata_record_it_and_replay_it(home, run, family, tmp_path):
     assert code == 0, err
     assert run("--from-image", "a.png", "--output", "b.png")[0] == 0
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    (tmp_path / "two.png").unlink()
+    code, _, err = run("--from-image", "a.png", "--output", "c.png")
+    assert code == 2 and "two.png is no longer there, and the picture was made with it; --ip-adapter names" in err
     request = Request(ip_adapters=[text])
     assert Request.from_json(json.loads(json.dumps(request.to_json())), "here") == request
     assert request.ip_adapters[0].images == ("one.png", "two.png") and request.ip_adapters[0].scale == 0.5

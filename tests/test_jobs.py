@@ -9,6 +9,7 @@ from PIL import Image
 
 from mlx_sd import Request, StableDiffusion, jobs, metadata
 from mlx_sd.jobs import Job, State
+from mlx_sd.prompts.embeddings import Embedding
 
 FAST = {"prompt": "a tent", "seed": 3, "steps": 1, "width": 32, "height": 32}
 
@@ -75,6 +76,11 @@ def test_files_count_by_their_content_not_by_their_names(job):
     same = job.request.with_values(model="here", init_image="c.png", init_image_hash="1" * 64)
     other = same.with_values(init_image_hash="2" * 64)
     assert jobs.same_picture(moved, same) and not jobs.same_picture(moved, other)
+    here, there, another = (
+        job.request.with_values(embeddings=[Embedding(path, "zorb", digest)])
+        for path, digest in (("a.safetensors", "1" * 64), ("b.safetensors", "1" * 64), ("a.safetensors", "2" * 64))
+    )
+    assert jobs.same_picture(here, there) and not jobs.same_picture(here, another)
 
 
 CLAIM = """

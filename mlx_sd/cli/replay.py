@@ -92,7 +92,7 @@ def _translation(arguments: argparse.Namespace) -> Translation | None:
 
 
 def check_images(replayed: Request, request: Request) -> None:
-    """Reads the image, the mask and the control images of a request; InputError where one is missing or no picture.
+    """Reads the images of a request, its own and those of networks; InputError where one is missing or no picture.
 
     replayed: of the picture that is made again.
     """
@@ -104,12 +104,12 @@ def check_images(replayed: Request, request: Request) -> None:
         if recorded and not Path(name).is_file():
             raise _vanished(name, f"--{source.replace('_', '-')}")
         images.read(name)
-    recorded_images = {control.image for control in replayed.controls if control.image_hash}
-    for control in request.controls:
-        if isinstance(control.image, str):
-            if control.image in recorded_images and not Path(control.image).is_file():
-                raise _vanished(control.image, "--control")
-            images.read(control.image)
+    for field in _BESIDE:
+        recorded_names = {name for entry in getattr(replayed, field) for name, digest in entry.files if digest}
+        for name in (name for entry in getattr(request, field) for name, _ in entry.files if isinstance(name, str)):
+            if name in recorded_names and not Path(name).is_file():
+                raise _vanished(name, f"--{field.removesuffix('s').replace('_', '-')}")
+            images.read(name)
 
 
 def _vanished(name: str, flag: str) -> InputError:
