@@ -195,7 +195,7 @@ def _model(name: str, folder: Path, about: Mapping[str, Any], dtype: mx.Dtype, n
         zeros_for_empty=bool(pipeline.get("force_zeros_for_empty_prompt", False)),
         folder=folder,
         low_res=LowRes.of(about, where) if family is Family.UPSCALER else None,
-        image_factor=_image_factor(about, sdxl) if task is Task.INSTRUCTION else 1.0,
+        image_factor=_image_factor(about, sdxl) if task is Task.INSTRUCTION else None,
         classes=classes,
         class_embedder=embedder,
     )

@@ -51,7 +51,7 @@ class Model:
     lora_mode: str = "merge"  # or "runtime", beside the layers
     vae_name: str | None = None  # as `--vae` named the autoencoder, where it is not the checkpoint's own
     vae_hash: str | None = None  # of that autoencoder's weights
-    image_factor: float = 1.0  # of an image's latents where the UNet edits it by instruction; see `load`
+    image_factor: float | None = None  # of an image's latents where the UNet edits it by instruction; see `load`
     class_embedder: ClassEmbedder | None = None  # makes a context of class ids, where the UNet does not look them up
     runtime_loras: Any = field(default=None, compare=False)  # `RuntimeLoras`, of the mode "runtime"
     packaged_controls: Mapping[str, Any] | None = None  # of Core ML packages: name -> what stands for a ControlNet

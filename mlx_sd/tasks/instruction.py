@@ -13,6 +13,7 @@ from PIL import Image
 
 from ..checkpoint.model import Model
 from ..core.errors import InputError
+from ..networks.configs import TinyConfig
 from ..networks.family import Task
 from . import images
 from .images import ImageSource
@@ -63,7 +64,7 @@ class EditedImage:
         """Encodes the image at (width, height)."""
         pixels = images.to_pixels(images.fitted(self.image, (width, height)))
         mean, _ = posterior(model.vae, pixels, tile)
-        return EncodedImage(model.vae.scale(mean) * model.image_factor)
+        return EncodedImage(model.vae.scale(mean) * _factor(model))
 
     def finish(self, image: Image.Image) -> Image.Image:
         """Returns the picture unchanged."""
@@ -79,6 +80,18 @@ class EncodedImage:
     def start(self, draw_noise: DrawNoise, noise: mx.array | None, indices: Sequence[int]) -> Start:
         """Draws the noise of the pictures alone."""
         return Start(draw_noise() if noise is None else noise, channels=self.latents)
+
+
+def _factor(model: Model) -> float:
+    """Returns the factor of the image's latents; of Core ML packages, which do not record it, by their configs.
+
+    InputError where these do not tell: a tiny autoencoder's config does not hold the scale of the checkpoint's latents.
+    """
+    if model.image_factor is not None:
+        return model.image_factor
+    if isinstance(model.vae.config, TinyConfig):
+        raise InputError(f"{model.name} edits images by instruction, which its packages of a tiny autoencoder cannot")
+    return 1.0 if model.scheduler.edm else 1 / model.vae.config.scaling_factor  # CosXL Edit is an EDM
 
 
 def edited_image(model: Model, image: ImageSource | None, channels: bool = False) -> EditedImage | None:

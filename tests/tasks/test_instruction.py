@@ -10,6 +10,8 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from convert import __main__ as command
+from coreml import __main__ as export
+from coreml import drive
 from mlx_sd import DeepCache, FreeU, StableDiffusion, metadata, request
 from mlx_sd.core.errors import InputError
 from mlx_sd.metadata.from_a1111 import translate
@@ -279,6 +281,15 @@ def test_the_command_line_refuses_before_it_loads(place, run, monkeypatch):
     ):
         code, out, err = run(PROMPT, *flags)
         assert code == 2 and words in err and err.count("\n") == 1 and not out, err
+
+
+@pytest.mark.slow
+def test_core_ml_packages_edit_as_the_model_does(place, load, tmp_path):
+    flags = ["--model", place("sd1"), "--out", tmp_path / "out", "--dtype", "float32", "--width", 64, "--height", 64]
+    assert export.main(list(map(str, flags))) == 0
+    packaged = StableDiffusion(drive.load(tmp_path / "out"))
+    settings = {"steps": 2, "image": instructions.picture((64, 64))}
+    assert close(latents(packaged, **settings), latents(load("sd1"), **settings), 1e-2)
 
 
 SETTINGS = {"prompt": "a", "prompt_style": "a1111", "steps": 4, "sampler": "euler", "schedule": "karras"}
