@@ -9,6 +9,7 @@ from .. import samplers, schedule
 from ..core import command
 from ..core.errors import Failure
 from ..core.parser import Parser, program
+from ..hires_setting import MODES
 from . import flags
 from .main import COMMANDS, overview
 from .main import NAME as NAME_OF_ALL
@@ -21,7 +22,7 @@ _FILES = {
     "FOLDER": "DIRECTORY",
     "DIR": "DIRECTORY",
 }
-_NAMES = {"sampler": samplers.names, "schedule": schedule.names}
+_NAMES = {"sampler": samplers.names, "schedule": schedule.names, "hires_mode": lambda: MODES}
 
 _EXAMPLES = """to use it:
   bash   mlx-sd completion bash > ~/.local/share/bash-completion/completions/mlx-sd

@@ -97,6 +97,7 @@ def bash(tmp_path_factory):
         (("mlx-sd", "generate", "--negative-"), "--negative-2"),
         (("mlx-sd", "generate", "--sampler", "dpmpp_2m_s"), "dpmpp_2m_sde"),
         (("mlx-sd", "generate", "--schedule", "karr"), "karras"),
+        (("mlx-sd", "generate", "--hires-mode", "lanc"), "lanczos"),
         (("mlx-sd", "bench", "lat"), "latency"),
         (("mlx-sd", "convert", "--dtype", "bf"), "bfloat16"),
         (("mlx-sd", "models", "rem"), "remove"),
