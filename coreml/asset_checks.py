@@ -1,7 +1,7 @@
 """Assets of Core AI, run by Apple's own CPU runtime in a process without MLX and compared with MLX."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def content_of(path: Path) -> tuple[dict[str, Any], dict[str, Path]]:
     if path.suffix == SUFFIX:
         content = check(path)
         info.check_structure(content, path)
-        name = next((name for name in content["packages"] if Path(name).name == path.stem), None)
+        name = _name_of(path, content["packages"])
         if name is None:
             raise InputError(f"{path}: its metadata knows no {path.stem}; give the asset its own name again")
         return content, {name: path}
@@ -58,6 +58,13 @@ def content_of(path: Path) -> tuple[dict[str, Any], dict[str, Path]]:
         hashed = content["files"].get(f"{asset.name}/{BYTECODE}")  # the manifest's check has read it
         check_asset(asset, content["packages"][name], hashed and hashed["sha256"])
     return content, paths
+
+
+def _name_of(path: Path, packages: Iterable[str]) -> str | None:
+    """Returns the name of an asset among those of info.json, None where it has none; networks lie in a folder."""
+    names = [name for name in packages if Path(name).name == path.stem]
+    folder = path.resolve().parent.name
+    return max(names, key=lambda name: Path(name).parent.name == folder, default=None)
 
 
 def check_asset(path: Path, description: Mapping[str, Any], digest: str | None = None) -> None:
