@@ -28,7 +28,7 @@ def completed(sd, prompt, **options):
     return complete(sd.model, Request(prompt=prompt, **{name: OPTIONS[name] for name in names}, **options))
 
 
-@pytest.fixture(params=["sd1", "sdxl"])
+@pytest.fixture(params=["sd1", pytest.param("sdxl", marks=pytest.mark.slow)])
 def sd(request, family):
     return family(request.param)
 

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 from mlx_sd import Control, InputError, memory, metadata
 from mlx_sd.tasks import control_image
 from tests.support import controls, turns
+from tests.support.effort import slow_but
 
 SETTINGS = {"seed": 1, "steps": 4, "output": "latent", "guidance": 5.0}
 PROMPT = "a red tent"
@@ -65,7 +66,9 @@ TOGETHER = {
 }
 
 
-@pytest.mark.parametrize("name", TOGETHER)
+@pytest.mark.parametrize(
+    "name", slow_but(["deepcache", "tgate and deepcache", "painting", "guess mode"], list(TOGETHER))
+)
 def test_it_works_together_with(name, network, family):
     sd, settings = family("sd1"), SETTINGS | TOGETHER[name]
     plain = sd.generate(PROMPT, **({**settings, "guess_mode": None})).latents
@@ -81,6 +84,7 @@ def test_a_batch_is_its_pictures_one_by_one(network, family):
     assert change(together, one_by_one) < 1e-4
 
 
+@pytest.mark.slow
 def test_tiles_see_their_part_of_the_image(network, family):
     """A picture of one tile is that without tiles; with several, the control image acts in each of them."""
     sd, image = family("sd1"), controls.image(size=(192, 128))

@@ -89,6 +89,7 @@ def test_it_is_loaded_once(x4, family, monkeypatch):
     latents(sd, x4, seed=3)
 
 
+@pytest.mark.slow
 def test_pictures_record_it_and_are_made_again(x4, original, run, shapes, tmp_path):
     flags = [PROMPT, "--model", original, "--dtype", "float32", "--steps", 2, "--size", "32x32", "--seed", 1]
     flags += ["--hires", "2:2", "--hires-mode", x4]

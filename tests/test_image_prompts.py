@@ -15,6 +15,7 @@ from mlx_sd.networks.ip_adapter import cross_attentions
 from mlx_sd.tasks import clip_image
 from tests.support import families
 from tests.support import image_prompts as support
+from tests.support.effort import slow_but
 from tests.support.image_prompts import KINDS, half_mask, pictures
 
 PROMPT = families.PROMPT
@@ -110,7 +111,7 @@ def test_a_mask_at_the_queries_resolution_keeps_its_mean_and_its_sides():
     assert clip_image.mask_of_queries(mask, 33).shape == (1, 33)
 
 
-@pytest.mark.parametrize("name", ["sd1", "sdxl"])
+@pytest.mark.parametrize("name", slow_but(["sd1"], ["sd1", "sdxl"]))
 def test_a_cached_pass_equals_a_full_one_bit_for_bit_at_every_branch(name, home, family):
     sd = family(name)
     file = str(home / ("plus.safetensors" if name == "sd1" else "xl.safetensors"))

@@ -10,6 +10,7 @@ from mlx_sd.networks.beside import Beside, Kronecker, Pair
 from mlx_sd.networks.layers import Linear, QuantizedLinear
 from tests.support import adapters, families
 from tests.support.adapters import numbers
+from tests.support.effort import slow_but
 from tests.support.families import distance
 
 PROMPT = families.PROMPT
@@ -127,7 +128,7 @@ def test_block_weights_are_scales_of_blocks(original, file):
     assert distance(outputs(beside)[0], outputs(merged)[0]) <= EQUAL
 
 
-@pytest.mark.parametrize("kind", ["LoRA", "LoKr", "DoRA"])
+@pytest.mark.parametrize("kind", slow_but(["LoRA"], ["LoRA", "LoKr", "DoRA"]))
 def test_on_a_quantized_base_it_is_the_base_and_the_whole_difference(kind, original, file):
     """Not a merge that is quantized again, in which small differences vanish."""
     beside = StableDiffusion.load(original, "float32", [(file(kind), 0.4)], "8:32", lora_mode="runtime")
