@@ -89,8 +89,8 @@ def _exports(options: argparse.Namespace) -> None:
                     results.write(options.json, values)
         if options.repeat and "coreai" in forms and len(forms) > 1:
             seconds = {form: statistics.median(run["seconds"] for run in runs) for form, runs in values["runs"].items()}
-            own = seconds.pop("coreai")
-            values["coreai_over"] = {form: round(own / other, 3) for form, other in seconds.items()}
+            reference = seconds.pop("coreai")
+            values["coreai_over"] = {form: round(reference / other, 3) for form, other in seconds.items()}
         if options.check:
             names = options.only.split(",") if options.only else []
             values["check"] = check(str(model), options.check, names)
