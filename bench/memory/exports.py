@@ -1,7 +1,7 @@
 """Time and memory of both formats of an export, and the errors of assets in Apple's runtime: python -m bench exports.
 
---model sd15, sd21 and sdxl are those shapes with random float16 weights, written into the system's temporary folder (5
-GB for SD 1.5, 18 GB for SDXL, with the export). Each export of all networks runs in processes of its own; the peak is
+--model sd15, sd21 and sdxl are those shapes with random float16 weights, written into the system's temporary folder,
+which needs 10 GB for SD 1.5 and 15 GB for SDXL. Each export of all networks runs in processes of its own; the peak is
 that of the largest of them. The forms take turns, so that all meet the same load of the machine: both formats as they
 are without options, and Core ML with --unet chunks, because its default writes the UNet twice. --check exports float32
 assets of a batch of one at a size, and compares every function with MLX in Apple's CPU runtime.
