@@ -2,16 +2,25 @@
 
 import json
 import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 
 from convert.files.diffusers_names import diffusers_name
+from convert.files.safetensors_stream import Entry, write_tensors
 from mlx_sd.checkpoint.embedded import TINY
-from mlx_sd.checkpoint.model_folder import build, shapes
+from mlx_sd.checkpoint.model import DTYPES
+from mlx_sd.checkpoint.model_folder import TEXT, build, shapes
+
+from . import process
 
 Config = dict[str, Any]
 
@@ -99,35 +108,70 @@ _SCHEDULER: Config = {
 }
 
 
-def write_sd15(folder: Path, seed: int = 0) -> None:
-    """Writes a diffusers folder of Stable Diffusion 1.5's shapes with random float32 weights (4.3 GB)."""
-    parts = {"text_encoder": SD15_TEXT, "unet": UNETS["sd15"], "vae": VAE}
+def write(name: str, folder: Path, dtype: str = "float32", seed: int = 0) -> None:
+    """Writes a diffusers folder of a model of NAMES with random weights of a dtype, one tensor at a time.
+
+    float32 takes 4.3 GB for SD 1.5, float16 7.0 GB for SDXL. The tokenizers are those of the embedded checkpoint.
+    """
+    parts = {**dict(zip(TEXT, TEXTS[name], strict=False)), "unet": UNETS[name], "vae": VAE}
+    tokenizers = [f"tokenizer{part.removeprefix('text_encoder')}" for part in parts if part in TEXT]
     folder.mkdir(parents=True)
-    index: Config = {"_class_name": "StableDiffusionPipeline", "scheduler": ["diffusers", "PNDMScheduler"]}
-    index |= {part: ["mlx-sd", "random"] for part in (*parts, "tokenizer")}
+    pipeline = "StableDiffusionXLPipeline" if name == "sdxl" else "StableDiffusionPipeline"
+    index: Config = {"_class_name": pipeline, "scheduler": ["diffusers", "PNDMScheduler"]}
+    index |= {part: ["mlx-sd", "random"] for part in (*parts, *tokenizers)}
     (folder / "model_index.json").write_text(json.dumps(index))
     (folder / "scheduler").mkdir()
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(_SCHEDULER))
-    shutil.copytree(TINY / "tokenizer", folder / "tokenizer")
+    for tokenizer in tokenizers:
+        shutil.copytree(TINY / "tokenizer", folder / tokenizer)
     rng = np.random.default_rng(seed)
     for part, config in parts.items():
         (folder / part).mkdir()
         (folder / part / "config.json").write_text(json.dumps(config))
-        stem = "model" if part == "text_encoder" else "diffusion_pytorch_model"
-        save_file(random_weights(part, config, rng), folder / part / f"{stem}.safetensors", {"format": "pt"})
+        stem = "model" if part in TEXT else "diffusion_pytorch_model"
+        entries = [
+            Entry(parameter, shape, DTYPES[dtype], partial(_array, shape, rng))
+            for parameter, shape in weight_shapes(part, config).items()
+        ]
+        write_tensors(folder / part / f"{stem}.safetensors", entries, lambda size: None, "pt")
+
+
+@contextmanager
+def temporary(name: str, dtype: str = "float16") -> Iterator[Path]:
+    """Yields a temporary model folder of a model of NAMES with random weights; other processes write it."""
+    with tempfile.TemporaryDirectory() as home:
+        checkpoint, folder = Path(home, "checkpoint"), Path(home, name)
+        code = "from pathlib import Path; from bench import models; "
+        process.run(f"{code}models.write({name!r}, Path({str(checkpoint)!r}), {dtype!r})")
+        process.run_command(sys.executable, "-m", "convert", "--model", str(checkpoint), "--out", str(folder))
+        shutil.rmtree(checkpoint)
+        yield folder
 
 
 def random_weights(part: str, config: Config, rng: np.random.Generator) -> dict[str, NDArray[np.float32]]:
     """Draws a network's weights, of diffusers' shapes and under its names; each is scaled by 1/sqrt(fan-in)."""
+    return {name: _draw(shape, rng) for name, shape in weight_shapes(part, config).items()}
+
+
+def weight_shapes(part: str, config: Config) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of a network's weights as diffusers has them, under its names."""
     network = build(part, config, part)
-    arrays = {}
+    stored = {}
     for own_name, shape in shapes(network).items():
         name = diffusers_name(part, network.names, own_name)
         if len(shape) == 4:
             shape = (shape[0], shape[3], shape[1], shape[2])
         elif part == "unet" and name.endswith(_PROJECTIONS) and not config.get("use_linear_projection"):
             shape = (*shape, 1, 1)
-        weights = rng.standard_normal(shape, dtype=np.float32)
-        weights /= np.float32(np.sqrt(np.prod(shape[1:]) or 1))
-        arrays[name] = weights
-    return arrays
+        stored[name] = shape
+    return stored
+
+
+def _draw(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
+    weights = rng.standard_normal(shape, dtype=np.float32)
+    weights /= np.float32(np.sqrt(np.prod(shape[1:]) or 1))
+    return weights
+
+
+def _array(shape: tuple[int, ...], rng: np.random.Generator) -> mx.array:
+    return mx.array(_draw(shape, rng))

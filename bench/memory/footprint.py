@@ -13,7 +13,7 @@ from mlx_sd.core.files import tensors
 from .. import arguments, process, results
 
 _STAGES = {
-    "write": "from pathlib import Path; from bench.models import write_sd15; write_sd15(Path(checkpoint))",
+    "write": "from pathlib import Path; from bench import models; models.write('sd15', Path(checkpoint))",
     "convert": "from convert.__main__ import main; main(['--model', checkpoint, '--out', folder])",
     "load": "from mlx_sd import StableDiffusion; StableDiffusion.load(folder, 'float32')",
     "load and step": (

@@ -1,17 +1,18 @@
-"""Bytes and multiplications of every Core ML package at full size, from its graph alone: python -m bench sizes.
+"""Bytes and multiplications of Core ML packages and Core AI assets at full size: python -m bench sizes.
 
-No weights are needed and nothing is computed: the graph of a package names the parameters that it reads.
+No weights are needed and nothing is computed: the recorded graph of a package names the parameters that it reads. The
+functions of an asset share them.
 """
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from coreml.lowering.graph import Graph, record
-from coreml.plan import Item, Options, plan
+from coreml.plan import Item, Options, defaults, plan
 from mlx_sd.checkpoint.model_folder import TEXT, build
 from mlx_sd.core import command
 
@@ -38,7 +39,7 @@ def _sizes(output: Path | None) -> None:
     values = {"models": {model: measure(model) for model in NAMES}, "machine": describe()}
     if output:
         results.write(output, values)
-    print(f"{packages_table(values)}\n\n{branches_table(values)}")
+    print(f"{packages_table(values)}\n\n{formats_table(values)}\n\n{branches_table(values)}")
 
 
 def measure(model: str) -> results.Results:
@@ -48,6 +49,7 @@ def measure(model: str) -> results.Results:
     options = Options(unets=("full", "chunks"))
     items = plan(networks, options, model)
     graphs = {item.name: _graph(item, networks) for item in items}
+    assets = {item.name: _asset_counts(item, networks) for item in plan(networks, defaults("coreai"), model)}
     branches = []
     for branch in range(BRANCHES):
         chunks = plan({**networks, "unet": build("unet", UNETS[model], "unet")}, replace(options, branch=branch), model)
@@ -62,7 +64,8 @@ def measure(model: str) -> results.Results:
             }
         )
     (size,) = {entry.size for item in items for entry in item.functions.values() if entry.size}
-    return {"size": size, "packages": {name: _counts(graph) for name, graph in graphs.items()}, "branches": branches}
+    packages = {name: _counts(graph) for name, graph in graphs.items()}
+    return {"size": size, "packages": packages, "assets": assets, "branches": branches}
 
 
 def _graph(item: Item, networks: dict[str, Any]) -> Graph:
@@ -74,20 +77,30 @@ def _counts(graph: Graph) -> results.Results:
     return {"bytes": sizes, "macs": graph.macs()}
 
 
-def weight_bytes(graph: Graph, compression: str) -> int:
-    """Returns the bytes of the weights that a graph reads, stored in one of COMPRESSIONS.
+def _asset_counts(item: Item, networks: dict[str, Any]) -> results.Results:
+    """Returns the bytes of an asset, whose functions share weights, and the multiplications of each function."""
+    graphs = {name: record(entry.spec, networks[item.part]) for name, entry in item.functions.items()}
+    sizes = {compression: weight_bytes(graphs.values(), compression) for compression in COMPRESSIONS}
+    return {"bytes": sizes, "macs": {name: graph.macs() for name, graph in graphs.items()}}
+
+
+def weight_bytes(graphs: Graph | Iterable[Graph], compression: str) -> int:
+    """Returns the bytes of the weights that a graph, or several of one network, read in one of COMPRESSIONS.
 
     Only large weights of convolutions and linears are compressed; each brings its palette, or a scale for each output.
     """
-    large = {
-        node.inputs[1]
-        for node in graph.nodes
-        if node.op in ("conv2d", "linear") and math.prod(graph.shapes[node.inputs[1]]) >= SMALLEST
-    }
+    parameters: dict[str, tuple[Sequence[int], int, bool]] = {}  # shape, bytes of a number, whether it is compressed
+    for graph in [graphs] if isinstance(graphs, Graph) else graphs:
+        large = {
+            node.inputs[1]
+            for node in graph.nodes
+            if node.op in ("conv2d", "linear") and math.prod(graph.shapes[node.inputs[1]]) >= SMALLEST
+        }
+        for value in {name for node in graph.nodes for name in node.inputs} & graph.parameters.keys():
+            parameters[graph.parameters[value]] = (graph.shapes[value], graph.dtypes[value].size, value in large)
     total = 0
-    for value in {name for node in graph.nodes for name in node.inputs} & graph.parameters.keys():
-        shape, size = graph.shapes[value], graph.dtypes[value].size
-        if compression == "uncompressed" or value not in large:
+    for shape, size, compressed in parameters.values():
+        if compression == "uncompressed" or not compressed:
             total += math.prod(shape) * size
         else:
             bits = COMPRESSIONS[compression]
@@ -109,6 +122,17 @@ def packages_table(values: results.Results) -> str:
         for name, package in measurement["packages"].items()
     ]
     return markdown.table(["model", "package", *(f"{column}, MB" for column in COLUMNS), "GMACs"], rows, left=2)
+
+
+def formats_table(values: results.Results) -> str:
+    """Returns a Markdown table with the weights of a whole folder of each format: what an app downloads."""
+    rows = []
+    for model, measurement in values["models"].items():
+        packages = {name: package for name, package in measurement["packages"].items() if name != "Unet"}
+        for label, folder in (("Core ML, `--unet chunks`", packages), ("Core AI", measurement["assets"])):
+            cells = [_megabytes(sum(part["bytes"][column] for part in folder.values())) for column in COLUMNS]
+            rows.append([NAMES[model] if folder is packages else "", label, *cells])
+    return markdown.table(["model", "all files", *(f"{column}, MB" for column in COLUMNS)], rows, left=2)
 
 
 def _megabytes(size: int) -> str:

@@ -17,7 +17,7 @@ from mlx_sd.core.errors import Failure, InputError
 from mlx_sd.core.files import atomic_file
 
 from .. import arguments, results
-from . import plots, reuse, speed
+from . import exports, plots, reuse, speed
 
 ROOT = Path(__file__).parents[2]
 SECTIONS: dict[str, Callable[[Path], str]] = {
@@ -31,6 +31,10 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
     "profile": speed.profile,
     "prediction": speed.prediction,
     "published": speed.published,
+    "exports": exports.exports,
+    "asset-errors": exports.assets,
+    "mixed-bits": exports.mixed,
+    "bits-search": exports.search,
 }
 PLOTS: dict[str, Callable[[Path], Any]] = {"docs/step-profile.png": speed.levels, "docs/reuse.png": reuse.curves}
 

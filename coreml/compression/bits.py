@@ -91,7 +91,7 @@ def _search(arguments: argparse.Namespace) -> None:
     limit = budget(sizes, arguments.bits)
     inputs = spread(list(trajectory(sd, prompts, arguments.steps, SEED, size)), arguments.inputs)
     selected = search(sizes, measure(sd.unet, inputs), limit, _SYSTEMS[arguments.target])
-    content = describe(sd, selected, arguments.bits, limit)
+    content = describe(sd.model.name, sd.model.hash, selected, arguments.bits, limit)
     content["measured_on"] = {"prompts": prompts, "steps": arguments.steps, "inputs": len(inputs), "seed": SEED}
     with atomic_file(out) as file:
         file.write((json.dumps(content, indent=1) + "\n").encode())
@@ -105,13 +105,13 @@ def search(
     return allocate({name: choices(size, sensitivities[name], bits) for name, size in sizes.items()}, limit)
 
 
-def describe(sd: StableDiffusion, selected: dict[str, Choice], bits: float, limit: int) -> dict[str, Any]:
+def describe(name: str, model_hash: str, selected: dict[str, Choice], bits: float, limit: int) -> dict[str, Any]:
     """Returns the content of a file that `schemes.mixed` reads. bits, limit: of the uniform palettes."""
     return {
         "format": MIXED,
         "version": MIXED_VERSION,
         "made_by": f"mlx-sd {PROGRAM}",
-        "model": {"name": sd.model.name, "hash": sd.model.hash},
+        "model": {"name": name, "hash": model_hash},
         "bits": bits,
         "limit": limit,
         "bytes": sum(choice.bytes for choice in selected.values()),

@@ -4,9 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bench.quality import bits
 from bench.results import VERSION
+from convert.__main__ import main as convert
 from coreml.compression import networks
 from tests.support.exports import SMALL, model  # noqa: F401 - a fixture
 
@@ -45,18 +47,25 @@ def test_the_prompts_are_not_those_of_the_search():
     assert not set(bits.PROMPTS) & set(bits.bits.PROMPTS)
 
 
-def test_a_search_on_random_weights_says_its_seconds_and_bytes(monkeypatch):
-    tiny = bits.models.UNETS["sdxl"] | {
-        "block_out_channels": [32, 64, 64],
-        "attention_head_dim": [2, 4, 4],
-        "cross_attention_dim": 64,
-        "addition_time_embed_dim": 8,
-        "projection_class_embeddings_input_dim": 24 + 6 * 8,
-        "transformer_layers_per_block": [1, 1, 1],
-    }
-    monkeypatch.setitem(bits.models.UNETS, "small", tiny)
+def test_a_search_on_random_weights_says_its_seconds_and_bytes(small_shapes, few, tmp_path, monkeypatch):
     monkeypatch.setattr(bits.bits, "INPUTS", 4)
-    content = bits.search_of("small", 8)
-    assert content["seconds"].keys() == {"measure", "palettes", "allocate 3", "allocate 4", "allocate 6"}
+    folder, file = tmp_path / "sdxl", tmp_path / "bits.json"
+    bits.models.write("sdxl", tmp_path / "checkpoint", "float16")
+    assert convert(["--model", str(tmp_path / "checkpoint"), "--out", str(folder)]) == 0
+    content = bits.search_of(str(folder), 8, str(file))
+    allocations = {f"allocate {uniform}" for uniform in bits.SIZES}
+    assert content["seconds"].keys() == {"load", "generations", "measure", "palettes"} | allocations
+    assert content["evaluations"] == {"generations": 6, "measured": 4, "rows": 2}
     for size in content["sizes"].values():
         assert 0.99 * size["limit"] <= size["bytes"] <= size["limit"]
+    pytest.importorskip("coreai", reason="the extra coreai is not installed")
+    written = bits.written(str(folder), str(file))
+    assert written["bytes"] > content["sizes"]["4"]["bytes"] and written["peak_bytes"] > written["bytes"]
+
+
+def test_a_sheet_of_pictures_has_a_column_for_each_form(tmp_path):
+    columns = [[np.full((2, 3, 3), 10.0 * form + row) for row in range(2)] for form in range(3)]
+    bits._save(columns, tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (9, 4)
+        assert [sheet.getpixel((x, 3))[0] for x in (0, 3, 6)] == [1, 11, 21]

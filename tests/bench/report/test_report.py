@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from bench import results
-from bench.report import report, reuse, speed
+from bench.report import exports, report, reuse, speed
 from bench.speed import latency, predict
 from bench.speed.loops import Loop, setting
 from mlx_sd import DeepCache
@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
     values["loops"] += [loop | {"by": "other", "seconds": [2 * s for s in loop["seconds"]]} for loop in values["loops"]]
     machine = {"processor": "P", "cores": 2, "system": "S", "device": "D", "mlx": "1", "blas": "B"}
     results.write(folder / "latency-tiny.json", values | {"peer": {"diffusers": "0"}, "machine": machine})
-    for name in (reuse.CURVES, reuse.POLICIES):
+    for name in (reuse.CURVES, reuse.POLICIES, *exports.EXPORTS, exports.ASSETS, exports.BITS, exports.SEARCH):
         shutil.copy(results.FOLDER / name, folder / name)
     results.write(folder / "prediction.json", predict.predict(["M1", "M2 Pro"], ["sd15"], loops, 10))
     return folder
