@@ -107,8 +107,8 @@ def export(
 
 def _controls(options: Options, networks: Mapping[str, Any], model: str) -> list[ControlSource]:
     """Returns the control networks to export; InputError for one that does not fit the model."""
-    if not options.control or "vae" not in networks:
-        return []
+    if not options.control or "vae" not in networks or not networks.keys() & {*model_folder.TEXT}:
+        return []  # the plan refuses models without a prompt
     return control_networks.load(options.control, networks["unet"].config, networks["vae"].config, model)
 
 
