@@ -174,7 +174,7 @@ def test_a_process_that_hangs_is_one_line(exported, monkeypatch):
     runtime = Runtime(asset)
     os.kill(runtime._process.pid, 19)  # SIGSTOP
     runtime._patience = 0.2
-    with pytest.raises(Failure, match="has not ran main it within"):
+    with pytest.raises(Failure, match="did not run main within"):
         runtime.run("main", {"input_ids": np.zeros((1, 77), np.int32)})
     assert runtime._process.poll() is not None
 
