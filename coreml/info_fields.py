@@ -29,9 +29,12 @@ def check_packages(info: Mapping[str, Any], core_ai: bool) -> None:
     core_ai: they are of assets, of which more is looked up than of packages. The message begins with the field's name.
     """
     _fields(_packages(core_ai))(info, "")
-    for name in info["packages"]:
+    for name, package in info["packages"].items():
         if not manifest.is_inside(name):
             raise InputError(f"packages: {name!r} is no name of a package")
+        for function, description in package["functions"].items():
+            if unknown := [state for state in description.get("states", ()) if state not in description["inputs"]]:
+                raise InputError(f"packages.{name}.functions.{function}.states: {unknown[0]} is no input")
 
 
 def check(info: Mapping[str, Any], core_ai: bool) -> None:

@@ -141,6 +141,7 @@ def test_a_damaged_info_json_is_one_line(command, folder, content, quick, model,
         (("networks", "unet", "in_channels"), "4", "networks.unet: in_channels must be a usable int"),
         (("scheduler", "beta_start"), [], "scheduler: beta_start must be"),
         (("tokenizers",), [], "there are 0 for 1 text encoders"),
+        (("packages", "Unet", "functions", "main", "states"), ["x"], "main.states: x is no input"),
         (("packages", "../mine"), {"sha256": "", "functions": {}}, "'../mine' is no name of a package"),
     ),
 )
