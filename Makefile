@@ -3,6 +3,7 @@
 # make test-all  the same, then the slow tests and every property with all its examples
 # make proof     proofs that are run once (full size, soaks, hundreds of kills); results go to tests/proofs
 # make parity    compares with diffusers, live (large download)
+# make coreai-torch  compares with Apple's coreai-torch, live, in an environment of its own (Python 3.11, Linux x86-64)
 # make check     lint and types
 # make docs      builds the documentation into site/
 # make wheel     builds the wheel, installs it into a clean environment of each of PYTHONS and makes a picture
@@ -12,12 +13,13 @@ PYTHONS ?= $(PYTHON)
 WORKERS ?= 2
 SHARE ?= 1
 VENV := .venv
+APPLE := .venv-coreai-torch
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 PROMPT ?= a red tent in the center on green grass, under a clear day sky
 
-.PHONY: demo test test-all proof parity check docs wheel clean
+.PHONY: demo test test-all proof parity coreai-torch check docs wheel clean
 
 demo: $(VENV)/.run
 	$(BIN)/python -m mlx_sd.generate "$(PROMPT)" --seed 0 --deepcache 3 --output demo.png
@@ -34,6 +36,9 @@ proof: $(VENV)/.dev
 # torch and diffusers warn, and their warnings are no errors of ours.
 parity: $(VENV)/.reference
 	$(PYTEST) -W default tests/parity
+
+coreai-torch: $(APPLE)/.installed
+	$(APPLE)/bin/python -m pytest -W default tests/parity/test_coreai_torch.py
 
 check: $(VENV)/.dev
 	$(BIN)/python -m ruff check .
@@ -65,5 +70,12 @@ $(VENV)/.reference: $(VENV)/.dev
 	$(PIP) install --quiet -e '.[cpu,dev,reference]'
 	@touch $@
 
+# It pins coreai-core and torch, by its own lights; no other environment has to follow.
+$(APPLE)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(APPLE)
+	$(APPLE)/bin/python -m pip --disable-pip-version-check install --quiet torch==2.13.0
+	$(APPLE)/bin/python -m pip --disable-pip-version-check install --quiet -e '.[cpu,coreai,dev]' coreai-torch==0.4.3
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build site *.egg-info
+	rm -rf $(VENV) $(APPLE) build site *.egg-info

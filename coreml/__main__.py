@@ -11,7 +11,6 @@ from mlx_sd.core.errors import InputError
 from mlx_sd.core.parser import Parser, program
 
 from .compression.schemes import EXAMPLES
-from .export import export
 from .kit.selection import Selection
 from .lowering.attention import ATTENTIONS
 from .plan import FORMATS, TARGETS, Options, defaults
@@ -137,6 +136,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> None:
+    from .export import export  # not for --help
+
     d = defaults(arguments.format)
     options = Options(
         format=arguments.format,

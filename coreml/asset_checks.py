@@ -19,6 +19,7 @@ from .control_networks import ControlSource
 from .coreai import availability, speed
 from .coreai.asset_files import BYTECODE, HASH, SUFFIX
 from .coreai.runtime import PLACE, Runtime, check
+from .lowering.interfaces import FunctionSpec
 from .plan import Options, defaults
 
 LIMITS = (
@@ -46,7 +47,7 @@ def content_of(path: Path) -> tuple[dict[str, Any], dict[str, Path]]:
     """
     if path.suffix == SUFFIX:
         content = check(path)
-        info.check_structure(content, path)
+        info.check_asset(content, path)
         name = _name_of(path, content["packages"])
         if name is None:
             raise InputError(f"{path}: its metadata knows no {path.stem}; give the asset its own name again")
@@ -77,6 +78,15 @@ def check_asset(path: Path, description: Mapping[str, Any], digest: str | None =
     check(path, digest)
     if (path / HASH).read_bytes().hex() != description.get("sha256"):
         raise InputError(f"{path} is of another export than the info.json beside it; export again")
+
+
+def check_functions(runtime: Runtime, functions: Mapping[str, Any]) -> None:
+    """Raises InputError where a loaded asset does not have the functions that info.json describes, with their ports."""
+    for name, description in functions.items():
+        if name not in runtime.functions:
+            raise InputError(f"{runtime.path} has no function {name}, which info.json describes; export again")
+        ports = runtime.functions[name]
+        info.check_ports(runtime.path, name, description, {**ports["inputs"], **ports["states"]}, ports["outputs"])
 
 
 def run(
@@ -140,14 +150,16 @@ def _checks(
     attention = content["options"]["attention"]
     for name, path in paths.items():
         runtime = Runtime(path)
+        check_functions(runtime, content["packages"][name]["functions"])
         plain: dict[str, dict[str, np.ndarray]] = {}  # size, as text -> outputs of the function full
         for function, description in content["packages"][name]["functions"].items():
             size = description.get("size")
             options = replace(_options(content), dtype="float32", sizes=((size[0], size[1]) if size else (None, None),))
             specs = specs_of(sd, options, controls)
+            _check_shapes(path, function, description, specs)
             spec, feeds, expected = evaluation(sd, specs, description["role"], path, controls)
             duration = speed.seconds(description, attention)
-            ports = runtime.functions.get(function, {}).get("inputs", {})
+            ports = runtime.functions[function]["inputs"]
             results = runtime.run(function, *_feeds(feeds, ports, description), duration)
             for port in spec.outputs:
                 array = np.array(port.load(results[port.name]))
@@ -155,12 +167,28 @@ def _checks(
             if description["role"] == "unet_full":
                 plain[str(size)] = results
             elif description["role"] == "unet_refresh":
+                if str(size) not in plain:
+                    raise InputError(f"{path}: info.json describes no full that {function} equals; export again")
                 _check_equal(path, function, results, plain[str(size)])
             elif description["role"] == "unet_shallow" and str(size) in plain:
                 deep = feeds | {"deep_feature": plain[str(size)]["deep_feature"]}
                 again = runtime.run(function, *_feeds(deep, ports, description), duration)
                 _check_equal(path, function, again, plain[str(size)])
         runtime.close()
+
+
+def _check_shapes(path: Path, function: str, description: Mapping[str, Any], specs: Mapping[str, FunctionSpec]) -> None:
+    """Raises InputError where a function does not have the shapes that the model's function of its role has."""
+    if (role := description["role"]) not in specs:
+        return  # its evaluation says so
+    spec, ports = specs[role], {**description["inputs"], **description["outputs"]}
+    for port in (*spec.inputs, *spec.outputs):
+        shape = ports.get(port.name, {"shape": "none"})["shape"]
+        if shape != list(port.stored):
+            raise InputError(
+                f"{path}: {function} has {port.name} of {shape}, and {role} of this model and size has "
+                f"{list(port.stored)}; is it of another model?"
+            )
 
 
 def _feeds(

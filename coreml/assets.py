@@ -25,6 +25,7 @@ from . import control_networks, info
 from .compression import schemes
 from .control_networks import ControlSource
 from .coreai.asset_files import SUFFIX
+from .coreai.child import end_with
 from .lowering.graph import record
 from .plan import Item, Options, plan
 
@@ -50,13 +51,19 @@ def write(
     }
     root = str(Path(__file__).resolve().parent.parent)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
-    process = subprocess.run(
-        [sys.executable, "-m", "coreml.assets"],
-        input=json.dumps(request).encode(),
-        capture_output=True,
-        env=environment,
-        check=False,
-    )
+    parent, alive = os.pipe()  # the process ends where this one does, even by SIGKILL
+    try:
+        process = subprocess.run(
+            [sys.executable, "-m", "coreml.assets", str(parent)],
+            input=json.dumps(request).encode(),
+            capture_output=True,
+            env=environment,
+            check=False,
+            pass_fds=(parent,),
+        )
+    finally:
+        os.close(parent)
+        os.close(alive)
     log = process.stderr.decode(errors="replace").strip()
     if process.returncode or not process.stdout:
         if _FULL in log:
@@ -131,7 +138,8 @@ def _options(content: dict[str, Any]) -> Options:
 
 
 def main() -> None:
-    """Answers the request on the standard input."""
+    """Answers the request on the standard input; the argument is that of `child.end_with`."""
+    end_with(int(sys.argv[1]))
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what native code prints
     try:

@@ -12,6 +12,7 @@ from typing import Any
 
 from mlx_sd import resolve
 from mlx_sd.checkpoint import model_folder
+from mlx_sd.core import interrupt
 from mlx_sd.core.errors import Failure, InputError
 from mlx_sd.core.files import temporary_folder
 from mlx_sd.prompts.tokenizer import bpe
@@ -196,24 +197,35 @@ def _beside(out: Path) -> Iterator[Path]:
     try:
         with temporary_folder(out) as home:
             yield home
-            out.mkdir(exist_ok=True)
-            before = _packages_before(out)
-            for name in before:
-                _remove(out / name)
-            for name in (control_networks.DEEPCACHE, control_networks.FOLDER):  # no empty folders of an export stay
-                if any(file.startswith(f"{name}/") for file in before):
-                    with suppress(OSError):
-                        (out / name).rmdir()
-            _move_into(home, out)
+            with interrupt.deferred():  # Ctrl-C waits; what ends the process leaves a folder without info.json
+                _replace(home, out)
     except OSError as error:
         if error.errno == ENOSPC:
             raise Failure(f"{out}: no space is left; nothing was written") from None
         raise Failure(f"{error.filename or out} failed: {error.strerror}") from None
 
 
+def _replace(home: Path, out: Path) -> None:
+    """Removes an earlier export from `out`, and moves what is in `home` there."""
+    out.mkdir(exist_ok=True)
+    before = _packages_before(out)
+    for name in sorted(before, key=_marks):
+        _remove(out / name)
+    for name in (control_networks.DEEPCACHE, control_networks.FOLDER):  # no empty folders of an export stay
+        if any(file.startswith(f"{name}/") for file in before):
+            with suppress(OSError):
+                (out / name).rmdir()
+    _move_into(home, out)
+
+
+def _marks(name: str) -> int:
+    """Returns the order in which an earlier export is removed: first what says that it is there; and written last."""
+    return {"info.json": 0, stock.METADATA: 1}.get(name, 2)
+
+
 def _move_into(home: Path, out: Path) -> None:
     """Moves packages and files from one folder into another; what else is in folders of `_SHARED` stays."""
-    for path in sorted(home.iterdir()):
+    for path in sorted(home.iterdir(), key=lambda path: (-_marks(path.name), path)):
         old = out / path.name
         if path.name in _SHARED:
             old.mkdir(exist_ok=True)

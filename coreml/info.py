@@ -1,7 +1,8 @@
 """info.json: what a folder of packages holds, and how an app runs them."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from mlx_sd.core.files import read_json
 from mlx_sd.core.version import VERSION as PROGRAM
 from mlx_sd.sampling.scheduler import Scheduler
 
+from . import info_fields
 from .coreai.asset_files import SUFFIX
 from .lowering.graph import Graph
 from .lowering.interfaces import FunctionSpec, Port
@@ -132,31 +134,53 @@ def _roles(packages: Mapping[str, Any]) -> dict[str, dict[str, list[list[str]]]]
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Reads the info.json of a folder of packages, of version 1 too; InputError where there is none of this format."""
+    """Reads the info.json of a folder of packages, of version 1 too; InputError where it is damaged or of no format."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; give one that python -m coreml has written")
     info = read_json(folder / "info.json")
     if info.get("format") not in FORMATS.values() or info.get("version") not in range(_OLDEST, VERSION + 1):
         formats = f"{FORMATS['coreml']} {_OLDEST} to {VERSION}, nor {FORMATS['coreai']}"
         raise InputError(f"{folder}/info.json is not of the format {formats}; export again")
-    check_structure(info, folder / "info.json")
-    return {"files": {}, "controls": {}} | info
+    info = {"files": {}, "controls": {}} | info
+    with _naming(folder / "info.json"):
+        info_fields.check(info, info["format"] == FORMATS["coreai"])
+    return info
 
 
-def check_structure(info: Mapping[str, Any], path: Path) -> None:
-    """Raises InputError where the content of an info.json lacks what is looked up in it; path: for the message."""
-    packages = info.get("packages")
-    places: list[tuple[str, Any, tuple[str, ...]]] = [("it", info, ("packages", "options", "roles", "networks"))]
-    if isinstance(packages, dict):
-        places += [(name, package, ("functions",)) for name, package in packages.items()]
-        for name, package in packages.items():
-            functions = package.get("functions") if isinstance(package, dict) else None
-            entries = functions.items() if isinstance(functions, dict) else ()
-            places += [(f"{name}: {function}", entry, ("role", "inputs", "outputs")) for function, entry in entries]
-    for name, entry, keys in places:
-        missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
-        if missing or not isinstance(packages, dict):
-            raise InputError(f"{path} is damaged: {name} has no {', '.join(missing) or 'packages'}; export again")
+def check_asset(info: Mapping[str, Any], path: Path) -> None:
+    """Raises InputError where the content of info.json in the asset `path` lacks what a check of it looks up."""
+    with _naming(path):
+        info_fields.check_packages(info, core_ai=True)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Puts the file and the way out around the message of an InputError, which begins with a field."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path} is damaged: {error}; export again") from None
+
+
+def check_ports(
+    path: Path, function: str, description: Mapping[str, Any], inputs: Mapping[str, Any], outputs: Mapping[str, Any]
+) -> None:
+    """Raises InputError where a function of a package does not have the ports that info.json describes.
+
+    inputs, outputs: those that the package itself has, (shape, type's name) by name.
+    """
+    for kind, ports in (("input", inputs), ("output", outputs)):
+        described = {name: _port_words(port["shape"], port["dtype"]) for name, port in description[f"{kind}s"].items()}
+        loaded = {name: _port_words(*port) for name, port in ports.items()}
+        for name in {**loaded, **described}:
+            a, b = loaded.get(name), described.get(name)
+            if a != b:
+                words = f"the {kind} {name} is {a or 'missing'}, and info.json describes {b or 'none'}"
+                raise InputError(f"{path}: {function}: {words}; export again")
+
+
+def _port_words(shape: Iterable[int], dtype: Any) -> str:
+    return f"{dtype} {list(shape)}"
 
 
 def describe_port(port: Port) -> dict[str, Any]:

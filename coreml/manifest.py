@@ -31,7 +31,7 @@ def check(folder: Path, files: Any) -> None:
         raise InputError(f"{folder}/info.json: files is no list of files; export again")
     for name, entry in files.items():
         size, digest = (entry.get("bytes"), entry.get("sha256")) if isinstance(entry, dict) else (None, None)
-        if not isinstance(size, int) or not isinstance(digest, str) or not _inside(name):
+        if not isinstance(size, int) or not isinstance(digest, str) or not is_inside(name):
             raise InputError(f"{folder}/info.json: files: the entry {name!r} is damaged; export again")
         path = folder / name
         if not path.is_file():
@@ -42,5 +42,6 @@ def check(folder: Path, files: Any) -> None:
             raise InputError(f"{path} is damaged: its SHA-256 is not that of its export; {_AGAIN}")
 
 
-def _inside(name: str) -> bool:
+def is_inside(name: str) -> bool:
+    """Returns whether a path, with slashes, stays in the folder that it is relative to."""
     return bool(name) and not name.startswith("/") and ".." not in name.split("/")

@@ -21,13 +21,22 @@ from .stock import TOKENIZER
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 
-def runner(path: Path, function: str) -> Run:
-    """Returns what runs a package's function: Core ML on a Mac, else the interpreter, which rounds to float16."""
+def runner(path: Path, function: str, description: Mapping[str, Any]) -> Run:
+    """Returns what runs a package's function: Core ML on a Mac, else the interpreter, which rounds to float16.
+
+    description: of the function in info.json; InputError where the package does not have such a function.
+    """
     if sys.platform == "darwin":
         return predictor(path, function)
     from .interpret.package import Package  # coremltools takes seconds to import
 
-    return partial(Package.load(path).run, function=function, rounding=True)
+    package = Package.load(path)
+    inputs, outputs = (
+        {name: (shape, dtype.name) for name, (shape, dtype) in ports.items()}
+        for ports in (package.inputs(function), package.outputs(function))
+    )
+    info.check_ports(path, function, description, inputs, outputs)
+    return partial(package.run, function=function, rounding=True)
 
 
 def predictor(path: Path, function: str) -> Run:
@@ -117,6 +126,8 @@ class PackageSet:
             if (name, function) not in self._runners:
                 self._runners[name, function] = self._runner(name, function)
             ports = self._content["packages"][name]["functions"][function]["inputs"]
+            if unfed := [key for key in ports if key not in arrays]:
+                raise InputError(f"{self._folder}: {name} takes {', '.join(unfed)}, which nothing gives; export again")
             feeds = {key: arrays[key].astype(port["dtype"]) for key, port in ports.items()}
             outputs = self._runners[name, function](feeds)
             arrays |= outputs
@@ -166,11 +177,14 @@ class PackageSet:
 
     def _runner(self, name: str, function: str) -> Run:
         path = self._folder / f"{name}{self._suffix}"
+        functions = self._content["packages"][name]["functions"]
+        description = functions[function]
         if not self.core_ai:
-            return runner(path, function)
+            return runner(path, function, description)
         if name not in self._runtimes:
             self._runtimes[name] = Runtime(path)
-        runtime, description = self._runtimes[name], self._content["packages"][name]["functions"][function]
+            asset_checks.check_functions(self._runtimes[name], functions)
+        runtime = self._runtimes[name]
         duration = speed.seconds(description, self._content["options"]["attention"])
         return lambda inputs: runtime.run(function, inputs, seconds=duration)
 

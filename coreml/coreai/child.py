@@ -9,8 +9,10 @@ import asyncio
 import json
 import os
 import resource
+import shutil
 import signal
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -43,6 +45,23 @@ def receive(stream: IO[bytes]) -> tuple[dict[str, Any], dict[str, np.ndarray]] |
             return None
         arrays[name] = np.frombuffer(data, dtype).reshape(shape)
     return message, arrays
+
+
+def end_with(parent: int, scratch: str | None = None) -> None:
+    """Ends this process as soon as its parent has ended, however that did.
+
+    parent: the end for reading of a pipe whose other end the parent alone holds, and into which nothing is written.
+    scratch: a folder that is removed before.
+    """
+
+    def wait() -> None:
+        """Waits for the end of the parent, in a thread of its own."""
+        os.read(parent, 1)
+        if scratch:
+            shutil.rmtree(scratch, ignore_errors=True)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 async def _serve(path: Path, requests: IO[bytes], answers: IO[bytes]) -> None:
@@ -89,7 +108,12 @@ async def _run(model: Any, request: Mapping[str, Any], arrays: Arrays, answers: 
 
 
 def main() -> None:
-    """Loads the asset whose path is the first argument, and answers requests until there are no more."""
+    """Loads the asset whose path is the first argument, and answers requests until there are no more.
+
+    The other arguments, where there are any, are those of `end_with`.
+    """
+    if len(sys.argv) > 2:
+        end_with(int(sys.argv[2]), sys.argv[3])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C ends
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a damaged asset aborts: no dump of its weights
     answers = os.fdopen(os.dup(1), "wb")

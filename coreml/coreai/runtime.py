@@ -6,6 +6,7 @@ here before a process is started, and a process that crashes or hangs is an erro
 
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,28 +63,33 @@ class Runtime:
     def __init__(self, path: Path, patience: float = _PATIENCE):
         """Loads an asset whose files are in order (`check`); InputError where the runtime does not take it.
 
-        patience: seconds that loading and each run may take beside what their size asks for.
+        patience: seconds that loading and each run may take beside what their size asks for. Raises Failure where the
+        folder for temporary files (TMPDIR) has no space for the runtime's own form of the weights.
         """
         availability.check()
         self.path, self._patience = path, patience
+        self._check_space()
         self._log: Any = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self._scratch = tempfile.TemporaryDirectory(prefix="mlx-sd-", ignore_cleanup_errors=True)
         # The runtime's own form of the weights lies there, which a crash would leave behind.
         environment = os.environ | {"TMPDIR": self._scratch.name}
         # As a file: as a module it would import coreml and mlx_sd first. -P: nothing of this folder hides a library.
+        parent, alive = os.pipe()
         self._process = subprocess.Popen(
-            [sys.executable, "-P", child.__file__, str(path.resolve())],
+            [sys.executable, "-P", child.__file__, str(path.resolve()), str(parent), self._scratch.name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             env=environment,
+            pass_fds=(parent,),
         )
+        os.close(parent)
         self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         assert self._process.stdout
         threading.Thread(target=_listen, args=(self._process.stdout, self._answers), daemon=True).start()
-        self.close = weakref.finalize(self, _end, self._process, self._log, self._scratch)
+        self.close = weakref.finalize(self, _end, self._process, self._log, self._scratch, alive)
         self.functions: dict[str, Any] = {}
-        self.functions = self._answer("loaded", (path / BYTECODE).stat().st_size / _LOAD_RATE)[0]["functions"]
+        self.functions = self._answer("load it", (path / BYTECODE).stat().st_size / _LOAD_RATE)[0]["functions"]
 
     def run(
         self, function: str, inputs: Mapping[str, np.ndarray], states: Sequence[str] = (), seconds: float = 0.0
@@ -96,29 +102,43 @@ class Runtime:
         assert self._process.stdin
         with suppress(OSError):  # it has ended: the answer says how
             child.send(self._process.stdin, {"function": function, "states": list(states)}, inputs)
-        return self._answer(f"ran {function}", 20 * seconds)[1]
+        return self._answer(f"run {function}", 20 * seconds)[1]
 
     def _answer(self, work: str, seconds: float) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Waits for an answer; work: a verb and its object, for the message of what goes wrong."""
         try:
             answer = self._answers.get(timeout=self._patience + seconds)
         except queue.Empty:
             self.close()
             raise Failure(
-                f"{self.path}: {PLACE} has not {work} it within {(self._patience + seconds) / 60:.0f} minutes; "
+                f"{self.path}: {PLACE} did not {work} within {(self._patience + seconds) / 60:.0f} minutes; "
                 "a smaller size takes less time"
             ) from None
         if answer is None:
             reason = self._reason()
             self.close()
+            self._check_space(full=self._process.returncode == -signal.SIGBUS)
             raise InputError(
-                f"{self.path} is damaged, or of another version: {PLACE} stopped {reason} before it had {work} it; "
+                f"{self.path} is damaged, or of another version: {PLACE} stopped {reason} before it could {work}; "
                 f"{_AGAIN}"
             )
         message: dict[str, Any] = answer[0]
         if "error" in message:
             error = " ".join(str(message["error"]).split())
-            raise InputError(f"{self.path}: {PLACE} has not {work} it: {error}")
+            raise InputError(f"{self.path}: {PLACE} could not {work}: {error}")
         return answer[0], answer[1]
+
+    def _check_space(self, full: bool = False) -> None:
+        """Raises Failure where there is no space for the runtime's own form of the weights, which is a little larger.
+
+        full: the process has ended by SIGBUS, as it does where the disk behind mapped memory is full.
+        """
+        folder, size = tempfile.gettempdir(), (self.path / BYTECODE).stat().st_size
+        if (free := shutil.disk_usage(folder).free) < size or full:
+            raise Failure(
+                f"{self.path}: {PLACE} writes its own form of the weights into {folder}; that takes more than "
+                f"{size / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free there; set TMPDIR to another folder"
+            )
 
     def _reason(self) -> str:
         """Returns how the process ended, and the last words of native code."""
@@ -138,9 +158,12 @@ def _listen(stream: IO[bytes], answers: "queue.SimpleQueue[Any]") -> None:
     answers.put(None)
 
 
-def _end(process: "subprocess.Popen[bytes]", log: IO[bytes], scratch: "tempfile.TemporaryDirectory[str]") -> None:
+def _end(
+    process: "subprocess.Popen[bytes]", log: IO[bytes], scratch: "tempfile.TemporaryDirectory[str]", alive: int
+) -> None:
     process.kill()
     process.wait()
+    os.close(alive)
     for stream in (process.stdin, process.stdout):
         if stream:
             with suppress(OSError):  # of what was not sent any more

@@ -14,9 +14,13 @@ import pytest
 
 pytest.importorskip("coreai", reason="the extra coreai is not installed")
 
-from coreml import asset_checks, drive, export, info
+from coreml import asset_checks, assets, drive, export, info
 from coreml.__main__ import main
+from coreml.coreai.emitter import Emitter
 from coreml.coreai.runtime import Runtime, check
+from coreml.lowering.attention import ATTENTIONS
+from coreml.lowering.lower import CAST
+from coreml.plan import Options
 from mlx_sd import DeepCache, StableDiffusion
 from mlx_sd.cli import generate
 from tests.support.effort import slow_but
@@ -55,11 +59,47 @@ def test_every_function_computes_what_its_network_computes(name, exported, model
     assert functions == {(p, f) for p, d in info.read(folder)["packages"].items() for f in d["functions"]}
 
 
-@pytest.mark.parametrize("attention", slow_but(("split-einsum",), ("original", "split-einsum", "fused")))
-def test_float16_is_off_by_what_rounding_costs(attention, exported, model):
-    folder = exported(SMALL, dtype="float16", attention=attention, **CORE_AI)
-    errors = [check.error for check in checks(folder, model(SMALL))]
-    assert 1e-5 < max(errors) <= 5e-3  # below, it would not be float16
+# Family and form -> the limit. Apple's CPU runtime adds up products of matrices in float16, of which the form for GPUs
+# has most: there the refiner was measured at 5.03e-3, which are the runtime's own sums, as the next test shows.
+ROUNDING = {
+    **{(family, form): 5e-3 for family in (SMALL, "sd1", "sd2v", "sdxl", "inpaint9", "refiner") for form in ATTENTIONS},
+    ("refiner", "fused"): 5.5e-3,
+}
+
+
+@pytest.mark.parametrize("pair", slow_but(((SMALL, "split-einsum"), ("refiner", "fused")), ROUNDING), ids=" ".join)
+def test_float16_is_off_by_what_rounding_costs(pair, exported, model):
+    name, form = pair
+    only = ("unet",) if name == "refiner" else ()
+    folder = exported(name, only, dtype="float16", attention=form, **CORE_AI)
+    errors = [check.error for check in checks(folder, model(name))]
+    assert 1e-5 < max(errors) <= ROUNDING[pair]  # below, it would not be float16
+
+
+@pytest.mark.slow
+def test_what_the_form_for_gpus_loses_in_float16_is_lost_in_the_sums_of_the_cpu_runtime(model, tmp_path, monkeypatch):
+    """With products of matrices that are added up in float32, the rest as it is, the refiner is off by half as much.
+
+    Neither softmax, activations nor norms in float32 change anything.
+    """
+    product = Emitter.matmul
+
+    def exact(self, x, y, transpose_x=False, transpose_y=False):
+        single = [self.cast(v, "fp32") if v.dtype == np.float16 else v for v in (x, y)]
+        return self.cast(product(self, *single, transpose_x, transpose_y), CAST[x.dtype])
+
+    def here(command, input, **_):
+        answer = assets.write_here(json.loads(input))
+        return subprocess.CompletedProcess(command, 0, json.dumps(answer).encode(), b"")
+
+    options = Options("float16", "fused", **CORE_AI)
+    with monkeypatch.context() as patch:
+        leave_out(patch, ("unet",))
+        patch.setattr(Emitter, "matmul", exact)
+        patch.setattr(assets.subprocess, "run", here)
+        export.export(model("refiner").model.name, tmp_path / "out", options, report=lambda line: None)
+    errors = [check.error for check in checks(tmp_path / "out", model("refiner"))]
+    assert 1e-5 < max(errors) <= 3e-3  # MLX's own float16 is off by 2.2e-3
 
 
 def test_shallow_with_the_feature_of_full_is_full_exactly(exported):
@@ -159,7 +199,7 @@ def test_drive_is_generate_with_the_folder(exported, tmp_path, capfd):
 def test_the_process_of_an_asset_imports_no_mlx(exported):
     asset = exported(SMALL, dtype="float32", attention="fused", **CORE_AI) / "TextEncoder.aimodel"
     code = (
-        "import runpy, sys; runpy.run_path(sys.argv[2], run_name='__main__');"
+        "import runpy, sys; runpy.run_path(sys.argv.pop(), run_name='__main__');"
         "sys.exit(any(name.split('.')[0] in ('mlx', 'mlx_sd', 'coreml') for name in sys.modules))"
     )
     command = [sys.executable, "-c", code, asset, ROOT / "coreml/coreai/child.py"]
@@ -174,7 +214,7 @@ def test_a_process_that_hangs_is_one_line(exported, monkeypatch):
     runtime = Runtime(asset)
     os.kill(runtime._process.pid, 19)  # SIGSTOP
     runtime._patience = 0.2
-    with pytest.raises(Failure, match="has not ran main it within"):
+    with pytest.raises(Failure, match="did not run main within"):
         runtime.run("main", {"input_ids": np.zeros((1, 77), np.int32)})
     assert runtime._process.poll() is not None
 
@@ -232,8 +272,6 @@ def _without_unet(write):
 
 def test_a_full_disk_leaves_nothing(family, tmp_path, monkeypatch, capfd):
     """coreai-core ends its process there: no exception reaches it, and nothing cleans up."""
-    from coreml import assets
-
     leave_out(monkeypatch, ("text_encoder",))
     script = tmp_path / "python"
     script.write_text(f"#!/bin/sh\nulimit -f 64\ntrap '' XFSZ\nexec '{sys.executable}' \"$@\"\n")

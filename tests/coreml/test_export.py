@@ -7,11 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coreml import export, info, packages, verify
+from convert.__main__ import main as convert
+from coreml import asset_checks, export, info, packages, stock, verify
 from coreml.__main__ import main
 from coreml.interpret.package import Package
 from coreml.mil import package
-from tests.support.exports import FORMS, SMALL, check_replaced_by_force_alone, leave_out
+from coreml.plan import Options
+from mlx_sd import StableDiffusion
+from tests.support import adapters
+from tests.support.effort import slow_but
+from tests.support.exports import CORE_AI, FORMS, SMALL, UNET_AND_TEXT, check_replaced_by_force_alone, leave_out
 
 
 # One form holds every theorem; the others are other networks and widths of the same.
@@ -155,6 +160,37 @@ def test_a_package_above_the_limit_is_cut_into_parts_below_it(exported, model, m
 def test_another_branch_and_batch_compute_what_the_network_computes(branch_2_batch_1, model):
     for chain in verify.chains(branch_2_batch_1):
         assert max(check.error for check in verify.verify(chain, model(SMALL))) <= 1e-4
+
+
+@pytest.mark.parametrize("part", slow_but(("text_encoder",), UNET_AND_TEXT))
+@pytest.mark.parametrize("format", ("coreml", "coreai"))
+def test_merged_adapters_are_in_the_packages(format, part, original, shapes, tmp_path, monkeypatch):
+    """A model with a LoRA merged into it is exported; the same LoRA beside the layers is what it has to equal."""
+    if format == "coreai":
+        pytest.importorskip("coreai", reason="the extra coreai is not installed")
+    factors = adapters.every_layer(shapes["sd1"], pick=adapters.attention)
+    lora = str(adapters.save(tmp_path / "style.safetensors", adapters.kohya(factors)))
+    merged, out = tmp_path / "merged", tmp_path / "out"
+    assert convert(["--model", str(original), "--lora", f"{lora}:0.5", "--out", str(merged)]) == 0
+    leave_out(monkeypatch, (part,))
+    monkeypatch.setattr(stock, "obstacle", lambda *_: "this test leaves out networks")
+    options = {"coreml": Options("float32", "original", unets=("full",)), "coreai": Options("float32", **CORE_AI)}
+    content = export.export(str(merged), out, options[format], report=lambda line: None)
+    assert [lora["scale"] for lora in content["model"]["loras"]] == [0.5]
+    errors = {}
+    sds = [StableDiffusion.load(original, "float32")]
+    sds.append(StableDiffusion.load(original, "float32", loras=[(lora, 0.5)], lora_mode="runtime"))
+    for sd in sds:
+        errors[sd is sds[1]] = max(check.error for check in checks_of(format, out, sd, monkeypatch))
+    assert errors[True] <= (1e-5 if format == "coreai" else 1e-4)
+    assert errors[False] > 1e-2
+
+
+def checks_of(format, folder, sd, monkeypatch):
+    if format == "coreml":
+        return [check for chain in verify.chains(folder) for check in verify.verify(chain, sd)]
+    monkeypatch.setattr(asset_checks.StableDiffusion, "load", lambda *_: sd)
+    return list(asset_checks.run(*asset_checks.content_of(folder), "merged", False, lambda line: None))
 
 
 # ------------------------------------------------------------------------------------------------ the folder

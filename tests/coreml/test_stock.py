@@ -10,12 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+import mlx.nn as nn
 import pytest
 
 pytest.importorskip("coreai", reason="the extra coreai is not installed")
 
 from coreml import info, stock
+from coreml.coreai.asset import Function, write
 from coreml.coreai.coreai_core import AIModelAsset
+from coreml.lowering.graph import record
+from coreml.lowering.interfaces import FunctionSpec, port
 from tests.support.effort import slow_but
 from tests.support.exports import CORE_AI, SMALL
 
@@ -138,6 +143,35 @@ def swapped(a: str, b: str) -> Callable[[Path], object]:
     return spoil
 
 
+Ports = dict[str, tuple[tuple[int, ...], mx.Dtype]]
+IDS: Ports = {"input_ids": ((1, 77), mx.int32)}
+CONTEXT: Ports = {"last_hidden_state": ((1, 77, 32), mx.float32)}
+STEP: Ports = {
+    "sample": ((2, 4, 8, 8), mx.float32),
+    "timestep": ((2,), mx.float32),
+    "encoder_hidden_states": ((2, 77, 32), mx.float32),
+}
+NOISE: Ports = {"noise_pred": ((2, 4, 8, 8), mx.float32)}
+
+
+def written(name: str, inputs: Ports, outputs: Ports, function: str = "main") -> Callable[[Path], object]:
+    """Writes an asset with these ports in the place of one; each output is the first number of the first input."""
+
+    def call(_, x, *others):
+        first = x.reshape(-1)[:1]
+        return tuple(mx.zeros(s, t) + first.reshape((1,) * len(s)).astype(t) for s, t in outputs.values())
+
+    def spoil(folder: Path) -> None:
+        path = folder / f"{name}.aimodel"
+        shutil.rmtree(path)
+        ins, outs = (tuple(port(n, *p) for n, p in ports.items()) for ports in (inputs, outputs))
+        spec = FunctionSpec(name, "unet", call, ins, outs, "", mx.float32)
+        graph = record(spec, nn.Module())
+        write({function: Function(spec, graph)}, {}.__getitem__, "original", path)
+
+    return spoil
+
+
 MUTATIONS: dict[str, tuple[Callable[[Path], object], str]] = {
     "metadata.json": (lambda f: (f / "metadata.json").unlink(), "no metadata.json"),
     "version": (in_metadata(lambda m: m.update(metadata_version="1.0")), "another version"),
@@ -156,7 +190,47 @@ MUTATIONS: dict[str, tuple[Callable[[Path], object], str]] = {
     "decoder": (swapped("VAEDecoder", "VAEEncoder"), "decoder"),
     "encoder": (swapped("VAEEncoder", "VAEDecoder"), "encoder"),
     "unet": (swapped("Unet", "VAEDecoder"), "by position"),
+    "vocabulary is a list": (lambda f: (f / "tokenizer/vocab.json").write_text("[]"), "no dictionary"),
+    "merges have no head": (lambda f: cut_head(f / "tokenizer/merges.txt"), "without a head"),
+    "no main": (written("TextEncoder", IDS, CONTEXT, "encode"), "an asset without main"),
+    "no context": (written("TextEncoder", IDS, {"y": ((1, 32), mx.float32)}), "the one output of rank 3"),
+    "two contexts": (written("TextEncoder", IDS, CONTEXT | {"y": ((1, 77, 32), mx.float32)}), "the one output of rank"),
+    "context by channels": (
+        written("Unet", STEP | {"encoder_hidden_states": ((2, 32, 1, 77), mx.float32)}, NOISE),
+        "tokens, channels",
+    ),
+    "context of one text": (
+        written("Unet", STEP | {"encoder_hidden_states": ((1, 77, 32), mx.float32)}, NOISE),
+        "tokens, channels",
+    ),
+    "context of another width": (
+        written("Unet", STEP | {"encoder_hidden_states": ((2, 77, 48), mx.float32)}, NOISE),
+        "tokens, channels",
+    ),
+    "two outputs": (written("Unet", STEP, NOISE | {"deep_feature": ((2, 32, 8, 8), mx.float32)}), "one output"),
+    "a timestep of int32": (written("Unet", STEP | {"timestep": ((2,), mx.int32)}, NOISE), "floats"),
 }
+
+
+def cut_head(merges: Path) -> None:
+    merges.write_text(merges.read_text().partition("\n")[2])
+
+
+def test_an_asset_that_is_written_here_is_loaded(exports, tmp_path):
+    """The ports of the mutations above are right but for what each changes."""
+    folder = Path(shutil.copytree(exports("small"), tmp_path / "folder"))
+    written("TextEncoder", IDS, CONTEXT)(folder)
+    written("Unet", STEP, NOISE)(folder)
+    load(folder)
+
+
+@pytest.mark.parametrize("name", ("MyTextEncoder", "unet_2", "Transformer", "VAEDecoderTiny"))
+def test_two_assets_for_one_role_are_refused_by_a_scan(name, exports, tmp_path):
+    folder = Path(shutil.copytree(exports("small"), tmp_path / "folder"))
+    scan(folder)
+    (folder / f"{name}.aimodel").mkdir()
+    with pytest.raises(Refused, match="two assets for"):
+        scan(folder)
 
 
 @pytest.mark.parametrize("name", MUTATIONS)

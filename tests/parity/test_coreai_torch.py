@@ -1,6 +1,6 @@
 """Two small networks, written by this project and by Apple's coreai-torch: the same composites and the same numbers.
 
-coreai-torch is in no extra: install it into an environment of its own, with this project's reference and coreai.
+`make coreai-torch` installs coreai-torch into an environment of its own, beside coreai-core in this project's version.
 """
 
 import re

@@ -22,6 +22,8 @@ from coreml.lowering.interfaces import FunctionSpec, Port
 from coreml.lowering.layout import IMAGE
 from mlx_sd.networks import ops
 from mlx_sd.networks.layers import Linear
+from tests.support.effort import slow_but
+from tests.support.exports import CORE_AI, SMALL
 
 
 class Block(nn.Module):
@@ -102,6 +104,21 @@ def test_the_form_for_the_neural_engine_has_convolutions_for_linears(network, tm
     assert "composite_declaration" not in text and "coreai.silu" not in text
     assert text.count("coreai.conv2d") == 4
     assert len(re.findall(r"= \S*batch_matmul\b", text)) == 4  # two for each head
+
+
+@pytest.mark.parametrize("attention", slow_but(("fused",), ATTENTIONS))
+def test_nothing_has_more_than_five_axes(attention, exported):
+    """Apple's compiler for the Neural Engine takes no more."""
+    folder = exported(SMALL, dtype="float32", attention=attention, **CORE_AI)
+    ranks = {asset.stem: max(ranks_of(asset)) for asset in folder.glob("*.aimodel")}
+    assert ranks.keys() == {"TextEncoder", "Unet", "VAEDecoder", "VAEEncoder"}
+    assert max(ranks.values()) == 5  # of upsampling
+
+
+def ranks_of(path) -> set[int]:
+    """The numbers of axes of all values in an asset's program."""
+    text = str(AIModelAsset.load(path).program)
+    return {shape.count("x") for shape in re.findall(r"tensor<((?:\d+x)+)", text)}
 
 
 def test_a_state_is_written_in_place_and_is_what_the_plain_output_is(network, tmp_path):

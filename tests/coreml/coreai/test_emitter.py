@@ -96,6 +96,11 @@ CASES = {
         lambda e, x, y: e.einsum(values=(x, y), equation="nchw,nwhu->nchu"),
         np.einsum("nchw,nwhu->nchu", X[:, :, :1], X.transpose(0, 3, 2, 1)[:, :, :1]),
     ),
+    "reduce_mean": (
+        (X,),
+        lambda e, x: e.reduce_mean(x=x, axes=[2, 3], keep_dims=True),
+        X.mean((2, 3), keepdims=True),
+    ),
     "softmax": ((X,), lambda e, x: e.softmax(x=x, axis=-3), softmax(X, 1)),
     "layer_norm": (
         (X,),
