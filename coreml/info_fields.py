@@ -147,15 +147,21 @@ def _macs(value: Any, name: str) -> None:
         _need(kind in _KINDS, kind, name, f"of {', '.join(_KINDS)}")
 
 
-def _config(read: Callable[..., Any]) -> Check:
-    """Returns the check of a config of Hugging Face, which `read`(values, where) makes a dataclass of."""
+def _config(read: Callable[..., Any], also: Check | None = None) -> Check:
+    """Returns the check of a config of Hugging Face, which `read`(values, where) makes a dataclass of.
+
+    also: a check of that dataclass, whose fields are of their types.
+    """
 
     def config(value: Any, name: str) -> None:
         """Reads the config, and looks at the numbers that came of it."""
         _object(value, name)
+        _check_numbers(value, name)  # before anything is made in such a number
         try:
             result = read(value, name)
             _check_types(result, name)
+            if also:
+                also(result, name)
         except InputError:
             raise
         except (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError):
@@ -164,13 +170,23 @@ def _config(read: Callable[..., Any]) -> Check:
     return config
 
 
-def _scheduler(values: Mapping[str, Any], where: str) -> Scheduler:
-    """Reads a scheduler's config; InputError where it has no timesteps, or not one beta for each."""
-    scheduler = Scheduler.from_hf(values, where)
+def _check_betas(scheduler: Scheduler, where: str) -> None:
+    """Raises InputError where betas are no variances, or not one for each timestep."""
     steps, betas = scheduler.num_train_timesteps, scheduler.trained_betas
     if steps < 1 or (betas is not None and len(betas) != steps):
         raise InputError(f"{where}: {steps} timesteps and {'no' if betas is None else len(betas)} betas do not fit")
-    return scheduler
+    for beta in betas or (scheduler.beta_start, scheduler.beta_end):
+        if not 0 <= beta < 1 and not (betas and beta == 1):  # 1 is nothing but noise
+            raise InputError(f"{where}: betas are from 0 to below 1, not {beta}")
+
+
+def _check_numbers(value: Any, name: str) -> None:
+    """Raises InputError for a whole number in a config that no network has."""
+    if isinstance(value, Mapping | list):
+        for field, entry in value.items() if isinstance(value, Mapping) else enumerate(value):
+            _check_numbers(entry, f"{name}.{field}")
+    elif isinstance(value, int):
+        _need(abs(value) <= _LARGEST, value, name, f"at most {_LARGEST}")
 
 
 def _check_types(config: Any, name: str) -> None:
@@ -224,7 +240,7 @@ _REST: Mapping[str, Check] = {
     "model": _fields({"name": _text, "hash": _text}),
     "deepcache": _fields({"branch": _integer(0)}),
     "latents": _fields({"factor": _integer(1)}),
-    "scheduler": _config(_scheduler),
+    "scheduler": _config(Scheduler.from_hf, _check_betas),
     "tokenizers": _listed(_fields({"length": _integer(3, 1 << 12), "pad": _integer(0)})),
     "pipeline": _object,
     "files": _object,
