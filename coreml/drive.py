@@ -7,6 +7,7 @@ Core AI are run by Apple's CPU runtime, in a process that has no MLX.
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("folder", type=Path, help="what python -m coreml wrote, in either format; first")
     p.add_argument("prompt", help="what to make a picture of; then the options of python -m mlx_sd.generate")
     arguments, others = p.parse_args(words[:2]), words[2:]
-    from mlx_sd.cli import generate  # above this package
-
-    return generate.main([arguments.prompt, "--coreml", str(arguments.folder), *others])
+    generate = import_module("mlx_sd.cli.generate")  # a command above this package, run by its name
+    code: int = generate.main([arguments.prompt, "--coreml", str(arguments.folder), *others])
+    return code
 
 
 class PackagedTextEncoder(nn.Module):

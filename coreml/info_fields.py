@@ -68,7 +68,7 @@ def _fields(entries: Mapping[str, Check], optional: Mapping[str, Check] | None =
     """Returns the check of an object with these fields; others may be there."""
 
     def fields(value: Any, name: str) -> None:
-        """Checks an object."""
+        """Checks the fields of an object."""
         _need(isinstance(value, Mapping), value, name, "an object")
         for field, entry in {**entries, **(optional or {})}.items():
             inner = f"{name}.{field}" if name else field
