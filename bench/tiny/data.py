@@ -22,7 +22,8 @@ CELL = 8  # pixels a side under one latent, and under one number of a mask
 FIRST_SEED = 10_000_000  # scene i has seed FIRST_SEED + i; smaller seeds are never trained on
 SEEDS_PER_EPOCH = 100_000
 SCENES_PER_TASK = 16
-KEPT = (0.35, 0.6, 1.0, 0.5)  # share of the scenes kept, by their number of things, balloons among them
+KEPT = (0.35, 0.55, 0.9, 0.5)  # share of the scenes kept, by their number of things, balloons among them
+HARD = 1.6  # times as often kept are scenes with a lighthouse: its stripes are the finest of all things
 _DIFFERENCE = 24  # sum over RGB of what a thing changes in a pixel that it covers, more than
 
 
@@ -49,11 +50,12 @@ def training_scenes(count: int) -> list[Scene]:
 
 
 def epoch_scenes(epoch: int) -> Iterator[Scene]:
-    """Yields the scenes of an epoch: those with two things more often than `sample_scene` draws them."""
+    """Yields the scenes of an epoch: two things and lighthouses are more frequent than `sample_scene` draws them."""
     for index in itertools.count(epoch * SEEDS_PER_EPOCH):
         scene = training_scene(index)
         things = len(scene.things) + (scene.balloon is not None)
-        if random.Random(index).random() < KEPT[things]:
+        hard = any(thing.kind == "lighthouse" for thing in scene.things)
+        if random.Random(index).random() < KEPT[things] * (HARD if hard else 1):
             yield scene
 
 
