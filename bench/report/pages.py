@@ -1,7 +1,8 @@
 """Pictures of the guide, made by the commands that its pages show: python -m bench pages.
 
 A line "<!-- picture: PATH -->" before a block of commands or of Python says that the block writes a file of this name;
-PATH is where the page shows it. The blocks of a page run in order, in one temporary folder.
+PATH is where the page shows it. The blocks of a page run in order, in one temporary folder, which has copies of the
+weights beside the pictures.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import hashlib
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,7 +30,7 @@ from .. import arguments
 
 MARK = "mlx-sd-page"  # the text of a picture that names what made it
 ROOT = Path(__file__).parents[2]
-GUIDE = ROOT / "docs" / "guide"
+GUIDE, PICTURES = ROOT / "docs" / "guide", ROOT / "docs" / "pictures"
 _BLOCK = re.compile(r"^<!-- picture: (\S+) -->\n+```(sh|python)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _EXAMPLES = """examples:
   python -m bench pages               make the pictures of all pages again
@@ -44,9 +46,9 @@ class Block(NamedTuple):
 
     @property
     def origin(self) -> str:
-        """Returns a digest of what makes the picture: the block, and the weights of the embedded checkpoint."""
+        """Returns a digest of what makes the picture: the block, and weights embedded or beside the pictures."""
         digest = hashlib.sha256(self.text.encode())
-        for path in sorted(TINY.rglob("*.safetensors")):
+        for path in sorted([*TINY.rglob("*.safetensors"), *PICTURES.glob("*.safetensors")]):
             digest.update(path.read_bytes())
         return digest.hexdigest()
 
@@ -89,6 +91,8 @@ def write(page: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.getenv("PYTHONPATH"))))}
     with tempfile.TemporaryDirectory() as folder:
         for block in blocks(page):
+            for weights in (page.parent / block.picture).parent.glob("*.safetensors"):
+                shutil.copy(weights, folder)
             for words in block.words():
                 done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
                 if done.returncode:
