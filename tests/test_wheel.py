@@ -31,3 +31,9 @@ def test_it_makes_the_picture_that_the_checkout_makes(built, tmp_path, run):
     assert run(*arguments[:-1], "checkout.png")[0] == 0
     with wheel.Image.open(tmp_path / "checkout.png") as ours:
         assert ours.tobytes() == picture.tobytes()
+
+
+def test_markers_of_requirements_compare_no_names_of_kernels():
+    """Kernels have names such as 6.8.0-45-generic, which are no versions, and pip 24 stops with a traceback at them."""
+    text = (wheel.ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert "platform_release" not in text and "platform_version" not in text
