@@ -18,7 +18,7 @@ from ..networks.family import Task
 from . import images
 from .images import ImageSource
 from .painting import Canvas, posterior
-from .start import DrawNoise, Start
+from .start import AllSteps, DrawNoise, Start
 
 _WHOLE = "the whole image is edited"
 # Settings of a request that this task does not take -> the reason.
@@ -41,7 +41,7 @@ _FLAGS = {"controls": "--control", "adapters": "--adapter"}
 
 
 @dataclass(frozen=True)
-class EditedImage:
+class EditedImage(AllSteps):
     """The image to be edited."""
 
     image: Image.Image  # RGB
@@ -50,14 +50,6 @@ class EditedImage:
         """Returns the size as of image to image: the requested one, else the image's, in whole latents."""
         return Canvas(self.image).size(model, width, height)
 
-    def strength(self, strength: float | None, default: float) -> float | None:
-        """Returns None: all steps run; `check` refuses a strength."""
-        return None
-
-    def begins_midway(self, strength: float | None) -> bool:
-        """Returns False: sampling begins with noise alone."""
-        return False
-
     def prepare(
         self, model: Model, width: int, height: int, strength: float | None, count: int, tile: int | None
     ) -> "EncodedImage":
@@ -65,10 +57,6 @@ class EditedImage:
         pixels = images.to_pixels(images.fitted(self.image, (width, height)))
         mean, _ = posterior(model.vae, pixels, tile)
         return EncodedImage(model.vae.scale(mean) * _factor(model))
-
-    def finish(self, image: Image.Image) -> Image.Image:
-        """Returns the picture unchanged."""
-        return image
 
 
 @dataclass(frozen=True)

@@ -57,8 +57,24 @@ class StartingPoint(Protocol):
         ...
 
 
+class AllSteps:
+    """What pictures of noise alone have in common, whatever the UNet is shown beside the latents: all steps run."""
+
+    def strength(self, strength: float | None, default: float) -> float | None:
+        """Returns None: a strength is refused before."""
+        return None
+
+    def begins_midway(self, strength: float | None) -> bool:
+        """Returns False: sampling begins with noise alone."""
+        return False
+
+    def finish(self, image: Image.Image) -> Image.Image:
+        """Returns the picture unchanged."""
+        return image
+
+
 @dataclass(frozen=True)
-class FromNoise:
+class FromNoise(AllSteps):
     """Noise alone, with channels beside the latents for UNets that take more than latents."""
 
     channels: mx.array | None = None  # (1 or N, h, w, K)
@@ -72,10 +88,6 @@ class FromNoise:
         if strength is not None:
             raise InputError("strength says how much of an image changes; give --init-image too")
         return None
-
-    def begins_midway(self, strength: float | None) -> bool:
-        """Returns False: all steps run."""
-        return False
 
     def prepare(
         self, model: Model, width: int, height: int, strength: float | None, count: int, tile: int | None
@@ -101,7 +113,3 @@ class FromNoise:
         if channels is not None and channels.shape[0] > 1:
             channels = channels[mx.array(list(indices))]
         return Start(draw_noise() if noise is None else noise, channels=channels)
-
-    def finish(self, image: Image.Image) -> Image.Image:
-        """Returns the picture unchanged."""
-        return image

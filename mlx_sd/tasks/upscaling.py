@@ -15,11 +15,11 @@ from ..core.errors import InputError
 from ..sampling.low_res import LowRes
 from . import images
 from .images import ImageSource
-from .start import DrawNoise, Start
+from .start import AllSteps, DrawNoise, Start
 
 
 @dataclass(frozen=True)
-class SmallImage:
+class SmallImage(AllSteps):
     """The image to be made larger."""
 
     image: Image.Image  # RGB
@@ -37,14 +37,6 @@ class SmallImage:
             )
         return large
 
-    def strength(self, strength: float | None, default: float) -> float | None:
-        """Returns None: all steps run; `small_image` refuses a strength."""
-        return None
-
-    def begins_midway(self, strength: float | None) -> bool:
-        """Returns False: sampling begins with noise alone."""
-        return False
-
     def prepare(
         self, model: Model, width: int, height: int, strength: float | None, count: int, tile: int | None
     ) -> "SmallImage":
@@ -57,10 +49,6 @@ class SmallImage:
         if self.low_res is not None:
             pixels = self.low_res.noised(pixels, draw_noise(pixels.shape[-1]), self.level)
         return Start(draw_noise() if noise is None else noise, channels=pixels)
-
-    def finish(self, image: Image.Image) -> Image.Image:
-        """Returns the picture unchanged."""
-        return image
 
 
 def small_image(

@@ -19,6 +19,7 @@ from mlx_sd.cli import generate
 from mlx_sd.core.errors import InputError
 from tests.support import controls, upscalers
 from tests.support.exports import CONTROL, SMALL, UNET_AND_TEXT, leave_out
+from tests.support.families import distance
 
 pytestmark = pytest.mark.filterwarnings("ignore:in . evaluations little repeats itself:UserWarning")
 
@@ -35,10 +36,6 @@ def ports(numbers) -> dict[str, tuple[int, ...]]:
 
 def sizes(saved: dict) -> dict[str, tuple[int, ...]]:
     return {name: tuple(shape) for name, (shape, _) in saved.items()}
-
-
-def distance(a, b) -> float:
-    return float(np.abs(np.asarray(a) - np.asarray(b)).max() / np.abs(np.asarray(b)).max())
 
 
 def floats(rng, shapes) -> dict[str, np.ndarray]:
@@ -96,11 +93,11 @@ def test_the_cut_unet_and_the_cut_network_are_the_whole_ones(small):
     image = rng.random((2, 3, 64, 64), dtype=np.float32)
     image[1] = image[0]
     step = {name: feeds[name] for name in STEP}
-    whole = saved["Small"].run(step | {"controlnet_cond": image})
+    full = saved["Small"].run(step | {"controlnet_cond": image})
     features = saved["SmallImage"].run({"controlnet_cond": image[:1]})
     shallow = saved["SmallShallow"].run(step | features)
     assert shallow.keys() == {"additional_residual_0"}
-    assert distance(shallow["additional_residual_0"], whole["additional_residual_0"]) <= 1e-6
+    assert distance(shallow["additional_residual_0"], full["additional_residual_0"]) <= 1e-6
 
 
 def test_pictures_with_control_are_those_of_mlx(small, model, control_network):
@@ -250,16 +247,8 @@ def test_every_form_of_an_export_computes_and_drives(name, exported, model, cont
     network = control_network(KIND.get(name, name))
     folder = exported(family, ONLY, dtype="float32", control=(network,), **options)
     check_every_package(folder, model(family))
-    sd, packaged = model(family), StableDiffusion(drive.load(folder))
-    width, height = packaged.model.sizes[-1]
-    settings = STEPS | {"width": width, "height": height}
-    if packaged.unet.branches:
-        settings |= {"deepcache": DeepCache(2, options.get("branch", 0))}
-    image, (stem,) = controls.image(size=(width, height)), packaged.model.packaged_controls
-    plain = sd.generate("a tent", **settings).latents
-    expected = sd.generate("a tent", controls=[(network, image, 1.5)], **settings).latents
-    assert distance(expected, plain) >= 0.1
-    assert distance(packaged.generate("a tent", controls=[(stem, image, 1.5)], **settings).latents, expected) <= 1e-3
+    entry = Control(network, controls.image(), 1.5)
+    controls.check_driven(model(family), StableDiffusion(drive.load(folder)), entry, STEPS, options.get("branch", 0))
 
 
 @pytest.mark.slow
@@ -303,8 +292,8 @@ def test_networks_that_pool_and_unions_are_packages_too(name, exported, model, c
 
 @pytest.mark.slow
 def test_weights_that_are_differences_are_added_to_the_unets(exported, model, control_network, tmp_path):
-    sd, whole = model(SMALL), Path(control_network(SMALL))
-    tensors = mx.load(str(whole / "diffusion_pytorch_model.safetensors"))
+    sd, source = model(SMALL), Path(control_network(SMALL))
+    tensors = mx.load(str(source / "diffusion_pytorch_model.safetensors"))
     stored = mx.load(str(sd.model.folder / "unet.safetensors"))
     own = {diffusers_name("unet", sd.unet.names, name): array for name, array in stored.items()}
     shared = own.keys() & tensors.keys()

@@ -79,8 +79,8 @@ def test_whole_edits(name, sampler, place, sd, measure):
     pipe, image = pipeline(place(name), name, sampler), instructions.picture(SIZE)
     noise = shown(SIZE)(pipe.vae_scale_factor)
     expected = theirs(pipe, noise, image)
-    found = ours(sd(name), noise, image, sampler=sampler)
-    measure(f"{STEPS} steps, edit by instruction", distance(found, expected), LATENTS)
+    actual = ours(sd(name), noise, image, sampler=sampler)
+    measure(f"{STEPS} steps, edit by instruction", distance(actual, expected), LATENTS)
     for changed, least in ((1.0, 0.05), (6.0, 0.1)):
         assert distance(ours(sd(name), noise, image, sampler=sampler, image_guidance=changed), expected) > least
 
@@ -104,8 +104,8 @@ def test_settings_mean_the_same(name, case, place, sd, measure):
         there = there | {"guidance_scale": 7.5 if name == "sd1" else 5.0}
     pipe, image = pipeline(place(name), name, "ddim"), instructions.picture(SIZE)
     noise = shown(SIZE)(pipe.vae_scale_factor)
-    found = ours(sd(name), noise, image, sampler="ddim", **here)
-    measure("edit by instruction, settings", distance(found, theirs(pipe, noise, image, **there)), LATENTS)
+    actual = ours(sd(name), noise, image, sampler="ddim", **here)
+    measure("edit by instruction, settings", distance(actual, theirs(pipe, noise, image, **there)), LATENTS)
 
 
 def test_sdxl_s_rescaled_guidance_and_sizes(place, sd, measure):
@@ -122,8 +122,8 @@ def test_sdxl_s_rescaled_guidance_and_sizes(place, sd, measure):
         prompt_2="a moon",
     )
     more = {"original_size": (96, 32), "target_size": (128, 48), "crop": (5, 9), "prompt_2": "a moon"}
-    found = ours(sd("sdxl"), noise, image, sampler="euler", guidance_rescale=0.7, **more)
-    measure("edit by instruction, SDXL's own settings", distance(found, expected), LATENTS)
+    actual = ours(sd("sdxl"), noise, image, sampler="euler", guidance_rescale=0.7, **more)
+    measure("edit by instruction, SDXL's own settings", distance(actual, expected), LATENTS)
 
 
 @pytest.mark.parametrize("name", ["sd1", "sdxl", "cosxl"])
@@ -154,8 +154,8 @@ def test_an_image_of_any_size_is_fitted(place, sd, measure):
     pipe = pipeline(place("sd1"), "sd1", "euler")
     image = instructions.picture((67, 51))  # 64 x 48 for both
     noise = shown(SIZE)(pipe.vae_scale_factor)
-    found = ours(sd("sd1"), noise, image, sampler="euler")
-    measure("edit by instruction, a fitted image", distance(found, theirs(pipe, noise, image)), LATENTS)
+    actual = ours(sd("sd1"), noise, image, sampler="euler")
+    measure("edit by instruction, a fitted image", distance(actual, theirs(pipe, noise, image)), LATENTS)
 
 
 @pytest.mark.parametrize("kind", ["base", "plus"])
@@ -176,8 +176,8 @@ def test_an_image_prompt_beside(kind, place, sd, tmp_path, measure):
     (prompt,) = image_prompts.pictures()
     noise = shown(SIZE)(pipe.vae_scale_factor)
     expected = theirs(pipe, noise, image, ip_adapter_image=[reference.first(np.array(clip_image.pixels(prompt, 32)))])
-    found = ours(sd("sd1"), noise, image, sampler="ddim", ip_adapters=[(str(file), prompt, 0.7)])
-    measure("edit by instruction, an IP-Adapter beside", distance(found, expected), LATENTS)
+    actual = ours(sd("sd1"), noise, image, sampler="ddim", ip_adapters=[(str(file), prompt, 0.7)])
+    measure("edit by instruction, an IP-Adapter beside", distance(actual, expected), LATENTS)
     assert distance(ours(sd("sd1"), noise, image, sampler="ddim"), expected) > 0.1
 
 
@@ -193,6 +193,6 @@ def test_a_converted_model_goes_back_to_diffusers(name, place, sd, tmp_path, mea
     assert type(pipe) is type(diffusers.DiffusionPipeline.from_pretrained(tmp_path / "back"))
     noise = shown(SIZE)(pipe.vae_scale_factor)
     converted = StableDiffusion.load(tmp_path / "model", dtype="float32")
-    found = ours(converted, noise, image, sampler="euler")
-    assert mx.array_equal(found, ours(sd(name), noise, image, sampler="euler"))
-    measure("edit by instruction, converted", distance(found, theirs(pipe, noise, image)), LATENTS)
+    actual = ours(converted, noise, image, sampler="euler")
+    assert mx.array_equal(actual, ours(sd(name), noise, image, sampler="euler"))
+    measure("edit by instruction, converted", distance(actual, theirs(pipe, noise, image)), LATENTS)

@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from convert.files.diffusers_names import diffusers_name
+from mlx_sd import Control, DeepCache, StableDiffusion
 from mlx_sd.checkpoint.model_folder import build, shapes
 from tests.support import families, singles
 from tests.support.families import FAMILIES, Config
@@ -131,3 +132,20 @@ def image(name: str = "control", size: tuple[int, int] = (64, 64)) -> Image.Imag
     numbers = families.numbers(f"{name} image", height // 8, width // 8, 3)
     coarse = Image.fromarray(np.clip(127 + 80 * numbers, 0, 255).astype(np.uint8))
     return coarse.resize(size, Image.Resampling.BICUBIC)
+
+
+def check_driven(sd: StableDiffusion, packaged: StableDiffusion, entry: Control, steps: Config, branch: int) -> None:
+    """Asserts that an export with one control network makes sd's picture, cached too, and that the network moves it.
+
+    entry: of the network in MLX; its image is made anew, of the largest size of the export.
+    """
+    width, height = packaged.model.sizes[-1]
+    settings = steps | {"width": width, "height": height}
+    if packaged.unet.branches:
+        settings |= {"deepcache": DeepCache(2, branch)}
+    shown, (stem,) = image(size=(width, height)), packaged.model.packaged_controls or {}
+    plain = sd.generate("a tent", **settings).latents
+    expected = sd.generate("a tent", controls=[entry._replace(image=shown)], **settings).latents
+    assert families.distance(expected, plain) >= 0.1
+    driven = packaged.generate("a tent", controls=[(stem, shown, entry.scale)], **settings).latents
+    assert families.distance(driven, expected) <= 1e-3
