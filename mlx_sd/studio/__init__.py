@@ -1,0 +1,1 @@
+"""The studio: a page and two APIs over the library, served to this machine."""
