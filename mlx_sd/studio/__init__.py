@@ -1,1 +1,1 @@
-"""The studio: a page and two APIs over the library, served to this machine."""
+"""The Studio: one local server with a page, and the two APIs that other programs already speak."""

@@ -1,1 +1,1 @@
-"""The routes of the studio: what each path of the table in app.py does."""
+"""What the server answers, by subject; the table that joins them is in `mlx_sd.studio.app`."""
