@@ -18,6 +18,8 @@ from .job import Origin, StudioJob
 from .job_queue import BOUND, JobQueue
 from .journal import Journal
 from .limits import LIMITS, Limits
+from .shown import shown_request
+from .styles import Styles
 from .uploads import Uploads, used_by
 from .worker import Worker
 
@@ -60,6 +62,7 @@ class Studio:
         self.queue = JobQueue(self.journal, self.events, settings.queue, name=file_name, show=self.show)
         self.uploads = Uploads(self.hidden / "uploads", self.uploads_in_use)
         self.gallery: Any = None  # mlx_sd.studio.gallery
+        self.styles = Styles(self.hidden / "styles.json")
         self.worker = Worker(self)
 
     @property
@@ -88,7 +91,7 @@ class Studio:
         self.queue.close()
         self.events.close()
 
-    def stop(self, seconds: float = 3.0) -> bool:
+    def stop(self, seconds: float = 2.0) -> bool:
         """Stops the worker and closes the journal; False where the worker did not end within so many seconds."""
         self.begin_stop()
         ended = self.worker.join(seconds)
@@ -128,7 +131,7 @@ class Studio:
 
     def show(self, request: Request) -> dict[str, Any]:
         """Returns a request as clients see it, without paths."""
-        return submission.shown_request(self, request)
+        return shown_request(self, request)
 
 
 def file_name(request: Request, id: str) -> str:
