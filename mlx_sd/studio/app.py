@@ -7,8 +7,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 
-from . import problems
-from .guard import Guard, Policy
+from .guard import Guard, Policy, problems
 from .routes import images, own
 from .studio import Studio
 

@@ -6,7 +6,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from .. import problems
+from . import problems
 from .headers import FIXED
 
 HEAD_SECONDS = 15.0  # for the request line and the headers, from the first connection or the last answer's first byte
