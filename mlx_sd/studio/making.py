@@ -1,6 +1,7 @@
 """How the worker makes a job: the model, the picture step by step, the file. Only the worker's thread imports this."""
 
 import gc
+import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -44,6 +45,7 @@ class Maker:
         self._key: tuple[Any, ...] | None = None
         self._loaded: tuple[StableDiffusion, StableDiffusion | None] | None = None
         self.previews = Previews(studio.events)
+        self.evaluated = 0.0  # seconds of all evaluations so far
         self._decoding = 0.0  # seconds of decoding for each pixel, as measured last
         self._size: tuple[int | None, int | None] | None = None
         self.cache: dict[Any, Any] = {}  # of functions that the worker is called with
@@ -142,7 +144,9 @@ class Maker:
         def step(evaluation: int, evaluations: int, denoised: mx.array) -> None:
             """Follows each evaluation: the job is cancelled here, and shown."""
             self._check(job)
+            before = clock.total
             left = clock.left(evaluation, evaluations)
+            self.evaluated += clock.total - before
             self._queue.progress(job, evaluation, evaluations, left)
             self.previews.show(job, denoised, clock.total)
             self._calls.answer(self)
@@ -178,6 +182,7 @@ class Maker:
             self._queue.done(job, metadata.encoded(image, settings))
         else:
             metadata.save(image, target, settings)
+            _sync(target)
             self._finish(job, target)
 
     def _finish(self, job: StudioJob, target: Path) -> None:
@@ -215,6 +220,16 @@ class _Clock:
     def go_on(self) -> None:
         """Begins the next evaluation."""
         self._start = time.perf_counter()
+
+
+def _sync(target: Path) -> None:
+    """Waits until a file and its name are on the disk: only then does the journal say that the job is done."""
+    for path in (target, target.parent):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _check_size(completed: Request) -> None:
