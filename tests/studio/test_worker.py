@@ -178,9 +178,9 @@ def test_at_a_stop_jobs_of_the_page_stay_and_are_made_at_the_next_start_with_the
         (whole_job,) = ended(server, submitted(server, PAGE, keep=True, steps=20))
         expected = (server.folder / whole_job.target).read_bytes()
         (mine,) = submitted(server, PAGE, keep=True, steps=20)
-        (theirs,) = submitted(server, API, steps=20)
-        while mine.evaluation < 5:
+        while mine.evaluation < 1:
             time.sleep(0.001)
+        (theirs,) = submitted(server, API, steps=20)
     assert mine.state is State.QUEUED and theirs.state is State.FAILED
     assert [path.name for path in (tmp_path / "a").glob("*.png")] == [whole_job.target]
     with studio(tmp_path / "a") as server:
