@@ -2,25 +2,29 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib import import_module
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 
 from .guard import Guard, Policy, problems
-from .routes import images, own
 from .studio import Studio
+
+# The modules of `routes` in the order in which their tables are looked through. They are named, and not imported here,
+# because they build on this folder.
+ROUTES = (
+    "own",
+    "images",
+    # "gallery", "models",  # (studio-gallery)
+    # "openai", "a1111",  # (studio-api)
+    # "pages",  # the page; last
+)
 
 
 def routes() -> list[BaseRoute]:
     """Returns the table of all routes."""
-    return [
-        *own.ROUTES,
-        *images.ROUTES,
-        # *gallery.ROUTES, *models.ROUTES,  # (studio-gallery)
-        # *openai.ROUTES, *a1111.ROUTES,  # (studio-api)
-        # *pages.ROUTES,  # the page; last
-    ]
+    return [route for name in ROUTES for route in import_module(f".routes.{name}", __package__).ROUTES]
 
 
 def middleware(studio: Studio) -> list[Middleware]:

@@ -35,7 +35,11 @@ class Policy:
         if host in ("127.0.0.1", "::1"):
             return cls(token=token)
         host_name = socket.gethostname().lower()
-        names = {host_name, host_name.partition(".")[0], f"{host_name.partition('.')[0]}.local"}  # .local: as Macs call themselves
+        names = {
+            host_name,
+            host_name.partition(".")[0],
+            f"{host_name.partition('.')[0]}.local",
+        }  # .local: as Macs call themselves
         return cls(names=LOOPBACK | names, any_address=True, token=token)
 
 
