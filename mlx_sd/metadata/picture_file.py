@@ -62,16 +62,17 @@ def write(
         image.save(file, format="WEBP", quality=quality, lossless=lossless, exif=_exif(texts))
 
 
-def read(path: Path) -> dict[str, str]:
+def read(source: Path | BinaryIO, name: str | None = None) -> dict[str, str]:
     """Reads the texts of a picture file by their names; SETTINGS and PARAMETERS are the two that `write` writes.
 
-    A text of EXIF's UserComment and the comment of a GIF or JPEG are PARAMETERS. Raises InputError for a file that is
-    missing or no picture.
+    source: a path, or a file opened for binary reading with its name for messages. A text of EXIF's UserComment and the
+    comment of a GIF or JPEG are PARAMETERS. Raises InputError for a file that is missing or no picture.
     """
+    path = name or str(source)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # only texts are read, whatever the pixels are
-            with Image.open(path) as image:
+            with Image.open(source) as image:
                 if SETTINGS in image.info:  # a PNG's, before its pixels, which may be damaged
                     return _strings(image.info)
                 texts = _strings(getattr(image, "text", {}))

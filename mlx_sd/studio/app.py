@@ -7,7 +7,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 
-from .routes import own
+from .routes import a1111, a1111_extras, a1111_lists, openai, own
 from .studio import Studio
 
 
@@ -17,7 +17,10 @@ def routes() -> list[BaseRoute]:
         *own.ROUTES,
         # *uploads.ROUTES,  # pictures that clients send (studio-guard)
         # *gallery.ROUTES, *models.ROUTES,  # (studio-gallery)
-        # *openai.ROUTES, *a1111.ROUTES,  # (studio-api)
+        *openai.ROUTES,
+        *a1111.ROUTES,
+        *a1111_lists.ROUTES,
+        *a1111_extras.ROUTES,
         # *pages.ROUTES,  # the page; last
     ]
 

@@ -27,6 +27,7 @@ from .a1111_requests import Order
 from .a1111_state import Call, State
 from .answers import origin_of, studio_of
 from .request_error import RequestError, wrong_input
+from .styles import styles_of
 
 if TYPE_CHECKING:
     from ..making import Maker
@@ -90,12 +91,12 @@ async def _answer(request: Request, task: str) -> Response:
 def _order(studio: Studio, values: Mapping[str, Any], options: Options, task: str) -> tuple[Order, dict[str, Any]]:
     """Returns what a call asks for, and its settings with the names of its images, which are kept."""
     decode = functools.partial(decoded, studio)
-    styles: list[Mapping[str, Any]] = studio.styles.listing()
+    styles = styles_of(studio)
     if task == "txt2img":
-        order = a1111_requests.text_to_image(values, options, studio.catalog, styles, decode)
+        order = a1111_requests.text_to_image(values, options, styles, decode)
     else:
         edits = functools.partial(_edits_by_instruction, studio)
-        order = a1111_requests.image_to_image(values, options, studio.catalog, styles, decode, edits)
+        order = a1111_requests.image_to_image(values, options, styles, decode, edits)
     settings = dict(order.settings)
     for name, image in (("init_image", order.init_image), ("mask", order.mask)):
         if image is not None:
@@ -200,8 +201,8 @@ async def _load(studio: Studio, changed: Options) -> None:
     await asyncio.wait({asyncio.wrap_future(future)})
     if future.cancelled():
         raise RequestError("the server is being stopped; send the request again when it runs", status=503)
-    if (error := future.exception()) is not None:
-        message = f"{changed.checkpoint.name} cannot be loaded: {error}"
+    if (problem := future.exception()) is not None:
+        message = f"{changed.checkpoint.name} cannot be loaded: {problem}"
         raise RequestError(message, field="sd_model_checkpoint")
 
 

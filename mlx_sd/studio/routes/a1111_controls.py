@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from PIL import Image
 
 from ...checkpoint.control import MAKERS
 from ...core.suggestions import unknown
+from ..catalog import ModelEntry
 from . import a1111_images
 from .a1111_fields import Fields
 from .request_error import RequestError
@@ -35,14 +36,6 @@ _HASH = re.compile(r"\s*\[[0-9a-f]{4,64}\]$")  # behind a name, as A1111's exten
 Decode = Callable[[object, str], Image.Image]  # base64 and the name of its field -> the checked image
 
 
-class Named(Protocol):
-    """An entry of the catalogue of models."""
-
-    id: str
-    name: str
-    title: str
-
-
 @dataclass(frozen=True)
 class Unit:
     """One control network with its image."""
@@ -52,7 +45,7 @@ class Unit:
     guess_mode: bool | None
 
 
-def entry_of(name: str, entries: Sequence[Named]) -> Named | None:
+def entry_of(name: str, entries: Sequence[ModelEntry]) -> ModelEntry | None:
     """Returns the entry that a client's name means: its id, title or name, with or without a hash; None for none."""
     key = _HASH.sub("", name).strip().lower()
     for entry in entries:
@@ -63,7 +56,7 @@ def entry_of(name: str, entries: Sequence[Named]) -> Named | None:
 
 
 def units_of(
-    scripts: Mapping[str, Any], networks: Sequence[Named], decode: Decode, size: tuple[int, int] | None
+    scripts: Mapping[str, Any], networks: Sequence[ModelEntry], decode: Decode, size: tuple[int, int] | None
 ) -> list[Unit]:
     """Returns the control networks that a client's alwayson_scripts ask for.
 
@@ -92,7 +85,7 @@ def _says_something(arguments: Any) -> bool:
 
 
 def _unit(
-    values: Mapping[str, Any], networks: Sequence[Named], decode: Decode, size: tuple[int, int] | None
+    values: Mapping[str, Any], networks: Sequence[ModelEntry], decode: Decode, size: tuple[int, int] | None
 ) -> Unit:
     fields = Fields(values)
     name = fields.text("model")
@@ -128,7 +121,9 @@ def _guess(values: Mapping[str, Any]) -> bool | None:
     mode = str(values.get("control_mode") or "balanced").lower()
     if mode not in _MODES:
         choices = "Balanced and ControlNet is more important"
-        raise RequestError(f"there is no control_mode {mode!r} here; there are {choices}", field=f"{_FIELD}.control_mode")
+        raise RequestError(
+            f"there is no control_mode {mode!r} here; there are {choices}", field=f"{_FIELD}.control_mode"
+        )
     return _MODES[mode]
 
 

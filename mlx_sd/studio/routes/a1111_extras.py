@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,11 +14,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from ...core.suggestions import unknown
+from ..catalog import ModelEntry
 from ..json_text import read_object
 from ..studio import Studio
 from . import a1111_answers, kept_images, waiting
 from .a1111 import decoded, errors_as_a1111, state_of
-from .a1111_controls import Named, entry_of
+from .a1111_controls import entry_of
 from .a1111_fields import Fields
 from .a1111_lists import UPSCALERS
 from .a1111_state import Call
@@ -35,7 +35,7 @@ _MOST = 16  # images of a batch
 class Enlargement:
     """How pictures are made larger."""
 
-    upscaler: str | Named  # one of UPSCALERS, or a network
+    upscaler: str | ModelEntry  # one of UPSCALERS, or a network
     scale: float | None  # None where there is a target
     target: tuple[int, int] | None = None
     crop: bool = True
@@ -55,7 +55,7 @@ class Enlargement:
         return ImageOps.fit(image, self.target) if self.target is not None and self.crop else image
 
 
-def enlargement(values: Mapping[str, Any], networks: list[Named], most: int) -> Enlargement:
+def enlargement(values: Mapping[str, Any], networks: list[ModelEntry], most: int) -> Enlargement:
     """Returns how a client wants pictures made larger. networks: the upscalers there are. most: pixels of a side."""
     fields = Fields(values)
     for name in ("gfpgan_visibility", "codeformer_visibility"):
@@ -64,7 +64,7 @@ def enlargement(values: Mapping[str, Any], networks: list[Named], most: int) -> 
     if fields.text("upscaler_2") not in ("", _NONE) and fields.number("extras_upscaler_2_visibility"):
         raise RequestError("upscaler_2: one upscaler makes a picture here; leave it out", field="upscaler_2")
     name = fields.text("upscaler_1") or _NONE
-    upscaler: str | Named | None = name if name in UPSCALERS else entry_of(name, networks)
+    upscaler: str | ModelEntry | None = name if name in UPSCALERS else entry_of(name, networks)
     if upscaler is None:
         names = [*UPSCALERS, *(network.name for network in networks)]
         raise RequestError(str(unknown("upscaler", name, names)), field="upscaler_1")
@@ -103,7 +103,7 @@ async def batch_images(request: Request) -> Response:
 async def _enlarged(request: Request, values: Mapping[str, Any], texts: list[tuple[Any, str]]) -> list[str]:
     """Returns pictures in base64, made larger."""
     studio = studio_of(request)
-    networks: list[Named] = list(await asyncio.to_thread(studio.catalog.upscalers))
+    networks = await asyncio.to_thread(studio.catalog.upscalers)
     how_large = enlargement(values, networks, studio.settings.limits.side)
     images = [await asyncio.to_thread(decoded, studio, text, field) for text, field in texts]
     sizes = [how_large.size(image) for image in images]
@@ -114,11 +114,13 @@ async def _enlarged(request: Request, values: Mapping[str, Any], texts: list[tup
         return [await asyncio.to_thread(_encoded, image) for image in images]
     if not isinstance(how_large.upscaler, str):
         images = await _by_network(request, studio, how_large.upscaler, images)
-    finish = functools.partial(asyncio.to_thread, lambda image, size: _encoded(how_large.fitted(image, size)))
-    return [await finish(image, size) for image, size in zip(images, sizes, strict=True)]
+    fitted = [await asyncio.to_thread(how_large.fitted, *pair) for pair in zip(images, sizes, strict=True)]
+    return [await asyncio.to_thread(_encoded, image) for image in fitted]
 
 
-async def _by_network(request: Request, studio: Studio, network: Named, images: list[Image.Image]) -> list[Image.Image]:
+async def _by_network(
+    request: Request, studio: Studio, network: ModelEntry, images: list[Image.Image]
+) -> list[Image.Image]:
     """Returns images enlarged by an upscaler's network, in jobs of the queue."""
     origin, state = origin_of(request), state_of(request)
     larger = []

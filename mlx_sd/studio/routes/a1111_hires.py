@@ -9,7 +9,8 @@ from typing import Any
 from ...core.suggestions import unknown
 from ...hires_setting import STRENGTH
 from ...metadata.to_a1111 import HIRES
-from .a1111_controls import Named, entry_of
+from ..catalog import ModelEntry
+from .a1111_controls import entry_of
 from .a1111_fields import Fields
 from .request_error import RequestError
 
@@ -26,7 +27,7 @@ _OTHERS = {
 _SAME = ("", "none", "use same checkpoint", "use same sampler", "use same scheduler")
 
 
-def settings_of(fields: Fields, size: tuple[int, int] | None, upscalers: Sequence[Named]) -> dict[str, Any]:
+def settings_of(fields: Fields, size: tuple[int, int] | None, upscalers: Sequence[ModelEntry]) -> dict[str, Any]:
     """Returns the settings of a hires fix; nothing where it is not enabled.
 
     size: (width, height) of the first pass, where the client says them. upscalers: the x4 upscalers that there are.
@@ -48,7 +49,7 @@ def settings_of(fields: Fields, size: tuple[int, int] | None, upscalers: Sequenc
     }
 
 
-def _mode(name: str, upscalers: Sequence[Named]) -> str:
+def _mode(name: str, upscalers: Sequence[ModelEntry]) -> str:
     modes = {label.lower(): mode for mode, label in HIRES.items()}
     if not name or name.lower() in modes:
         return modes.get(name.lower(), next(iter(HIRES)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import resource
 import sys
 from typing import Any
@@ -19,11 +20,12 @@ from ...metadata.to_a1111 import HIRES
 from ...sampling import names, samplers, schedules
 from ..catalog import ModelEntry
 from ..json_text import read_object
-from ..picture_parts import take_apart
-from ..uploads import decoded_base64
+from ..picture_parts import texts_of
+from ..uploads import content_of
 from .a1111 import errors_as_a1111, state_of
 from .answers import studio_of
 from .request_error import RequestError
+from .styles import styles_of
 
 UPSCALERS = ("None", "Lanczos", "Nearest")  # that need no network
 _SCALE = 4  # of an upscaler's network
@@ -124,7 +126,7 @@ async def embeddings(request: Request) -> Response:
 @errors_as_a1111
 async def prompt_styles(request: Request) -> Response:
     """Answers with the named styles."""
-    styles = studio_of(request).styles.listing()
+    styles = await asyncio.to_thread(styles_of, studio_of(request))
     keys = {"name": "name", "prompt": "prompt", "negative_prompt": "negative"}
     return JSONResponse([{theirs: style.get(ours) or "" for theirs, ours in keys.items()} for style in styles])
 
@@ -165,9 +167,7 @@ async def png_info(request: Request) -> Response:
 
 def _texts(image: str) -> dict[str, str]:
     """Returns the texts of a picture file in base64; its pixels are not decoded."""
-    import io
-
-    return picture_file.read(io.BytesIO(take_apart(decoded_base64(image)).texts))
+    return picture_file.read(io.BytesIO(texts_of(content_of(image))), "the picture")
 
 
 @errors_as_a1111
@@ -195,7 +195,7 @@ def _always(value: Any) -> Any:
     return answer
 
 
-_EMPTY = (
+_EMPTY: tuple[tuple[str, Any], ...] = (
     ("sd-modules", []),
     ("face-restorers", []),
     ("hypernetworks", []),

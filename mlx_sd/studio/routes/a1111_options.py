@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from ...core.errors import InputError
 from ...core.suggestions import unknown
 from ...metadata.to_a1111 import NUMPY
 from ...sampling import names
 from ...spellings import clip_words
-from .a1111_controls import Named, entry_of
+from ..catalog import Catalog, ModelEntry
+from .a1111_controls import entry_of
 from .request_error import RequestError, wrong_input
 
 _NO_VAE = ("", "Automatic", "None")  # the model's own
@@ -21,29 +22,13 @@ _FIXED: Mapping[str, Any] = {"samples_format": "png", "eta_noise_seed_delta": 0,
 _LISTED: Mapping[str, Any] = {"img2img_color_correction": False}
 
 
-class Checkpoint(Named, Protocol):
-    """A model of the catalogue."""
-
-    sha256: str | None
-
-
-class Models(Protocol):
-    """The catalogue of models."""
-
-    def model(self, name: str) -> Checkpoint:
-        """Returns the model with an id, a title or a name; InputError for an unknown one."""
-
-    def vaes(self) -> Sequence[Named]:
-        """Returns the autoencoders that can take the place of a model's own."""
-
-
 @dataclass(frozen=True)
 class Options:
     """The options that are in force."""
 
-    models: Models
-    checkpoint: Checkpoint
-    vae: Named | None = None  # None is the model's own
+    catalog: Catalog
+    checkpoint: ModelEntry
+    vae: ModelEntry | None = None  # None is the model's own
     clip_skip: int = 0
     rng: str = names.NUMPY
     ignored: tuple[str, ...] = ()  # of the last change
@@ -84,7 +69,7 @@ class Options:
     def _with(self, name: str, value: Any) -> Options:
         try:
             if name == "sd_model_checkpoint":
-                return replace(self, checkpoint=self.models.model(str(value)))
+                return replace(self, checkpoint=self.catalog.model(str(value)))
             if name == "CLIP_stop_at_last_layers":
                 (word,) = clip_words(str(value))
                 return replace(self, clip_skip=int(word.partition("=")[2]))
@@ -100,11 +85,11 @@ class Options:
             return replace(self, ignored=(*self.ignored, name))
         return self
 
-    def _vae(self, name: str) -> Named | None:
+    def _vae(self, name: str) -> ModelEntry | None:
         """Returns the autoencoder that a client names; None for the model's own."""
         if name in _NO_VAE:
             return None
-        entries = self.models.vaes()
+        entries = self.catalog.vaes()
         entry = entry_of(name, entries)
         if entry is None:
             names = [_NO_VAE[1], *(vae.name for vae in entries)]

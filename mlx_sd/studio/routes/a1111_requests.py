@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from PIL import Image
 
 from ...core.suggestions import unknown
+from ..catalog import ModelEntry
 from . import a1111_controls, a1111_hires, a1111_images, a1111_solver
-from .a1111_controls import Decode, Named, Unit
+from .a1111_controls import Decode, Unit
 from .a1111_fields import Fields
 from .a1111_options import Options
 from .request_error import RequestError
@@ -20,19 +21,6 @@ _PIXELS = 8  # of a latent: A1111 rounds sizes down to whole ones
 _ALL_NEW = 1.0  # strength at which nothing of what was under a mask is left
 _FILL, _ORIGINAL = 0, 1  # of inpainting_fill; 2 and 3 are latent noise and latent nothing
 _STYLE_PLACE = "{prompt}"  # in a style, where the prompt goes
-
-
-class Library(Protocol):
-    """What there is on this machine that a client can name."""
-
-    def embeddings(self) -> Sequence[Named]:
-        """Returns the textual inversions that there are."""
-
-    def control_networks(self) -> Sequence[Named]:
-        """Returns the control networks that there are."""
-
-    def upscalers(self) -> Sequence[Named]:
-        """Returns the x4 upscalers that there are."""
 
 
 @dataclass
@@ -51,24 +39,24 @@ class Order:
 
 
 def text_to_image(
-    values: Mapping[str, Any], options: Options, library: Library, styles: Sequence[Mapping[str, Any]], decode: Decode
+    values: Mapping[str, Any], options: Options, styles: Sequence[Mapping[str, Any]], decode: Decode
 ) -> Order:
     """Returns what the JSON object of txt2img asks for.
 
-    options: the server's. styles: with name, prompt and negative. decode: checks and decodes an image. Raises RequestError.
+    options: the server's. styles: with name, prompt and negative. decode: checks and decodes an image. Raises
+    RequestError.
     """
     fields = Fields(values)
-    order = _order(fields, options, library, styles, decode)
+    order = _order(fields, options, styles, decode)
     size = order.settings.get("width"), order.settings.get("height")
     first = (size[0], size[1]) if size[0] and size[1] else None
-    order.settings |= a1111_hires.settings_of(fields, first, library.upscalers())
+    order.settings |= a1111_hires.settings_of(fields, first, options.catalog.upscalers())
     return order
 
 
 def image_to_image(
     values: Mapping[str, Any],
     options: Options,
-    library: Library,
     styles: Sequence[Mapping[str, Any]],
     decode: Decode,
     edits: Callable[[str], bool] = lambda model: False,
@@ -84,7 +72,7 @@ def image_to_image(
         raise RequestError("Init image not found", status=404, field="init_images")
     if len(images) > 1:
         raise RequestError(f"init_images: one image is changed at a time, not {len(images)}", field="init_images")
-    order = _order(fields, options, library, styles, decode)
+    order = _order(fields, options, styles, decode)
     strength = fields.number("denoising_strength")
     if edits(order.settings["model"]):
         order.settings |= {"image_guidance": guidance} if (guidance := fields.number("image_cfg_scale")) else {}
@@ -96,14 +84,12 @@ def image_to_image(
     return order
 
 
-def _order(
-    fields: Fields, options: Options, library: Library, styles: Sequence[Mapping[str, Any]], decode: Decode
-) -> Order:
+def _order(fields: Fields, options: Options, styles: Sequence[Mapping[str, Any]], decode: Decode) -> Order:
     """Reads what both calls have in common."""
     _refuse_others(fields)
     overridden = options.with_values(fields.mapping("override_settings"))
     order = Order(overridden.settings, overridden, ignored=list(overridden.ignored))
-    _read_prompts(order, fields, library, styles)
+    _read_prompts(order, fields, styles)
     order.settings |= a1111_solver.settings_of(fields)
     order.settings |= {key: value for key, value in _numbers(fields).items() if value is not None}
     order.count = _count(fields)
@@ -112,7 +98,7 @@ def _order(
     width, height = order.settings.get("width"), order.settings.get("height")
     size = (width, height) if width and height else None
     scripts = fields.mapping("alwayson_scripts")
-    order.controls = a1111_controls.units_of(scripts, library.control_networks(), decode, size)
+    order.controls = a1111_controls.units_of(scripts, options.catalog.control_networks(), decode, size)
     if any(unit.guess_mode for unit in order.controls):
         order.settings["guess_mode"] = True
     return order
@@ -132,7 +118,7 @@ def _refuse_others(fields: Fields) -> None:
         raise RequestError("tiling: seamless textures are not made here; turn it off", field="tiling")
 
 
-def _read_prompts(order: Order, fields: Fields, library: Library, styles: Sequence[Mapping[str, Any]]) -> None:
+def _read_prompts(order: Order, fields: Fields, styles: Sequence[Mapping[str, Any]]) -> None:
     """Reads both prompts with their styles, and the embeddings that they use; LoRAs stay in the prompt."""
     prompts = {"prompt": fields.text("prompt"), "negative": fields.text("negative_prompt")}
     named = {str(style["name"]): style for style in styles}
@@ -145,11 +131,11 @@ def _read_prompts(order: Order, fields: Fields, library: Library, styles: Sequen
     order.settings["prompt"] = prompts["prompt"]
     if prompts["negative"]:
         order.settings["negative"] = prompts["negative"]
-    if embeddings := _embeddings(" ".join(prompts.values()), library.embeddings()):
+    if embeddings := _embeddings(" ".join(prompts.values()), order.options.catalog.embeddings()):
         order.settings["embeddings"] = embeddings
 
 
-def _embeddings(text: str, entries: Sequence[Named]) -> list[dict[str, Any]]:
+def _embeddings(text: str, entries: Sequence[ModelEntry]) -> list[dict[str, Any]]:
     """Returns the embeddings that a text uses: in A1111, each of the folder's is used by its name alone."""
     words = {entry.id: entry.name.rpartition("/")[2] for entry in entries}
     return [{"id": id} for id, word in words.items() if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text)]

@@ -16,7 +16,7 @@ _EDM_ORDERS = {"euler": 1, "heun": 2}  # the two that add churn in A1111, which 
 
 
 def settings_of(fields: Fields) -> dict[str, Any]:
-    """Returns sampler, schedule and their options; nothing where the client names none. RequestError for unknown names."""
+    """Returns sampler, schedule and their options, none where the client names none; RequestError for unknown names."""
     name = fields.text("sampler_name") or fields.text("sampler_index")
     scheduler = fields.text("scheduler") or _AUTOMATIC
     if not name:

@@ -1,4 +1,4 @@
-"""Images that a route has made of a client's, kept among those that clients have sent, so that requests can name them."""
+"""Images that routes make of a client's, kept among those that clients send, so that requests can name them."""
 
 from __future__ import annotations
 
@@ -22,4 +22,5 @@ def opened(studio: Studio, id: str) -> Image.Image:
     """Returns the pixels of an image that a client has sent, by its id."""
     with Image.open(studio.uploads.path(id), formats=("PNG",)) as image:
         image.load()
-        return image.copy()
+        pixels: Image.Image = image.copy()
+        return pixels

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from dataclasses import replace
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from PIL import ImageChops
@@ -94,11 +94,11 @@ async def edits(request: Request) -> Response:
     """Changes an image: all of it, or the part that its mask or its own transparency shows."""
     fields, files = await _form(request)
     if "prompt" not in fields:
-        raise RequestError("prompt is missing; say what the picture shows", field="prompt")
+        raise openai_requests.missing("prompt", "say what the picture shows")
     order = openai_requests.edit(fields)
     studio, images = studio_of(request), [*files.get("image", ()), *files.get("image[]", ())]
     if not images:
-        raise RequestError("image is missing; send the picture to change", field="image")
+        raise openai_requests.missing("image", "send the picture to change")
     image = await asyncio.to_thread(_kept, studio, images[0], "image")
     settings = {"init_image": f"upload:{image.id}"}
     if masks := files.get("mask"):
@@ -117,7 +117,7 @@ async def variations(request: Request) -> Response:
     fields, files = await _form(request)
     order = openai_requests.edit(fields)
     if not (images := files.get("image")):
-        raise RequestError("image is missing; send the picture to vary", field="image")
+        raise openai_requests.missing("image", "send the picture to vary")
     studio = studio_of(request)
     image = await asyncio.to_thread(_kept, studio, images[0], "image")
     order = replace(order, settings={"prompt": "", "strength": _STRENGTH, **order.settings})
@@ -132,9 +132,7 @@ async def _answer(request: Request, order: Order, settings: Mapping[str, Any], k
     values["model"] = entry.id
     subscription = studio.events.subscribe() if order.stream else None
     try:
-        jobs = await asyncio.to_thread(
-            studio.submit, values, origin_of(request), keep=False, count=order.count
-        )
+        jobs = await asyncio.to_thread(studio.submit, values, origin_of(request), keep=False, count=order.count)
     except (InputError, Failure):
         if subscription is not None:
             subscription.close()
@@ -186,8 +184,8 @@ def _mask(studio: Studio, data: bytes, image: Upload) -> str:
 
 def _has_holes(studio: Studio, image: Upload) -> bool:
     """Returns whether a part of an image, and not all of it, is transparent enough to be painted."""
-    least, most = kept_images.opened(studio, image.id).getchannel("A").getextrema()
-    return bool(least < 128 <= most)
+    shades = kept_images.opened(studio, image.id).getchannel("A").histogram()
+    return any(shades[:128]) and any(shades[128:])
 
 
 ROUTES: list[BaseRoute] = [

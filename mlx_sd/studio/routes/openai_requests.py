@@ -48,8 +48,15 @@ def is_hosted(model: str) -> bool:
 def generation(values: Mapping[str, Any]) -> Order:
     """Returns what the JSON object of a generation asks for; RequestError names the field that is wrong."""
     if values.get("prompt") is None:
-        raise RequestError("prompt is missing; say what the picture shows", field="prompt", code="missing_required_parameter")
+        raise RequestError(
+            "prompt is missing; say what the picture shows", field="prompt", code="missing_required_parameter"
+        )
     return _order(values, form=False)
+
+
+def missing(field: str, advice: str) -> RequestError:
+    """Returns the error for a field that must be there."""
+    return RequestError(f"{field} is missing; {advice}", field=field, code="missing_required_parameter")
 
 
 def edit(fields: Mapping[str, str]) -> Order:

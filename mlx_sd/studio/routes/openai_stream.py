@@ -71,7 +71,7 @@ class PictureStream(StreamingResponse):
     async def _partial_events(self, job: StudioJob) -> AsyncIterator[str]:
         """Yields events until a job has ended: its partial images, and comments where nothing happens for long."""
         finished = asyncio.ensure_future(self._studio.queue.finished(job.id))
-        index, newest = 0, None
+        index, count, newest = 0, self._order.partial_images, None
         try:
             while True:
                 event = await self._next(finished)
@@ -82,10 +82,14 @@ class PictureStream(StreamingResponse):
                     continue
                 evaluation, evaluations, image = _progress(event, job)
                 newest = image or newest
-                if newest and index < self._order.partial_images and _is_due(index, self._order.partial_images, evaluation, evaluations):
+                if (
+                    newest
+                    and index < self._order.partial_images
+                    and _is_due(index, self._order.partial_images, evaluation, evaluations)
+                ):
                     yield await self._partial_event(job, index, newest)
                     index, newest = index + 1, None
-            if newest and index < self._order.partial_images:
+            if newest and index < count:
                 yield await self._partial_event(job, index, newest)
         finally:
             finished.cancel()
@@ -106,7 +110,8 @@ class PictureStream(StreamingResponse):
             self._reading = asyncio.ensure_future(anext(self._subscription))
             await asyncio.sleep(0)  # so that an event that is there already is read
         if not self._reading.done() and not finished.done():
-            await asyncio.wait({self._reading, finished}, timeout=_QUIET, return_when=asyncio.FIRST_COMPLETED)
+            waited: set[asyncio.Future[Any]] = {self._reading, finished}
+            await asyncio.wait(waited, timeout=_QUIET, return_when=asyncio.FIRST_COMPLETED)
         if not self._reading.done():
             return None
         reading, self._reading = self._reading, None

@@ -65,7 +65,9 @@ def read(values: Mapping[str, Any], others: Sequence[str] = ()) -> dict[str, Any
             continue
         field, meaning = _read_one(name, value, others)
         if field in origins:
-            raise RequestError(f"{origins[field]!r} and {name!r} are the same setting; leave one of them out", field=name)
+            raise RequestError(
+                f"{origins[field]!r} and {name!r} are the same setting; leave one of them out", field=name
+            )
         origins[field], settings[key_of(field)] = name, meaning
     return settings
 
