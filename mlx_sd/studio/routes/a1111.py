@@ -20,14 +20,13 @@ from ..job import StudioJob
 from ..json_text import read_object
 from ..studio import Studio
 from ..submission import read_request
-from . import a1111_answers, a1111_requests, kept_images, waiting
+from . import a1111_answers, a1111_requests, client_jobs, kept_images
 from .a1111_fields import IMG2IMG, TXT2IMG, echoed
 from .a1111_options import Options
 from .a1111_requests import Order
 from .a1111_state import Call, State
 from .answers import origin_of, studio_of
 from .request_error import RequestError, wrong_input
-from .styles import styles_of
 
 if TYPE_CHECKING:
     from ..making import Maker
@@ -80,7 +79,7 @@ async def _answer(request: Request, task: str) -> Response:
     if values.get("override_settings_restore_afterwards") is False:
         state.options = order.options
     with state.calling(Call(origin.client, task, jobs)):
-        if not await waiting.all_ended(studio, request, jobs):
+        if not await client_jobs.all_ended(studio, request, jobs):
             return Response(status_code=499)  # nobody reads it
     parameters = echoed(values, TXT2IMG if task == "txt2img" else IMG2IMG)
     if not values.get("include_init_images"):
@@ -91,7 +90,7 @@ async def _answer(request: Request, task: str) -> Response:
 def _order(studio: Studio, values: Mapping[str, Any], options: Options, task: str) -> tuple[Order, dict[str, Any]]:
     """Returns what a call asks for, and its settings with the names of its images, which are kept."""
     decode = functools.partial(decoded, studio)
-    styles = styles_of(studio)
+    styles = studio.styles.listing()
     if task == "txt2img":
         order = a1111_requests.text_to_image(values, options, styles, decode)
     else:
@@ -129,7 +128,7 @@ def _body(
 ) -> dict[str, Any]:
     """Returns the answer with the pictures that are done; those that were interrupted are missing."""
     ended = [job for job in jobs if job.state is not JobState.CANCELLED or studio.queue.closed]
-    pngs = [waiting.picture_of(studio, job) for job in ended]
+    pngs = [client_jobs.picture_of(studio, job) for job in ended]
     info = a1111_answers.info(pngs, parameters, timestamp, order.ignored)
     images = [a1111_answers.base64_of(png) for png in pngs] if order.send else []
     return {"images": images, "parameters": parameters, "info": info}

@@ -16,7 +16,10 @@ from ...core.errors import InputError
 from ...metadata import picture_file
 from ...metadata.a1111_names import labels
 from ...metadata.to_a1111 import written
+from .. import problems
 from .request_error import RequestError
+
+_PATH = "/sdapi/"  # whose errors have the shape of A1111's
 
 
 def info(pngs: Sequence[bytes], parameters: Mapping[str, Any], timestamp: str, ignored: Sequence[str]) -> str:
@@ -69,14 +72,11 @@ def base64_of(data: bytes) -> str:
 
 def error_response(problem: Exception) -> Response:
     """Returns the answer to an error of ours: wrong input is 422, a full queue 429."""
-    seconds = getattr(problem, "retry_after", None)
-    status = 429 if seconds is not None else 422 if isinstance(problem, InputError) else 503
+    headers = problems.retry_headers(problem)
+    status = 429 if headers else 422 if isinstance(problem, InputError) else 503
     if isinstance(problem, RequestError) and problem.status != HTTPStatus.BAD_REQUEST:
         status = problem.status
-    message = " ".join(str(problem).split())
-    body = {"error": HTTPStatus(status).phrase, "detail": message, "body": "", "errors": message}
-    headers = {} if seconds is None else {"retry-after": str(max(1, round(seconds)))}
-    return Response(json.dumps(body), status, headers, "application/json")
+    return problems.response(_PATH, status, str(problem), headers=headers)
 
 
 def _texts(png: bytes) -> dict[str, str]:

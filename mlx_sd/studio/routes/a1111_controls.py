@@ -92,12 +92,8 @@ def _unit(
     entry = entry_of(name, networks)
     if entry is None:
         names = [network.name for network in networks]
-        raise RequestError(
-            str(unknown("control network", name, names))
-            if names
-            else f"unknown control network {name!r}; there is none on this machine, mlx-sd pull or the page adds some",
-            field=f"{_FIELD}.model",
-        )
+        none = f"there is no control network {name!r}: none is installed"
+        raise RequestError(str(unknown("control network", name, names)) if names else none, field=f"{_FIELD}.model")
     module = fields.text("module").lower()
     maker = None if module in ("", "none") else module
     if maker is not None and maker not in MAKERS:

@@ -17,7 +17,7 @@ from ...core.suggestions import unknown
 from ..catalog import ModelEntry
 from ..json_text import read_object
 from ..studio import Studio
-from . import a1111_answers, kept_images, waiting
+from . import a1111_answers, client_jobs, kept_images
 from .a1111 import decoded, errors_as_a1111, state_of
 from .a1111_controls import entry_of
 from .a1111_fields import Fields
@@ -129,9 +129,9 @@ async def _by_network(
         settings = {"model": network.id, "init_image": name, "prompt": "", "seed": 0}
         jobs = await asyncio.to_thread(studio.submit, settings, origin, keep=False)
         with state.calling(Call(origin.client, "extras", jobs)):
-            if not await waiting.all_ended(studio, request, jobs):
+            if not await client_jobs.all_ended(studio, request, jobs):
                 raise RequestError("the client went away", status=499)
-        with Image.open(io.BytesIO(waiting.picture_of(studio, jobs[0]))) as picture:
+        with Image.open(io.BytesIO(client_jobs.picture_of(studio, jobs[0]))) as picture:
             larger.append(picture.convert("RGB"))
     return larger
 

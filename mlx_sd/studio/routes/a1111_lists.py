@@ -25,7 +25,6 @@ from ..uploads import content_of
 from .a1111 import errors_as_a1111, state_of
 from .answers import studio_of
 from .request_error import RequestError
-from .styles import styles_of
 
 UPSCALERS = ("None", "Lanczos", "Nearest")  # that need no network
 _SCALE = 4  # of an upscaler's network
@@ -126,7 +125,7 @@ async def embeddings(request: Request) -> Response:
 @errors_as_a1111
 async def prompt_styles(request: Request) -> Response:
     """Answers with the named styles."""
-    styles = await asyncio.to_thread(styles_of, studio_of(request))
+    styles = await asyncio.to_thread(studio_of(request).styles.listing)
     keys = {"name": "name", "prompt": "prompt", "negative_prompt": "negative"}
     return JSONResponse([{theirs: style.get(ours) or "" for theirs, ours in keys.items()} for style in styles])
 

@@ -19,12 +19,11 @@ from ..catalog import ModelEntry
 from ..json_text import read_object
 from ..studio import Studio
 from ..uploads import Upload
-from . import kept_images, openai_answers, openai_requests, waiting
+from . import client_jobs, kept_images, openai_answers, openai_requests
 from .answers import origin_of, studio_of
 from .openai_requests import Order
 from .openai_stream import PictureStream
 from .request_error import RequestError
-from .tokens import count_of
 
 _GENERATION, _EDIT = "image_generation", "image_edit"
 _FILES, _FIELDS = 8, 100  # of a form
@@ -139,11 +138,11 @@ async def _answer(request: Request, order: Order, settings: Mapping[str, Any], k
         raise
     if subscription is not None:
         return PictureStream(studio, jobs, subscription, order, kind)
-    if not await waiting.all_ended(studio, request, jobs):
+    if not await client_jobs.all_ended(studio, request, jobs):
         return Response(status_code=499)  # nobody reads it
-    pngs = [waiting.picture_of(studio, job) for job in jobs]
+    pngs = [client_jobs.picture_of(studio, job) for job in jobs]
     seeds = [job.request.seed for job in jobs]
-    tokens = await asyncio.to_thread(count_of, jobs[0].request)
+    tokens = await asyncio.to_thread(client_jobs.prompt_tokens, jobs[0].request)
     return JSONResponse(await asyncio.to_thread(openai_answers.pictures, pngs, seeds, order, tokens))
 
 

@@ -8,14 +8,15 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from ...core.errors import Failure, InputError
+from .. import problems
 from .openai_pictures import encoded, size_of
 from .openai_requests import Order
 from .request_error import RequestError
 
-_TYPES = {404: "not_found_error", 429: "rate_limit_error", 503: "server_error"}
+_PATH = "/v1/"  # whose errors have the shape of OpenAI's
 QUEUE_FULL = "queue_full"
 
 
@@ -51,17 +52,13 @@ def server_sent(data: Mapping[str, Any], kind: str | None = None) -> str:
 def error(problem: Exception) -> dict[str, Any]:
     """Returns the body of an answer about an error of ours."""
     status = status_of(problem)
-    kind = _TYPES.get(status, "invalid_request_error")
     code = getattr(problem, "code", None) or (QUEUE_FULL if status == 429 else None)
-    message = " ".join(str(problem).split())
-    return {"error": {"message": message, "type": kind, "param": getattr(problem, "field", None), "code": code}}
+    return problems.shape(_PATH, status, str(problem), getattr(problem, "field", None), code)
 
 
 def error_response(problem: Exception) -> Response:
     """Returns the answer to an error of ours; clients of OpenAI try again after 429 and 503, and at no other."""
-    seconds = getattr(problem, "retry_after", None)
-    headers = {} if seconds is None else {"retry-after": str(max(1, round(seconds)))}
-    return Response(json.dumps(error(problem)), status_of(problem), headers, "application/json")
+    return JSONResponse(error(problem), status_of(problem), problems.retry_headers(problem))
 
 
 def status_of(problem: Exception) -> int:

@@ -14,10 +14,9 @@ from ...core.errors import Failure, InputError
 from ..events import Event, Subscription
 from ..job import StudioJob
 from . import openai_answers
+from .client_jobs import picture_of, prompt_tokens
 from .openai_pictures import encoded, shown_preview, size_of
 from .openai_requests import Order
-from .tokens import count_of
-from .waiting import picture_of
 
 if TYPE_CHECKING:
     from ..studio import Studio
@@ -60,7 +59,7 @@ class PictureStream(StreamingResponse):
                     yield event
                 png = await asyncio.to_thread(picture_of, self._studio, job)
                 picture = await asyncio.to_thread(encoded, png, order.format, order.quality)
-                tokens = await asyncio.to_thread(count_of, job.request)
+                tokens = await asyncio.to_thread(prompt_tokens, job.request)
                 about: dict[str, Any] = {"usage": openai_answers.usage(tokens), "seed": job.request.seed}
                 if order.ignored:
                     about["ignored"] = list(order.ignored)

@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 
-from ...core.errors import Failure
+from ...core.errors import Failure, InputError
+from ...request import Request
+from .. import prompt_tokens as tokens
 from ..job import State, StudioJob
 from .request_error import RequestError
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 _POLL = 0.5  # seconds between two looks at whether the client is still there
 
 
-async def all_ended(studio: Studio, request: Request, jobs: Sequence[StudioJob]) -> bool:
+async def all_ended(studio: Studio, request: HttpRequest, jobs: Sequence[StudioJob]) -> bool:
     """Waits until jobs have ended; False where the client went away, with whom they are cancelled."""
     waiting = asyncio.gather(*(studio.queue.finished(job.id) for job in jobs))
     try:
@@ -56,3 +58,12 @@ def _kept_file(studio: Studio, job: StudioJob) -> bytes:
         return (studio.folder / str(job.target)).read_bytes()
     except OSError as error:
         raise Failure(f"{job.target} cannot be read: {error.strerror}") from None
+
+
+def prompt_tokens(request: Request) -> int:
+    """Returns the tokens of a request's prompt, special ones not counted; 0 where its model reads no prompt."""
+    try:
+        prompt = tokens.of(request)["prompt"]
+    except InputError:
+        return 0
+    return 0 if prompt is None else sum(chunk["length"] for chunk in prompt["chunks"])
