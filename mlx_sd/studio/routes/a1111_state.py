@@ -100,20 +100,11 @@ class State:
         """Returns how far the call of a client is; exactly 0 of 0 jobs where there is none."""
         call = self.call_of(client)
         about = self._clients.get(client if call is None else call.client, Client())
-        state: dict[str, Any] = {
-            "skipped": about.skipped,
-            "interrupted": about.interrupted,
-            "stopping_generation": False,
-        }
-        state |= {"stopping_generation": False, "job": "", "job_count": 0, "job_timestamp": about.timestamp, "job_no": 0}
-        state |= {"sampling_step": 0, "sampling_steps": 0}
-        answer: dict[str, Any] = {
-            "progress": 0,
-            "eta_relative": 0,
-            "state": state,
-            "current_image": None,
-            "textinfo": None,
-        }
+        state: dict[str, Any] = {"skipped": about.skipped, "interrupted": about.interrupted}
+        state |= {"stopping_generation": False, "job": "", "job_count": 0, "job_no": 0}
+        state |= {"job_timestamp": about.timestamp, "sampling_step": 0, "sampling_steps": 0}
+        answer: dict[str, Any] = {"progress": 0, "eta_relative": 0, "state": state}
+        answer |= {"current_image": None, "textinfo": None}
         if call is None:
             return answer
         job, count = call.current, len(call.jobs)
