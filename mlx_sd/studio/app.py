@@ -7,7 +7,9 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 
-from .routes import a1111, a1111_extras, a1111_lists, openai, own
+from . import problems
+from .guard import Guard, Policy
+from .routes import a1111, a1111_extras, a1111_lists, images, openai, own
 from .studio import Studio
 
 
@@ -15,7 +17,7 @@ def routes() -> list[BaseRoute]:
     """Returns the table of all routes."""
     return [
         *own.ROUTES,
-        # *uploads.ROUTES,  # pictures that clients send (studio-guard)
+        *images.ROUTES,
         # *gallery.ROUTES, *models.ROUTES,  # (studio-gallery)
         *openai.ROUTES,
         *a1111.ROUTES,
@@ -28,7 +30,7 @@ def routes() -> list[BaseRoute]:
 def middleware(studio: Studio) -> list[Middleware]:
     """Returns what every request passes first, in this order."""
     return [
-        # Middleware(Guard, studio=studio),  # (studio-guard)
+        Middleware(Guard, policy=Policy.of(studio.settings.host, studio.settings.token)),
     ]
 
 
@@ -44,8 +46,9 @@ def application(studio: Studio) -> Starlette:
     app = Starlette(
         routes=routes(),
         middleware=middleware(studio),
-        exception_handlers=own.HANDLERS,
+        exception_handlers=problems.handlers(),
         lifespan=lifespan,
     )
     app.state.studio = studio
+    app.router.redirect_slashes = False  # a path is an address or it is not
     return app

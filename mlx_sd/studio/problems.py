@@ -54,7 +54,7 @@ def handlers() -> dict[Any, Handler]:
     """Returns the handlers of the errors that routes raise on purpose, for Starlette's `exception_handlers`.
 
     An error with `retry_after` in seconds (the queue is full) is 429, InputError is 400, with its `field` where it has
-    one, and Failure is 500. The guard answers every other error.
+    one, and Failure is 503. The guard answers every other error.
     """
     return {HTTPException: _http, InputError: _input, Failure: _failure}
 
@@ -72,7 +72,7 @@ async def _input(request: Request, error: Exception) -> Response:
 
 
 async def _failure(request: Request, error: Exception) -> Response:
-    return _named(request, error, 500)
+    return _named(request, error, 503)
 
 
 def _named(request: Request, error: Exception, status: int) -> Response:

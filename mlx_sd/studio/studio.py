@@ -20,6 +20,7 @@ from .journal import Journal
 from .limits import LIMITS, Limits
 from .shown import shown_request
 from .styles import Styles
+from .uploads import Uploads, used_by
 from .worker import Worker
 
 HIDDEN = ".studio"  # the folder in the data folder that has everything but the pictures
@@ -59,7 +60,7 @@ class Studio:
         )
         self.journal = Journal(self.hidden / "journal.sqlite")
         self.queue = JobQueue(self.journal, self.events, settings.queue, name=file_name, show=self.show)
-        self.uploads: Any = None  # mlx_sd.studio.uploads
+        self.uploads = Uploads(self.hidden / "uploads", self.uploads_in_use)
         self.gallery: Any = None  # mlx_sd.studio.gallery
         self.styles = Styles(self.hidden / "styles.json")
         self.worker = Worker(self)
@@ -104,6 +105,10 @@ class Studio:
         """Accepts the pictures of a client's JSON object; raises FieldError, QueueFull and Failure."""
         request = submission.read_request(self, values)
         return self.queue.submit(submission.pictures(request, count), origin, keep=keep, group=group)
+
+    def uploads_in_use(self) -> set[str]:
+        """Returns the ids of the pictures that jobs still need."""
+        return used_by(job.request for job in self.queue.listing() if not job.state.is_end)
 
     def picture(self, name: str) -> Path:
         """Returns the file of a picture that a client names, "upload:ID" or "gallery:NAME"; InputError otherwise."""

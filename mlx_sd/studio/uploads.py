@@ -4,10 +4,11 @@ import base64
 import binascii
 import hashlib
 import io
+import json
 import os
 import re
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -17,11 +18,13 @@ from PIL import Image
 
 from ..core.errors import Failure, InputError
 from ..core.files import atomic_file
+from ..request import Request
 from . import exif_block
 from .picture_parts import Parts, take_apart
 
 BYTES = 32 << 20  # of a picture file
 STORE_BYTES = 1 << 30  # of all files that are kept
+_NAME = re.compile(r"\b([0-9a-f]{32})\.png", re.ASCII)  # in the path of a file
 _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _DATA_URL = re.compile(r"data:image/(?:png|jpeg|jpg|webp);base64,")
 _RLE = 3  # of zlib: as small as others for photographs, and the fastest
@@ -39,6 +42,11 @@ _TURNS = {
 # What Pillow raises at damaged pictures. Warning: where Python turns warnings into errors. It is not told to here:
 # filters of warnings belong to the whole process, and other threads change them too.
 _DAMAGES = (OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, OverflowError, EOFError, Warning)
+
+
+def used_by(requests: Iterable[Request]) -> set[str]:
+    """Returns the ids of the pictures that requests name, in whatever setting."""
+    return {id for request in requests for id in _NAME.findall(json.dumps(request.to_json(), default=str))}
 
 
 class Upload(NamedTuple):

@@ -22,24 +22,10 @@ class Answer(NamedTuple):
         return json.loads(self.body)["error"]["message"]
 
 
-async def ask_async(
-    app: Any,
-    method: str = "GET",
-    target: str = "/api/state",
-    headers: Iterable[tuple[str, str]] | dict[str, str] = (),
-    body: bytes | Sequence[bytes] = b"",
-    host: str | None = HOST,
-) -> Answer:
-    """Sends one request; headers: Host comes before them, and Content-Length after them where there is a body."""
+def scope_of(method: str, target: str, headers: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """Returns the scope of a request, as uvicorn makes it."""
     raw_path, _, query = target.partition("?")
-    pairs = list(headers.items() if isinstance(headers, dict) else headers)
-    pieces = [body] if isinstance(body, bytes) else list(body)
-    names = {name.lower() for name, _ in pairs}
-    if host is not None:
-        pairs.insert(0, ("host", host))
-    if any(pieces) and not names & {"content-length", "transfer-encoding"}:
-        pairs.append(("content-length", str(sum(map(len, pieces)))))
-    scope = {
+    return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
         "http_version": "1.1",
@@ -51,9 +37,28 @@ async def ask_async(
         "path": unquote(raw_path),
         "raw_path": raw_path.encode("latin-1"),
         "query_string": query.encode("latin-1"),
-        "headers": [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in pairs],
+        "headers": [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers],
         "state": {},
     }
+
+
+async def ask_async(
+    app: Any,
+    method: str = "GET",
+    target: str = "/api/state",
+    headers: Iterable[tuple[str, str]] | dict[str, str] = (),
+    body: bytes | Sequence[bytes] = b"",
+    host: str | None = HOST,
+) -> Answer:
+    """Sends one request; headers: Host comes before them, and Content-Length after them where there is a body."""
+    pairs = list(headers.items() if isinstance(headers, dict) else headers)
+    pieces = [body] if isinstance(body, bytes) else list(body)
+    names = {name.lower() for name, _ in pairs}
+    if host is not None:
+        pairs.insert(0, ("host", host))
+    if any(pieces) and not names & {"content-length", "transfer-encoding"}:
+        pairs.append(("content-length", str(sum(map(len, pieces)))))
+    scope = scope_of(method, target, pairs)
     messages = [
         {"type": "http.request", "body": piece, "more_body": i + 1 < len(pieces)} for i, piece in enumerate(pieces)
     ]

@@ -7,6 +7,7 @@ import logging
 import pytest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -15,7 +16,7 @@ from mlx_sd.core.errors import Failure, InputError
 from mlx_sd.studio import problems
 from mlx_sd.studio.guard import Guard, Policy
 from mlx_sd.studio.guard.headers import FIXED
-from tests.studio.asgi import ask, ask_async
+from tests.studio.asgi import HOST, ask, ask_async, scope_of
 
 JSON = {"content-type": "application/json"}
 CHUNKED = {**JSON, "transfer-encoding": "chunked"}
@@ -77,7 +78,8 @@ def guarded(**policy):
         Route("/api/stored", stored),
         Route("/", shared),
     ]
-    return Guard(Starlette(routes=routes, exception_handlers=problems.handlers()), Policy(**policy))
+    guard = Middleware(Guard, policy=Policy(**policy))
+    return Starlette(routes=routes, middleware=[guard], exception_handlers=problems.handlers())
 
 
 @pytest.mark.parametrize("path, limit", [("/api/jobs", 1 << 20), ("/v1/images/generations", 48 << 20)])
@@ -107,8 +109,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(policy):
             """Notes the answer."""
             sent.append(message)
 
-        scope = {"type": "http", "method": "POST", "path": "/api/jobs", "query_string": b"", "root_path": "",
-                 "headers": [(b"host", b"localhost"), (b"content-type", b"application/json"), (b"content-length", b"9")]}  # fmt: skip
+        scope = scope_of("POST", "/api/jobs", {"host": HOST, **JSON, "content-length": "9"}.items())
         await asyncio.wait_for(app(scope, receive, send), 5)
         return sent
 
@@ -130,8 +131,7 @@ def test_drops_that_come_in_time_do_not_outlast_the_deadline_of_the_whole_body()
             """Notes the status."""
             statuses.append(message.get("status"))
 
-        scope = {"type": "http", "method": "POST", "path": "/api/jobs", "query_string": b"", "root_path": "",
-                 "headers": [(b"host", b"localhost"), (b"content-type", b"application/json"), (b"content-length", b"99")]}  # fmt: skip
+        scope = scope_of("POST", "/api/jobs", {"host": HOST, **JSON, "content-length": "99"}.items())
         await asyncio.wait_for(app(scope, receive, send), 5)
         return statuses[0]
 
@@ -159,7 +159,7 @@ def test_all_bodies_together_are_bounded_and_those_that_have_come_do_not_count()
         ("input", 400, "the width is wrong", None),
         ("field", 400, "width must be 8", "width"),
         ("full", 429, "32 jobs wait", None),
-        ("failure", 500, "the disk is full", None),
+        ("failure", 503, "the disk is full", None),
     ],
 )
 def test_errors_of_ours_have_the_shape_of_their_api(kind, status, message, field, caplog):
@@ -167,7 +167,12 @@ def test_errors_of_ours_have_the_shape_of_their_api(kind, status, message, field
     assert {answer.status for answer in (own, openai, a1111)} == {status}
     assert json.loads(own.body) == {"error": {"message": message, "field": field}}
     error = json.loads(openai.body)["error"]
-    assert (error["message"], error["param"]) == (message, field) and error.keys() == {"message", "type", "param", "code"}
+    assert (error["message"], error["param"]) == (message, field) and error.keys() == {
+        "message",
+        "type",
+        "param",
+        "code",
+    }
     assert json.loads(a1111.body)["detail"] == message
     assert (own.headers.get("retry-after") == "7") == (kind == "full")
     assert caplog.text == ""
@@ -206,7 +211,9 @@ def test_a_request_that_the_server_cuts_off_leaves_no_traceback(caplog):
     assert "Traceback" not in caplog.text
 
 
-@pytest.mark.parametrize("target, status", [("/api/shared", 200), ("/", 200), ("/api/nothing", 404), ("/api/fail/key", 500)])
+@pytest.mark.parametrize(
+    "target, status", [("/api/shared", 200), ("/", 200), ("/api/nothing", 404), ("/api/fail/key", 500)]
+)
 @pytest.mark.parametrize("host", ["localhost", "evil.example"])
 def test_every_answer_has_the_headers_that_bound_a_browser(target, status, host):
     answer = ask(guarded(), "GET", target, host=host)
@@ -276,8 +283,7 @@ def test_a_client_that_leaves_is_seen_behind_the_guard():
         async def send(message):
             """Takes the answer."""
 
-        scope = {"type": "http", "method": "POST", "path": "/api/jobs", "query_string": b"",
-                 "headers": [(b"host", b"localhost"), (b"content-type", b"application/json"), (b"content-length", b"2")]}  # fmt: skip
+        scope = scope_of("POST", "/api/jobs", {"host": HOST, **JSON, "content-length": "2"}.items())
         await Guard(app, Policy())(scope, receive, send)
         return states
 

@@ -1,6 +1,7 @@
 """What the rules of the guard look at: the head of a request, and the policy of this server."""
 
 import ipaddress
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -27,6 +28,15 @@ class Policy:
     body_seconds: float = 120.0  # for a whole body
     idle_seconds: float = 20.0  # for the next piece of a body
     bytes_in_flight: int = 256 * _MIB  # of all bodies that are being received
+
+    @classmethod
+    def of(cls, host: str, token: str | None) -> "Policy":
+        """Returns the policy of a server that listens on an address; LOOPBACK's names alone where that is 127.0.0.1."""
+        if host in ("127.0.0.1", "::1"):
+            return cls(token=token)
+        own = socket.gethostname().lower()
+        names = {own, own.partition(".")[0], f"{own.partition('.')[0]}.local"}  # .local: as Macs call themselves
+        return cls(names=LOOPBACK | names, any_address=True, token=token)
 
 
 class Refusal(NamedTuple):

@@ -91,8 +91,10 @@ class BoundedProtocol(H11Protocol):
         self.transport.close()
 
 
-def uvicorn_options() -> dict[str, Any]:
+def uvicorn_options(grace: int) -> dict[str, Any]:
     """Returns the options of `uvicorn.Config` that belong to the guard.
+
+    grace: seconds that answers in progress have at the end.
 
     Headers of proxies are not believed: any program of this machine can send them.
     """
@@ -101,8 +103,8 @@ def uvicorn_options() -> dict[str, Any]:
         "ws": "none",
         "h11_max_incomplete_event_size": _HEAD_BYTES,
         "timeout_keep_alive": KEEP_ALIVE_SECONDS,
-        "timeout_graceful_shutdown": 3,
-        "backlog": 128,
+        "timeout_graceful_shutdown": grace,
+        "backlog": 256,
         "server_header": False,
         "proxy_headers": False,
         "access_log": False,

@@ -10,7 +10,7 @@ import re
 import secrets
 from collections.abc import Callable
 
-from .exchange import LOOPBACK, MULTIPART, PAGE, Exchange, Policy, Refusal, is_address
+from .exchange import MULTIPART, PAGE, Exchange, Policy, Refusal, is_address
 
 Rule = Callable[[Exchange, Policy], Refusal | None]
 
@@ -65,7 +65,7 @@ def known_host(exchange: Exchange, policy: Policy) -> Refusal | None:
     name = match[1]
     if name in policy.names or (policy.any_address and is_address(name)):
         return None
-    way = "--name adds one" if policy.names - LOOPBACK or policy.any_address else "use 127.0.0.1 or localhost"
+    way = "use its address in numbers" if policy.any_address else "use 127.0.0.1 or localhost"
     return Refusal(421, f"this server does not answer to the name {name[:80]}; {way}")
 
 

@@ -3,6 +3,7 @@
 import anyio
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Route
 
 from ...core.errors import InputError
 from .. import problems, stored_settings
@@ -23,7 +24,7 @@ async def image(request: Request) -> Response:
     try:
         path = request.app.state.studio.uploads.path(request.path_params["id"])
     except InputError as error:
-        return problems.response(request.url.path, 404, str(error))
+        return problems.response(request.scope["path"], 404, str(error))
     headers = {"content-disposition": "inline", "cache-control": "private, max-age=31536000, immutable"}
     return FileResponse(path, headers=headers, media_type="image/png")
 
@@ -48,3 +49,10 @@ async def _picture(request: Request) -> bytes:
             f"the file is {'a ' + actual if actual else 'no picture'}, but was sent as {kind[:40] or 'nothing'}"
         )
     return data
+
+
+ROUTES: list[BaseRoute] = [
+    Route("/api/images", add_image, methods=["POST"]),
+    Route("/api/images/{id}", image, methods=["GET"]),
+    Route("/api/read", read_image, methods=["POST"]),
+]
