@@ -18,8 +18,9 @@ from ..metadata.to_a1111 import VERSION_KEY
 from ..request import SETTINGS
 from . import json_text
 from .catalog import Catalog, ModelEntry
+from .fields import ALPHA, FieldError
 from .picture_parts import texts_of
-from .submission import ALPHA, FieldError, read_request
+from .submission import read_request
 
 if TYPE_CHECKING:
     from .studio import Studio

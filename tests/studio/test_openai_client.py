@@ -16,21 +16,22 @@ from PIL import Image
 from mlx_sd import StableDiffusion
 from mlx_sd.metadata import picture_file
 from mlx_sd.studio.studio import Studio
-from tests.studio.serving import pixels, png_of, served
+from tests.studio.pictures import pixels, png_of
+from tests.support.studio import Running, serving
 
 SMALL = {"steps": 1, "sampler": "euler"}
 SIZE = "64x64"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Studio, str]]:
-    with served(tmp_path_factory.mktemp("openai"), queue=4) as pair:
-        yield pair
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with serving(tmp_path_factory.mktemp("openai"), queue=4) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
-def client(server: tuple[Studio, str]) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server[1]}/v1", api_key="x", max_retries=0) as client:
+def client(server: Running) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.address}/v1", api_key="x", max_retries=0) as client:
         yield client
 
 
@@ -121,11 +122,8 @@ def test_an_edit_changes_what_is_transparent_in_the_mask(client, sd, image):
 
 def test_several_images_may_come_of_which_the_first_is_edited_and_the_others_are_listed(client, sd, image):
     files = [("a.png", png_of(image)), ("b.png", png_of(Image.new("RGB", (64, 64))))]
-    events = [
-        *client.images.edit(
-            image=files, prompt="a sea", stream=True, extra_body={"steps": 2, "seed": 1, "strength": 0.5}
-        )
-    ]
+    options = {"steps": 2, "seed": 1, "strength": 0.5}
+    events = [*client.images.edit(image=files, prompt="a sea", stream=True, extra_body=options)]
     assert [event.type for event in events] == ["image_edit.completed"]
     expected = sd.generate("a sea", image=image, **options).images[0]
     assert np.array_equal(pixels(content(events[0].b64_json)), np.asarray(expected))
@@ -145,7 +143,7 @@ def test_the_asynchronous_client_gets_the_same_pictures(server, client):
     options = {**SMALL, "seed": 8}
 
     async def ask() -> list[bytes]:
-        async with openai.AsyncOpenAI(base_url=f"{server[1]}/v1", api_key="x") as asynchronous:
+        async with openai.AsyncOpenAI(base_url=f"{server.address}/v1", api_key="x") as asynchronous:
             calls = (asynchronous.images.generate(prompt=text, size=SIZE, extra_body=options) for text in ("a", "b"))
             return [content(answer.data[0].b64_json) for answer in await asyncio.gather(*calls)]
 
@@ -223,7 +221,7 @@ class _Held:
 
 @pytest.mark.parametrize("stream", [False, True], ids=["waiting", "stream"])
 def test_the_jobs_of_a_client_that_goes_away_are_cancelled(tmp_path: Path, stream):
-    with served(tmp_path) as (studio, address):
+    with serving(tmp_path) as (address, studio):
         held = _Held(studio)
         thread = held.ask(address, 2, stream)
         held.wait({"queued", "running"}, 2)
@@ -232,7 +230,7 @@ def test_the_jobs_of_a_client_that_goes_away_are_cancelled(tmp_path: Path, strea
 
 
 def test_a_full_queue_is_429_with_a_time_and_the_client_tries_again(tmp_path: Path):
-    with served(tmp_path, queue=1) as (studio, address):
+    with serving(tmp_path, queue=1) as (address, studio):
         held = _Held(studio)
         first = held.ask(address, 1)
         held.wait({"running"}, 1)

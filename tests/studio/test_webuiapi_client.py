@@ -15,8 +15,8 @@ import webuiapi
 from PIL import Image
 
 from mlx_sd import StableDiffusion
-from mlx_sd.studio.studio import Studio
-from tests.studio.serving import png_of, served
+from tests.studio.pictures import png_of
+from tests.support.studio import Running, serving
 
 SMALL = {"width": 64, "height": 64, "steps": 1}
 EULER = {"steps": 1, "guidance": 7, "sampler": "euler", "schedule": "normal"}  # what "Euler" and cfg_scale 7 are here
@@ -33,14 +33,14 @@ IDLE = {
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Studio, str]]:
-    with served(tmp_path_factory.mktemp("a1111")) as pair:
-        yield pair
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with serving(tmp_path_factory.mktemp("a1111")) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
-def api(server: tuple[Studio, str]) -> Iterator[webuiapi.WebUIApi]:
-    api = webuiapi.WebUIApi(baseurl=f"{server[1]}/sdapi/v1", sampler="Euler a")
+def api(server: Running) -> Iterator[webuiapi.WebUIApi]:
+    api = webuiapi.WebUIApi(baseurl=f"{server.address}/sdapi/v1", sampler="Euler a")
     yield api
     api.session.close()
 
@@ -155,7 +155,7 @@ def test_settings_of_one_call_are_restored_unless_they_are_to_stay(api):
 
 
 def test_pictures_are_saved_where_that_is_asked_for_and_sent_unless_not(api, server):
-    folder = server[0].folder
+    folder = server.studio.folder
     before = {*folder.glob("*.png")}
     result = api.txt2img(prompt="a", seed=4, save_images=True, **SMALL)
     (saved,) = {*folder.glob("*.png")} - before
@@ -176,7 +176,7 @@ def test_every_list_is_there(api, server):
     ram = api.get_memory()["ram"]
     assert ram["used"] > 0 and ram["free"] + ram["used"] == ram["total"]
     assert api.controlnet_model_list() == [] and "canny" in api.controlnet_module_list()
-    assert str(server[0].folder) not in json.dumps([api.get_sd_models(), api.get_sd_vae(), api.get_options()])
+    assert str(server.studio.folder) not in json.dumps([api.get_sd_models(), api.get_sd_vae(), api.get_options()])
 
 
 def test_every_sampler_and_schedule_of_the_lists_is_taken_back(api, server):
@@ -225,7 +225,7 @@ def test_control_networks_that_are_not_here_are_refused(api, image):
     ],
 )
 def test_errors_have_a1111s_shape_in_one_line(server, task, values, status):
-    answer = httpx.post(f"{server[1]}/sdapi/v1/{task}", json=values)
+    answer = httpx.post(f"{server.address}/sdapi/v1/{task}", json=values)
     assert answer.status_code == status, answer.text
     body = answer.json()
     assert body.keys() == {"error", "detail", "body", "errors"} and body["detail"] and "\n" not in body["detail"]
@@ -256,7 +256,7 @@ class _Slow:
 
 
 def test_progress_grows_from_a_hundredth_and_an_interrupted_call_ends_with_what_is_done(tmp_path: Path):
-    with served(tmp_path) as (studio, address):
+    with serving(tmp_path) as (address, studio):
         slow = _Slow(address)
         answer = slow.until_step(0, 2)
         state = answer["state"]
@@ -281,7 +281,7 @@ def test_progress_grows_from_a_hundredth_and_an_interrupted_call_ends_with_what_
 
 
 def test_a_client_interrupts_its_own_call_and_never_one_of_another(tmp_path: Path):
-    with served(tmp_path) as (_, address):
+    with serving(tmp_path) as (address, _):
         other = {"user-agent": "another"}
         small = {"prompt": "a", **SMALL}
         assert httpx.post(f"{address}/sdapi/v1/txt2img", json=small, headers=other, timeout=60).status_code == 200
@@ -300,5 +300,5 @@ def test_a_picture_in_base64_may_be_a_data_url_or_not(server, image):
     encoded = base64.b64encode(png_of(image)).decode()
     for text in (encoded, f"data:image/png;base64,{encoded}"):
         values = {"init_images": [text], "steps": 2, "denoising_strength": 0.5, "seed": 1}
-        answer = httpx.post(f"{server[1]}/sdapi/v1/img2img", json=values, timeout=60)
+        answer = httpx.post(f"{server.address}/sdapi/v1/img2img", json=values, timeout=60)
         assert answer.status_code == 200 and not answer.json()["images"][0].startswith("data:")

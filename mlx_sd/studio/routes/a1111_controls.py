@@ -108,7 +108,7 @@ def _unit(
         image = a1111_images.fitted(image, size, _resize_mode(values))
     numbers = (("weight", "scale"), ("guidance_start", "start"), ("guidance_end", "end"))
     settings: dict[str, Any] = {"model": entry.id, "maker": maker}
-    settings |= {ours: fields.number(theirs) for theirs, ours in numbers}
+    settings |= {key: fields.number(name) for name, key in numbers}
     return Unit({key: value for key, value in settings.items() if value is not None}, image, _guess(values))
 
 

@@ -68,13 +68,13 @@ def enlargement(values: Mapping[str, Any], networks: list[ModelEntry], most: int
     if upscaler is None:
         names = [*UPSCALERS, *(network.name for network in networks)]
         raise RequestError(str(unknown("upscaler", name, names)), field="upscaler_1")
-    if not fields.whole("resize_mode"):
+    if not fields.integer("resize_mode"):
         scale = fields.number("upscaling_resize")
         scale = _SCALE if scale is None else scale
         if not 1 <= scale <= 8:
             raise RequestError(f"upscaling_resize must be from 1 to 8, not {scale:g}", field="upscaling_resize")
         return Enlargement(upscaler, scale)
-    width, height = (fields.whole(f"upscaling_resize_{side}") or 512 for side in "wh")
+    width, height = (fields.integer(f"upscaling_resize_{side}") or 512 for side in "wh")
     if not (0 < width <= most and 0 < height <= most):
         message = f"upscaling_resize_w and upscaling_resize_h must be from 1 to {most}, not {width} and {height}"
         raise RequestError(message, field="upscaling_resize_w")

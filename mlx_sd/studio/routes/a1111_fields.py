@@ -114,7 +114,7 @@ class Fields:
             raise RequestError(f"{name} must be a number, not {_shown(value)}", field=name)
         return float(value)
 
-    def whole(self, name: str) -> int | None:
+    def integer(self, name: str) -> int | None:
         """Returns a whole number, which may be written with a point or as text; None where it is not there."""
         value = self._values.get(name)
         if isinstance(value, int):

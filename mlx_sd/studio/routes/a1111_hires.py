@@ -41,7 +41,7 @@ def settings_of(fields: Fields, size: tuple[int, int] | None, upscalers: Sequenc
         if value.lower() not in _SAME and value != fields.get(first):
             raise RequestError(f"{name}: the second pass has the {first} of the first one; leave it out", field=name)
     strength = fields.number("denoising_strength")
-    steps = fields.whole("hr_second_pass_steps") or ""
+    steps = fields.integer("hr_second_pass_steps") or ""
     scale = _scale(fields, size)
     return {
         "hires": f"{scale:g}:{steps}:{STRENGTH if strength is None else strength:g}",
@@ -62,7 +62,7 @@ def _mode(name: str, upscalers: Sequence[ModelEntry]) -> str:
 
 def _scale(fields: Fields, size: tuple[int, int] | None) -> float:
     """Returns how much larger the second pass is: hr_scale, or hr_resize_x and hr_resize_y over the first size."""
-    target = [fields.whole("hr_resize_x") or 0, fields.whole("hr_resize_y") or 0]
+    target = [fields.integer("hr_resize_x") or 0, fields.integer("hr_resize_y") or 0]
     if not any(target):
         scale = fields.number("hr_scale")
         return _SCALE if scale is None else scale

@@ -127,7 +127,7 @@ async def prompt_styles(request: Request) -> Response:
     """Answers with the named styles."""
     styles = await asyncio.to_thread(studio_of(request).styles.listing)
     keys = {"name": "name", "prompt": "prompt", "negative_prompt": "negative"}
-    return JSONResponse([{theirs: style.get(ours) or "" for theirs, ours in keys.items()} for style in styles])
+    return JSONResponse([{name: style.get(key) or "" for name, key in keys.items()} for style in styles])
 
 
 @errors_as_a1111

@@ -149,10 +149,10 @@ def _styled(text: str, style: str) -> str:
 
 
 def _numbers(fields: Fields) -> dict[str, Any]:
-    sides = {side: fields.whole(side) for side in ("width", "height")}
+    sides = {side: fields.integer(side) for side in ("width", "height")}
     return {
-        "seed": fields.whole("seed"),
-        "steps": fields.whole("steps"),
+        "seed": fields.integer("seed"),
+        "steps": fields.integer("steps"),
         "guidance": fields.number("cfg_scale"),
         **{side: None if value is None else value // _PIXELS * _PIXELS for side, value in sides.items()},
     }
@@ -162,7 +162,7 @@ def _count(fields: Fields) -> int:
     """Returns how many pictures are asked for, in batches or one after the other."""
     count = 1
     for name in ("batch_size", "n_iter"):
-        number = fields.whole(name)
+        number = fields.integer(name)
         if number is not None and number < 1:
             raise RequestError(f"{name} must be at least 1, not {number}", field=name)
         count *= number or 1
@@ -178,7 +178,7 @@ def _refiner(fields: Fields) -> dict[str, Any]:
 
 def _read_images(order: Order, fields: Fields, image: Image.Image, decode: Decode) -> None:
     """Reads the image to begin with and its mask, brought to the picture's size as resize_mode says."""
-    mode = fields.whole("resize_mode") or 0
+    mode = fields.integer("resize_mode") or 0
     if mode not in (a1111_images.STRETCH, a1111_images.CROP, a1111_images.FILL):
         message = f"resize_mode must be 0, 1 or 2, not {mode}; the others resize latents, which is not done here"
         raise RequestError(message, field="resize_mode")
@@ -207,9 +207,9 @@ def _read_mask(order: Order, fields: Fields, image: Image.Image, mask: Image.Ima
         order.settings["mask_blur"] = blur
     if fields.truth("inpaint_full_res"):
         order.settings["only_masked"] = True
-        if (padding := fields.whole("inpaint_full_res_padding")) is not None:
+        if (padding := fields.integer("inpaint_full_res_padding")) is not None:
             order.settings["padding"] = padding
-    content = fields.whole("inpainting_fill") or _FILL
+    content = fields.integer("inpainting_fill") or _FILL
     if order.settings.get("strength", _ALL_NEW) == _ALL_NEW or content == _ORIGINAL:
         return image
     if content != _FILL:

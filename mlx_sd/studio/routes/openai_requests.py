@@ -89,10 +89,10 @@ def _settings(values: Mapping[str, Any], form: bool) -> dict[str, Any]:
     if model is not None and not isinstance(model, str):
         raise RequestError(f"model must be a name, not {model!r}", field="model")
     outside = (*_SERVICE, *_NO_EQUAL, *_HANDLED)
-    own = {name: value for name, value in values.items() if name not in outside}
+    additional = {name: value for name, value in values.items() if name not in outside}
     if model is not None and is_hosted(model):
-        del own["model"]
-    settings = (setting_names.read_form if form else setting_names.read)(own, outside)
+        del additional["model"]
+    settings = (setting_names.read_form if form else setting_names.read)(additional, outside)
     size = values.get("size", "auto")
     if size == "auto":
         return settings
