@@ -11,6 +11,7 @@ from PIL import Image
 
 from ...core.suggestions import unknown
 from ..catalog import ModelEntry
+from ..limits import LIMITS
 from . import a1111_controls, a1111_hires, a1111_images, a1111_solver
 from .a1111_controls import Decode, Unit
 from .a1111_fields import Fields
@@ -125,7 +126,7 @@ def _read_prompts(order: Order, fields: Fields, styles: Sequence[Mapping[str, An
     for name in fields.sequence("styles"):
         if name in ("", "None"):
             continue
-        if name not in named:
+        if not isinstance(name, str) or name not in named:
             raise RequestError(str(unknown("style", str(name), named)), field="styles")
         prompts = {key: _styled(text, str(named[name].get(key) or "")) for key, text in prompts.items()}
     order.settings["prompt"] = prompts["prompt"]
@@ -150,6 +151,12 @@ def _styled(text: str, style: str) -> str:
 
 def _numbers(fields: Fields) -> dict[str, Any]:
     sides = {side: fields.integer(side) for side in ("width", "height")}
+    for name, side in sides.items():  # before images are brought to this size
+        if side is not None and not _PIXELS <= side <= LIMITS.side:
+            raise RequestError(f"{name} must be from {_PIXELS} to {LIMITS.side}, not {side}", field=name)
+    if (sides["width"] or 1) * (sides["height"] or 1) > LIMITS.pixels:
+        message = f"a picture has at most {LIMITS.pixels} pixels here; make it smaller, and larger with hires fix"
+        raise RequestError(message, field="width")
     return {
         "seed": fields.integer("seed"),
         "steps": fields.integer("steps"),
