@@ -26,9 +26,9 @@ OPENAI = (
 )
 EXTRAS = ("upscaler_1", "upscaler_2", "upscaling_resize", "upscaling_resize_w", "resize_mode", "gfpgan_visibility")
 
-words = st.sampled_from(
-    ["", "Euler", "Karras", "Latent", "tiny", "512x512", "true", "-1", "1e400", "nan", "None", "canny"]
-)
+WORDS = ("", "Euler", "Karras", "Latent", "tiny", "512x512", "true", "-1", "1e400", "nan", "None", "canny", "64")
+STYLES = [{"name": "Euler", "prompt": "{prompt}", "negative": ""}]
+words = st.sampled_from(WORDS)
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | words | st.text(max_size=8)
 values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3))
 
