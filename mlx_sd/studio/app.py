@@ -2,35 +2,34 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib import import_module
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 
-from . import problems
-from .guard import Guard, Policy
-from .routes import a1111, a1111_extras, a1111_lists, images, openai, own
 from .studio import Studio
+
+# The modules of `routes` in the order in which their tables are looked through. They are named, and not imported here,
+# because they build on this folder.
+ROUTES = (
+    "own",
+    # "images",  # pictures that clients send (studio-guard)
+    # "gallery", "models",  # (studio-gallery)
+    # "openai", "a1111",  # (studio-api)
+    # "pages",  # the page; last
+)
 
 
 def routes() -> list[BaseRoute]:
     """Returns the table of all routes."""
-    return [
-        *own.ROUTES,
-        *images.ROUTES,
-        # *gallery.ROUTES, *models.ROUTES,  # (studio-gallery)
-        *openai.ROUTES,
-        *a1111.ROUTES,
-        *a1111_lists.ROUTES,
-        *a1111_extras.ROUTES,
-        # *pages.ROUTES,  # the page; last
-    ]
+    return [route for name in ROUTES for route in import_module(f".routes.{name}", __package__).ROUTES]
 
 
 def middleware(studio: Studio) -> list[Middleware]:
     """Returns what every request passes first, in this order."""
     return [
-        Middleware(Guard, policy=Policy.of(studio.settings.host, studio.settings.token)),
+        # Middleware(import_module(".guard", __package__).Guard, ...),  # (studio-guard)
     ]
 
 
@@ -46,9 +45,8 @@ def application(studio: Studio) -> Starlette:
     app = Starlette(
         routes=routes(),
         middleware=middleware(studio),
-        exception_handlers=problems.handlers(),
+        exception_handlers=import_module(".routes.answers", __package__).HANDLERS,
         lifespan=lifespan,
     )
     app.state.studio = studio
-    app.router.redirect_slashes = False  # a path is an address or it is not
     return app

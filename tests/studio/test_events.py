@@ -15,7 +15,10 @@ def test_every_listener_gets_every_event_in_order():
             center.publish({"type": "job", "number": number})
         first.close()
         second.close()
-        return [[event["number"] async for event in listener] for listener in (first, second)]
+        numbers = []
+        for listener in (first, second):
+            numbers.append([event["number"] async for event in listener])
+        return numbers
 
     assert asyncio.run(run()) == [[*range(20)]] * 2
 

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -242,9 +243,9 @@ def test_whatever_happens_every_job_ends_once_and_none_is_lost(actions):
                     running = queue.next(0)
                     assert running is None or running.id not in ends
             elif name == "done":
-                end(lambda job: queue.done(job, b"png"))
+                end(queue.done)
             elif name == "failed":
-                end(lambda job: queue.failed(job, "it broke"))
+                end(partial(queue.failed, error="it broke"))
             elif name == "cancel" and values[0] < len(ids):
                 waiting = ids[values[0]] in queue.order
                 if queue.cancel(ids[values[0]]) and waiting:
@@ -263,7 +264,7 @@ def test_whatever_happens_every_job_ends_once_and_none_is_lost(actions):
                 gone = [id for id, kind in accepted.items() if queue.get(id).state.is_end and id not in ends]
                 assert all(accepted[id] == "api" or queue.get(id).state is State.CANCELLED for id in gone)
                 ends += gone
-        end(lambda job: queue.done(job, b"png"))
+        end(queue.done)
         while (job := queue.next(0)) is not None:
             assert job.id not in ends
             ends.append(job.id)
@@ -289,3 +290,18 @@ def test_while_two_clients_wait_neither_gets_two_turns_more(submissions):
             remaining[client] -= 1
             assert all(abs(served[a] - served[b]) <= 1 for a, b in itertools.combinations(waiting, 2))
         queue._journal.close()
+
+
+def test_a_disk_that_is_full_stops_no_job_that_was_accepted(tmp_path, queue, monkeypatch):
+    (job,) = queue.submit(requests(1), page(), keep=True)
+
+    def full(*arguments, **values):
+        raise Failure("the journal cannot be written: no space")
+
+    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="no space"):
+        patch.setattr(queue._journal, "update", full)
+        queue.done(queue.next(0), target=job.target)
+    assert job.state is State.DONE
+    queue._journal.close()
+    after = queue_in(tmp_path)
+    assert after.restore() == 1 and after.next(0).target == job.target  # whose picture is then found
