@@ -8,15 +8,16 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 
+from .guard import Guard, Policy, problems
 from .studio import Studio
 
 # The modules of `routes` in the order in which their tables are looked through. They are named, and not imported here,
 # because they build on this folder.
 ROUTES = (
     "own",
-    # "images",  # pictures that clients send (studio-guard)
+    "images",
     # "gallery", "models",  # (studio-gallery)
-    # "openai", "a1111",  # (studio-api)
+    *("openai", "a1111", "a1111_lists", "a1111_extras"),
     # "pages",  # the page; last
 )
 
@@ -29,7 +30,7 @@ def routes() -> list[BaseRoute]:
 def middleware(studio: Studio) -> list[Middleware]:
     """Returns what every request passes first, in this order."""
     return [
-        # Middleware(import_module(".guard", __package__).Guard, ...),  # (studio-guard)
+        Middleware(Guard, policy=Policy.of(studio.settings.host, studio.settings.token)),
     ]
 
 
@@ -45,8 +46,9 @@ def application(studio: Studio) -> Starlette:
     app = Starlette(
         routes=routes(),
         middleware=middleware(studio),
-        exception_handlers=import_module(".routes.answers", __package__).HANDLERS,
+        exception_handlers=problems.handlers(),
         lifespan=lifespan,
     )
     app.state.studio = studio
+    app.router.redirect_slashes = False  # a path is an address or it is not
     return app

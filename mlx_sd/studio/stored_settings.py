@@ -16,11 +16,11 @@ from ..metadata import infotext, picture_file
 from ..metadata.from_a1111 import Translation, translate
 from ..metadata.to_a1111 import VERSION_KEY
 from ..request import SETTINGS
+from ..tasks.painting import ALPHA
 from . import json_text
 from .catalog import Catalog, ModelEntry
-from .fields import ALPHA, FieldError
 from .picture_parts import texts_of
-from .submission import read_request
+from .submission import FieldError, read_request
 
 if TYPE_CHECKING:
     from .studio import Studio
@@ -49,16 +49,16 @@ class Stored(NamedTuple):
 
 def read(studio: "Studio", data: bytes) -> Stored:
     """Reads the settings in a picture file, ours or those of A1111's web UI; InputError where there are none."""
-    texts = picture_file.read(io.BytesIO(texts_of(data)), "the picture")
+    stored = texts(data)
     remarks: list[str] = []
-    if (text := texts.get(picture_file.SETTINGS)) is not None:
+    if (text := stored.get(picture_file.SETTINGS)) is not None:
         values = json_text.loads(text.encode("utf-8", "surrogatepass"))
         if not isinstance(values, dict):
             raise InputError("the settings in the picture are damaged")
     else:
-        parameters = texts.get(picture_file.PARAMETERS, "")
+        parameters = stored.get(picture_file.PARAMETERS, "")
         if (translation := translate(parameters)) is None:
-            raise InputError(_silence(texts))
+            raise InputError(_silence(stored))
         values, remarks = _foreign(translation, parameters)
     named = _Names(studio, remarks)
     settings = {key: value for key in values if (value := named.value(key, values[key])) is not None}
@@ -66,6 +66,11 @@ def read(studio: "Studio", data: bytes) -> Stored:
         if other not in settings:
             settings.pop(key, None)
     return Stored(_accepted(studio, settings, remarks), remarks)
+
+
+def texts(data: bytes) -> dict[str, str]:
+    """Returns the texts in a picture file by their names; InputError where it is none that is read."""
+    return picture_file.read(io.BytesIO(texts_of(data)), "the picture")
 
 
 def _silence(texts: Mapping[str, str]) -> str:

@@ -150,19 +150,23 @@ def content_of(text: str) -> bytes:
 
 def decode(parts: Parts) -> Image.Image:
     """Returns the pixels of a picture, turned as its EXIF says; mode L, RGB or RGBA, and nothing else of the file."""
+    image = _pixels(parts)
+    turn = _TURNS.get(exif_block.orientation(parts.exif))
+    return image if turn is None else image.transpose(turn)
+
+
+def _pixels(parts: Parts) -> Image.Image:
     try:
         with Image.open(io.BytesIO(parts.pixels), formats=(parts.format,)) as opened:
             if opened.size != (parts.width, parts.height):
                 raise ValueError("its headers name two sizes")
             opened.load()
-            image = _common(opened)
+            return _common(opened)
     except Image.DecompressionBombError:
         raise InputError("the picture has too many pixels; make it smaller first") from None
     except _DAMAGES as error:
         reason = " ".join(str(error).split())[:100]
         raise InputError(f"the {parts.format} cannot be read: it is damaged ({reason})") from None
-    turn = _TURNS.get(exif_block.orientation(parts.exif))
-    return image if turn is None else image.transpose(turn)
 
 
 def _common(image: Image.Image) -> Image.Image:

@@ -16,7 +16,7 @@ from ...core.errors import InputError
 from ...metadata import picture_file
 from ...metadata.a1111_names import labels
 from ...metadata.to_a1111 import written
-from .. import problems
+from ..guard import problems
 from .request_error import RequestError
 
 _PATH = "/sdapi/"  # whose errors have the shape of A1111's

@@ -6,7 +6,8 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from ...core.errors import InputError
-from .. import problems, stored_settings
+from .. import stored_settings
+from ..guard import problems
 from ..picture_parts import kind_of
 
 _TYPES = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WebP", "image/gif": "GIF"}

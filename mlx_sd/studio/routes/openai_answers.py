@@ -11,7 +11,7 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 
 from ...core.errors import Failure, InputError
-from .. import problems
+from ..guard import problems
 from .openai_pictures import encoded, size_of
 from .openai_requests import Order
 from .request_error import RequestError
