@@ -34,12 +34,21 @@ def format_of(path: Path) -> str:
     return FORMATS[suffix]
 
 
-def write(image: Image.Image, file: BinaryIO, format: str, texts: Mapping[str, str], lossless: bool = False) -> None:
+def write(
+    image: Image.Image,
+    file: BinaryIO,
+    format: str,
+    texts: Mapping[str, str],
+    lossless: bool = False,
+    *,
+    quality: int | None = None,
+) -> None:
     """Writes a picture with its texts into a file opened for binary writing.
 
-    format: "PNG", "JPEG" (quality 95, colours at full resolution) or "WEBP" (quality 95, or exact with `lossless`).
-    texts: by SETTINGS and PARAMETERS; a JPEG without room for both keeps the settings, with a warning.
+    format: "PNG", "JPEG" (colours at full resolution) or "WEBP" (exact with `lossless`). quality: of these two, 0 to
+    100; None is 95. texts: by SETTINGS and PARAMETERS; a JPEG without room for both keeps the settings, with a warning.
     """
+    quality = _QUALITY if quality is None else quality
     if format == "PNG":
         info = PngInfo()
         for name, text in texts.items():
@@ -48,9 +57,9 @@ def write(image: Image.Image, file: BinaryIO, format: str, texts: Mapping[str, s
         image.save(file, format="PNG", pnginfo=info)
     elif format == "JPEG":
         exif = _fitting_exif(texts)
-        image.convert("RGB").save(file, format="JPEG", quality=_QUALITY, subsampling="4:4:4", exif=exif)
+        image.convert("RGB").save(file, format="JPEG", quality=quality, subsampling="4:4:4", exif=exif)
     else:
-        image.save(file, format="WEBP", quality=_QUALITY, lossless=lossless, exif=_exif(texts))
+        image.save(file, format="WEBP", quality=quality, lossless=lossless, exif=_exif(texts))
 
 
 def read(source: Path | BinaryIO, name: str | None = None) -> dict[str, str]:
@@ -104,16 +113,27 @@ def _exif(texts: Mapping[str, str]) -> Image.Exif:
     return exif
 
 
+def fitting(texts: Mapping[str, str], format: str) -> dict[str, str]:
+    """Returns those texts that a picture of a format has room for: of a JPEG, without A1111's first, then none."""
+    if format != "JPEG":
+        return dict(texts)
+    for names in ((SETTINGS, PARAMETERS, PIXELS), (SETTINGS, PIXELS), ()):
+        present = {name: texts[name] for name in names if name in texts}
+        if len(_exif(present).tobytes()) <= _LARGEST_SEGMENT:
+            return present
+    return {}
+
+
 def _fitting_exif(texts: Mapping[str, str]) -> Image.Exif:
     """Returns the texts that a JPEG has room for, and warns of those that it has not."""
-    for names in ((SETTINGS, PARAMETERS, PIXELS), (SETTINGS, PIXELS)):
-        exif = _exif({name: texts[name] for name in names if name in texts})
-        if len(exif.tobytes()) <= _LARGEST_SEGMENT:
-            if PARAMETERS not in names and PARAMETERS in texts:
-                warnings.warn(f"a JPEG has no room for such a long text: {PARAMETERS!r} is left out", stacklevel=5)
-            return exif
-    warnings.warn("a JPEG has no room for such long settings: it will not say how it was made; use .png", stacklevel=5)
-    return Image.Exif()
+    present = fitting(texts, "JPEG")
+    if SETTINGS in texts.keys() - present.keys():
+        warnings.warn(
+            "a JPEG has no room for such long settings: it will not say how it was made; use .png", stacklevel=5
+        )
+    elif PARAMETERS in texts.keys() - present.keys():
+        warnings.warn(f"a JPEG has no room for such a long text: {PARAMETERS!r} is left out", stacklevel=5)
+    return _exif(present)
 
 
 def _ascii(json_text: str) -> str:

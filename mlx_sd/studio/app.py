@@ -17,7 +17,7 @@ ROUTES = (
     "own",
     "images",
     # "gallery", "models",  # (studio-gallery)
-    # "openai", "a1111",  # (studio-api)
+    *("openai", "a1111", "a1111_lists", "a1111_extras"),
     # "pages",  # the page; last
 )
 

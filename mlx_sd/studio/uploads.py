@@ -92,23 +92,8 @@ class Uploads:
             return Upload(id, image.width, image.height, image.mode == "RGBA")
 
     def from_base64(self, text: str) -> Upload:
-        """Keeps a picture file in base64, as it is or as a data: URL; InputError as `from_bytes`.
-
-        Addresses are not fetched: a client could make this machine ask others for it.
-        """
-        if match := _DATA_URL.match(text):
-            text = text[match.end() :]
-        elif re.match(r"[a-z][a-z0-9+.-]{1,20}:", text, re.IGNORECASE):
-            raise InputError("pictures are not fetched from addresses; send the picture itself, in base64")
-        if len(text) > BYTES * 4 // 3 + 1024:
-            raise InputError(f"the picture file has more than {BYTES >> 20} MiB; make it smaller first")
-        if "\n" in text:  # lines of 76, as mail has them
-            text = text.replace("\r", "").replace("\n", "")
-        try:
-            data = base64.b64decode(text.encode("ascii"), validate=True)
-        except (binascii.Error, ValueError):
-            raise InputError("the picture is not in base64") from None
-        return self.from_bytes(data)
+        """Keeps a picture file in base64, as it is or as a data: URL; InputError as `content_of` and `from_bytes`."""
+        return self.from_bytes(content_of(text))
 
     def path(self, id: str) -> Path:
         """Returns the PNG file of an id, and marks it as used; InputError where there is none."""
@@ -148,6 +133,26 @@ class Uploads:
             if path.stem not in needed and total > self._bound:
                 path.unlink(missing_ok=True)
                 total -= status.st_size
+
+
+def content_of(text: str) -> bytes:
+    """Returns the bytes of a picture file in base64, as it is or as a data: URL; InputError where it is none.
+
+    Addresses are not fetched: a client could make this machine ask others for it.
+    """
+    if match := _DATA_URL.match(text):
+        text = text[match.end() :]
+    elif re.match(r"[a-z][a-z0-9+.-]{1,20}:", text, re.IGNORECASE):
+        raise InputError("pictures are not fetched from addresses; send the picture itself, in base64")
+    if len(text) > BYTES * 4 // 3 + 1024:
+        raise InputError(f"the picture file has more than {BYTES >> 20} MiB; make it smaller first")
+    if "\n" in text:  # lines of 76, as mail has them
+        text = text.replace("\r", "").replace("\n", "")
+    try:
+        data = base64.b64decode(text.encode("ascii"), validate=True)
+    except (binascii.Error, ValueError):
+        raise InputError("the picture is not in base64") from None
+    return data
 
 
 def decode(parts: Parts) -> Image.Image:

@@ -27,20 +27,27 @@ def response(
 
     field: the setting that the message is about.
     """
-    line = " ".join(message.split())
-    content = json.dumps(_shape(path, status, line, field), ensure_ascii=True)
+    content = json.dumps(shape(path, status, message, field), ensure_ascii=True)
     return Response(content, status, headers, "application/json")
 
 
-def _shape(path: str, status: int, message: str, field: str | None) -> dict[str, Any]:
+def shape(path: str, status: int, message: str, field: str | None = None, code: str | None = None) -> dict[str, Any]:
+    """Returns the body of an error. code: OpenAI's word for programs, where it is not that of the status."""
+    message = " ".join(message.split())
     if path.startswith("/v1/"):
         kind = _OPENAI_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-        code = {401: "invalid_api_key", 429: "rate_limit_exceeded"}.get(status)
+        code = code or {401: "invalid_api_key", 429: "rate_limit_exceeded"}.get(status)
         return {"error": {"message": message, "type": kind, "param": field, "code": code}}
     if path.startswith("/sdapi/"):
         name = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "Error"
         return {"error": name, "detail": message, "body": "", "errors": message}
     return {"error": {"message": message, "field": field}}
+
+
+def retry_headers(error: Exception) -> dict[str, str] | None:
+    """Returns the header that says when to try again, of an error that says so by `retry_after`."""
+    seconds = getattr(error, "retry_after", None)
+    return None if seconds is None else {"retry-after": str(max(1, round(seconds)))}
 
 
 def handlers() -> dict[Any, Handler]:
@@ -70,8 +77,7 @@ async def _failure(request: Request, error: Exception) -> Response:
 
 def _named(request: Request, error: Exception, status: int) -> Response:
     """Returns the answer to an error of ours: what it says, its field, and when to try again."""
-    seconds = getattr(error, "retry_after", None)
-    headers = None if seconds is None else {"retry-after": str(max(1, round(seconds)))}
-    status = status if seconds is None else 429
+    headers = retry_headers(error)
+    status = 429 if headers else status
     field = getattr(error, "field", None)
     return response(request.scope["path"], status, str(error), field=field, headers=headers)
