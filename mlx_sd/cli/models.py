@@ -9,9 +9,6 @@ from ..core.errors import InputError
 from ..pipeline import StableDiffusion
 from ..request import Request
 
-# A change of these needs another model.
-FIELDS = ("model", "dtype", "loras", "quantize", "coreml", "refiner", "vae", "lora_mode")
-
 
 def load(arguments: argparse.Namespace, request: Request) -> tuple[StableDiffusion, StableDiffusion | None]:
     """Returns the model of a request and its refiner, None where it has none."""
