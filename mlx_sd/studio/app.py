@@ -7,7 +7,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 
-from .routes import own
+from .routes import gallery, models, own
 from .studio import Studio
 
 
@@ -16,7 +16,8 @@ def routes() -> list[BaseRoute]:
     return [
         *own.ROUTES,
         # *uploads.ROUTES,  # pictures that clients send (studio-guard)
-        # *gallery.ROUTES, *models.ROUTES,  # (studio-gallery)
+        *gallery.ROUTES,
+        *models.ROUTES,
         # *openai.ROUTES, *a1111.ROUTES,  # (studio-api)
         # *pages.ROUTES,  # the page; last
     ]

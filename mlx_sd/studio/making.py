@@ -178,7 +178,7 @@ class Maker:
 
     def _finish(self, job: StudioJob, target: Path) -> None:
         self._queue.done(job, target=target.name)
-        self._studio.events.publish({"type": "gallery", "added": target.name})
+        self._studio.gallery.add(target.name)
 
     def _recorded(self, value: Any) -> Any:
         """Returns settings in which a picture that was sent has its name alone: its path means nothing later."""

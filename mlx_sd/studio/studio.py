@@ -14,12 +14,16 @@ from ..request import MODEL, Request
 from . import submission
 from .catalog import Catalog, ModelEntry
 from .events import Events
+from .gallery import Gallery
+from .installation import Installer
 from .job import Origin, StudioJob
 from .job_queue import BOUND, JobQueue
 from .journal import Journal
 from .limits import LIMITS, Limits
 from .shown import shown_request
 from .styles import Styles
+from .thumbnails import Thumbnails
+from .trash import Trash
 from .worker import Worker
 
 HIDDEN = ".studio"  # the folder in the data folder that has everything but the pictures
@@ -60,7 +64,9 @@ class Studio:
         self.journal = Journal(self.hidden / "journal.sqlite")
         self.queue = JobQueue(self.journal, self.events, settings.queue, name=file_name, show=self.show)
         self.uploads: Any = None  # mlx_sd.studio.uploads
-        self.gallery: Any = None  # mlx_sd.studio.gallery
+        self.gallery = Gallery(self.folder, self.hidden, self.events)
+        self.thumbnails, self.trash = Thumbnails(self.hidden / "thumbnails"), Trash(self.folder)
+        self.installer = Installer(self.events, self.catalog)
         self.styles = Styles(self.hidden / "styles.json")
         self.worker = Worker(self)
 
@@ -82,11 +88,13 @@ class Studio:
         """Takes over the jobs of an earlier start, and starts the worker; returns how many jobs go on."""
         resumed = self.queue.restore()
         self.worker.start()
+        self.gallery.start()
         return resumed
 
     def begin_stop(self) -> None:
         """Ends what clients wait for and stops the worker at its next evaluation; returns at once."""
         self.worker.stop()
+        self.installer.close()
         self.queue.close()
         self.events.close()
 
@@ -94,6 +102,8 @@ class Studio:
         """Stops the worker and closes the journal; False where the worker did not end within so many seconds."""
         self.begin_stop()
         ended = self.worker.join(seconds)
+        self.gallery.close()
+        self.thumbnails.close()
         self.journal.close()
         os.close(self._lock)
         return ended
