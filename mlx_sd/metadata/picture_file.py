@@ -91,8 +91,8 @@ def read_header(path: Path) -> Header:
     try:
         with Image.open(path, formats=sorted({*FORMATS.values()})) as image:
             if image.format == "PNG":
-                return Header(*image.size, _strings(image.info))
-            return Header(*image.size, _texts(image, {}))
+                return Header(image.width, image.height, _strings(image.info))
+            return Header(image.width, image.height, _texts(image, {}))
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError, Warning) as error:
         raise InputError(f"{path} is not a picture that can be read ({error})") from None
 

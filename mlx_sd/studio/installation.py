@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,17 +111,23 @@ class Installer:
         return entry
 
     def close(self) -> None:
-        """Ends the installation in work and those that wait, with the server."""
+        """Ends the installation in work and those that wait, with the server; returns at once."""
         with self._lock:
             self._closed = True
             for entry in self._entries.values():
                 if entry.state not in _ENDS:
                     entry.state = "cancelled"
-            process, thread = self._process, self._thread
+            process = self._process
         if process is not None:
             _end(process)
+
+    def join(self, seconds: float) -> None:
+        """Waits for the end of the process after `close`; after so many seconds it is killed."""
+        process, thread = self._process, self._thread
         if thread is not None:
-            thread.join(_PATIENCE)
+            thread.join(seconds)
+        if process is not None:
+            process.kill()
 
     def _run(self) -> None:
         """Installs until nothing waits."""
@@ -194,19 +199,9 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     """Asks a process to end, and kills it later where it does not."""
     with suppress(ProcessLookupError):
         process.terminate()
-    timer = threading.Timer(_PATIENCE, process.kill)
+    timer = threading.Timer(_PATIENCE, process.kill)  # which does nothing where it has ended
     timer.daemon = True
     timer.start()
-    threading.Thread(target=_wait(process, timer), daemon=True).start()
-
-
-def _wait(process: "subprocess.Popen[bytes]", timer: threading.Timer) -> Callable[[], None]:
-    def wait() -> None:
-        """Stops the timer when the process has ended."""
-        process.wait()
-        timer.cancel()
-
-    return wait
 
 
 def _silent(entry: Installation, process: "subprocess.Popen[bytes]") -> str:

@@ -102,6 +102,7 @@ class Studio:
         """Stops the worker and closes the journal; False where the worker did not end within so many seconds."""
         self.begin_stop()
         ended = self.worker.join(seconds)
+        self.installer.join(1.0)
         self.gallery.close()
         self.thumbnails.close()
         self.journal.close()
