@@ -20,6 +20,7 @@ from .job import Origin, StudioJob
 from .job_queue import BOUND, JobQueue
 from .journal import Journal
 from .limits import LIMITS, Limits
+from .sheets import Sheets
 from .shown import shown_request
 from .styles import Styles
 from .thumbnails import Thumbnails
@@ -62,7 +63,10 @@ class Studio:
             () if settings.model is None else (settings.model,),
         )
         self.journal = Journal(self.hidden / "journal.sqlite")
-        self.queue = JobQueue(self.journal, self.events, settings.queue, name=file_name, show=self.show)
+        self.sheets = Sheets(self)
+        self.queue = JobQueue(
+            self.journal, self.events, settings.queue, name=file_name, show=self.show, ended=self.sheets.ended
+        )
         self.uploads: Any = None  # mlx_sd.studio.uploads
         self.gallery = Gallery(self.folder, self.hidden, self.events)
         self.thumbnails, self.trash = Thumbnails(self.hidden / "thumbnails"), Trash(self.folder)
@@ -89,6 +93,7 @@ class Studio:
         resumed = self.queue.restore()
         self.worker.start()
         self.gallery.start()
+        self.sheets.start()
         return resumed
 
     def begin_stop(self) -> None:

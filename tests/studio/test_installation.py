@@ -1,4 +1,4 @@
-"""Models of the hub are installed by a process of their own: with progress, whole or not at all, and never by a path."""
+"""Models of the hub are installed by a process of their own: whole or not at all, and never by a path."""
 
 import asyncio
 import os
