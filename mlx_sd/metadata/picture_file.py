@@ -4,6 +4,7 @@ PNG has text chunks with names. JPEG and WebP have EXIF: the field UserComment h
 many other programs read, and ImageDescription holds our settings as JSON in ASCII, behind their name.
 """
 
+import struct
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,16 +62,17 @@ class Header(NamedTuple):
     texts: dict[str, str]  # by the names of `read`
 
 
-def read(path: Path) -> dict[str, str]:
+def read(source: Path | BinaryIO, name: str | None = None) -> dict[str, str]:
     """Reads the texts of a picture file by their names; SETTINGS and PARAMETERS are the two that `write` writes.
 
-    A text of EXIF's UserComment and the comment of a GIF or JPEG are PARAMETERS. Raises InputError for a file that is
-    missing or no picture.
+    source: a path, or a file opened for binary reading with its name for messages. A text of EXIF's UserComment and the
+    comment of a GIF or JPEG are PARAMETERS. Raises InputError for a file that is missing or no picture.
     """
+    path = name or str(source)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # only texts are read, whatever the pixels are
-            with Image.open(path) as image:
+            with Image.open(source) as image:
                 if SETTINGS in image.info:  # a PNG's, before its pixels, which may be damaged
                     return _strings(image.info)
                 return _texts(image, getattr(image, "text", {}))
@@ -94,6 +96,8 @@ def read_header(path: Path) -> Header:
                 return Header(image.width, image.height, _strings(image.info))
             return Header(image.width, image.height, _texts(image, {}))
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError, Warning) as error:
+        raise InputError(f"{path} is not a picture that can be read ({error})") from None
+    except (struct.error, LookupError, TypeError, ArithmeticError, EOFError) as error:  # damaged EXIF
         raise InputError(f"{path} is not a picture that can be read ({error})") from None
 
 

@@ -25,6 +25,7 @@ from .shown import shown_request
 from .styles import Styles
 from .thumbnails import Thumbnails
 from .trash import Trash
+from .uploads import Uploads, used_by
 from .worker import Worker
 
 HIDDEN = ".studio"  # the folder in the data folder that has everything but the pictures
@@ -67,7 +68,7 @@ class Studio:
         self.queue = JobQueue(
             self.journal, self.events, settings.queue, name=file_name, show=self.show, ended=self.sheets.ended
         )
-        self.uploads: Any = None  # mlx_sd.studio.uploads
+        self.uploads = Uploads(self.hidden / "uploads", self.uploads_in_use)
         self.gallery = Gallery(self.folder, self.hidden, self.events)
         self.thumbnails, self.trash = Thumbnails(self.hidden / "thumbnails"), Trash(self.folder)
         self.installer = Installer(self.events, self.catalog)
@@ -120,6 +121,10 @@ class Studio:
         """Accepts the pictures of a client's JSON object; raises FieldError, QueueFull and Failure."""
         request = submission.read_request(self, values)
         return self.queue.submit(submission.pictures(request, count), origin, keep=keep, group=group)
+
+    def uploads_in_use(self) -> set[str]:
+        """Returns the ids of the pictures that jobs still need."""
+        return used_by(job.request for job in self.queue.listing() if not job.state.is_end)
 
     def picture(self, name: str) -> Path:
         """Returns the file of a picture that a client names, "upload:ID" or "gallery:NAME"; InputError otherwise."""
