@@ -1,6 +1,5 @@
 """The gallery over HTTP: types, caching, details without paths, and names that are no names."""
 
-import asyncio
 import json
 import unicodedata
 
@@ -35,7 +34,7 @@ def call(tmp_path):
         caller = Caller(opened)
 
         def send(method, path, **options):
-            return asyncio.run(caller(method, path, **options))
+            return caller(method, path, **options)
 
         assert send("GET", "/api/gallery").json()["total"] == 2
         send.folder = folder
@@ -122,7 +121,7 @@ def test_no_trick_with_a_name_reaches_a_file(call, name):
         ("GET", f"/api/trash/{name}/thumbnail"),
     ):
         answer = call(method, path)
-        assert answer.status_code in (404, 405), (method, path, answer.status_code)
+        assert answer.status_code in (400, 404, 405), (method, path, answer.status_code)
         assert "Traceback" not in answer.text and str(call.folder) not in answer.text
     assert sorted(call.folder.parent.rglob("*.png")) == before
 

@@ -1,6 +1,5 @@
 """Models of the hub are installed by a process of their own: whole or not at all, and never by a path."""
 
-import asyncio
 import os
 import signal
 import subprocess
@@ -231,7 +230,7 @@ def test_routes_install_list_and_remove(hub, tmp_path, monkeypatch):
         caller = Caller(opened)
 
         def call(method, path, **options):
-            answer = asyncio.run(caller(method, path, **options))
+            answer = caller(method, path, **options)
             return answer.status_code, answer.json()
 
         assert call("POST", "/api/models", json={"hub": "../x"})[0] == 400
