@@ -50,6 +50,7 @@ class Gallery:
         self._result: tuple[int, str, list[Key]] = (-1, "", [])  # of the last search
         self._loaded, self._scanned, self._folder_mtime = False, 0.0, 0
         self._scan_began = 0
+        self._closing = threading.Event()
 
     def start(self) -> None:
         """Begins to read the folder, in the background."""
@@ -57,6 +58,7 @@ class Gallery:
 
     def close(self) -> None:
         """Ends the thread, after what it does at the moment."""
+        self._closing.set()
         with suppress(RuntimeError):
             self._executor.submit(self._store.close)
         self._executor.shutdown(cancel_futures=False)
@@ -122,11 +124,13 @@ class Gallery:
                     with suppress(OSError):  # it has gone in between
                         statuses[entry.name] = entry.stat(follow_symlinks=False)
         files = {name: status for name, status in statuses.items() if picture_record.is_picture(status)}
-        added = [
-            picture_record.read(self.folder, name, status)
-            for name, status in files.items()
-            if (old := self._records.get(name)) is None or old[1:3] != (status.st_mtime_ns, status.st_size)
-        ]
+        added = []
+        for name, status in files.items():
+            old = self._records.get(name)
+            if old is None or old[1:3] != (status.st_mtime_ns, status.st_size):
+                if self._closing.is_set():
+                    break  # the next start goes on
+                added.append(picture_record.read(self.folder, name, status))
         removed = [name for name in self._records if name not in files]
         self._change(added, removed)
         self._scanned = time.monotonic()
