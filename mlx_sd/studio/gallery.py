@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from ..core.errors import InputError
 from ..metadata import picture_file
@@ -25,7 +25,7 @@ from .gallery_search import Search
 from .picture_record import Record
 from .record_store import RecordStore
 
-P = ParamSpec("P")
+
 T = TypeVar("T")
 Key = tuple[int, str]
 
@@ -63,13 +63,13 @@ class Gallery:
             self._executor.submit(self._store.close)
         self._executor.shutdown(cancel_futures=False)
 
-    def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
+    def submit(self, function: Callable[..., T], *arguments: Any) -> "Future[T]":
         """Runs a function in the gallery's thread; returns its future result."""
-        return self._executor.submit(function, *args, **kwargs)
+        return self._executor.submit(function, *arguments)
 
-    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
         """Runs a function in the gallery's thread and waits for it in the event loop."""
-        return await asyncio.wrap_future(self.submit(function, *args, **kwargs))
+        return await asyncio.wrap_future(self.submit(function, *arguments))
 
     def add(self, name: str) -> None:
         """Takes a new picture into the gallery and announces it, in the background; for any thread."""
