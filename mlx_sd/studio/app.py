@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib import import_module
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -9,20 +10,23 @@ from starlette.routing import BaseRoute
 
 from . import problems
 from .guard import Guard, Policy
-from .routes import gallery, images, models, own
 from .studio import Studio
+
+# The modules of `routes` in the order in which their tables are looked through. They are named, and not imported here,
+# because they build on this folder.
+ROUTES = (
+    "own",
+    "images",
+    "gallery",
+    "models",
+    # "openai", "a1111",  # (studio-api)
+    # "pages",  # the page; last
+)
 
 
 def routes() -> list[BaseRoute]:
     """Returns the table of all routes."""
-    return [
-        *own.ROUTES,
-        *images.ROUTES,
-        *gallery.ROUTES,
-        *models.ROUTES,
-        # *openai.ROUTES, *a1111.ROUTES,  # (studio-api)
-        # *pages.ROUTES,  # the page; last
-    ]
+    return [route for name in ROUTES for route in import_module(f".routes.{name}", __package__).ROUTES]
 
 
 def middleware(studio: Studio) -> list[Middleware]:

@@ -1,20 +1,33 @@
 """A request as clients see it: with ids in place of paths, so that it can be sent again."""
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 from .. import hires_setting
 from ..request import Request
 from .fields import ALPHA, HASHES, IGNORED
+from .parts import Sources
 
-if TYPE_CHECKING:
-    from .studio import Studio
+# The folders of an absolute path; what has spaces is cut at the first of them.
+_FOLDERS = re.compile(r"(?<![\w.~:/])(?:~|[A-Za-z]:)?/(?:[^\s/;,'\"()]+/)*(?=[^\s/;,'\"()])")
 
 
-def shown_request(studio: "Studio", request: Request) -> dict[str, Any]:
+def shown_text(text: str, folders: Iterable[Path] = ()) -> str:
+    """Returns a message of the library for a client: of absolute paths it has the last names alone.
+
+    folders: whose names are taken out wherever they stand, also where they have spaces.
+    """
+    for folder in folders:
+        text = text.replace(f"{folder}/", "")
+    return _FOLDERS.sub("", text)
+
+
+def shown_request(sources: Sources, request: Request) -> dict[str, Any]:
     """Returns a request as clients see it: `read_request` reads it back, and it has no path in it."""
     values = {key: value for key, value in request.to_json().items() if key not in IGNORED and value is not None}
-    title, picture = studio.catalog.title_of, studio.picture_name
+    title, picture = sources.catalog.title_of, sources.picture_name
     for key in ("model", "refiner", "vae", "ip_encoder"):
         if key in values:
             values[key] = title(values[key])

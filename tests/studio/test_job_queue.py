@@ -290,3 +290,18 @@ def test_while_two_clients_wait_neither_gets_two_turns_more(submissions):
             remaining[client] -= 1
             assert all(abs(served[a] - served[b]) <= 1 for a, b in itertools.combinations(waiting, 2))
         queue._journal.close()
+
+
+def test_a_disk_that_is_full_stops_no_job_that_was_accepted(tmp_path, queue, monkeypatch):
+    (job,) = queue.submit(requests(1), page(), keep=True)
+
+    def full(*arguments, **values):
+        raise Failure("the journal cannot be written: no space")
+
+    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="no space"):
+        patch.setattr(queue._journal, "update", full)
+        queue.done(queue.next(0), target=job.target)
+    assert job.state is State.DONE
+    queue._journal.close()
+    after = queue_in(tmp_path)
+    assert after.restore() == 1 and after.next(0).target == job.target  # whose picture is then found

@@ -14,7 +14,6 @@ from .. import checking
 from .. import state as description
 from ..events import Subscription
 from ..job import PAGE
-from .answers import HANDLERS as HANDLERS
 from .answers import error, json_of, origin_of, studio_of
 
 _OPENAPI = Path(__file__).parent.parent / "openapi.json"
