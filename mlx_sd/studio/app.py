@@ -8,8 +8,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 
-from . import problems
-from .guard import Guard, Policy
+from .guard import Guard, Policy, problems
 from .studio import Studio
 
 # The modules of `routes` in the order in which their tables are looked through. They are named, and not imported here,

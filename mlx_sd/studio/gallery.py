@@ -25,7 +25,6 @@ from .gallery_search import Search
 from .picture_record import Record
 from .record_store import RecordStore
 
-
 T = TypeVar("T")
 Key = tuple[int, str]
 
