@@ -32,7 +32,7 @@ class Trash:
         return _moved(self._gallery, self.folder, name)
 
     def restore(self, name: str) -> str:
-        """Moves a picture back; returns its name in the gallery, with a number where that is taken; errors as `throw`."""
+        """Moves a picture back; returns its name in the gallery, with a number where that is taken; as `throw`."""
         return _moved(self.folder, self._gallery, name)
 
     def find(self, name: str) -> Record | None:
