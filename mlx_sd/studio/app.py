@@ -13,13 +13,7 @@ from .studio import Studio
 
 # The modules of `routes` in the order in which their tables are looked through. They are named, and not imported here,
 # because they build on this folder.
-ROUTES = (
-    "own",
-    "images",
-    # "gallery", "models",  # (studio-gallery)
-    *("openai", "a1111", "a1111_lists", "a1111_extras"),
-    # "pages",  # the page; last
-)
+ROUTES = ("own", "images", "gallery", "models", "openai", "a1111", "a1111_lists", "a1111_extras")
 
 
 def routes() -> list[BaseRoute]:

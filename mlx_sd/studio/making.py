@@ -195,7 +195,7 @@ class Maker:
             self._finish(job, target)
 
     def _finish(self, job: StudioJob, target: Path) -> None:
-        self._studio.events.publish({"type": "gallery", "added": target.name})
+        self._studio.gallery.add(target.name)
         self._queue.done(job, target=target.name)
 
     def _recorded(self, value: Any) -> Any:

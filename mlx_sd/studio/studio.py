@@ -15,12 +15,17 @@ from ..request import MODEL, Request
 from . import submission
 from .catalog import Catalog, ModelEntry
 from .events import Events
+from .gallery import Gallery
+from .installation import Installer
 from .job import Origin, StudioJob
 from .job_queue import BOUND, JobQueue
 from .journal import Journal
 from .limits import LIMITS, Limits
+from .sheets import Sheets
 from .shown import shown_request
 from .styles import Styles
+from .thumbnails import Thumbnails
+from .trash import Trash
 from .uploads import Uploads, used_by
 from .worker import Worker
 
@@ -60,9 +65,14 @@ class Studio:
             () if settings.model is None else (settings.model,),
         )
         self.journal = Journal(self.hidden / "journal.sqlite")
-        self.queue = JobQueue(self.journal, self.events, settings.queue, name=file_name, show=self.show)
+        self.sheets = Sheets(self)
+        self.queue = JobQueue(
+            self.journal, self.events, settings.queue, name=file_name, show=self.show, ended=self.sheets.ended
+        )
         self.uploads = Uploads(self.hidden / "uploads", self.uploads_in_use)
-        self.gallery: Any = None  # mlx_sd.studio.gallery
+        self.gallery = Gallery(self.folder, self.hidden, self.events)
+        self.thumbnails, self.trash = Thumbnails(self.hidden / "thumbnails"), Trash(self.folder)
+        self.installer = Installer(self.events, self.catalog)
         self.styles = Styles(self.hidden / "styles.json")
         self.worker = Worker(self)
 
@@ -85,11 +95,14 @@ class Studio:
         resumed = self.queue.restore()
         _sweep(self.folder, {job.target for job in self.queue.listing() if job.target and not job.state.is_end})
         self.worker.start()
+        self.gallery.start()
+        self.sheets.start()
         return resumed
 
     def begin_stop(self) -> None:
         """Ends what clients wait for and stops the worker at its next evaluation; returns at once."""
         self.worker.stop()
+        self.installer.close()
         self.queue.close()
         self.events.close()
 
@@ -97,6 +110,9 @@ class Studio:
         """Stops the worker and closes the journal; False where the worker did not end within so many seconds."""
         self.begin_stop()
         ended = self.worker.join(seconds)
+        self.installer.join(1.0)
+        self.gallery.close()
+        self.thumbnails.close()
         self.journal.close()
         os.close(self._lock)
         return ended
