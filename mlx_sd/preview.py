@@ -40,13 +40,20 @@ class Preview:
     A preview is near to what the decoder would show, and never the same.
     """
 
-    def __init__(self, sd: StableDiffusion, enlarge: str | None = None, method: str = LINEAR):
+    def __init__(
+        self,
+        sd: StableDiffusion,
+        enlarge: str | None = None,
+        method: str = LINEAR,
+        network: PreviewNetwork | None = None,
+    ):
         """Prepares a method: "linear", or "taesd", or another tiny autoencoder (a file, a folder or a hub id).
 
         linear reads the network of under 10,000 weights for the model's VAE, or fits it, which takes about as long as
         one picture. enlarge: "nearest" or "bicubic", to the size of the decoded picture; None is a pixel for each
-        latent, of a tiny autoencoder that size itself. Raises InputError for Core ML packages without a VAE encoder,
-        and for a tiny autoencoder that is not there or of another family.
+        latent, of a tiny autoencoder that size itself. network: of the method linear, where it is there already, so
+        that nothing is fitted. Raises InputError for Core ML packages without a VAE encoder, and for a tiny autoencoder
+        that is not there or of another family.
         """
         if enlarge not in (None, *_RESAMPLING):
             raise InputError(f"a preview is enlarged by {' or '.join(_RESAMPLING)}, or None, not by {enlarge!r}")
@@ -54,7 +61,8 @@ class Preview:
         self.full_size = method != LINEAR  # whether previews have the size of the decoded picture
         self._network: PreviewNetwork | Callable[[mx.array], mx.array] | None = None
         if not isinstance(sd.vae, Pixels):
-            self._network = network_of(sd) if method == LINEAR else _decoder(sd.model, method)
+            linear = method == LINEAR
+            self._network = (network or network_of(sd)) if linear else _decoder(sd.model, method)
         elif method != LINEAR:
             raise InputError(f"this model works on pixels, which are shown as they are; leave out the method {method}")
 
@@ -92,16 +100,15 @@ def _decoder(model: Model, method: str) -> Callable[[mx.array], mx.array]:
     return decode_estimates
 
 
-def network_of(sd: StableDiffusion) -> PreviewNetwork:
+def network_of(sd: StableDiffusion, check: Callable[[], None] = lambda: None) -> PreviewNetwork:
     """Returns the network of the model's VAE from the cache, or fits it and keeps it there.
 
     A file in the cache that is damaged is replaced; where the cache cannot be written, the fit is repeated each time.
+    check: as of `fit`.
     """
-    file = cache_file(sd.model)
-    try:
-        return PreviewNetwork.from_arrays(mx.load(str(file)), sd.vae.config.latent_channels)
-    except (OSError, RuntimeError, ValueError):  # no file, a damaged one, or one with other arrays
-        network = fit(sd)
+    if (network := cached_network(sd)) is not None:
+        return network
+    network, file = fit(sd, check), cache_file(sd.model)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(file) as f:
@@ -111,20 +118,30 @@ def network_of(sd: StableDiffusion) -> PreviewNetwork:
     return network
 
 
-def fit(sd: StableDiffusion) -> PreviewNetwork:
+def cached_network(sd: StableDiffusion) -> PreviewNetwork | None:
+    """Returns the network of the model's VAE from the cache; None where it is not there, or damaged."""
+    try:
+        return PreviewNetwork.from_arrays(mx.load(str(cache_file(sd.model))), sd.vae.config.latent_channels)
+    except (OSError, RuntimeError, ValueError):  # no file, a damaged one, or one with other arrays
+        return None
+
+
+def fit(sd: StableDiffusion, check: Callable[[], None] = lambda: None) -> PreviewNetwork:
     """Fits a network to what the model's decoder shows, always the same for the same model on the same machine.
 
-    Raises Failure where latents or decoded pictures are not finite.
+    check: called every now and then; what it raises ends the fit. Raises Failure where latents or decoded pictures are
+    not finite.
     """
     samples = []
     for latents in tqdm(
-        preview_samples.latents(sd), "preview", unit="picture", disable=not terminal.visible(), leave=False
+        preview_samples.latents(sd, check), "preview", unit="picture", disable=not terminal.visible(), leave=False
     ):
+        check()
         if not mx.isfinite(latents).all().item():
             raise Failure("no preview: the encoder's latents are not finite (try --dtype float32)")
         samples.append((latents, pooled(decode(sd.model, latents), sd.vae.config.downsampling)))
         mx.eval(samples[-1])
-    return preview_network.fit(samples)
+    return preview_network.fit(samples, check)
 
 
 def pooled(pixels: mx.array, factor: int) -> mx.array:

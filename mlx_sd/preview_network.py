@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -54,10 +54,12 @@ class PreviewNetwork(NamedTuple):
         return cls(arrays["mean"], arrays["deviation"], weights, biases)
 
 
-def fit(samples: Sequence[tuple[mx.array, mx.array]]) -> PreviewNetwork:
+def fit(
+    samples: Sequence[tuple[mx.array, mx.array]], check: Callable[[], None] = lambda: None
+) -> PreviewNetwork:
     """Fits a network to pairs of latents (N, h, w, C) and their decoded colours (N, h, w, 3), by Adam.
 
-    The result is always the same for the same pairs.
+    The result is always the same for the same pairs. check: called after each step; what it raises ends the fit.
     """
     inputs = mx.concatenate([_features(z).reshape(-1, _inputs(z.shape[-1])) for z, _ in samples])
     colours = mx.concatenate([colour.reshape(-1, 3) for _, colour in samples])
@@ -81,6 +83,7 @@ def fit(samples: Sequence[tuple[mx.array, mx.array]]) -> PreviewNetwork:
         _, gradients = gradient(parameters, inputs[rows], colours[rows])
         parameters = adam.apply_gradients(gradients, parameters)
         mx.eval(parameters, adam.state)
+        check()
     return PreviewNetwork(mean, deviation, parameters["weights"], parameters["biases"])
 
 

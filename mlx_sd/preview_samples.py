@@ -1,7 +1,7 @@
 """What a preview is fitted to: latents of random pictures, and estimates that the model itself has on the way."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import mlx.core as mx
@@ -39,11 +39,12 @@ _PROMPTS = (
 )
 
 
-def latents(sd: StableDiffusion) -> Iterator[mx.array]:
+def latents(sd: StableDiffusion, check: Callable[[], None] = lambda: None) -> Iterator[mx.array]:
     """Yields latents (1, h, w, C) as the UNet has them: of random pictures, then of a model's own estimates.
 
     The model makes a few pictures in few steps with DeepCache, half of them without guidance. One that cannot (networks
-    that are not there, tasks that need more than an image and a mask) is left with the random pictures.
+    that are not there, tasks that need more than an image and a mask) is left with the random pictures. check: called
+    after each evaluation; what it raises ends the work.
     """
     rng, factor = np.random.default_rng(0), sd.vae.config.downsampling
     width, height = _size(sd)
@@ -53,7 +54,7 @@ def latents(sd: StableDiffusion) -> Iterator[mx.array]:
         yield sd.vae.scale(mean.astype(mx.float32))
     for guided in (True, False):
         try:
-            yield from _estimates(sd, rng, (width, height), guided)
+            yield from _estimates(sd, rng, (width, height), guided, check)
         except (InputError, Failure):
             return
 
@@ -87,7 +88,7 @@ def _size(sd: StableDiffusion) -> tuple[int, int]:
 
 
 def _estimates(
-    sd: StableDiffusion, rng: np.random.Generator, size: tuple[int, int], guided: bool
+    sd: StableDiffusion, rng: np.random.Generator, size: tuple[int, int], guided: bool, check: Callable[[], None]
 ) -> Iterator[mx.array]:
     """Yields estimates of half of the subjects."""
     model, estimates = sd.model, []
@@ -114,6 +115,7 @@ def _estimates(
 
     def collect(evaluation: int, evaluations: int, denoised: mx.array) -> None:
         """Keeps some of the estimates, cut to the size that is decoded at once."""
+        check()
         if evaluation in numbers:
             estimates.append(denoised if model.sizes else denoised[:, :_SIDE, :_SIDE])
 

@@ -307,6 +307,8 @@ class Request(PromptSettings, GuidanceSettings, ImageSettings, AdapterSettings, 
 
 SETTINGS: dict[str, Setting] = settings_of(Request)
 SOLVER = tuple(name for name, description in SETTINGS.items() if description.group == "solver")  # fields of `Options`
+# A change of these needs another model.
+MODEL_FIELDS = ("model", "dtype", "loras", "quantize", "coreml", "refiner", "vae", "lora_mode")
 
 
 def values_from_json(values: Mapping[str, Any], where: str) -> dict[str, Any]:

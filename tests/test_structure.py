@@ -19,7 +19,7 @@ ORDER = (
     ("networks", "sampling"),
     ("reuse", "prompts", "checkpoint", "tasks", "metadata"),
     ("files of mlx_sd",),
-    ("cli", "generate"),
+    ("cli", "generate", "studio"),
 )
 # Importer -> package that it imports although the package lies above it: converting on first use, and --coreml.
 EXCEPTIONS = {"mlx_sd.resolve": "convert", "mlx_sd.cli": "coreml"}

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 from ..core.errors import InputError
 from ..core.suggestions import unknown
-from ..request import SETTINGS, Request
-from . import models
+from ..request import MODEL_FIELDS, SETTINGS, Request
 from .prompt_list import Template
 
 EXAMPLE = '"steps=10,20;sampler=euler,dpmpp_2m"'
@@ -69,7 +68,7 @@ class Grid(NamedTuple):
 
 def _cost(axis: Axis) -> int:
     """Returns how much a change along an axis costs: one that needs another model most."""
-    return len(models.FIELDS) - models.FIELDS.index(axis.field) if axis.field in models.FIELDS else 0
+    return len(MODEL_FIELDS) - MODEL_FIELDS.index(axis.field) if axis.field in MODEL_FIELDS else 0
 
 
 def of(arguments: argparse.Namespace, templates: Sequence[Template]) -> tuple[Grid, list[Template]]:

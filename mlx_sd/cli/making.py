@@ -20,7 +20,7 @@ from ..core.version import VERSION
 from ..generation import Result
 from ..jobs import Claim, State
 from ..pipeline import StableDiffusion
-from ..request import Request
+from ..request import MODEL_FIELDS, Request
 from . import explain, grid, models, prompt_list, replay, sheet
 from .animation import StepImages
 from .grid import Grid
@@ -209,7 +209,7 @@ class _Run:
 
 
 def _model_key(template: Template) -> tuple[Any, ...]:
-    return tuple(getattr(template.request, name) for name in models.FIELDS)
+    return tuple(getattr(template.request, name) for name in MODEL_FIELDS)
 
 
 def _images(request: Request) -> tuple[str, ...]:

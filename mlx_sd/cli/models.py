@@ -3,37 +3,21 @@
 import argparse
 from pathlib import Path
 
-from .. import completion, control_fit, hires_upscaler, model_checks
+from .. import completion, request_model
 from ..checkpoint.model import Model
 from ..core.errors import InputError
 from ..pipeline import StableDiffusion
 from ..request import Request
 
-# A change of these needs another model.
-FIELDS = ("model", "dtype", "loras", "quantize", "coreml", "refiner", "vae", "lora_mode")
-
 
 def load(arguments: argparse.Namespace, request: Request) -> tuple[StableDiffusion, StableDiffusion | None]:
     """Returns the model of a request and its refiner, None where it has none."""
-    if not request.coreml:  # before anything large is converted or loaded
-        model_checks.check_task(request)
-        control_fit.check_pairs(request.model, [control.model for control in request.controls])
-    hires_upscaler.check(request)
-    sd = _packaged(arguments, request) if request.coreml else _loaded(arguments, request)
-    return sd, StableDiffusion.load(request.refiner, request.dtype) if request.refiner else None
-
-
-def _loaded(arguments: argparse.Namespace, request: Request) -> StableDiffusion:
-    return StableDiffusion.load(
-        request.model,
-        request.dtype,
-        [(lora.path, lora.scale, lora.blocks) for lora in request.loras],
-        request.quantize,
-        lora_folder=arguments.lora_folder,
-        lora_strict=arguments.lora_strict,
-        vae=request.vae,
-        lora_mode=request.lora_mode or "merge",
-    )
+    request_model.check(request)
+    if request.coreml:
+        sd = _packaged(arguments, request)
+    else:
+        sd = request_model.load(request, arguments.lora_folder, arguments.lora_strict)
+    return sd, request_model.load_refiner(request)
 
 
 def time_words(model: Model, request: Request) -> list[str]:

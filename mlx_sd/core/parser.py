@@ -12,7 +12,7 @@ from .suggestions import closest
 
 Words = Sequence[str]
 
-_WITHOUT_MODULE = ("", "models", "doctor", "completion")
+_WITHOUT_MODULE = ("", "models", "studio", "doctor", "completion")
 _NUMBER = re.compile(r"-\.?\d")
 _LONG_DASHES = ("\u2013", "\u2014")  # what word processors and web pages make of --
 _BOOLEANS = ("true", "false", "yes", "no", "on", "off", "1", "0")

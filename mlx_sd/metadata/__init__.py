@@ -1,5 +1,6 @@
 """Picture files that say how they were made: our settings as JSON, and the text that A1111's web UI reads."""
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from .from_a1111 import Translation, translate
 from .pixels import hash_as_stored, is_whole
 from .to_a1111 import VERSION_KEY, to_text
 
-__all__ = ["VERSION_KEY", "digest", "is_lossy", "is_whole", "read", "read_any", "save"]
+__all__ = ["VERSION_KEY", "digest", "encoded", "is_lossy", "is_whole", "read", "read_any", "save"]
 
 
 def save(image: Image.Image, path: Path, settings: Mapping[str, Any] | None, *, lossless: bool = False) -> None:
@@ -25,18 +26,31 @@ def save(image: Image.Image, path: Path, settings: Mapping[str, Any] | None, *, 
     cannot be written.
     """
     format = picture_file.format_of(path)
-    texts: dict[str, str] = {}
-    if settings is not None:
-        texts[picture_file.SETTINGS] = json.dumps(settings, ensure_ascii=False)
-        texts[picture_file.PARAMETERS] = to_text(settings)
     try:
-        if settings is not None:
-            texts[picture_file.PIXELS] = hash_as_stored(image, format, lossless)
+        texts = _texts(image, settings, format, lossless)
         with atomic_file(path) as file:
             picture_file.write(image, file, format, texts, lossless)
     except (OSError, ValueError) as error:  # ValueError: a side too long for the format
         reason = getattr(error, "strerror", None) or error
         raise Failure(f"{path} cannot be written: {reason}; nothing is left of it") from None
+
+
+def encoded(image: Image.Image, settings: Mapping[str, Any]) -> bytes:
+    """Returns the bytes of the PNG file that `save` would write."""
+    file = io.BytesIO()
+    picture_file.write(image, file, "PNG", _texts(image, settings, "PNG", False))
+    return file.getvalue()
+
+
+def _texts(image: Image.Image, settings: Mapping[str, Any] | None, format: str, lossless: bool) -> dict[str, str]:
+    """Returns the texts that a picture is written with, by their names; none without settings."""
+    if settings is None:
+        return {}
+    return {
+        picture_file.SETTINGS: json.dumps(settings, ensure_ascii=False),
+        picture_file.PARAMETERS: to_text(settings),
+        picture_file.PIXELS: hash_as_stored(image, format, lossless),
+    }
 
 
 def is_lossy(path: Path) -> bool:

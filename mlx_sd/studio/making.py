@@ -1,0 +1,227 @@
+"""How the worker makes a job: the model, the picture step by step, the file. Only the worker's thread imports this."""
+
+import gc
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+from PIL import Image
+
+from .. import jobs, metadata, request_model
+from ..core.errors import Failure, InputError
+from ..core.version import VERSION
+from ..jobs import Job
+from ..pipeline import StableDiffusion
+from ..request import MODEL_FIELDS, Request
+from .job import StudioJob
+from .limits import LIMITS
+from .previews import Previews
+from .submission import FieldError, field_of
+
+if TYPE_CHECKING:
+    from .studio import Studio
+    from .worker import Worker
+
+
+class _Cancelled(Exception):
+    """The job was cancelled; raised between two evaluations."""
+
+
+class _Stopped(Exception):
+    """The server stops; raised between two evaluations."""
+
+
+class Maker:
+    """Makes jobs with one model at a time in memory; created and used in the worker's thread alone."""
+
+    def __init__(self, studio: "Studio", worker: "Worker"):
+        self._studio, self._worker, self._queue = studio, worker, studio.queue
+        self._key: tuple[Any, ...] | None = None
+        self._loaded: tuple[StableDiffusion, StableDiffusion | None] | None = None
+        self.previews = Previews(studio.events)
+        self._decoding = 0.0  # seconds of decoding for each pixel, as measured last
+        self._size: tuple[int | None, int | None] | None = None
+        self.cache: dict[Any, Any] = {}  # of functions that the worker is called with
+
+    # ------------------------------------------------------------------------------------------------ the model
+
+    def prepare(self) -> None:
+        """Loads the default model before anybody asks for it; what is wrong with it is said when it is asked for."""
+        try:
+            self.model(Request(model=self._studio.default_model.source))
+        except (InputError, Failure, RuntimeError, OSError, MemoryError) as error:
+            self._studio.events.publish({"type": "model", "state": "failed", "name": None, "error": str(error)})
+
+    def model(self, request: Request) -> tuple[StableDiffusion, StableDiffusion | None]:
+        """Returns the model of a request and its refiner; another one is dropped from memory first."""
+        key = tuple(getattr(request, name) for name in MODEL_FIELDS)
+        if self._loaded is not None and key == self._key:
+            return self._loaded
+        request_model.check(request)
+        self._drop()
+        name = self._studio.catalog.title_of(request.model)
+        self._worker.loading, self._worker.model = name, None
+        self._studio.events.publish({"type": "model", "state": "loading", "name": name})
+        try:
+            self._loaded = request_model.load(request), request_model.load_refiner(request)
+            self._key, self._worker.model = key, name
+        finally:
+            self._worker.loading = None
+            state = "failed" if self._loaded is None else "ready"
+            self._studio.events.publish({"type": "model", "state": state, "name": name})
+        return self._loaded
+
+    def _drop(self) -> None:
+        """Gives the memory of the model free."""
+        self._loaded = self._key = self._worker.model = None
+        self.previews.forget()
+        gc.collect()
+        mx.clear_cache()
+
+    def close(self) -> None:
+        """Ends MLX's streams of this thread, without which the process can abort at its end."""
+        self._drop()
+        mx.synchronize()
+        mx.clear_streams()
+
+    # ------------------------------------------------------------------------------------------------ a job
+
+    def make(self, job: StudioJob) -> None:
+        """Makes the picture of a job, or says in the job why not."""
+        try:
+            self._make(job)
+        except _Cancelled:
+            self._queue.cancelled(job)
+        except _Stopped:
+            self._queue.put_back(job)
+        except FieldError as error:
+            self._queue.failed(job, str(error), error.field)
+        except (InputError, Failure) as error:
+            self._queue.failed(job, str(error), field_of(str(error)))
+        except MemoryError:
+            self._queue.failed(job, "there is not enough memory for this picture; make it smaller, or close programs")
+        except (RuntimeError, ValueError, OSError) as error:  # of MLX, and of files that vanish
+            reason = str(error).strip().splitlines()
+            self._queue.failed(job, f"the picture could not be made: {reason[0] if reason else type(error).__name__}")
+
+    def rest(self) -> None:
+        """Prepares previews for the model in memory; stops as soon as something else is to be done."""
+        if self._loaded is None:
+            return
+        self.previews.prepare(self._loaded[0], self._check_unwanted)
+
+    def _check_unwanted(self) -> None:
+        if self._worker.is_wanted:
+            raise _Stopped
+
+    def _make(self, job: StudioJob) -> None:
+        self._check(job)
+        sd, refiner = self.model(job.request)
+        self._check(job)
+        completed = sd.complete(job.request)
+        if refiner is not None:
+            completed = completed.with_values(refiner_hash=refiner.model.hash)
+        job.completed = completed
+        _check_size(completed)
+        target = self._target(job, completed)
+        if target is not None and jobs.state(Job(completed, target)) is jobs.State.DONE:  # before an earlier end
+            self._finish(job, target)
+            return
+        if self._size != (completed.width, completed.height):
+            mx.clear_cache()  # blocks of another size would only be kept
+            self._size = completed.width, completed.height
+        clock = _Clock(self._decoding * (completed.width or 0) * (completed.height or 0))
+        self.previews.begin(sd)
+
+        def step(evaluation: int, evaluations: int, denoised: mx.array) -> None:
+            """Follows each evaluation: the job is cancelled here, and shown."""
+            self._check(job)
+            left = clock.left(evaluation, evaluations)
+            self._queue.progress(job, evaluation, evaluations, left)
+            self.previews.show(job, denoised, clock.total)
+            self._worker.answer_calls(self)
+            clock.go_on()
+
+        for result in sd.stream([job.request], refiner=refiner, callback=step):
+            (image,), (request,), (phases,) = result.images, result.requests, result.phases
+            self._decoding = phases.decode / max((request.width or 1) * (request.height or 1), 1)
+            self._check(job)
+            self._save(job, image, request, target)
+
+    def _check(self, job: StudioJob) -> None:
+        """Raises where the job was cancelled, or the server stops."""
+        if job.stop.is_set():
+            raise _Cancelled
+        if self._worker.stopping.is_set():
+            raise _Stopped
+
+    def _target(self, job: StudioJob, completed: Request) -> Path | None:
+        """Returns the file that a job is saved as, None where it is not kept; a name that is taken gets a number."""
+        if job.target is None:
+            return None
+        target = self._studio.folder / job.target
+        number = 1
+        while jobs.state(Job(completed, target)) in (jobs.State.OTHER, jobs.State.BROKEN):
+            number += 1
+            target = self._studio.folder / f"{Path(job.target).stem}-{number}.png"
+        return target
+
+    def _save(self, job: StudioJob, image: Image.Image, request: Request, target: Path | None) -> None:
+        settings = self._recorded(request.to_json()) | {metadata.VERSION_KEY: VERSION}
+        if target is None:
+            self._queue.done(job, metadata.encoded(image, settings))
+        else:
+            metadata.save(image, target, settings)
+            self._finish(job, target)
+
+    def _finish(self, job: StudioJob, target: Path) -> None:
+        self._queue.done(job, target=target.name)
+        self._studio.events.publish({"type": "gallery", "added": target.name})
+
+    def _recorded(self, value: Any) -> Any:
+        """Returns settings in which a picture that was sent has its name alone: its path means nothing later."""
+        if isinstance(value, Mapping):
+            return {key: self._recorded(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [self._recorded(inner) for inner in value]
+        if isinstance(value, str) and value.startswith(f"{self._studio.hidden}/"):
+            return Path(value).name
+        return value
+
+
+class _Clock:
+    """The seconds that evaluations take, without what is done between them, and those that are left."""
+
+    def __init__(self, decoding: float):
+        self.total = 0.0
+        self._decoding, self._start, self._first = decoding, time.perf_counter(), 0.0
+
+    def left(self, evaluation: int, evaluations: int) -> float | None:
+        """Returns the seconds that are left after an evaluation; None after the first, which pays for more."""
+        seconds = time.perf_counter() - self._start
+        self.total += seconds
+        if evaluation == 1:
+            self._first = self.total
+            return None
+        mean = (self.total - self._first) / (evaluation - 1)
+        return mean * (evaluations - evaluation) + self._decoding
+
+    def go_on(self) -> None:
+        """Begins the next evaluation."""
+        self._start = time.perf_counter()
+
+
+def _check_size(completed: Request) -> None:
+    """Raises FieldError where the picture that a request means here is too large."""
+    pixels = (completed.width or 0) * (completed.height or 0)
+    if completed.hires:
+        pixels = round(pixels * completed.hires.scale**2)
+    if pixels > LIMITS.enlarged_pixels:
+        field = "hires" if completed.hires else "init_image" if completed.init_image else "width"
+        raise FieldError(
+            f"this would be a picture of {pixels} pixels, and at most {LIMITS.enlarged_pixels} are made here; make it "
+            "smaller",
+            field,
+        )

@@ -1,0 +1,92 @@
+"""The Studio's own routes: its state, jobs, events and styles."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Route
+
+from ...core.errors import InputError
+from .. import state as description
+from ..events import Subscription
+from ..job import PAGE
+from .answers import HANDLERS as HANDLERS
+from .answers import error, json_of, origin_of, studio_of
+
+_KEEP_ALIVE = 15.0  # seconds without an event after which a comment is sent
+
+
+async def state(request: Request) -> Response:
+    """Answers with everything that the page needs to begin."""
+    return JSONResponse(await asyncio.to_thread(description.of, studio_of(request)))
+
+
+async def events(request: Request) -> Response:
+    """Answers with events as they happen (server-sent events), until the client goes."""
+    subscription = studio_of(request).events.subscribe()
+    return StreamingResponse(
+        _lines(subscription), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+    )
+
+
+async def _lines(subscription: Subscription) -> AsyncIterator[str]:
+    try:
+        yield ": hello\n\n"
+        while True:
+            try:
+                event = await asyncio.wait_for(anext(subscription), _KEEP_ALIVE)
+            except asyncio.TimeoutError:
+                yield ": alive\n\n"
+                continue
+            except StopAsyncIteration:
+                return
+            yield f"data: {json.dumps(event)}\n\n"
+    finally:
+        subscription.close()
+
+
+async def submit(request: Request) -> Response:
+    """Accepts pictures to make, and answers with their jobs."""
+    studio, values = studio_of(request), await json_of(request)
+    settings, count = values.get("request"), values.get("count", 1)
+    if not isinstance(settings, dict):
+        raise InputError('the body has no "request", an object with the settings')
+    origin = origin_of(request, values.get("client"))
+    jobs = studio.submit(settings, origin, keep=bool(values.get("keep", origin.kind == PAGE)), count=count)
+    return JSONResponse({"jobs": [job.to_json() for job in jobs], "group": jobs[0].group}, 202)
+
+
+async def jobs(request: Request) -> Response:
+    """Answers with all jobs: the running one, those that wait, those that ended."""
+    return JSONResponse({"jobs": [job.to_json() for job in studio_of(request).queue.listing()]})
+
+
+async def job(request: Request) -> Response:
+    """Answers with one job, or takes it out: DELETE cancels one that has not ended and forgets one that has."""
+    studio, id = studio_of(request), request.path_params["id"]
+    entry = studio.queue.get(id)
+    if entry is None:
+        return error("there is no such job; it has ended, or was taken out", 404)
+    if request.method == "DELETE":
+        await asyncio.to_thread(studio.queue.remove, id)
+    return JSONResponse({"job": entry.to_json()})
+
+
+async def order(request: Request) -> Response:
+    """Puts waiting jobs into another order."""
+    ids = (await json_of(request)).get("order")
+    if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids):
+        raise InputError('the body has no "order", a list of ids of jobs')
+    return JSONResponse({"order": studio_of(request).queue.reorder(ids)})
+
+
+ROUTES: list[BaseRoute] = [
+    Route("/api/state", state),
+    Route("/api/events", events),
+    Route("/api/jobs", jobs, methods=["GET"]),
+    Route("/api/jobs", submit, methods=["POST"]),
+    Route("/api/jobs/order", order, methods=["POST"]),
+    Route("/api/jobs/{id}", job, methods=["GET", "DELETE"]),
+]
