@@ -115,6 +115,18 @@ def load(
     return replace(model_record, loras=tuple(records), lora_hashes=tuple(hashes), quantization=quantize)
 
 
+def outline(model: str | os.PathLike[str]) -> Model | None:
+    """Returns the record of a model whose networks have no weights, for checks and counts of what it would do.
+
+    None where the model is not converted yet. InputError for a folder that is damaged.
+    """
+    name = os.fspath(model)
+    if (folder := resolve.converted(name)) is None:
+        return None
+    about = read_model_json(folder)
+    return _model(name, folder, about, default_dtype(), _build(folder, about))
+
+
 def _dtype(dtype: str | mx.Dtype | None) -> mx.Dtype:
     if dtype is None:
         return default_dtype()

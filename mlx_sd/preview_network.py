@@ -54,9 +54,7 @@ class PreviewNetwork(NamedTuple):
         return cls(arrays["mean"], arrays["deviation"], weights, biases)
 
 
-def fit(
-    samples: Sequence[tuple[mx.array, mx.array]], check: Callable[[], None] = lambda: None
-) -> PreviewNetwork:
+def fit(samples: Sequence[tuple[mx.array, mx.array]], check: Callable[[], None] = lambda: None) -> PreviewNetwork:
     """Fits a network to pairs of latents (N, h, w, C) and their decoded colours (N, h, w, 3), by Adam.
 
     The result is always the same for the same pairs. check: called after each step; what it raises ends the fit.

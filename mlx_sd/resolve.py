@@ -27,7 +27,7 @@ def model_folder(model: str, variant: str | None = None, part: str = "unet") -> 
     "fp16" prefers a checkpoint's half-precision files. part: a network that it must have; "control" of `--control`.
     Raises InputError for what cannot be converted, and for a folder without that network.
     """
-    if (folder := _converted(model)) is not None:  # without the imports below, which take half a second
+    if (folder := converted(model)) is not None:  # without the imports below, which take half a second
         _check_part(model, read_model_json(folder)["networks"], part)
         return folder
     from convert.sources.checkpoint import SourceOptions  # convert builds on this package
@@ -57,7 +57,7 @@ def configs(model: str, part: str = "unet") -> dict[str, dict[str, Any]]:
 
     part: a network that it must have; InputError where it has not, and for what cannot be opened.
     """
-    if (folder := _converted(model)) is not None:
+    if (folder := converted(model)) is not None:
         networks = network_configs(read_model_json(folder))
     else:
         from convert.sources.open_checkpoint import open_checkpoint
@@ -157,7 +157,7 @@ def runtime_plan(adapters: list[Any], networks: Mapping[str, nn.Module], strict:
     return plan_runtime(adapters, networks, strict)
 
 
-def _converted(model: str) -> Path | None:
+def converted(model: str) -> Path | None:
     """Returns the model folder that a checkpoint is, or has been converted to; None where there is none yet."""
     folder = EMBEDDED.get(model) or Path(model)
     if (folder / "model.json").is_file():

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.models import UNETS
-from bench.speed.operations import counting
+from mlx_sd.networks.counting import counting
 from mlx_sd.checkpoint.control import Control
 from mlx_sd.conditions import Conditions
 from mlx_sd.controller import Branch, Controller

@@ -22,13 +22,13 @@ from tqdm import tqdm
 
 from mlx_sd.completion import table_of
 from mlx_sd.core import command
+from mlx_sd.networks.counting import counting
 from mlx_sd.request import Request
 from mlx_sd.sampling import loop
 
 from .. import arguments, results
 from ..machine import describe
 from ..speed.loops import Loop
-from ..speed.operations import counting
 from . import blocks, fidelity, landscapes, solvers
 
 _EXAMPLES = """examples:

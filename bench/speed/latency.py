@@ -21,12 +21,13 @@ from tqdm import tqdm
 from mlx_sd.checkpoint.model import DTYPES
 from mlx_sd.core import command
 from mlx_sd.core.errors import InputError
+from mlx_sd.networks.counting import Operation
 
 from .. import arguments, results
 from ..machine import describe, use
 from .baseline import BASELINES, Diffusers
 from .loops import MODELS, Bench, Loop, Setting, check, setting
-from .operations import Operation, timing, totals
+from .operations import timing, totals
 
 _EXAMPLES = """examples:
   python -m bench latency --model tiny

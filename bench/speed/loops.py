@@ -15,6 +15,7 @@ from mlx_sd.controller import Branch, Controller
 from mlx_sd.core.errors import InputError
 from mlx_sd.networks.control import ControlNet
 from mlx_sd.networks.control_config import ControlConfig
+from mlx_sd.networks.counting import counting
 from mlx_sd.networks.unet import UNet
 from mlx_sd.networks.unet_config import UNetConfig
 from mlx_sd.predictor import Predictor
@@ -26,7 +27,6 @@ from mlx_sd.sampling.loop import evaluate
 from mlx_sd.sampling.scheduler import Scheduler
 
 from ..models import UNETS, Config
-from .operations import counting
 
 TOKENS, GUIDANCE = 77, 7.5
 _TGATE = "tgate:"  # how the T-GATE part of a loop begins in text

@@ -5,7 +5,6 @@ name and attributes through the trace and never runs, so that a graph does not d
 """
 
 import json
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from mlx.utils import tree_unflatten
 
 from mlx_sd.checkpoint.model_folder import shapes
 from mlx_sd.networks import ops
+from mlx_sd.networks.counting import macs
 
 from .interfaces import FunctionSpec
 
@@ -79,21 +79,6 @@ class Graph:
             if count:
                 counts[node.op] = counts.get(node.op, 0) + count
         return counts
-
-
-def macs(op: str, inputs: Sequence[Sequence[int]], output: Sequence[int]) -> int:
-    """Counts the multiply-accumulates of an operation of `mlx_sd.networks.ops` from shapes.
-
-    conv2d: output (B, H, W, out), weight (out, kh, kw, in). linear: input (..., in), weight (out, in). attention:
-    queries and keys (B, heads, tokens, dim), for both matrix products. Any other operation counts as 0.
-    """
-    if op == "conv2d":
-        return math.prod(output) * math.prod(inputs[1][1:])
-    if op == "linear":
-        return math.prod(inputs[0]) * inputs[1][0]
-    if op == "attention":
-        return 2 * math.prod(inputs[0]) * inputs[1][2]
-    return 0
 
 
 def record(spec: FunctionSpec, network: nn.Module) -> Graph:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from ..core.errors import InputError
 from . import chunks
@@ -15,10 +16,18 @@ from .tokenizer import Tokenizer
 _MARKED = re.compile(r"<(?P<angle>[^<>\s]+)>|(?<!\S)embedding:(?P<comfy>[^\s,()]+)")
 
 
+class Counted(Protocol):
+    """What splitting needs of an embedding: how many tokens it takes the place of."""
+
+    @property
+    def tokens(self) -> int:
+        """Returns that number."""
+
+
 class Splitter:
     """Splits texts of a style into chunks for one tokenizer."""
 
-    def __init__(self, tokenizer: Tokenizer, style: Style, embeddings: Mapping[str, Vectors]):
+    def __init__(self, tokenizer: Tokenizer, style: Style, embeddings: Mapping[str, Counted]):
         """embeddings: by the names that texts use. InputError where a name is an ordinary word."""
         self.tokenizer, self._style, self._embeddings = tokenizer, style, embeddings
         for name in embeddings:

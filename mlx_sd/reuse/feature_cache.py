@@ -42,6 +42,10 @@ class FeatureCache:
         self._past: list[tuple[float, mx.array]] = []  # log-SNR and deep features of the latest full evaluations
         self._shallow: mx.array | None = None  # shallow features of the last of them
 
+    def is_full(self, evaluation: int) -> bool:
+        """Tells whether an evaluation, counted from 0, runs the whole UNet, whatever the images are."""
+        return self.policy is None or evaluation in self._full_evaluations
+
     def evaluate(self, unet: Callable[[Deep, int], tuple[mx.array, mx.array]]) -> mx.array:
         """Runs `unet(deep, depth) -> (prediction, deep)` for the next evaluation and returns the prediction."""
         evaluation, self.evaluations = self.evaluations, self.evaluations + 1

@@ -45,7 +45,8 @@ class StudioJob:
     group: str  # id shared by the jobs of one submission
     keep: bool  # saved in the data folder; otherwise only `result` has the picture
     target: str | None = None  # file name in the data folder, where it is kept
-    shown: dict[str, Any] = dataclasses.field(default_factory=dict)  # the request as clients see it, without paths
+    # The request as clients see it, with ids in place of paths.
+    shown: dict[str, Any] = dataclasses.field(default_factory=dict)
     state: State = State.QUEUED
     error: str | None = None
     field: str | None = None  # the setting that the error is about
@@ -60,7 +61,8 @@ class StudioJob:
     watched: float = 0.0  # time.time() until which somebody wants previews of this job
     turn: int = 0
     completed: Request | None = None  # the request with everything filled in, once the worker has it
-    stop: threading.Event = dataclasses.field(default_factory=threading.Event)  # set: it ends at the next evaluation
+    # Set where it is to end at the next evaluation.
+    stop: threading.Event = dataclasses.field(default_factory=threading.Event)
 
     def to_json(self) -> dict[str, Any]:
         """Returns what events and /api/jobs show of the job."""

@@ -1,6 +1,5 @@
 """The queue of jobs: accepted and journalled, in fair order, bounded; the worker takes from it, clients wait on it."""
 
-import asyncio
 import math
 import secrets
 import threading
@@ -13,12 +12,15 @@ from ..core.errors import Failure, InputError
 from ..request import Request
 from .events import Events
 from .job import API, Origin, State, StudioJob
-from .journal import Entry, Journal
+from .journal import Journal
+from .records import entry_of, job_of
 from .turns import Turns
+from .waiting import Waiting
 
 BOUND = 32  # jobs that may wait
 _HISTORY = 200  # jobs that have ended and are still listed
 _RESULT_BYTES = 256_000_000  # of pictures that nobody has taken yet
+_TRIM = 100  # jobs after which the journal is trimmed again
 _FIRST_GUESS = 10.0  # seconds of a job, where none was measured
 _STOPPED = "the server was stopped before this picture was made"
 _DIED = "the server was started again, and the program that asked for this picture was gone"
@@ -53,9 +55,10 @@ class JobQueue:
         self._turns = Turns()
         self._jobs: dict[str, StudioJob] = {}  # in the order of their acceptance
         self._running: StudioJob | None = None
-        self._waiters: dict[str, list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]]] = {}
+        self._waiting = Waiting()
         self._seconds: deque[float] = deque(maxlen=8)  # of the last jobs
         self._closed = False
+        self._ends = 0  # of jobs, since the journal was trimmed
 
     # ------------------------------------------------------------------------------------------------ for clients
 
@@ -89,7 +92,7 @@ class JobQueue:
             for job in jobs:
                 self._turns.add(job)
             try:
-                self._journal.add([_entry(job) for job in jobs])
+                self._journal.add([entry_of(job) for job in jobs])
             except Failure:
                 for job in jobs:
                     self._turns.remove(job)
@@ -166,15 +169,13 @@ class JobQueue:
 
     async def finished(self, id: str) -> StudioJob:
         """Waits in the running event loop until a job has ended; InputError for an unknown id."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
         with self._lock:
             job = self._jobs.get(id)
             if job is None:
                 raise InputError(f"there is no job {id!r}")
             if job.state.is_end:
                 return job
-            self._waiters.setdefault(id, []).append((loop, future))
+            future = self._waiting.add(id)
         await future
         return job
 
@@ -257,7 +258,7 @@ class JobQueue:
         with self._lock:
             resumed = 0
             for entry in self._journal.entries():
-                job = _job(entry)
+                job = job_of(entry)
                 if job.error is None:
                     job.shown = self._show(job.request)
                 self._jobs[job.id] = job
@@ -273,6 +274,7 @@ class JobQueue:
                 resumed += 1
             self._jobs = dict(sorted(self._jobs.items(), key=lambda pair: pair[1].created))
             self._forget_old()
+            self._journal.trim()
             self._lock.notify_all()
             return resumed
 
@@ -317,9 +319,12 @@ class JobQueue:
                 ended=job.ended,
                 target=job.target,
             )
+            self._ends += 1
+            if self._ends >= _TRIM:
+                self._ends = 0
+                self._journal.trim()
         finally:
-            for loop, future in self._waiters.pop(job.id, ()):
-                _release(loop, future)
+            self._waiting.release(job.id)
             self._forget_old()
             self._publish(job)
 
@@ -345,58 +350,3 @@ class JobQueue:
 
     def _publish_order(self) -> None:
         self._events.publish({"type": "queue", "order": self._turns.ids})
-
-
-def _release(loop: asyncio.AbstractEventLoop, future: "asyncio.Future[None]") -> None:
-    def settle() -> None:
-        """Ends the waiting, unless whoever waited has given up."""
-        if not future.done():
-            future.set_result(None)
-
-    try:
-        loop.call_soon_threadsafe(settle)
-    except RuntimeError:  # the loop is closed, and nobody waits any more
-        return
-
-
-def _entry(job: StudioJob) -> Entry:
-    return Entry(
-        id=job.id,
-        turn=job.turn,
-        kind=job.origin.kind,
-        client=job.origin.client,
-        grouping=job.group,
-        keep=job.keep,
-        target=job.target,
-        request=job.request.to_json(),
-        state=job.state.value,
-        error=job.error,
-        field=job.field,
-        created=job.created,
-        started=job.started,
-        ended=job.ended,
-    )
-
-
-def _job(entry: Entry) -> StudioJob:
-    """Returns the job of the journal's entry; one whose request this version cannot read has failed."""
-    error, state = entry.error, State.QUEUED if entry.state == State.RUNNING.value else State(entry.state)
-    try:
-        request = Request.from_json(entry.request, "the journal")
-    except InputError as problem:
-        request, error, state = Request(), str(problem), State.FAILED
-    return StudioJob(
-        entry.id,
-        Origin(entry.kind, entry.client),
-        request,
-        entry.grouping,
-        entry.keep,
-        entry.target,
-        state=state,
-        error=error,
-        field=entry.field,
-        created=entry.created,
-        started=entry.started,
-        ended=entry.ended,
-        turn=entry.turn,
-    )

@@ -18,6 +18,8 @@ from .job import Origin, StudioJob
 from .job_queue import BOUND, JobQueue
 from .journal import Journal
 from .limits import LIMITS, Limits
+from .shown import shown_request
+from .styles import Styles
 from .worker import Worker
 
 HIDDEN = ".studio"  # the folder in the data folder that has everything but the pictures
@@ -59,6 +61,7 @@ class Studio:
         self.queue = JobQueue(self.journal, self.events, settings.queue, name=file_name, show=self.show)
         self.uploads: Any = None  # mlx_sd.studio.uploads
         self.gallery: Any = None  # mlx_sd.studio.gallery
+        self.styles = Styles(self.hidden / "styles.json")
         self.worker = Worker(self)
 
     @property
@@ -87,7 +90,7 @@ class Studio:
         self.queue.close()
         self.events.close()
 
-    def stop(self, seconds: float = 3.0) -> bool:
+    def stop(self, seconds: float = 2.0) -> bool:
         """Stops the worker and closes the journal; False where the worker did not end within so many seconds."""
         self.begin_stop()
         ended = self.worker.join(seconds)
@@ -123,7 +126,7 @@ class Studio:
 
     def show(self, request: Request) -> dict[str, Any]:
         """Returns a request as clients see it, without paths."""
-        return submission.shown_request(self, request)
+        return shown_request(self, request)
 
 
 def file_name(request: Request, id: str) -> str:

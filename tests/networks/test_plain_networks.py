@@ -5,7 +5,7 @@ from functools import partial
 import mlx.core as mx
 import pytest
 
-from bench.speed.operations import counting
+from mlx_sd.networks.counting import counting
 from mlx_sd.checkpoint.model_folder import build
 from mlx_sd.core.errors import InputError
 from tests.support import families, unprompted

@@ -3,18 +3,21 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from ...core.errors import InputError
+from .. import checking
 from .. import state as description
 from ..events import Subscription
 from ..job import PAGE
 from .answers import HANDLERS as HANDLERS
 from .answers import error, json_of, origin_of, studio_of
 
+_OPENAPI = Path(__file__).parent.parent / "openapi.json"
 _KEEP_ALIVE = 15.0  # seconds without an event after which a comment is sent
 
 
@@ -74,6 +77,28 @@ async def job(request: Request) -> Response:
     return JSONResponse({"job": entry.to_json()})
 
 
+async def check(request: Request) -> Response:
+    """Answers with what is wrong with a request, its tokens and its cost, without making it."""
+    settings = (await json_of(request)).get("request")
+    if not isinstance(settings, dict):
+        raise InputError('the body has no "request", an object with the settings')
+    return JSONResponse(await checking.check(studio_of(request), settings))
+
+
+async def styles(request: Request) -> Response:
+    """Answers with the named styles; PUT replaces them."""
+    studio = studio_of(request)
+    if request.method == "PUT":
+        values = (await json_of(request)).get("styles")
+        await asyncio.to_thread(studio.styles.replace, values)
+    return JSONResponse({"styles": await asyncio.to_thread(studio.styles.listing)})
+
+
+async def openapi(_request: Request) -> Response:
+    """Answers with the description of these routes."""
+    return FileResponse(_OPENAPI, media_type="application/json")
+
+
 async def order(request: Request) -> Response:
     """Puts waiting jobs into another order."""
     ids = (await json_of(request)).get("order")
@@ -88,5 +113,8 @@ ROUTES: list[BaseRoute] = [
     Route("/api/jobs", jobs, methods=["GET"]),
     Route("/api/jobs", submit, methods=["POST"]),
     Route("/api/jobs/order", order, methods=["POST"]),
+    Route("/api/check", check, methods=["POST"]),
+    Route("/api/styles", styles, methods=["GET", "PUT"]),
+    Route("/api/openapi.json", openapi),
     Route("/api/jobs/{id}", job, methods=["GET", "DELETE"]),
 ]
