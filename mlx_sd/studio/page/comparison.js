@@ -1,6 +1,6 @@
 /** Two pictures side by side or one over the other, with the settings in which they differ. */
 
-import { el } from "./dom.js";
+import { el, slider } from "./dom.js";
 import { complain, openDialog } from "./dialogs.js";
 import { details } from "./picture_dialog.js";
 import { galleryPath, showPicture } from "./server.js";
@@ -29,17 +29,10 @@ function show(first, second, rows) {
     el("figure", {}, one, el("figcaption", { text: "First" })),
     el("figure", { class: "upper" }, other, el("figcaption", { text: "Second" })),
   );
-  const slider = el("input", {
-    class: "slider",
-    type: "range",
-    min: 0,
-    max: 100,
-    value: 50,
-    "aria-label": "How much of the second picture shows",
-  });
-  slider.addEventListener("input", () => pair.style.setProperty("--edge", `${slider.value}%`));
+  const edge = slider({ label: "How much of the second picture shows", min: 0, max: 100, value: 50 });
+  edge.addEventListener("input", () => pair.style.setProperty("--edge", `${edge.value}%`));
   const over = el("input", { type: "checkbox", class: "check" });
-  const sliderRow = el("div", { class: "compare-slider", hidden: true }, slider);
+  const sliderRow = el("div", { class: "compare-slider", hidden: true }, edge);
   over.addEventListener("change", () => {
     pair.classList.toggle("over", over.checked);
     sliderRow.hidden = !over.checked;

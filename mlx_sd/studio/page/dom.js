@@ -75,6 +75,24 @@ export function button({ icon: shape, words, label, class: names, on, ...others 
   );
 }
 
+/** Shows on a slider's track how far its thumb is. @param {any} slider */
+export function fillSlider(slider) {
+  const { min, max, value } = slider;
+  slider.style.setProperty("--share", String((Number(value) - Number(min)) / (Number(max) - Number(min))));
+}
+
+/**
+ * Returns a slider whose track shows its value.
+ * @param {{label: string, min: number, max: number, step?: number, value?: number | string, [name: string]: any}} options
+ * @returns {HTMLInputElement}
+ */
+export function slider({ label, ...options }) {
+  const range = el("input", { class: "slider", type: "range", "aria-label": label, ...options });
+  range.addEventListener("input", () => fillSlider(range));
+  fillSlider(range);
+  return range;
+}
+
 /**
  * Says words to screen readers: politely, or at once for errors.
  * @param {string} words

@@ -1,6 +1,6 @@
 /** The few settings that are shown first: model, size, steps, guidance, sampler, schedule, seed. */
 
-import { button, el, freshId } from "./dom.js";
+import { button, el, fillSlider, freshId, slider } from "./dom.js";
 import { field, settingField } from "./fields.js";
 import { titleOf } from "./setting_groups.js";
 
@@ -24,18 +24,6 @@ const SIZES = {
     [832, 1216, "Portrait"],
   ],
 };
-
-/**
- * Runs `show` now and whenever one of the settings changes.
- * @param {FormState} state @param {string[]} names @param {() => void} show
- */
-export function whenever(state, names, show) {
-  show();
-  state.addEventListener("change", (event) => {
-    if (/** @type {CustomEvent} */ (event).detail.names.some((/** @type {string} */ name) => names.includes(name)))
-      show();
-  });
-}
 
 /**
  * Returns the choice of a model.
@@ -64,9 +52,10 @@ export function sizeField(state, scale) {
       "aria-label": titleOf(name),
     });
     input.addEventListener("input", () => state.set(name, input.value ? Number(input.value) : null));
-    whenever(state, [name], () => {
+    state.watch([name], () => {
       const text = String(state.get(name) ?? "");
       if (input.value !== text) input.value = text;
+      input.placeholder = String(state.effective(name) ?? "auto");
     });
     return input;
   };
@@ -75,32 +64,36 @@ export function sizeField(state, scale) {
   const swap = button({
     icon: "swap",
     label: "Swap width and height",
-    on: () => state.assign({ width: state.get("height"), height: state.get("width") }),
+    on: () => state.assign({ width: state.effective("height"), height: state.effective("width") }),
   });
   const widthField = field("width", width, {
     title: "Size",
     body: el("div", { class: "size-row" }, shapes, width, el("span", { class: "times", text: "×" }), height, swap),
   });
-  const heightField = field("height", height, { title: "Height", body: el("span", { class: "unseen" }) });
-  heightField.label.classList.add("unseen");
-  const show = () => {
-    shapes.replaceChildren(
-      ...SIZES[scale()].map(([w, h, name]) => {
-        const chosen = state.get("width") === w && state.get("height") === h;
-        const figure = el("span", { class: `shape ${String(name).toLowerCase()}`, "aria-hidden": "true" });
-        const one = button({
-          label: `${name}, ${w} × ${h}`,
-          class: "shape-button",
-          "aria-pressed": String(chosen),
-          on: () => state.assign({ width: w, height: h }),
-        });
-        one.append(figure);
-        return one;
-      }),
-    );
-  };
-  whenever(state, ["width", "height", "model"], show);
+  const heightField = field("height", height, { title: "Height", body: el("span", { hidden: true }) });
+  heightField.element.classList.add("error-only");
+  let drawn = "";
+  state.watch(["width", "height", "model"], () => {
+    const sizes = SIZES[scale()];
+    if (drawn !== scale()) shapes.replaceChildren(...sizes.map((size) => shapeButton(size, state)));
+    drawn = scale();
+    const [w, h] = [state.effective("width"), state.effective("height")];
+    sizes.forEach((size, index) => {
+      shapes.children[index].setAttribute("aria-pressed", String(size[0] === w && size[1] === h));
+    });
+  });
   return el("div", { class: "size" }, widthField.element, heightField.element);
+}
+
+/** @param {Array<number | string>} size @param {FormState} state */
+function shapeButton([width, height, name], state) {
+  const one = button({
+    label: `${name}, ${width} × ${height}`,
+    class: "shape-button",
+    on: () => state.assign({ width, height }),
+  });
+  one.append(el("span", { class: `shape ${String(name).toLowerCase()}`, "aria-hidden": "true" }));
+  return one;
 }
 
 /**
@@ -110,20 +103,12 @@ export function sizeField(state, scale) {
  */
 export function sliderField(setting, state, { from, to, step, standard }) {
   const made = settingField({ ...setting, help: "", default: setting.default ?? standard }, state);
-  const range = el("input", {
-    class: "slider",
-    type: "range",
-    min: from,
-    max: to,
-    step,
-    "aria-label": `${titleOf(setting.name)}, slider`,
-    tabindex: -1,
-  });
+  const range = slider({ label: `${titleOf(setting.name)}, slider`, min: from, max: to, step, tabindex: -1 });
   range.addEventListener("input", () => state.set(setting.name, Number(range.value)));
-  whenever(state, [setting.name], () => {
-    const value = state.get(setting.name) ?? setting.default ?? standard;
+  state.watch([setting.name], () => {
+    const value = state.effective(setting.name) ?? standard;
     range.value = String(value);
-    range.style.setProperty("--share", String(Math.max(0, Math.min(1, (value - from) / (to - from)))));
+    fillSlider(range);
   });
   const row = el("div", { class: "slider-row" });
   made.control.replaceWith(row);
@@ -152,7 +137,7 @@ export function seedField(setting, state, lastSeed) {
   });
   made.control.replaceWith(row);
   row.append(made.control, dice, again);
-  whenever(state, ["seed"], () => dice.setAttribute("aria-pressed", String(state.get("seed") === null)));
+  state.watch(["seed"], () => dice.setAttribute("aria-pressed", String(state.get("seed") === null)));
   return made;
 }
 

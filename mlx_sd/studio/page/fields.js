@@ -77,9 +77,17 @@ export function field(name, control, { title = titleOf(name), help, body = contr
   return result;
 }
 
-/** Shows an error at its field, opens what hides it, and moves the focus there. @param {string} name @param {string} message */
+/**
+ * Returns the field that an error concerns: the one that it names, or the prompt where its words do.
+ * @param {string | null} name @param {string} message
+ */
+export function fieldFor(name, message) {
+  return FIELDS.get(name ?? (/\bprompt\b/.test(message) ? "prompt" : ""));
+}
+
+/** Shows an error at its field, opens what hides it, and moves the focus there. @param {string | null} name @param {string} message */
 export function showError(name, message) {
-  const target = FIELDS.get(name);
+  const target = fieldFor(name, message);
   if (!target) return false;
   target.setError(message);
   for (let parent = target.element.parentElement; parent; parent = parent.parentElement) {
@@ -154,15 +162,24 @@ export function settingField(setting, state, { choices } = {}) {
       control.value = text;
     }
     made.markChanged(value !== null);
+    showDefault(control, value === null ? state.effective(setting.name) : null, setting);
   };
-  show();
-  state.addEventListener("change", (event) => {
-    const { names } = /** @type {CustomEvent} */ (event).detail;
-    if (!names.includes(setting.name)) return;
-    made.setError(null);
-    show();
-  });
+  state.watch([setting.name], show);
+  control.addEventListener("input", () => made.setError(null));
   return made;
+}
+
+/**
+ * Shows what the server puts in the place of an empty field.
+ * @param {HTMLElement} control @param {any} value @param {Setting} setting
+ */
+function showDefault(control, value, setting) {
+  if (value === null || typeof value === "object") return;
+  const text = typeof value === "boolean" ? (value ? "yes" : "no") : String(value);
+  if (control instanceof HTMLInputElement && setting.name !== "seed") control.placeholder = text;
+  if (!(control instanceof HTMLSelectElement)) return;
+  const title = [...control.options].find((option) => option.value === String(value))?.text ?? text;
+  if (control.options[0].value === "") control.options[0].text = `automatic (${title})`;
 }
 
 /**
@@ -199,6 +216,7 @@ function numberInput(setting, bounds) {
 
 /** Returns the help of a setting with its range, as the server states it. @param {Setting} setting */
 export function helpOf(setting) {
+  if (!setting.help) return "";
   const { minimum, maximum, open_minimum, open_maximum } = setting.range ?? {};
   const has = (/** @type {any} */ bound) => bound !== null && bound !== undefined;
   const low = has(minimum) ? `${open_minimum ? "above" : "from"} ${minimum}` : "";

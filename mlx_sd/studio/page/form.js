@@ -1,7 +1,7 @@
 /** The form: the prompt, the few settings that are shown first, all others in groups, and the button. */
 
 import { button, byId, el, icon } from "./dom.js";
-import { countField, modelField, namesField, seedField, sizeField, sliderField, whenever } from "./essentials.js";
+import { countField, modelField, namesField, seedField, sizeField, sliderField } from "./essentials.js";
 import { settingField } from "./fields.js";
 import { extendField, hiresField } from "./hires_field.js";
 import { NETWORK_SETTINGS, networkField } from "./network_rows.js";
@@ -29,7 +29,8 @@ const FROM_CATALOGUE = /** @type {Record<string, string>} */ ({
 });
 
 /**
- * @typedef {{settings: any[], samplers: any[], schedules: any[], catalogue: Record<string, any[]>, limits: any}} Description
+ * @typedef {{settings: any[], samplers: any[], schedules: any[], catalogue: Record<string, any[]>, limits: any,
+ *   default_model?: string}} Description
  * @typedef {{submit: () => void, grid: () => void, receive: (file: File) => void, lastSeed: () => number | null}} Actions
  */
 
@@ -64,8 +65,13 @@ export function buildForm(description, state, check, actions) {
     el(
       "div",
       { class: "form-part fields" },
-      has("model", () => modelField(by.model, state, /** @type {any} */ (catalogue)).element),
-      sizeField(state, () => scaleOf(state.get("model"), catalogue.models)),
+      has(
+        "model",
+        () =>
+          modelField({ ...by.model, default: description.default_model }, state, /** @type {any} */ (catalogue))
+            .element,
+      ),
+      sizeField(state, () => scaleOf(state.effective("model") ?? description.default_model, catalogue.models)),
       has("speed", () => speedField(by.speed, state, check).element),
       el(
         "div",
@@ -84,7 +90,7 @@ export function buildForm(description, state, check, actions) {
   const generate = button({ icon: "spark", words: "Generate", class: "button primary generate", type: "submit" });
   const grid = button({ icon: "grid", label: "An X/Y grid of two settings", on: actions.grid });
   const foot = el("div", { class: "form-foot" }, count.element, grid, generate);
-  whenever(state, [" count"], () => {
+  state.watch([" count"], () => {
     /** @type {HTMLElement} */ (generate.querySelector("span")).textContent =
       state.count > 1 ? `Generate ${state.count}` : "Generate";
   });
@@ -162,7 +168,7 @@ function settingGroup(group, description, state) {
     el("div", { class: "group-body" }, ...rows.map((row) => row.element)),
   );
   const names = group.settings.map((setting) => setting.name);
-  whenever(state, names, () => {
+  state.watch(names, () => {
     const changed = state.changedNames().filter((name) => names.includes(name)).length;
     badge.textContent = changed ? String(changed) : "";
     badge.hidden = !changed;

@@ -27,7 +27,10 @@ export class FormState extends EventTarget {
   /** @type {Record<string, any>} default values by name, as the server states them */
   #defaults = {};
 
-  /** @param {Array<{name: string, default: any}>} settings */
+  /** @type {Record<string, any>} what the server fills in */
+  #completed = {};
+
+  /** @param {Array<{name: string, default?: any}>} settings */
   constructor(settings) {
     super();
     this.#defaults = Object.fromEntries(settings.map((setting) => [setting.name, setting.default]));
@@ -41,6 +44,30 @@ export class FormState extends EventTarget {
   /** @param {string} name @returns {any} */
   get(name) {
     return this.#values[name] ?? null;
+  }
+
+  /** Returns the value that will be used: the form's, or what the server puts in its place. @param {string} name @returns {any} */
+  effective(name) {
+    return this.get(name) ?? this.#completed[name] ?? null;
+  }
+
+  /** Takes what the server fills in for what the form leaves open. @param {Record<string, any>} values */
+  complete(values) {
+    this.#completed = values;
+    this.dispatchEvent(new Event("completed"));
+  }
+
+  /**
+   * Runs `show` now, and whenever one of the settings changes or what the server puts in its place.
+   * @param {string[]} names @param {() => void} show
+   */
+  watch(names, show) {
+    show();
+    this.addEventListener("completed", show);
+    this.addEventListener("change", (event) => {
+      const changed = /** @type {CustomEvent} */ (event).detail.names;
+      if (names.some((name) => changed.includes(name))) show();
+    });
   }
 
   /** How many pictures a submission asks for. @returns {number} */

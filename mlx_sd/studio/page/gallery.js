@@ -1,6 +1,6 @@
 /** The gallery: search, tiles, and two pictures picked to be compared. */
 
-import { button, byId, debounced, el, icon } from "./dom.js";
+import { button, byId, debounced, el, icon, slider } from "./dom.js";
 import { complain } from "./dialogs.js";
 import { openComparison } from "./comparison.js";
 import { GalleryList } from "./gallery_list.js";
@@ -27,14 +27,12 @@ export class Gallery {
       placeholder: "Search in prompts and settings",
       "aria-label": "Search in prompts and settings",
     });
-    const size = el("input", {
-      class: "slider",
-      type: "range",
+    const size = slider({
+      label: "Size of the tiles",
       min: 90,
       max: 320,
       step: 10,
       value: localStorage.getItem("mlx-sd-tile") ?? 170,
-      "aria-label": "Size of the tiles",
     });
     this.grids = el("div", { class: "grid-buttons" });
     this.empty = el("div", { class: "gallery-empty", hidden: true });

@@ -1,7 +1,6 @@
 /** Hires fix as three numbers, which the server reads as SCALE:STEPS:STRENGTH; and the sides of outpainting. */
 
 import { el } from "./dom.js";
-import { whenever } from "./essentials.js";
 import { field } from "./fields.js";
 
 /** @typedef {import("./form_state.js").FormState} FormState */
@@ -32,7 +31,7 @@ export function hiresField(setting, state) {
     wide: true,
     reset: () => state.set("hires", null),
   });
-  whenever(state, ["hires"], () => {
+  state.watch(["hires"], () => {
     const [a = "", b = "", c = ""] = String(state.get("hires") ?? "").split(":");
     [scale.value, steps.value, strength.value] = [a, b, c];
     made.markChanged(a !== "");
@@ -63,7 +62,7 @@ export function extendField(setting, state) {
     wide: true,
     reset: () => state.set("extend", null),
   });
-  whenever(state, ["extend"], () => {
+  state.watch(["extend"], () => {
     const values = Object.fromEntries(
       String(state.get("extend") ?? "")
         .split(",")

@@ -3,7 +3,7 @@
 import { getJson, remove, sendJson } from "./server.js";
 
 /**
- * @typedef {{id: string, group: string, client: string, state: "queued" | "running" | "done" | "failed" | "cancelled",
+ * @typedef {{id: string, group: string, client: string, state: "queued" | "running" | "done" | "failed" | "cancelled" | "removed",
  *   target: string | null, error: {message: string, field: string | null} | null, created: number, started: number | null,
  *   ended: number | null, evaluation: number, evaluations: number, seconds_left: number | null, request: Record<string, any>}} Job
  */
@@ -78,6 +78,11 @@ export class Jobs extends EventTarget {
   /** @param {Job} job */
   #take(job) {
     const before = this.byId.get(job.id);
+    if (job.state === "removed") {
+      this.byId.delete(job.id);
+      this.dispatchEvent(new CustomEvent("queue"));
+      return;
+    }
     if (before && ENDS.includes(before.state) && !ENDS.includes(job.state)) return; // an event that comes late
     this.byId.set(job.id, job);
     this.#forgetOld();

@@ -64,7 +64,7 @@ async function start() {
     byId("prompt-field").scrollIntoView({ block: "nearest" });
   };
   const fieldError = (/** @type {string | null} */ name, /** @type {string} */ message) => {
-    if (!name || !showError(name, message)) return false;
+    if (!showError(name, message)) return false;
     announce(message, true);
     return true;
   };
@@ -151,6 +151,11 @@ async function start() {
   jobs.addEventListener("job", (event) => {
     const job = /** @type {CustomEvent} */ (event).detail;
     if (job.state === "done" && job.target) recent.add(job.target, job.request.prompt ?? null);
+  });
+  stream.addEventListener("model", (event) => {
+    const { state: phase, name, error } = /** @type {CustomEvent} */ (event).detail;
+    stage.showModel(phase, name);
+    if (error) toast(error, { kind: "error" });
   });
   watchForPictures(receive);
   watchKeys({ generate, prompt: form.prompt, search: gallery.search });

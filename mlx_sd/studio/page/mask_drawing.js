@@ -5,6 +5,8 @@
  * @typedef {Stroke | {kind: "fill"} | {kind: "clear"} | {kind: "invert"} | {kind: "picture", picture: CanvasImageSource}} Operation
  */
 
+const PAINT = "#ff3d7f"; // of the mask on the screen: rare in pictures
+
 /** Draws operations on a canvas whose opaque parts are the mask. */
 export class MaskDrawing {
   /** @type {Operation[]} */
@@ -95,7 +97,7 @@ export class MaskDrawing {
   #draw(operation) {
     const { context, canvas } = this;
     context.save();
-    context.fillStyle = context.strokeStyle = "white";
+    context.fillStyle = context.strokeStyle = PAINT;
     if (operation.kind === "clear") context.clearRect(0, 0, canvas.width, canvas.height);
     else if (operation.kind === "fill") context.fillRect(0, 0, canvas.width, canvas.height);
     else if (operation.kind === "invert") {
@@ -123,12 +125,14 @@ export class MaskDrawing {
   /** Takes the brightness of a black and white picture as the mask. @param {CanvasImageSource} picture */
   #drawPicture(picture) {
     const { context, canvas } = this;
+    context.clearRect(0, 0, canvas.width, canvas.height);
     context.drawImage(picture, 0, 0, canvas.width, canvas.height);
     const pixels = context.getImageData(0, 0, canvas.width, canvas.height);
     for (let i = 0; i < pixels.data.length; i += 4) {
       pixels.data[i + 3] = pixels.data[i];
-      pixels.data[i] = pixels.data[i + 1] = pixels.data[i + 2] = 255;
     }
     context.putImageData(pixels, 0, 0);
+    context.globalCompositeOperation = "source-in";
+    context.fillRect(0, 0, canvas.width, canvas.height);
   }
 }

@@ -1,6 +1,6 @@
 /** The dialog in which a mask is painted over the start picture, by mouse, pen, finger or keyboard. */
 
-import { button, el } from "./dom.js";
+import { button, el, slider } from "./dom.js";
 import { complain, openDialog } from "./dialogs.js";
 import { MaskDrawing } from "./mask_drawing.js";
 import { upload } from "./picture_input.js";
@@ -48,21 +48,17 @@ function edit(state, picture, mask) {
   const board = el("div", { class: "mask-board" }, picture, canvas, cursor);
   board.style.setProperty("--ratio", String(width / height));
 
-  const size = el("input", {
-    class: "slider",
-    type: "range",
+  const size = slider({
+    label: "Size of the brush",
     min: 1,
     max: Math.round(Math.max(width, height) / 2),
     value: Math.round(Math.max(width, height) / 8),
-    "aria-label": "Size of the brush",
   });
-  const feather = el("input", {
-    class: "slider",
-    type: "range",
+  const feather = slider({
+    label: "Feather in pixels",
     min: 0,
     max: Math.round(Math.max(width, height) / 8),
     value: state.get("mask_blur") ?? 0,
-    "aria-label": "Feather in pixels",
   });
   const featherWords = el("output", {});
   const only = el("input", { type: "checkbox", class: "check" });

@@ -1,7 +1,6 @@
 /** Lists of networks beside the model: LoRAs, embeddings, control networks, T2I-Adapters, IP-Adapters. */
 
-import { button, el } from "./dom.js";
-import { whenever } from "./essentials.js";
+import { button, el, fillSlider, slider } from "./dom.js";
 import { field, sentence } from "./fields.js";
 import { pictureInput } from "./picture_input.js";
 import { titleOf } from "./setting_groups.js";
@@ -88,7 +87,7 @@ export function networkField(setting, state, catalogue) {
     reset: () => state.set(name, null),
   });
   let drawn = "";
-  whenever(state, [name], () => {
+  state.watch([name], () => {
     const value = entries();
     made.markChanged(value.length > 0);
     const identity = JSON.stringify(value.map((entry) => [entry[kind.key], entry.image ?? entry.images]));
@@ -153,16 +152,7 @@ function networkRow(kind, index, entries, change, networks) {
 
 /** @param {any} entry @param {Put} put */
 function scalePart(entry, put) {
-  const range = el("input", {
-    class: "slider",
-    type: "range",
-    min: -1,
-    max: 2,
-    step: 0.05,
-    value: entry.scale,
-    "aria-label": "Scale, slider",
-    tabindex: -1,
-  });
+  const range = slider({ label: "Scale, slider", min: -1, max: 2, step: 0.05, value: entry.scale, tabindex: -1 });
   const number = el("input", {
     class: "input number",
     type: "number",
@@ -170,17 +160,14 @@ function scalePart(entry, put) {
     value: entry.scale,
     "aria-label": "Scale",
   });
-  const fill = () => range.style.setProperty("--share", String((Number(range.value) + 1) / 3));
-  fill();
   range.addEventListener("input", () => {
     number.value = range.value;
-    fill();
     put({ scale: Number(range.value) });
   });
   number.addEventListener("input", () => {
     if (number.value === "") return;
     range.value = number.value;
-    fill();
+    fillSlider(range);
     put({ scale: Number(number.value) });
   });
   return el("div", { class: "slider-row" }, range, number);

@@ -118,7 +118,7 @@ function styleRows(state, close) {
 /** @param {Style[]} list */
 async function save(list) {
   try {
-    await sendJson("/api/styles", list, { method: "PUT" });
+    await sendJson("/api/styles", { styles: list }, { method: "PUT" });
     styles = list;
   } catch (error) {
     complain(error);

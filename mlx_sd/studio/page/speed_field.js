@@ -1,7 +1,6 @@
 /** Speed presets, what the form costs by the count of multiplications, and what a preset trades. */
 
 import { button, el } from "./dom.js";
-import { whenever } from "./essentials.js";
 import { field, sentence } from "./fields.js";
 
 const TITLES = /** @type {Record<string, string>} */ ({ "": "Own", exact: "Exact", fast: "Fast", fastest: "Fastest" });
@@ -34,7 +33,7 @@ export function speedField(setting, state, check) {
   const made = field("speed", group, { title: "Speed", body: el("div", {}, group, cost) });
   group.setAttribute("role", "radiogroup");
   group.removeAttribute("tabindex");
-  whenever(state, ["speed"], () => {
+  state.watch(["speed"], () => {
     segments.forEach((segment, index) => {
       const chosen = (state.get("speed") ?? "") === names[index];
       segment.setAttribute("aria-checked", String(chosen));

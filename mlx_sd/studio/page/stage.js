@@ -2,6 +2,7 @@
 
 import { announce, button, byId, el } from "./dom.js";
 import { complain } from "./dialogs.js";
+import { details } from "./picture_dialog.js";
 import { pictureActions } from "./picture_actions.js";
 import { galleryPath, showPicture } from "./server.js";
 import { duration, summary } from "./words.js";
@@ -45,6 +46,7 @@ export class Stage {
     this.words = el("p", { class: "stage-words" });
     this.cancel = button({ icon: "stop", words: "Cancel", class: "button small", on: () => this.#cancel() });
     this.caption = el("div", { class: "stage-caption" });
+    this.loading = "";
     this.root = byId("stage");
     this.root.replaceChildren(
       el(
@@ -65,6 +67,12 @@ export class Stage {
     setInterval(() => this.#showProgress(), 500);
   }
 
+  /** Says that a model is loaded, which takes a while. @param {string} state @param {string | null} name */
+  showModel(state, name) {
+    this.loading = state === "loading" ? `Loading ${name ?? "the model"}` : "";
+    this.#showProgress();
+  }
+
   /** The picture that is shown, if it is finished. */
   get picture() {
     return this.#picture;
@@ -72,8 +80,20 @@ export class Stage {
 
   /** Shows a finished picture. @param {string} name @param {Record<string, any>} request */
   show(name, request) {
+    const isNew = this.#picture?.name !== name;
     this.#picture = { name, request };
     this.#shape(request);
+    if (isNew) this.#load(name, request);
+    this.#mode("done");
+    this.caption.replaceChildren(
+      el("p", { class: "caption-prompt", text: request.prompt ?? "" }),
+      el("p", { class: "caption-settings", text: summary(request) }),
+      pictureActions({ name, request }, this.context),
+    );
+  }
+
+  /** @param {string} name @param {Record<string, any>} request */
+  #load(name, request) {
     this.image.classList.remove("ready");
     this.image.addEventListener(
       "load",
@@ -87,12 +107,6 @@ export class Stage {
     );
     this.image.alt = request.prompt ? `Picture: ${request.prompt}` : "Picture";
     showPicture(this.image, galleryPath(name));
-    this.#mode("done");
-    this.caption.replaceChildren(
-      el("p", { class: "caption-prompt", text: request.prompt ?? "" }),
-      el("p", { class: "caption-settings", text: summary(request) }),
-      pictureActions({ name, request }, this.context),
-    );
   }
 
   /** Takes the picture off the stage where it was deleted. @param {string} name */
@@ -154,7 +168,7 @@ export class Stage {
     const time = left === null || evaluation === 0 ? "" : left < 1 ? "nearly done" : `${duration(left)} left`;
     const waiting = this.jobs.waiting.length;
     this.words.textContent = [
-      evaluation ? `Step ${evaluation} of ${evaluations}` : "Getting ready",
+      evaluation ? `Step ${evaluation} of ${evaluations}` : this.loading || "Getting ready",
       time,
       waiting ? `${waiting} more in the queue` : "",
     ]
@@ -180,11 +194,21 @@ export class Stage {
     this.root.classList.remove("waiting");
     if (job.state === "done" && job.target) {
       this.show(job.target, job.request);
+      this.#complete(job.target);
       announce("The picture is ready");
     } else if (job.state === "failed") this.#fail(job);
-    else if (this.#picture) this.show(this.#picture.name, this.#picture.request);
-    else this.#mode("empty");
+    else if (this.#picture) {
+      const { name, request } = this.#picture;
+      this.#picture = null;
+      this.show(name, request);
+    } else this.#mode("empty");
     if (job.state === "cancelled") announce("Cancelled");
+  }
+
+  /** Shows the settings that the file records, which name all that the request left open. @param {string} name */
+  async #complete(name) {
+    const { request } = await details(name).catch(() => ({ request: null }));
+    if (request && this.#picture?.name === name) this.show(name, request);
   }
 
   /** @param {import("./jobs.js").Job} job */

@@ -1,7 +1,6 @@
 /** The picture that the generation begins with, how much of it changes, and the mask. */
 
-import { button, el } from "./dom.js";
-import { whenever } from "./essentials.js";
+import { button, el, fillSlider, slider } from "./dom.js";
 import { field, settingField } from "./fields.js";
 import { openMaskEditor } from "./mask_editor.js";
 import { pictureInput } from "./picture_input.js";
@@ -27,15 +26,7 @@ export function startImage(settings, state, receive) {
 
   const strength = settingField({ ...settings.strength, help: "" }, state);
   strength.label.textContent = "How much changes";
-  const range = el("input", {
-    class: "slider",
-    type: "range",
-    min: 0.05,
-    max: 1,
-    step: 0.05,
-    "aria-label": "How much changes, slider",
-    tabindex: -1,
-  });
+  const range = slider({ label: "How much changes, slider", min: 0.05, max: 1, step: 0.05, tabindex: -1 });
   range.addEventListener("input", () => state.set("strength", Number(range.value)));
   const row = el("div", { class: "slider-row" });
   strength.control.replaceWith(row);
@@ -61,7 +52,7 @@ export function startImage(settings, state, receive) {
   });
 
   const more = el("div", { class: "start-more" }, strength.element, maskField.element);
-  whenever(state, ["init_image", "mask", "strength"], () => {
+  state.watch(["init_image", "mask", "strength"], () => {
     const [image, mask] = [state.get("init_image"), state.get("mask")];
     input.show(image);
     more.hidden = !image;
@@ -71,7 +62,7 @@ export function startImage(settings, state, receive) {
     const value = state.get("strength") ?? (mask ? 1 : 0.8);
     /** @type {HTMLInputElement} */ (strength.control).placeholder = mask ? "1" : "0.8";
     range.value = String(value);
-    range.style.setProperty("--share", String(value));
+    fillSlider(range);
   });
   return el("div", { class: "start-part" }, imageField.element, more);
 }
