@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
+from threading import Event, Thread
 
 from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
 from huggingface_hub.utils import logging
@@ -19,6 +20,8 @@ from .hub_errors import UnreachableError
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _TIMEOUT = 10  # seconds to wait for the hub's first answer
+_INTERVAL = 0.25  # seconds between two counts of what is downloaded
+DOWNLOAD = "download"  # the title of a download for an observer
 _VOCABULARY, _VOCABULARY_FILES = "openai/clip-vit-large-patch14", ["vocab.json", "merges.txt"]
 
 
@@ -41,10 +44,12 @@ def download(repository: str, select: Callable[[list[str]], list[str]]) -> tuple
                 selected = select(list(files))
         except UnreachableError as error:
             return _cached(repository, str(error)), None
+        sizes = {}
         if isinstance(files, Mapping):
-            _check_space(repository, files, selected)
+            sizes = {name: size for name, size in files.items() if any(fnmatch(name, p) for p in selected)}
+            _check_space(repository, sizes)
         try:
-            with hub_errors.explained(repository):
+            with hub_errors.explained(repository), _observed(repository, sizes):
                 return Path(snapshot_download(repository, allow_patterns=selected)), selected
         except UnreachableError as error:
             raise Failure(
@@ -81,18 +86,58 @@ def _files(repository: str) -> Mapping[str, int] | list[str]:
     return {file.rfilename: file.size or 0 for file in info.siblings or []}
 
 
-def _check_space(repository: str, files: Mapping[str, int], selected: list[str]) -> None:
+def _missing(repository: str, sizes: Mapping[str, int]) -> int:
+    """Returns how many bytes of a repository's files are still to be downloaded."""
+    absent = [name for name in sizes if not isinstance(try_to_load_from_cache(repository, name), str)]
+    return sum(sizes[name] for name in absent) - sum(_size(part) for part in _parts(repository))
+
+
+def _check_space(repository: str, sizes: Mapping[str, int]) -> None:
     """Raises Failure where what is still to be downloaded does not fit on the disk."""
     home = Path(hub_errors.folder())
-    names = [name for name in files if any(fnmatch(name, pattern) for pattern in selected)]
-    missing = sum(files[name] for name in names if not isinstance(try_to_load_from_cache(repository, name), str))
-    missing -= sum(part.stat().st_size for part in _parts(repository))
+    missing = _missing(repository, sizes)
     free = shutil.disk_usage(next(path for path in (home, *home.absolute().parents) if path.exists())).free
     if missing > free:
         raise Failure(
             f"{repository} takes {missing / 1e9:.1f} GB in {home}, and only {free / 1e9:.1f} GB are free there; free "
             "some space, or set HF_HOME to a folder elsewhere"
         )
+
+
+@contextmanager
+def _observed(repository: str, sizes: Mapping[str, int]) -> Iterator[None]:
+    """Tells the observer of `terminal`, where there is one, how many bytes of the files are in the hub's cache.
+
+    They are counted on the disk, which is the same for every version of the client and each way of its downloads.
+    """
+    tell = terminal.observer()
+    total = sum(sizes.values())
+    if tell is None or not total:
+        yield
+        return
+    ended = Event()
+
+    def count() -> None:
+        """Counts until the download has ended."""
+        while not ended.wait(_INTERVAL):
+            tell(DOWNLOAD, max(0, min(total, total - _missing(repository, sizes))), total)
+
+    tell(DOWNLOAD, max(0, total - _missing(repository, sizes)), total)
+    counter = Thread(target=count, daemon=True)
+    counter.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        counter.join()
+    tell(DOWNLOAD, total, total)
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:  # it has just been renamed
+        return 0
 
 
 def _parts(repository: str) -> list[Path]:

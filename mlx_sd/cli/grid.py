@@ -5,39 +5,21 @@ import csv
 import math
 import re
 from collections.abc import Iterator, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .. import sheet
 from ..core.errors import InputError
-from ..core.suggestions import unknown
-from ..request import MODEL_FIELDS, SETTINGS, Request
+from ..grid import MOST, Axis, Cell, cells, field_of, replaced
+from ..request import SETTINGS, Request
 from .prompt_list import Template
 
 EXAMPLE = '"steps=10,20;sampler=euler,dpmpp_2m"'
-REPLACE = "replace"  # an axis that replaces its first value in the prompts by each
-_MOST = 1000  # pictures of a grid
 _NONE = ("none", "off")
 _RANGE = re.compile(
     r"\s*(?P<first>[-+]?\d+(?:\.\d+)?)\s*-\s*(?P<last>[-+]?\d+(?:\.\d+)?)\s*"
     r"(?:\(\s*(?P<step>[-+]?\d+(?:\.\d+)?)\s*\)|\[\s*(?P<count>\d+)\s*\])?\s*"
 )
-
-
-class Axis(NamedTuple):
-    """A setting and the values that it takes along the sheet."""
-
-    name: str
-    field: str | None  # of a request; None for `replace`
-    texts: tuple[str, ...]  # as typed, for labels
-    values: tuple[Any, ...]
-
-
-class Cell(NamedTuple):
-    """A picture of the grid: its place along each axis."""
-
-    places: tuple[int, ...]
-    name: str  # of its file
 
 
 class Grid(NamedTuple):
@@ -54,21 +36,7 @@ class Grid(NamedTuple):
     @property
     def cells(self) -> list[Cell]:
         """Returns the pictures in the order in which they are made: axes that need another model change last."""
-        ranges = [range(len(axis.texts)) for axis in self.axes]
-        numbers = {places: i for i, places in enumerate(product(*reversed(ranges)), 1)}  # as they stand on the sheet
-        order = sorted(range(len(self.axes)), key=lambda i: -_cost(self.axes[i]))
-        cells = []
-        for combination in product(*(ranges[i] for i in order)):
-            places = tuple(combination[order.index(i)] for i in range(len(order)))
-            label = "_".join(f"{axis.name}-{axis.texts[i]}" for axis, i in zip(self.axes, places, strict=True))
-            short = re.sub(r"[^\w.+-]+", "-", label)[:100]
-            cells.append(Cell(places, f"{numbers[places[::-1]]:03d}-{short}.png"))
-        return cells
-
-
-def _cost(axis: Axis) -> int:
-    """Returns how much a change along an axis costs: one that needs another model most."""
-    return len(MODEL_FIELDS) - MODEL_FIELDS.index(axis.field) if axis.field in MODEL_FIELDS else 0
+        return cells(self.axes)
 
 
 def of(arguments: argparse.Namespace, templates: Sequence[Template]) -> tuple[Grid, list[Template]]:
@@ -78,10 +46,10 @@ def of(arguments: argparse.Namespace, templates: Sequence[Template]) -> tuple[Gr
     """
     if len(templates) > 1 or templates[0].pictures > 1:
         raise InputError("--grid makes one picture of one prompt in each cell; use axes: seed=1,2,3 or prompt=...")
-    sheet = Path(arguments.output or "grid.png")
-    if sheet.suffix.lower() != ".png" or "{" in str(sheet):
+    path = Path(arguments.output or "grid.png")
+    if path.suffix.lower() != ".png" or "{" in str(path):
         raise InputError(f"--output {arguments.output}: with --grid it is the sheet, a .png file")
-    grid = Grid(parse(arguments.grid), sheet)
+    grid = Grid(parse(arguments.grid), path)
     (template,) = templates
     return grid, [
         template._replace(request=_request(template.request, grid.axes, cell.places), output=cell.name)
@@ -94,7 +62,8 @@ def _request(request: Request, axes: Sequence[Axis], places: Sequence[int]) -> R
     for axis, place in zip(axes, places, strict=True):
         try:
             if axis.field is None:
-                request = _replaced(request, axis.values[0], axis.values[place])
+                texts = {name: getattr(request, name) for name in ("prompt", "negative")}
+                request = request.with_values(**replaced(texts, axis.values[0], axis.values[place]))
             else:
                 request = request.with_values(**{axis.field: axis.values[place]})
         except InputError as error:
@@ -102,11 +71,12 @@ def _request(request: Request, axes: Sequence[Axis], places: Sequence[int]) -> R
     return request
 
 
-def _replaced(request: Request, word: str, other: str) -> Request:
-    texts = {name: getattr(request, name) for name in ("prompt", "negative")}
-    if not any(word in (text or "") for text in texts.values()):
-        raise InputError(f"{word!r} is not in the prompt, so there is nothing to replace")
-    return request.with_values(**{name: text and text.replace(word, other) for name, text in texts.items()})
+def check_replaceable(grid: Grid, overwrite: bool) -> None:
+    """Raises InputError where the sheet would replace a file that is no sheet."""
+    if not overwrite and grid.sheet.exists() and not sheet.is_sheet(grid.sheet):
+        raise InputError(
+            f"{grid.sheet} exists and is no sheet of --grid; choose another --output, or --overwrite replaces it"
+        )
 
 
 def parse(text: str) -> tuple[Axis, ...]:
@@ -125,20 +95,16 @@ def parse(text: str) -> tuple[Axis, ...]:
         axes.append(_axis(name, values))
     if not axes:
         raise InputError(f"--grid takes settings with values, for example {EXAMPLE}")
-    if (count := math.prod(len(axis.texts) for axis in axes)) > _MOST:
-        raise InputError(f"--grid {text}: {count} pictures are more than {_MOST}; leave out some values")
+    if (count := math.prod(len(axis.texts) for axis in axes)) > MOST:
+        raise InputError(f"--grid {text}: {count} pictures are more than {MOST}; leave out some values")
     return tuple(axes)
 
 
 def _axis(name: str, text: str) -> Axis:
     texts = _split(text, ",")
-    if name == REPLACE:
+    field = field_of(name, "axis of --grid")
+    if field is None:
         return Axis(name, None, tuple(texts), tuple(texts))
-    fields = {(setting.key or field).lower(): field for field, setting in SETTINGS.items() if not setting.hidden}
-    fields |= {(setting.flag or "").lstrip("-"): field for field, setting in SETTINGS.items() if setting.flag}
-    if name not in fields:
-        raise unknown("axis of --grid", name, [*fields, REPLACE])
-    field = fields[name]
     kind = SETTINGS[field].kind
     if kind in (int, float):
         texts = [expanded for item in texts for expanded in _range(item, kind)]
@@ -172,7 +138,7 @@ def _range(text: str, kind: type) -> Iterator[str]:
         step = float(match["step"] or (1 if last >= first else -1))
         if step == 0 or (last - first) / step < 0:
             raise InputError(f"--grid: the range {text.strip()} never ends; turn its step round")
-        numbers = [first + step * i for i in range(min(int((last - first) / step + 1e-9), _MOST) + 1)]
+        numbers = [first + step * i for i in range(min(int((last - first) / step + 1e-9), MOST) + 1)]
     yield from (str(round(number)) if kind is int else f"{number:.6g}" for number in numbers)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 from PIL import Image
 
-from .. import conditions, jobs, metadata
+from .. import conditions, jobs, metadata, sheet
 from ..completion import speed_words, unguided_words
 from ..core import interrupt
 from ..core.errors import Failure, InputError, Interrupted
@@ -21,7 +21,7 @@ from ..generation import Result
 from ..jobs import Claim, State
 from ..pipeline import StableDiffusion
 from ..request import MODEL_FIELDS, Request
-from . import explain, grid, models, prompt_list, replay, sheet
+from . import explain, grid, models, prompt_list, replay
 from .animation import StepImages
 from .grid import Grid
 from .plan import Draft, Plan
@@ -43,7 +43,7 @@ def make(arguments: argparse.Namespace, name: str) -> None:
     sheets = None
     if arguments.grid is not None:
         sheets, templates = grid.of(arguments, templates)
-        sheet.check_replaceable(sheets, arguments.overwrite)
+        grid.check_replaceable(sheets, arguments.overwrite)
         arguments.output = f"{sheets.folder}/"
     plan = Plan(arguments, templates)
     for line in prompt_list.remarks_of(templates) if arguments.from_image is None else ():
@@ -122,7 +122,7 @@ class _Run:
         """Writes the sheet of --grid, whose pictures are there by now."""
         names = {cell.name: cell.places for cell in grid.cells}
         pictures = {names[draft.template.output or ""]: draft.target for draft in self._plan.drafts}
-        missing = sheet.write(grid, pictures)
+        missing = sheet.write(grid.sheet, grid.axes, pictures)
         if missing:
             self.report.note(
                 f"{len(missing)} of {len(pictures)} pictures are not there yet, so the sheet is grey there"

@@ -8,9 +8,10 @@ from pathlib import Path
 from .. import jobs, seeds
 from ..core.errors import InputError
 from ..core.files import is_folder
+from ..differences import differences
 from ..jobs import Job, State
 from ..prompts.wildcards import expand
-from ..request import SETTINGS, Request
+from ..request import Request
 from . import animation
 from .inputs import Inputs
 from .prompt_list import Template
@@ -230,14 +231,9 @@ def _distinct(templates: Sequence[Template]) -> Iterator[Request]:
 
 def _difference(first: Request, second: Request) -> str:
     """Returns up to three settings in which two requests differ, with their values."""
-    before, now = first.to_json(), second.to_json()
-    names = [
-        (setting.key or name)
-        for name, setting in SETTINGS.items()
-        if before.get(setting.key or name) != now.get(setting.key or name)
-    ]
-    shown = [f"{name} {before.get(name)!r}, here {now.get(name)!r}" for name in names[:3]]
-    return "; ".join(shown + (["..."] if len(names) > len(shown) else []))
+    pairs = differences(first.to_json(), second.to_json())
+    shown = [f"{name} {before!r}, here {now!r}" for name, before, now in pairs[:3]]
+    return "; ".join(shown + (["..."] if len(pairs) > len(shown) else []))
 
 
 def _option(draft: Draft) -> str:

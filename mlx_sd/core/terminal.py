@@ -1,4 +1,4 @@
-"""What a person at a terminal is shown of long work: bars of bytes, and lines about what is done once."""
+"""What is shown of long work: bars of bytes and lines at a terminal, and numbers for a program that asks for them."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -8,6 +8,9 @@ from typing import Any
 
 _DELAY = 0.5  # seconds before a bar appears: work that is shorter needs none
 _HIDDEN: ContextVar[bool] = ContextVar("hidden", default=False)
+
+Observer = Callable[[str, int, int], None]  # the title of the work, the bytes that are done, and all of them
+_OBSERVER: ContextVar[Observer | None] = ContextVar("observer", default=None)
 
 
 def visible() -> bool:
@@ -32,8 +35,35 @@ def announce(line: str) -> None:
 
 
 @contextmanager
+def observed(observer: Observer) -> Iterator[None]:
+    """Tells `observer` how far work of bytes is while the block runs: at its begin, and with each part that is done."""
+    before = _OBSERVER.set(observer)
+    try:
+        yield
+    finally:
+        _OBSERVER.reset(before)
+
+
+def observer() -> Observer | None:
+    """Returns the function that is told how far work is; None where nobody asks."""
+    return _OBSERVER.get()
+
+
+@contextmanager
 def progress(total: int, title: str) -> Iterator[Callable[[int], Any]]:
     """Shows a bar of `total` bytes where somebody looks; yields the function that advances it by some bytes."""
+    if (tell := observer()) is not None:
+        done = 0
+        tell(title, 0, total)
+
+        def advance(size: int) -> None:
+            """Counts some bytes and tells the observer."""
+            nonlocal done
+            done += size
+            tell(title, done, total)
+
+        yield advance
+        return
     if not visible():
         yield lambda size: None
         return

@@ -7,7 +7,9 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 
-from .routes import own
+from . import problems
+from .guard import Guard, Policy
+from .routes import gallery, images, models, own
 from .studio import Studio
 
 
@@ -15,8 +17,9 @@ def routes() -> list[BaseRoute]:
     """Returns the table of all routes."""
     return [
         *own.ROUTES,
-        # *uploads.ROUTES,  # pictures that clients send (studio-guard)
-        # *gallery.ROUTES, *models.ROUTES,  # (studio-gallery)
+        *images.ROUTES,
+        *gallery.ROUTES,
+        *models.ROUTES,
         # *openai.ROUTES, *a1111.ROUTES,  # (studio-api)
         # *pages.ROUTES,  # the page; last
     ]
@@ -25,7 +28,7 @@ def routes() -> list[BaseRoute]:
 def middleware(studio: Studio) -> list[Middleware]:
     """Returns what every request passes first, in this order."""
     return [
-        # Middleware(Guard, studio=studio),  # (studio-guard)
+        Middleware(Guard, policy=Policy.of(studio.settings.host, studio.settings.token)),
     ]
 
 
@@ -41,8 +44,9 @@ def application(studio: Studio) -> Starlette:
     app = Starlette(
         routes=routes(),
         middleware=middleware(studio),
-        exception_handlers=own.HANDLERS,
+        exception_handlers=problems.handlers(),
         lifespan=lifespan,
     )
     app.state.studio = studio
+    app.router.redirect_slashes = False  # a path is an address or it is not
     return app

@@ -26,6 +26,7 @@ _STOPPED = "the server was stopped before this picture was made"
 _DIED = "the server was started again, and the program that asked for this picture was gone"
 
 Named = Callable[[Request, str], str]  # request and id -> the name of the file in the data folder
+Ended = Callable[[StudioJob], None]  # is called when a job has ended, and must return at once
 Shown = Callable[[Request], dict[str, Any]]  # request -> its settings as clients see them
 
 
@@ -48,9 +49,11 @@ class JobQueue:
         *,
         name: Named = lambda request, id: f"{id}.png",
         show: Shown = lambda request: request.to_json(),
+        ended: Ended = lambda job: None,
     ):
         self.bound = bound
         self._journal, self._events, self._name, self._show = journal, events, name, show
+        self._ended = ended
         self._lock = threading.Condition()
         self._turns = Turns()
         self._jobs: dict[str, StudioJob] = {}  # in the order of their acceptance
@@ -327,6 +330,7 @@ class JobQueue:
             self._waiting.release(job.id)
             self._forget_old()
             self._publish(job)
+            self._ended(job)
 
     def _forget_old(self) -> None:
         """Forgets the oldest of many jobs that have ended, and pictures that nobody takes."""

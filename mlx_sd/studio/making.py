@@ -177,8 +177,8 @@ class Maker:
             self._finish(job, target)
 
     def _finish(self, job: StudioJob, target: Path) -> None:
+        self._studio.gallery.add(target.name)
         self._queue.done(job, target=target.name)
-        self._studio.events.publish({"type": "gallery", "added": target.name})
 
     def _recorded(self, value: Any) -> Any:
         """Returns settings in which a picture that was sent has its name alone: its path means nothing later."""

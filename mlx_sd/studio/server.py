@@ -9,10 +9,8 @@ from typing import Any
 import uvicorn
 
 from .app import application
+from .guard.protocol import uvicorn_options
 from .studio import Studio
-
-_BACKLOG = 256
-_KEEP_ALIVE = 5  # seconds that a connection without a request stays open
 
 
 class _Server(uvicorn.Server):
@@ -47,12 +45,7 @@ def run(studio: Studio, listener: socket.socket, started: Callable[[], None], gr
         application(studio),
         lifespan="on",
         log_level="error",
-        access_log=False,
-        timeout_graceful_shutdown=grace,
-        timeout_keep_alive=_KEEP_ALIVE,
-        backlog=_BACKLOG,
-        server_header=False,
-        ws="none",
+        **uvicorn_options(grace),
     )
     server = _Server(config, studio, started)
 

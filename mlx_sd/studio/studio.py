@@ -14,12 +14,18 @@ from ..request import MODEL, Request
 from . import submission
 from .catalog import Catalog, ModelEntry
 from .events import Events
+from .gallery import Gallery
+from .installation import Installer
 from .job import Origin, StudioJob
 from .job_queue import BOUND, JobQueue
 from .journal import Journal
 from .limits import LIMITS, Limits
+from .sheets import Sheets
 from .shown import shown_request
 from .styles import Styles
+from .thumbnails import Thumbnails
+from .trash import Trash
+from .uploads import Uploads, used_by
 from .worker import Worker
 
 HIDDEN = ".studio"  # the folder in the data folder that has everything but the pictures
@@ -58,9 +64,14 @@ class Studio:
             () if settings.model is None else (settings.model,),
         )
         self.journal = Journal(self.hidden / "journal.sqlite")
-        self.queue = JobQueue(self.journal, self.events, settings.queue, name=file_name, show=self.show)
-        self.uploads: Any = None  # mlx_sd.studio.uploads
-        self.gallery: Any = None  # mlx_sd.studio.gallery
+        self.sheets = Sheets(self)
+        self.queue = JobQueue(
+            self.journal, self.events, settings.queue, name=file_name, show=self.show, ended=self.sheets.ended
+        )
+        self.uploads = Uploads(self.hidden / "uploads", self.uploads_in_use)
+        self.gallery = Gallery(self.folder, self.hidden, self.events)
+        self.thumbnails, self.trash = Thumbnails(self.hidden / "thumbnails"), Trash(self.folder)
+        self.installer = Installer(self.events, self.catalog)
         self.styles = Styles(self.hidden / "styles.json")
         self.worker = Worker(self)
 
@@ -82,11 +93,14 @@ class Studio:
         """Takes over the jobs of an earlier start, and starts the worker; returns how many jobs go on."""
         resumed = self.queue.restore()
         self.worker.start()
+        self.gallery.start()
+        self.sheets.start()
         return resumed
 
     def begin_stop(self) -> None:
         """Ends what clients wait for and stops the worker at its next evaluation; returns at once."""
         self.worker.stop()
+        self.installer.close()
         self.queue.close()
         self.events.close()
 
@@ -94,6 +108,9 @@ class Studio:
         """Stops the worker and closes the journal; False where the worker did not end within so many seconds."""
         self.begin_stop()
         ended = self.worker.join(seconds)
+        self.installer.join(1.0)
+        self.gallery.close()
+        self.thumbnails.close()
         self.journal.close()
         os.close(self._lock)
         return ended
@@ -104,6 +121,10 @@ class Studio:
         """Accepts the pictures of a client's JSON object; raises FieldError, QueueFull and Failure."""
         request = submission.read_request(self, values)
         return self.queue.submit(submission.pictures(request, count), origin, keep=keep, group=group)
+
+    def uploads_in_use(self) -> set[str]:
+        """Returns the ids of the pictures that jobs still need."""
+        return used_by(job.request for job in self.queue.listing() if not job.state.is_end)
 
     def picture(self, name: str) -> Path:
         """Returns the file of a picture that a client names, "upload:ID" or "gallery:NAME"; InputError otherwise."""

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlx_sd import metadata
-from mlx_sd.cli import grid, sheet
+from mlx_sd import metadata, sheet
+from mlx_sd.cli import grid
 from mlx_sd.core.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("tiny_once")

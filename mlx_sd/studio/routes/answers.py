@@ -1,6 +1,5 @@
 """What routes have in common: JSON that is read and written, and errors as clients see them."""
 
-import json
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -11,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from ...core.errors import Failure, InputError
 from ..job import API, PAGE, Origin
 from ..job_queue import QueueFull
+from ..json_text import read_object
 from ..studio import Studio
 from ..submission import FieldError
 
@@ -24,13 +24,7 @@ def studio_of(request: Request) -> Studio:
 
 async def json_of(request: Request) -> dict[str, Any]:
     """Returns the JSON object in a request's body; InputError for anything else."""
-    try:
-        values = json.loads(await request.body())
-    except (ValueError, RecursionError):
-        raise InputError("the body is not JSON that can be read") from None
-    if not isinstance(values, dict):
-        raise InputError("the body must be a JSON object")
-    return values
+    return await read_object(request)
 
 
 def error(message: str, status: int, field: str | None = None, headers: Mapping[str, str] | None = None) -> Response:

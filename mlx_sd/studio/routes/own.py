@@ -57,7 +57,10 @@ async def submit(request: Request) -> Response:
     if not isinstance(settings, dict):
         raise InputError('the body has no "request", an object with the settings')
     origin = origin_of(request, values.get("client"))
-    jobs = studio.submit(settings, origin, keep=bool(values.get("keep", origin.kind == PAGE)), count=count)
+    if values.get("grid") is not None:
+        jobs = await asyncio.to_thread(studio.sheets.submit, settings, values["grid"], origin)
+    else:
+        jobs = studio.submit(settings, origin, keep=bool(values.get("keep", origin.kind == PAGE)), count=count)
     return JSONResponse({"jobs": [job.to_json() for job in jobs], "group": jobs[0].group}, 202)
 
 

@@ -1,4 +1,4 @@
-"""The sheet of --grid: pictures in rows and columns, with labels."""
+"""The sheet of a grid: pictures in rows and columns, with labels."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,47 +8,39 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from ..core.errors import InputError
-from ..core.files import atomic_file
-from .grid import Axis, Grid
+from .core.files import atomic_file
+from .grid import Axis
 
-_MARK = "mlx-sd-grid"  # the text of a PNG that is a sheet
+MARK = "mlx-sd-grid"  # the text of a PNG that is a sheet
 _LONGEST_SIDE = 16_384  # pixels of a sheet; larger ones show their pictures smaller
 _GAP, _MARGIN, _TEXT = 4, 8, 18  # pixels
 _BACKGROUND, _INK, _MISSING = "white", "black", "lightgray"
 
 
-def check_replaceable(grid: Grid, overwrite: bool) -> None:
-    """Raises InputError where the sheet would replace a file that is no sheet."""
-    if overwrite or not grid.sheet.exists():
-        return
+def is_sheet(path: Path) -> bool:
+    """Returns whether a picture is a sheet that `write` wrote."""
     try:
-        with Image.open(grid.sheet) as image:
-            marked = _MARK in getattr(image, "text", {})
+        with Image.open(path) as image:
+            return MARK in getattr(image, "text", {})
     except (OSError, SyntaxError, ValueError):
-        marked = False
-    if not marked:
-        raise InputError(
-            f"{grid.sheet} exists and is no sheet of --grid; choose another --output, or --overwrite replaces it"
-        )
+        return False
 
 
-def write(grid: Grid, pictures: Mapping[tuple[int, ...], Path]) -> list[tuple[int, ...]]:
+def write(path: Path, axes: Sequence[Axis], pictures: Mapping[tuple[int, ...], Path]) -> list[tuple[int, ...]]:
     """Writes the sheet of pictures by their places along the axes; returns the places of those that are missing."""
     images: dict[tuple[int, ...], Image.Image] = {}
     missing = []
-    for places, path in pictures.items():
+    for places, file in pictures.items():
         try:
-            with Image.open(path) as image:
+            with Image.open(file) as image:
                 images[places] = image.convert("RGB")
         except OSError:
             missing.append(places)
-    sheet = compose(grid.axes, images)
+    sheet = compose(axes, images)
     info = PngInfo()
-    axes = {axis.name: list(axis.texts) for axis in grid.axes}
-    info.add_itxt(_MARK, json.dumps(axes, ensure_ascii=False))
-    with atomic_file(grid.sheet) as file:
-        sheet.save(file, format="PNG", pnginfo=info)
+    info.add_itxt(MARK, json.dumps({axis.name: list(axis.texts) for axis in axes}, ensure_ascii=False))
+    with atomic_file(path) as output:
+        sheet.save(output, format="PNG", pnginfo=info)
     return missing
 
 
