@@ -16,10 +16,11 @@ from ..metadata import infotext, picture_file
 from ..metadata.from_a1111 import Translation, translate
 from ..metadata.to_a1111 import VERSION_KEY
 from ..request import SETTINGS
+from ..tasks.painting import ALPHA
 from . import json_text
 from .catalog import Catalog, ModelEntry
 from .picture_parts import texts_of
-from .submission import ALPHA, FieldError, read_request
+from .submission import FieldError, read_request
 
 if TYPE_CHECKING:
     from .studio import Studio

@@ -57,7 +57,7 @@ async def compare(request: Request) -> Response:
 async def picture(request: Request) -> Response:
     """Answers with the file of a picture, under the type of its suffix."""
     studio, name = studio_of(request), request.path_params["name"]
-    record = studio.gallery.find(name)
+    record = await _record(studio, name)
     if record is None:
         return _absent(name)
     content = await _in_pool(studio, _content, studio.gallery.folder / record.name, record)
@@ -73,13 +73,13 @@ async def picture(request: Request) -> Response:
 async def thumbnail(request: Request) -> Response:
     """Answers with a small copy of a picture; with a grey picture where it is damaged."""
     studio, name = studio_of(request), request.path_params["name"]
-    return await _thumbnail(request, studio.gallery.folder, studio.gallery.find(name))
+    return await _thumbnail(request, studio.gallery.folder, await _record(studio, name))
 
 
 async def delete(request: Request) -> Response:
     """Moves a picture into the trash."""
     studio, name = studio_of(request), request.path_params["name"]
-    if studio.gallery.find(name) is None:
+    if await _record(studio, name) is None:
         return _absent(name)
     try:
         moved = await studio.gallery.run(studio.trash.put, name)
@@ -131,9 +131,17 @@ async def _thumbnail(request: Request, folder: Path, record: Record | None) -> R
     return _cached(request, record, content, MEDIA_TYPE)
 
 
+async def _record(studio: Studio, name: str) -> Record | None:
+    """Returns the record of a picture, also of one that the gallery is just taking in; None for other names."""
+    record: Record | None = studio.gallery.find(name)
+    if record is None:
+        record = await studio.gallery.run(studio.gallery.find, name)
+    return record
+
+
 async def _fresh(studio: Studio, name: str) -> Record | None:
     """Returns the record of a picture as the file is now; names that are not in the table are not looked for."""
-    if studio.gallery.find(name) is None:
+    if await _record(studio, name) is None:
         return None
     record: Record | None = await studio.gallery.run(studio.gallery.update, name)
     return record
