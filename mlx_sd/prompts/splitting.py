@@ -21,7 +21,7 @@ class Counted(Protocol):
 
     @property
     def tokens(self) -> int:
-        """Returns that number."""
+        """Returns how many tokens that are."""
 
 
 class Splitter:

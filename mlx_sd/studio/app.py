@@ -2,33 +2,31 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib import import_module
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 
-from . import problems
-from .guard import Guard, Policy
-from .routes import gallery, images, models, own
 from .studio import Studio
+
+# The modules of `routes` in the order in which their tables are looked through. They are named, and not imported here,
+# because they build on this folder.
+ROUTES = ("own", "images", "gallery", "models", "pages")
 
 
 def routes() -> list[BaseRoute]:
     """Returns the table of all routes."""
-    return [
-        *own.ROUTES,
-        *images.ROUTES,
-        *gallery.ROUTES,
-        *models.ROUTES,
-        # *openai.ROUTES, *a1111.ROUTES,  # (studio-api)
-        # *pages.ROUTES,  # the page; last
-    ]
+    return [route for name in ROUTES for route in import_module(f".routes.{name}", __package__).ROUTES]
 
 
 def middleware(studio: Studio) -> list[Middleware]:
     """Returns what every request passes first, in this order."""
     return [
-        Middleware(Guard, policy=Policy.of(studio.settings.host, studio.settings.token)),
+        Middleware(
+            import_module(".guard", __package__).Guard,
+            policy=import_module(".guard", __package__).Policy.of(studio.settings.host, studio.settings.token),
+        ),
     ]
 
 
@@ -44,7 +42,7 @@ def application(studio: Studio) -> Starlette:
     app = Starlette(
         routes=routes(),
         middleware=middleware(studio),
-        exception_handlers=problems.handlers(),
+        exception_handlers=import_module(".problems", __package__).handlers(),
         lifespan=lifespan,
     )
     app.state.studio = studio

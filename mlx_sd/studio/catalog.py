@@ -101,15 +101,15 @@ class Catalog:
         return list(self._current.embeddings)
 
     def control_networks(self) -> list[ModelEntry]:
-        """Returns the ControlNets."""
+        """Returns the ControlNets that are installed."""
         return self._of_family(_CONTROL)
 
     def adapters(self) -> list[ModelEntry]:
-        """Returns the T2I-Adapters."""
+        """Returns the T2I-Adapters that are installed."""
         return self._of_family(_ADAPTER)
 
     def image_prompts(self) -> list[ModelEntry]:
-        """Returns the IP-Adapters."""
+        """Returns the IP-Adapters that are installed."""
         return self._of_family(_IMAGE_PROMPT)
 
     def image_encoders(self) -> list[ModelEntry]:

@@ -66,17 +66,17 @@ def _counted(studio: "Studio", maker: "Maker", request: Request) -> dict[str, An
         if len(maker.cache) > _MOST:
             maker.cache.clear()
         maker.cache[key] = cost.cost_of(model, request), cost.cost_of(model, plain)
-    own, whole_cost = maker.cache[key]
+    reused, plain_cost = maker.cache[key]
     completed = complete(model, request.with_values(**cost.BESIDE))
     evidence = None if request.speed is None else preset_of(model, request.speed).evidence
     answer: dict[str, Any] = {"completed": studio.show(completed)}
-    if own is not None and whole_cost is not None:
+    if reused is not None and plain_cost is not None:
         answer["cost"] = {
-            "evaluations": own.evaluations,
-            "full": own.full,
-            "macs": own.macs,
-            "macs_plain": whole_cost.macs,
-            "share": round(own.macs / whole_cost.macs, 4),
+            "evaluations": reused.evaluations,
+            "full": reused.full,
+            "macs": reused.macs,
+            "macs_plain": plain_cost.macs,
+            "share": round(reused.macs / plain_cost.macs, 4),
             "evidence": evidence,
         }
     return answer

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import hires_setting
 from ..checkpoint.adapter import Adapter
@@ -16,9 +16,7 @@ from ..prompts.embeddings import Embedding
 from ..request import SETTINGS
 from .catalog import chosen_entry
 from .limits import LIMITS
-
-if TYPE_CHECKING:
-    from .studio import Studio
+from .parts import Sources
 
 ALPHA = "alpha"  # a mask that is the transparency of the image
 KEYS = {description.key or name: name for name, description in SETTINGS.items()}  # names in JSON -> fields
@@ -43,7 +41,7 @@ def short(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-def read(studio: "Studio", name: str, value: Any) -> Any:
+def read(sources: Sources, name: str, value: Any) -> Any:
     """Returns the value of a field, with ids replaced by sources; FieldError."""
     description = SETTINGS[name]
     key = description.key or name
@@ -52,7 +50,7 @@ def read(studio: "Studio", name: str, value: Any) -> Any:
         if name in _REFUSED:
             raise InputError(_REFUSED[name])
         if reader := _READERS.get(name):
-            return reader(studio, value)
+            return reader(sources, value)
         if description.from_json is not None:
             raise InputError(f"{key} cannot be given here")  # a field that names files has a reader of its own
         return description.check(name, value)
@@ -82,58 +80,58 @@ def _text(value: Any) -> str:
     return value
 
 
-def _model(studio: "Studio", value: Any) -> str:
-    return studio.catalog.model(_text(value)).source
+def _model(sources: Sources, value: Any) -> str:
+    return sources.catalog.model(_text(value)).source
 
 
-def _refiner(studio: "Studio", value: Any) -> str:
-    return chosen_entry("refiner", _text(value), studio.catalog.refiners()).source
+def _refiner(sources: Sources, value: Any) -> str:
+    return chosen_entry("refiner", _text(value), sources.catalog.refiners()).source
 
 
-def _vae(studio: "Studio", value: Any) -> str:
-    return chosen_entry("VAE", _text(value), studio.catalog.vaes()).source
+def _vae(sources: Sources, value: Any) -> str:
+    return chosen_entry("VAE", _text(value), sources.catalog.vaes()).source
 
 
-def _encoder(studio: "Studio", value: Any) -> str:
-    return chosen_entry("image encoder", _text(value), studio.catalog.image_encoders()).source
+def _encoder(sources: Sources, value: Any) -> str:
+    return chosen_entry("image encoder", _text(value), sources.catalog.image_encoders()).source
 
 
-def _hires_mode(studio: "Studio", value: Any) -> str:
+def _hires_mode(sources: Sources, value: Any) -> str:
     if value in hires_setting.MODES:
         return str(value)
-    entries = studio.catalog.upscalers()
+    entries = sources.catalog.upscalers()
     if not any(_text(value) in (entry.id, entry.title, entry.name) for entry in entries):
         modes = ", ".join((*hires_setting.MODES, *(entry.id for entry in entries)))
         raise InputError(f"there is no hires mode {short(value)}; choose one of {modes}")
     return chosen_entry("upscaler", value, entries).source
 
 
-def _schedule(studio: "Studio", value: Any) -> str:
+def _schedule(sources: Sources, value: Any) -> str:
     if _FILE.search(_text(value)):
         raise InputError("a schedule is a name, or a list such as timesteps=999,850,...; files are not read here")
     return _text(value)
 
 
-def _image(studio: "Studio", value: Any) -> str:
-    return str(studio.picture(_text(value)))
+def _image(sources: Sources, value: Any) -> str:
+    return str(sources.picture(_text(value)))
 
 
-def _mask(studio: "Studio", value: Any) -> str:
-    return ALPHA if value == ALPHA else _image(studio, value)
+def _mask(sources: Sources, value: Any) -> str:
+    return ALPHA if value == ALPHA else _image(sources, value)
 
 
-def _records(value: Any, known: Sequence[str], noun: str) -> list[dict[str, Any]]:
-    """Returns a list of JSON objects with known keys; a lone object is a list of one."""
+def _records(value: Any, names: Sequence[str], noun: str) -> list[dict[str, Any]]:
+    """Returns a list of JSON objects with these keys; a lone object is a list of one."""
     entries = [value] if isinstance(value, Mapping | str) else value
     if not isinstance(entries, list) or len(entries) > LIMITS.entries:
         raise InputError(f"at most {LIMITS.entries} are taken, in a list, not {short(value)}")
     records = []
     for entry in entries:
-        record = {known[0]: entry} if isinstance(entry, str) else entry
+        record = {names[0]: entry} if isinstance(entry, str) else entry
         if not isinstance(record, Mapping):
-            raise InputError(f"{noun} is an object with {', '.join(known)}, not {short(entry)}")
-        if surplus := sorted(str(key) for key in record.keys() - {*known, "name", *HASHES}):
-            raise InputError(f"{noun} has no {surplus[0][:50]!r}; it has {', '.join(known)}")
+            raise InputError(f"{noun} is an object with {', '.join(names)}, not {short(entry)}")
+        if surplus := sorted(str(key) for key in record.keys() - {*names, "name", *HASHES}):
+            raise InputError(f"{noun} has no {surplus[0][:50]!r}; it has {', '.join(names)}")
         records.append(dict(record))
     return records
 
@@ -147,57 +145,57 @@ def _number(record: Mapping[str, Any], name: str, default: float) -> float:
     return float(number)
 
 
-def _loras(studio: "Studio", value: Any) -> tuple[Any, ...]:
+def _loras(sources: Sources, value: Any) -> tuple[Any, ...]:
     loras = []
     for record in _records(value, ("id", "scale", "blocks"), "a LoRA"):
-        entry = chosen_entry("LoRA", _text(record.get("id", record.get("name"))), studio.catalog.loras())
+        entry = chosen_entry("LoRA", _text(record.get("id", record.get("name"))), sources.catalog.loras())
         loras.append(Lora.of((entry.source, _number(record, "scale", 1.0), tuple(record.get("blocks") or ()))))
     return tuple(loras)
 
 
-def _embeddings(studio: "Studio", value: Any) -> tuple[Any, ...]:
+def _embeddings(sources: Sources, value: Any) -> tuple[Any, ...]:
     entries = []
     for record in _records(value, ("id", "name"), "an embedding"):
-        entry = chosen_entry("embedding", _text(record.get("id", record.get("name"))), studio.catalog.embeddings())
+        entry = chosen_entry("embedding", _text(record.get("id", record.get("name"))), sources.catalog.embeddings())
         name = record.get("name") or Path(entry.name).name
         entries.append(Embedding(entry.source, _text(name)))
     return tuple(entries)
 
 
-def _controls(studio: "Studio", value: Any) -> tuple[Any, ...]:
-    known = ("model", "image", "scale", "start", "end", "maker", "mode")
+def _controls(sources: Sources, value: Any) -> tuple[Any, ...]:
+    names = ("model", "image", "scale", "start", "end", "maker", "mode")
     controls = []
-    for record in _records(value, known, "a control network"):
-        entry = chosen_entry("control network", _text(record.get("model")), studio.catalog.control_networks())
-        image = _image(studio, record.get("image"))
+    for record in _records(value, names, "a control network"):
+        entry = chosen_entry("control network", _text(record.get("model")), sources.catalog.control_networks())
+        image = _image(sources, record.get("image"))
         scale, start, end = (_number(record, *pair) for pair in (("scale", 1.0), ("start", 0.0), ("end", 1.0)))
         maker, mode = (_text(record[name]) if record.get(name) else None for name in ("maker", "mode"))
         controls.append(Control(entry.source, image, scale, start, end, maker, mode).checked())
     return tuple(controls)
 
 
-def _adapters(studio: "Studio", value: Any) -> tuple[Any, ...]:
+def _adapters(sources: Sources, value: Any) -> tuple[Any, ...]:
     adapters = []
     for record in _records(value, ("model", "image", "scale"), "an adapter"):
-        entry = chosen_entry("adapter", _text(record.get("model")), studio.catalog.adapters())
-        image, scale = _image(studio, record.get("image")), _number(record, "scale", 1.0)
+        entry = chosen_entry("adapter", _text(record.get("model")), sources.catalog.adapters())
+        image, scale = _image(sources, record.get("image")), _number(record, "scale", 1.0)
         adapters.append(Adapter(entry.source, image, scale).checked())
     return tuple(adapters)
 
 
-def _ip_adapters(studio: "Studio", value: Any) -> tuple[Any, ...]:
+def _ip_adapters(sources: Sources, value: Any) -> tuple[Any, ...]:
     prompts = []
     for record in _records(value, ("model", "images", "scale", "mask", "blocks"), "an image prompt"):
-        entry = chosen_entry("image prompt", _text(record.get("model")), studio.catalog.image_prompts())
-        names = record.get("images")
-        images = tuple(_image(studio, name) for name in (names if isinstance(names, list) else [names]))
+        entry = chosen_entry("image prompt", _text(record.get("model")), sources.catalog.image_prompts())
+        shown = record.get("images")
+        images = tuple(_image(sources, name) for name in (shown if isinstance(shown, list) else [shown]))
         scale: Any = record.get("blocks") or record.get("scale", 1.0)
-        mask = None if record.get("mask") is None else _image(studio, record["mask"])
+        mask = None if record.get("mask") is None else _image(sources, record["mask"])
         prompts.append(ImagePrompt(entry.source, images, scale, mask).checked())
     return tuple(prompts)
 
 
-_READERS: Mapping[str, Callable[["Studio", Any], Any]] = {
+_READERS: Mapping[str, Callable[[Sources, Any], Any]] = {
     "model": _model,
     "refiner": _refiner,
     "vae": _vae,

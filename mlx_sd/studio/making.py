@@ -1,10 +1,13 @@
 """How the worker makes a job: the model, the picture step by step, the file. Only the worker's thread imports this."""
 
 import gc
+import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from threading import Event
+from typing import Any
 
 import mlx.core as mx
 from PIL import Image
@@ -15,14 +18,13 @@ from ..core.version import VERSION
 from ..jobs import Job
 from ..pipeline import StableDiffusion
 from ..request import MODEL_FIELDS, Request
+from .calls import Calls
 from .job import StudioJob
 from .limits import LIMITS
+from .model_state import ModelState
+from .parts import Parts
 from .previews import Previews
 from .submission import FieldError, field_of
-
-if TYPE_CHECKING:
-    from .studio import Studio
-    from .worker import Worker
 
 
 class _Cancelled(Exception):
@@ -36,11 +38,14 @@ class _Stopped(Exception):
 class Maker:
     """Makes jobs with one model at a time in memory; created and used in the worker's thread alone."""
 
-    def __init__(self, studio: "Studio", worker: "Worker"):
-        self._studio, self._worker, self._queue = studio, worker, studio.queue
+    def __init__(self, studio: Parts, calls: Calls, stopping: Event, model: ModelState):
+        """calls: answered between evaluations. stopping: set when the server stops. model: kept up to date."""
+        self._studio, self._queue = studio, studio.queue
+        self._calls, self._stopping, self._model = calls, stopping, model
         self._key: tuple[Any, ...] | None = None
         self._loaded: tuple[StableDiffusion, StableDiffusion | None] | None = None
         self.previews = Previews(studio.events)
+        self.evaluated = 0.0  # seconds of all evaluations so far
         self._decoding = 0.0  # seconds of decoding for each pixel, as measured last
         self._size: tuple[int | None, int | None] | None = None
         self.cache: dict[Any, Any] = {}  # of functions that the worker is called with
@@ -62,20 +67,20 @@ class Maker:
         request_model.check(request)
         self._drop()
         name = self._studio.catalog.title_of(request.model)
-        self._worker.loading, self._worker.model = name, None
+        self._model.loading, self._model.loaded = name, None
         self._studio.events.publish({"type": "model", "state": "loading", "name": name})
         try:
             self._loaded = request_model.load(request), request_model.load_refiner(request)
-            self._key, self._worker.model = key, name
+            self._key, self._model.loaded = key, name
         finally:
-            self._worker.loading = None
+            self._model.loading = None
             state = "failed" if self._loaded is None else "ready"
             self._studio.events.publish({"type": "model", "state": state, "name": name})
         return self._loaded
 
     def _drop(self) -> None:
         """Gives the memory of the model free."""
-        self._loaded = self._key = self._worker.model = None
+        self._loaded = self._key = self._model.loaded = None
         self.previews.forget()
         gc.collect()
         mx.clear_cache()
@@ -106,14 +111,15 @@ class Maker:
             reason = str(error).strip().splitlines()
             self._queue.failed(job, f"the picture could not be made: {reason[0] if reason else type(error).__name__}")
 
-    def rest(self) -> None:
+    def prepare_previews(self) -> None:
         """Prepares previews for the model in memory; stops as soon as something else is to be done."""
         if self._loaded is None:
             return
-        self.previews.prepare(self._loaded[0], self._check_unwanted)
+        with suppress(_Stopped):
+            self.previews.prepare(self._loaded[0], self._check_idle)
 
-    def _check_unwanted(self) -> None:
-        if self._worker.is_wanted:
+    def _check_idle(self) -> None:
+        if self._stopping.is_set() or len(self._calls) or self._queue.order:
             raise _Stopped
 
     def _make(self, job: StudioJob) -> None:
@@ -138,10 +144,12 @@ class Maker:
         def step(evaluation: int, evaluations: int, denoised: mx.array) -> None:
             """Follows each evaluation: the job is cancelled here, and shown."""
             self._check(job)
+            before = clock.total
             left = clock.left(evaluation, evaluations)
+            self.evaluated += clock.total - before
             self._queue.progress(job, evaluation, evaluations, left)
             self.previews.show(job, denoised, clock.total)
-            self._worker.answer_calls(self)
+            self._calls.answer(self)
             clock.go_on()
 
         for result in sd.stream([job.request], refiner=refiner, callback=step):
@@ -154,7 +162,7 @@ class Maker:
         """Raises where the job was cancelled, or the server stops."""
         if job.stop.is_set():
             raise _Cancelled
-        if self._worker.stopping.is_set():
+        if self._stopping.is_set():
             raise _Stopped
 
     def _target(self, job: StudioJob, completed: Request) -> Path | None:
@@ -174,6 +182,7 @@ class Maker:
             self._queue.done(job, metadata.encoded(image, settings))
         else:
             metadata.save(image, target, settings)
+            _sync(target)
             self._finish(job, target)
 
     def _finish(self, job: StudioJob, target: Path) -> None:
@@ -211,6 +220,16 @@ class _Clock:
     def go_on(self) -> None:
         """Begins the next evaluation."""
         self._start = time.perf_counter()
+
+
+def _sync(target: Path) -> None:
+    """Waits until a file and its name are on the disk: only then does the journal say that the job is done."""
+    for path in (target, target.parent):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _check_size(completed: Request) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import mlx.core as mx
 
 from .. import preview
-from ..core.errors import Failure, InputError
 from ..pipeline import StableDiffusion
 from ..preview import Preview
 from .events import Events
@@ -28,7 +27,7 @@ class Previews:
         self._events = events
         self._preview: Preview | None = None
         self._unavailable = False  # there can be none for this model
-        self.spent, self.evaluated = 0.0, 0.0  # seconds, of all jobs
+        self.spent = 0.0  # seconds, of all jobs
         self._job_spent, self._last = 0.0, 0.0
 
     def forget(self) -> None:
@@ -47,7 +46,7 @@ class Previews:
             return
         try:
             self._preview = Preview(sd, network=preview.network_of(sd, check))
-        except (InputError, Failure):
+        except (ValueError, RuntimeError, OSError, MemoryError):  # InputError and Failure too: pictures do without
             self._unavailable = True
 
     def show(self, job: StudioJob, denoised: mx.array, seconds: float) -> None:
@@ -55,7 +54,6 @@ class Previews:
 
         seconds: that the evaluations of the job have taken so far.
         """
-        self.evaluated += 0.0
         if self._preview is None or not (self._events.listeners or job.watched > time.time()):
             return
         if self._job_spent + self._last > SHARE * seconds:

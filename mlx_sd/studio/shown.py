@@ -1,20 +1,18 @@
 """A request as clients see it: with ids in place of paths, so that it can be sent again."""
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import hires_setting
 from ..request import Request
 from .fields import ALPHA, HASHES, IGNORED
-
-if TYPE_CHECKING:
-    from .studio import Studio
+from .parts import Sources
 
 
-def shown_request(studio: "Studio", request: Request) -> dict[str, Any]:
+def shown_request(sources: Sources, request: Request) -> dict[str, Any]:
     """Returns a request as clients see it: `read_request` reads it back, and it has no path in it."""
     values = {key: value for key, value in request.to_json().items() if key not in IGNORED and value is not None}
-    title, picture = studio.catalog.title_of, studio.picture_name
+    title, picture = sources.catalog.title_of, sources.picture_name
     for key in ("model", "refiner", "vae", "ip_encoder"):
         if key in values:
             values[key] = title(values[key])

@@ -4,6 +4,7 @@ import fcntl
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,7 @@ class Studio:
     def start(self) -> int:
         """Takes over the jobs of an earlier start, and starts the worker; returns how many jobs go on."""
         resumed = self.queue.restore()
+        _sweep(self.folder, {job.target for job in self.queue.listing() if job.target and not job.state.is_end})
         self.worker.start()
         self.gallery.start()
         self.sheets.start()
@@ -153,6 +155,15 @@ class Studio:
 def file_name(request: Request, id: str) -> str:
     """Returns the name of a new picture's file: when it was asked for, its seed, and a part of the job's id."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{request.seed}-{id[:8]}.png"
+
+
+def _sweep(folder: Path, targets: set[str]) -> None:
+    """Removes the temporary files that a server which was killed has left beside the pictures of its jobs."""
+    for path in folder.iterdir() if targets else ():
+        name, _, suffix = path.name.removeprefix(".").rpartition(".")
+        if path.name.startswith(".") and suffix and name in targets:
+            with suppress(OSError):
+                path.unlink()
 
 
 def _claimed(folder: Path, hidden: Path) -> int:

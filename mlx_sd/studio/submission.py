@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..checkpoint.lora import Lora
 from ..core.errors import InputError
@@ -21,9 +21,7 @@ from ..request import SETTINGS, Request, pictures_of
 from .catalog import ModelEntry, chosen_entry
 from .fields import IGNORED, KEYS, FieldError, read, short
 from .limits import LIMITS
-
-if TYPE_CHECKING:
-    from .studio import Studio
+from .parts import Sources
 
 __all__ = ["FieldError", "check_limits", "field_of", "pictures", "read_fields", "read_request"]
 
@@ -31,18 +29,18 @@ UPLOAD, GALLERY = "upload:", "gallery:"  # how clients name pictures
 _FLAG = re.compile(r"--([a-z][a-z0-9-]*)")
 
 
-def read_request(studio: "Studio", values: Mapping[str, Any]) -> Request:
+def read_request(sources: Sources, values: Mapping[str, Any]) -> Request:
     """Returns the request that a JSON object of a client means, under the names of `Request.to_json`.
 
     Models, LoRAs, embeddings and other networks are given by their ids in the catalogue, images as "upload:ID" or
     "gallery:NAME". A LoRA that the prompt names is looked up in the catalogue too. Raises FieldError.
     """
-    fields, errors = read_fields(studio, values)
+    fields, errors = read_fields(sources, values)
     if errors:
         raise errors[0]
     try:
-        request = Request(**({"model": studio.default_model.source} | fields))
-        request = with_named_embeddings(studio, with_named_loras(studio, request))
+        request = Request(**({"model": sources.default_model.source} | fields))
+        request = with_named_embeddings(sources, with_named_loras(sources, request))
     except FieldError:
         raise
     except InputError as error:
@@ -51,7 +49,7 @@ def read_request(studio: "Studio", values: Mapping[str, Any]) -> Request:
     return request
 
 
-def read_fields(studio: "Studio", values: Mapping[str, Any]) -> tuple[dict[str, Any], list[FieldError]]:
+def read_fields(sources: Sources, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[FieldError]]:
     """Returns the fields of a request that a JSON object names, by themselves, and what is wrong with the others."""
     fields: dict[str, Any] = {}
     errors: list[FieldError] = []
@@ -63,7 +61,7 @@ def read_fields(studio: "Studio", values: Mapping[str, Any]) -> tuple[dict[str, 
             errors.append(FieldError(_unknown(key), key))
             continue
         try:
-            fields[name] = read(studio, name, value)
+            fields[name] = read(sources, name, value)
         except FieldError as error:
             errors.append(error)
     return fields, errors
@@ -83,35 +81,35 @@ def pictures(request: Request, count: int = 1, wildcards: bool = True) -> list[R
     return requests
 
 
-def with_named_loras(studio: "Studio", request: Request) -> Request:
+def with_named_loras(sources: Sources, request: Request) -> Request:
     """Returns a request with the LoRAs of its prompt, <lora:NAME:1>, among its own, found by name in the catalogue."""
     if request.prompt is None or request.prompt_style != A1111:
         return request
     try:
         prompt, tags = lora_tags.taken_out(request.prompt)
-        entries = [chosen_entry("LoRA", tag.name, _by_stem(studio.catalog.loras())) for tag in tags]
+        entries = [chosen_entry("LoRA", tag.name, _by_stem(sources.catalog.loras())) for tag in tags]
         if not tags:
             return request
-        own = (Lora(entry.source, tag.scale) for entry, tag in zip(entries, tags, strict=True))
-        return request.with_values(prompt=prompt, loras=(*request.loras, *own))
+        loras = (Lora(entry.source, tag.scale) for entry, tag in zip(entries, tags, strict=True))
+        return request.with_values(prompt=prompt, loras=(*request.loras, *loras))
     except InputError as error:
         raise FieldError(str(error), "prompt") from None
 
 
-def with_named_embeddings(studio: "Studio", request: Request) -> Request:
+def with_named_embeddings(sources: Sources, request: Request) -> Request:
     """Returns a request with the embeddings of the catalogue that its prompts name.
 
     They are named as <NAME> or embedding:NAME, or by the bare name where that is no ordinary word: it has a capital, a
     digit, a dash or an underscore.
     """
     text = " ".join(filter(None, (request.prompt, request.negative, request.prompt_2, request.negative_2)))
-    own = {entry.path for entry in request.embeddings}
+    present = {entry.path for entry in request.embeddings}
     named = []
-    for entry in studio.catalog.embeddings() if text else ():
+    for entry in sources.catalog.embeddings() if text else ():
         name = Path(entry.name).name
         bare = rf"(?<![\w-]){re.escape(name)}(?![\w-])"
         marked = f"<{name}>" in text or re.search(rf"embedding:{re.escape(name)}(?![\w-])", text)
-        if entry.source not in own and (marked or (re.search("[A-Z0-9_-]", name) and re.search(bare, text))):
+        if entry.source not in present and (marked or (re.search("[A-Z0-9_-]", name) and re.search(bare, text))):
             named.append(Embedding(entry.source, name))
     return request.with_values(embeddings=(*request.embeddings, *named)) if named else request
 

@@ -29,8 +29,8 @@ class Turns:
     def add(self, job: StudioJob) -> None:
         """Puts a job in its place, and writes its turn into it."""
         client = job.origin.client
-        own = max((waiting.turn for waiting in self._jobs if waiting.origin.client == client), default=-1)
-        job.turn = max(self._current, self._served.get(client, -1) + 1, own + 1)
+        last = max((waiting.turn for waiting in self._jobs if waiting.origin.client == client), default=-1)
+        job.turn = max(self._current, self._served.get(client, -1) + 1, last + 1)
         self.restore(job)
 
     def restore(self, job: StudioJob) -> None:

@@ -212,3 +212,16 @@ def test_a_damaged_picture_is_made_again_beside_it(tmp_path):
         assert again.state is State.DONE and again.target != job.target
         with Image.open(server.folder / again.target) as image:
             image.load()
+
+
+def test_what_a_killed_server_was_writing_is_removed_at_the_next_start(tmp_path):
+    with studio(tmp_path / "a") as server:
+        (job,) = submitted(server, PAGE, keep=True, steps=200)
+        while job.evaluation < 1:
+            time.sleep(0.001)
+    left, foreign = tmp_path / "a" / f".{job.target}.abcd1234", tmp_path / "a" / ".other.png.abcd1234"
+    for file in (left, foreign):
+        file.write_bytes(b"half")
+    with studio(tmp_path / "a") as server:
+        assert not left.exists() and foreign.exists()
+        server.queue.cancel(job.id)

@@ -163,7 +163,7 @@ export class Gallery {
     tile.dataset.name = entry.name;
     open.setAttribute("aria-label", entry.prompt || entry.request?.prompt || entry.name);
     image.classList.remove("ready");
-    showPicture(image, galleryPath(entry.name, "thumbnail"));
+    showPicture(image, galleryPath(entry.name, "thumbnail", entry.version));
   }
 
   /** @param {number | null} index */

@@ -2,10 +2,10 @@
 
 import { getJson } from "./server.js";
 
-const PAGE = 200;
+const PAGE = 200; // the most that the server gives at once
 
 /**
- * @typedef {{name: string, width?: number, height?: number, created?: number, prompt?: string | null, request?: Record<string, any>}} Entry
+ * @typedef {{name: string, width?: number, height?: number, version?: string, prompt?: string | null, request?: Record<string, any>}} Entry
  */
 
 /** Holds entries and tells of "change" when there are more, fewer or others. */
@@ -29,7 +29,7 @@ export class GalleryList extends EventTarget {
     this.#generation++;
     this.#busy = false;
     const generation = this.#generation;
-    const answer = await this.#ask(null, Math.max(PAGE, Math.min(1000, search ? PAGE : this.entries.length)));
+    const answer = await this.#ask(null);
     if (generation !== this.#generation) return;
     this.entries = [];
     this.known = true;
@@ -44,8 +44,7 @@ export class GalleryList extends EventTarget {
     const generation = this.#generation;
     try {
       while (!this.#ended && this.entries.length < this.#wanted) {
-        const far = this.#wanted - this.entries.length > 2 * PAGE;
-        const answer = await this.#ask(this.#next, far ? 1000 : PAGE);
+        const answer = await this.#ask(this.#next);
         if (generation !== this.#generation) return;
         this.#add(answer);
       }
@@ -63,9 +62,9 @@ export class GalleryList extends EventTarget {
     this.dispatchEvent(new Event("change"));
   }
 
-  /** @param {string | null} after @param {number} limit */
-  #ask(after, limit) {
-    const query = new URLSearchParams({ limit: String(limit) });
+  /** @param {string | null} after */
+  #ask(after) {
+    const query = new URLSearchParams({ limit: String(PAGE) });
     if (after) query.set("after", after);
     if (this.search) query.set("search", this.search);
     return getJson(`/api/gallery?${query}`);

@@ -53,7 +53,7 @@ export class Jobs extends EventTarget {
   /**
    * Sends a request and returns its jobs.
    * @param {Record<string, any>} request @param {{count?: number, client: string, grid?: any}} options
-   * @returns {Promise<{jobs: Job[], group: string}>}
+   * @returns {Promise<{jobs: Job[], group: string, cells?: number[][]}>} cells: the places of the jobs in a grid
    */
   async submit(request, { count = 1, client, grid }) {
     const body = grid ? { request, client, grid } : { request, count, client };

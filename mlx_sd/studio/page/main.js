@@ -91,7 +91,7 @@ async function start() {
   const submitGrid = async (/** @type {any} */ grid) => {
     try {
       const answer = await jobs.submit(state.request(), { client, grid });
-      openGrid(rememberGrid(answer.group, grid, answer.jobs), jobs);
+      openGrid(rememberGrid(grid, answer), jobs);
       rememberPrompt(state.get("prompt") ?? "");
     } catch (error) {
       refused(error);

@@ -122,8 +122,9 @@ export async function copySettings(request) {
 
 /** Moves a picture to the trash, and offers to take it back. @param {string} name @param {Context} context */
 export async function moveToTrash(name, context) {
+  let moved;
   try {
-    await remove(`/api/gallery/${encodeURIComponent(name)}`);
+    moved = (await (await remove(`/api/gallery/${encodeURIComponent(name)}`)).json()).name;
   } catch (error) {
     complain(error);
     return;
@@ -131,7 +132,7 @@ export async function moveToTrash(name, context) {
   context.deleted(name);
   const restore = async () => {
     try {
-      await sendJson(`/api/trash/${encodeURIComponent(name)}`, {});
+      await sendJson(`/api/trash/${encodeURIComponent(moved)}`, {});
       context.restored(name);
     } catch (error) {
       complain(error);

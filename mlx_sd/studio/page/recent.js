@@ -9,7 +9,7 @@ const COUNT = 24;
 
 /** Shows the newest pictures; one that is pressed goes to the stage. */
 export class Recent {
-  /** @type {Array<{name: string, prompt?: string | null}>} */
+  /** @type {Array<{name: string, version?: string, prompt?: string | null}>} */
   #entries = [];
 
   /** @param {import("./stage.js").Stage} stage */
@@ -54,10 +54,10 @@ export class Recent {
     );
   }
 
-  /** @param {{name: string, prompt?: string | null}} entry */
-  #tile({ name, prompt }) {
+  /** @param {{name: string, version?: string, prompt?: string | null}} entry */
+  #tile({ name, prompt, version }) {
     const image = el("img", { alt: "", loading: "lazy" });
-    showPicture(image, galleryPath(name, "thumbnail"));
+    showPicture(image, galleryPath(name, "thumbnail", version));
     const tile = button({
       label: prompt || name,
       class: "recent-tile",

@@ -107,8 +107,14 @@ export function pathOf(reference) {
   return kind === "gallery" ? `/api/gallery/${id}/picture` : `/api/images/${id}`;
 }
 
-/** @param {string} name @param {"picture" | "thumbnail"} [size] */
-export const galleryPath = (name, size = "picture") => `/api/gallery/${encodeURIComponent(name)}/${size}`;
+/**
+ * Returns the path of a picture of the gallery; with its version the browser may keep what it has loaded.
+ * @param {string} name @param {"picture" | "thumbnail"} [size] @param {string} [version]
+ */
+export function galleryPath(name, size = "picture", version = "") {
+  const query = version ? `?v=${encodeURIComponent(version)}` : "";
+  return `/api/gallery/${encodeURIComponent(name)}/${size}${query}`;
+}
 
 const shownPaths = new WeakMap();
 

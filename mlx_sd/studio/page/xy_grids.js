@@ -29,11 +29,19 @@ function save(grid) {
 }
 
 /**
- * Remembers a grid whose jobs were accepted: row by row, as the server makes them.
- * @param {string} group @param {{x: Axis, y?: Axis}} axes @param {import("./jobs.js").Job[]} jobs @returns {Grid}
+ * Remembers a grid whose jobs were accepted.
+ * @param {{x: Axis, y?: Axis}} axes
+ * @param {{jobs: import("./jobs.js").Job[], group: string, cells?: number[][]}} answer
+ * @returns {Grid}
  */
-export function rememberGrid(group, axes, jobs) {
-  const grid = { id: group, ...axes, cells: jobs.map((job) => ({ job: job.id, name: job.target })) };
+export function rememberGrid(axes, { jobs, group, cells: places = [] }) {
+  /** @type {Grid["cells"]} */
+  const cells = [];
+  jobs.forEach((job, index) => {
+    const [column, row = 0] = places[index];
+    cells[row * axes.x.values.length + column] = { job: job.id, name: job.target };
+  });
+  const grid = { id: group, ...axes, cells };
   save(grid);
   return grid;
 }
