@@ -36,6 +36,19 @@ export class GalleryList extends EventTarget {
     this.#add(answer);
   }
 
+  /** Puts what has come since in front, and leaves the others as they are. */
+  async freshen() {
+    const generation = this.#generation;
+    const { pictures, total } = await this.#ask(null);
+    if (generation !== this.#generation) return;
+    const names = new Set(this.entries.map((entry) => entry.name));
+    const count = pictures.findIndex((/** @type {Entry} */ entry) => names.has(entry.name));
+    if (count < 0) return this.restart(); // more than a page: begin again
+    this.entries.unshift(...pictures.slice(0, count));
+    this.total = total;
+    this.dispatchEvent(new Event("change"));
+  }
+
   /** Asks for entries until `index` is there. @param {number} index */
   async need(index) {
     this.#wanted = Math.max(PAGE, index + PAGE / 2);

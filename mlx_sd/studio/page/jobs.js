@@ -58,7 +58,7 @@ export class Jobs extends EventTarget {
   async submit(request, { count = 1, client, grid }) {
     const body = grid ? { request, client, grid } : { request, count, client };
     const answer = await sendJson("/api/jobs", body);
-    for (const job of answer.jobs) this.#take(job);
+    for (const job of answer.jobs) if (!this.byId.has(job.id)) this.#take(job); // events may have been faster
     return answer;
   }
 

@@ -129,7 +129,7 @@ async function start() {
   };
   const receive = receiver(state, toForm);
   const stage = new Stage(jobs, context);
-  new Queue(jobs);
+  new Queue(jobs, () => stage.showRunning());
   const recent = new Recent(stage);
   const lastSeed = () => stage.picture?.request.seed ?? null;
   const build = () =>

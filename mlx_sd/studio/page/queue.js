@@ -8,9 +8,10 @@ import { summary } from "./words.js";
 export class Queue {
   #dragged = "";
 
-  /** @param {import("./jobs.js").Jobs} jobs */
-  constructor(jobs) {
+  /** @param {import("./jobs.js").Jobs} jobs @param {() => void} showRunning */
+  constructor(jobs, showRunning) {
     this.jobs = jobs;
+    this.showRunning = showRunning;
     this.body = byId("queue-body");
     jobs.addEventListener("queue", () => this.#draw());
     jobs.addEventListener("job", (event) => this.#showProgress(/** @type {CustomEvent} */ (event).detail));
@@ -47,7 +48,7 @@ export class Queue {
       "li",
       { class: "queue-item running", "data-job": job.id },
       el("span", { class: "ring", "aria-hidden": "true" }),
-      itemWords(job),
+      el("button", { class: "item-show", type: "button", on: { click: this.showRunning } }, itemWords(job)),
       button({
         icon: "close",
         label: `Cancel: ${nameOf(job)}`,

@@ -23,7 +23,7 @@ export class Recent {
     const { pictures } = await getJson(`/api/gallery?limit=${COUNT}`);
     this.#entries = pictures;
     this.#draw();
-    if (stage && pictures.length && !this.stage.picture) await this.#show(pictures[0].name);
+    if (stage && pictures.length && !this.stage.picture && !this.stage.isBusy) await this.#show(pictures[0].name);
   }
 
   /** Puts a new picture in front. @param {string} name @param {string | null} prompt */

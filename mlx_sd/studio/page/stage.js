@@ -73,6 +73,18 @@ export class Stage {
     this.#showProgress();
   }
 
+  /** Whether a picture is being made. */
+  get isBusy() {
+    return this.#job !== null;
+  }
+
+  /** Shows the picture that is being made again, after another one was looked at. */
+  showRunning() {
+    const job = this.#job;
+    this.#job = null;
+    if (job) this.#start(job);
+  }
+
   /** The picture that is shown, if it is finished. */
   get picture() {
     return this.#picture;

@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from ...core.errors import InputError
 from ... import grid
+from ...core.errors import InputError
 from .. import checking
 from .. import state as description
 from ..events import Subscription
