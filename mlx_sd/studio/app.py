@@ -13,7 +13,7 @@ from .studio import Studio
 
 # The modules of `routes` in the order in which their tables are looked through. They are named, and not imported here,
 # because they build on this folder.
-ROUTES = ("own", "images", "gallery", "models", "openai", "a1111", "a1111_lists", "a1111_extras")
+ROUTES = ("own", "images", "gallery", "models", "openai", "a1111", "a1111_lists", "a1111_extras", "pages")
 
 
 def routes() -> list[BaseRoute]:
@@ -24,7 +24,14 @@ def routes() -> list[BaseRoute]:
 def middleware(studio: Studio) -> list[Middleware]:
     """Returns what every request passes first, in this order."""
     return [
+<<<<<<< HEAD
         Middleware(Guard, policy=Policy.of(studio.settings.host, studio.settings.token)),
+=======
+        Middleware(
+            import_module(".guard", __package__).Guard,
+            policy=import_module(".guard", __package__).Policy.of(studio.settings.host, studio.settings.token),
+        ),
+>>>>>>> studio-page
     ]
 
 
@@ -40,7 +47,11 @@ def application(studio: Studio) -> Starlette:
     app = Starlette(
         routes=routes(),
         middleware=middleware(studio),
+<<<<<<< HEAD
         exception_handlers=problems.handlers(),
+=======
+        exception_handlers=import_module(".problems", __package__).handlers(),
+>>>>>>> studio-page
         lifespan=lifespan,
     )
     app.state.studio = studio

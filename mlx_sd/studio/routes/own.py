@@ -9,11 +9,13 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
+from ... import grid
 from ...core.errors import InputError
 from .. import checking
 from .. import state as description
 from ..events import Subscription
 from ..job import PAGE
+from ..sheets import read_axes
 from .answers import error, json_of, origin_of, studio_of
 
 _OPENAPI = Path(__file__).parent.parent / "openapi.json"
@@ -58,9 +60,11 @@ async def submit(request: Request) -> Response:
     origin = origin_of(request, values.get("client"))
     if values.get("grid") is not None:
         jobs = await asyncio.to_thread(studio.sheets.submit, settings, values["grid"], origin)
+        places = {"cells": [cell.places for cell in grid.cells(read_axes(values["grid"]))]}  # of the jobs, x before y
     else:
         jobs = studio.submit(settings, origin, keep=bool(values.get("keep", origin.kind == PAGE)), count=count)
-    return JSONResponse({"jobs": [job.to_json() for job in jobs], "group": jobs[0].group}, 202)
+        places = {}
+    return JSONResponse({"jobs": [job.to_json() for job in jobs], "group": jobs[0].group, **places}, 202)
 
 
 async def jobs(request: Request) -> Response:
