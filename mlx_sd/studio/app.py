@@ -24,14 +24,7 @@ def routes() -> list[BaseRoute]:
 def middleware(studio: Studio) -> list[Middleware]:
     """Returns what every request passes first, in this order."""
     return [
-<<<<<<< HEAD
         Middleware(Guard, policy=Policy.of(studio.settings.host, studio.settings.token)),
-=======
-        Middleware(
-            import_module(".guard", __package__).Guard,
-            policy=import_module(".guard", __package__).Policy.of(studio.settings.host, studio.settings.token),
-        ),
->>>>>>> studio-page
     ]
 
 
@@ -47,11 +40,7 @@ def application(studio: Studio) -> Starlette:
     app = Starlette(
         routes=routes(),
         middleware=middleware(studio),
-<<<<<<< HEAD
         exception_handlers=problems.handlers(),
-=======
-        exception_handlers=import_module(".problems", __package__).handlers(),
->>>>>>> studio-page
         lifespan=lifespan,
     )
     app.state.studio = studio
