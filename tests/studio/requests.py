@@ -37,6 +37,7 @@ _WORDS = """request count client grid order styles hub name negative_prompt cfg_
     subseed tiling restore_faces extra_body"""
 _KEYS = (*(description.key or name for name, description in SETTINGS.items()), *_WORDS.split())
 _QUERIES = ("after", "limit", "search", "skip_current_image", "a")
+_WEIGHTS = {"POST": 6, "PUT": 6, "HEAD": 0.5}  # of routes by their methods; others have 3
 _NUMBERS = (0, -1, 1, 2, 8, 63, 64, 65, 4096, 10**6, 2**31, 2**63, 2**64, -(2**63), 0.5, -0.1, 1e-300, 1e308)
 
 
@@ -81,8 +82,8 @@ def value(draw: random.Random, depth: int = 0) -> Any:
 
 def settings(draw: random.Random, depth: int = 0) -> dict[str, Any]:
     """Returns an object of settings, some right and some not."""
-    values = dict(_SMALL) if draw.random() < 0.6 else {}
-    for _ in range(draw.randrange(4)):
+    values = dict(_SMALL) if draw.random() < 0.7 else {}
+    for _ in range(draw.choice([0, 0, 1, 1, 2, 3])):
         values[draw.choice(_KEYS)] = value(draw, depth)
     return values
 
@@ -105,17 +106,18 @@ def body(draw: random.Random, kinds: Sequence[str]) -> tuple[str, bytes]:
         return kind, data
     if kind == "multipart/form-data":
         return f"{kind}; boundary=xyz", _form(draw)
-    return kind, _picture(draw)
+    return kind, _picture(draw, kind)
 
 
-def _picture(draw: random.Random) -> bytes:
-    made = draw.choice(_PICTURES)
-    data = bytearray(made)
-    for _ in range(draw.randrange(3)):
+def _picture(draw: random.Random, kind: str = "image/png") -> bytes:
+    first = _PICTURES[_ORDER.index(kind)] if draw.random() < 0.7 else draw.choice(_PICTURES)
+    data = bytearray(first)
+    for _ in range(draw.choice([0, 0, 0, 1, 3])):
         data[draw.randrange(len(data))] = draw.randrange(256)
     return bytes(data[: draw.randrange(len(data))] if draw.random() < 0.1 else data)
 
 
+_ORDER = ("image/png", "image/jpeg", "image/webp", "image/gif")
 _PICTURES = [
     *(hostile.saved(hostile.picture(), format) for format in ("PNG", "JPEG", "WEBP", "GIF")),
     hostile.saved(hostile.picture("RGBA", (64, 64)), "PNG"),
@@ -141,7 +143,7 @@ def _form(draw: random.Random) -> bytes:
 def shot(seed: int, routes: Sequence[tuple[str, str]], ids: Sequence[str] = ()) -> Shot:
     """Returns one request of many; ids: of things that are there."""
     draw = random.Random(seed)
-    method, pattern = routes[seed % len(routes)]
+    method, pattern = draw.choices(routes, [_WEIGHTS.get(method, 3) for method, _ in routes])[0]
     target = filled(pattern, lambda: draw.choice(list(ids)) if ids and draw.random() < 0.4 else draw.choice(TRICKS))
     if draw.random() < 0.2:
         target += f"?{draw.choice(_QUERIES)}={draw.choice(TRICKS)}&{draw.choice(_QUERIES)}={draw.choice(TRICKS)}"
