@@ -61,6 +61,8 @@ def test_the_models_of_openai_are_the_default_model_and_others_are_named():
         ({"prompt": "a", "steps": 3, "num_inference_steps": 3}, "num_inference_steps"),
         ({"prompt": "a", "subseed": 3}, "subseed"),
         ({"prompt": "a", "clip_stop_at_last_layers": 0}, "clip_stop_at_last_layers"),
+        ({"prompt": "a", "scheduler": "[karras"}, "scheduler"),
+        ({"prompt": "a", "scheduler": {"name": 1}}, "scheduler"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_line_with_its_field(values, field):

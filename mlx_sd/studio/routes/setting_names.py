@@ -113,7 +113,10 @@ def _read_one(name: str, value: Any, others: Sequence[str]) -> tuple[str, Any]:
             raise wrong_input(error, name) from None
         flag, _, text = word.partition("=")
         field = table.flags[_key(flag)]
-        return field, value_of(SETTINGS[field], text)
+        try:
+            return field, value_of(SETTINGS[field], text)
+        except ValueError:
+            raise RequestError(f"{name} makes no sense as {text[:40]!r}", field=name) from None
     if key in table.false_friends:
         raise RequestError(f"{name}: {table.false_friends[key].format(value=value)}", field=name)
     suggestion = did_you_mean(key, [*table.names, *others]) or " leave it out"
