@@ -128,7 +128,8 @@ class Maker:
             self.previews.prepare(self._loaded[0], self._check_idle)
 
     def _check_idle(self) -> None:
-        if self._stopping.is_set() or len(self._calls) or self._queue.order:
+        self._calls.answer(self)
+        if self._stopping.is_set() or self._queue.order:
             raise _Stopped
 
     def _make(self, job: StudioJob) -> None:

@@ -305,3 +305,28 @@ def test_a_disk_that_is_full_stops_no_job_that_was_accepted(tmp_path, queue, mon
     queue._journal.close()
     after = queue_in(tmp_path)
     assert after.restore() == 1 and after.next(0).target == job.target  # whose picture is then found
+
+
+def test_a_client_that_asks_again_after_each_of_its_pictures_does_not_get_ahead(queue):
+    queue.submit(requests(4), page("patient"), keep=False)
+    queue.submit(requests(1), page("hasty"), keep=False)
+    order = []
+    while (job := queue.next(0)) is not None:
+        order.append(job.origin.client)
+        if job.origin.client == "hasty" and order.count("hasty") < 4:
+            queue.submit(requests(1), page("hasty"), keep=False)
+        queue.done(job, b"png")
+    assert order == ["patient", "hasty"] * 4
+
+
+def test_a_running_job_of_a_program_ends_with_the_server_and_whoever_waits_is_told(queue):
+    async def run():
+        (job,) = queue.submit(requests(1), Origin("api", "b"), keep=False)
+        running = queue.next(0)
+        waiting = asyncio.ensure_future(queue.finished(job.id))
+        await asyncio.sleep(0)
+        queue.close()
+        await asyncio.to_thread(queue.put_back, running)
+        return (await asyncio.wait_for(waiting, 5)).state
+
+    assert asyncio.run(run()) is State.FAILED
