@@ -101,8 +101,8 @@ def _run(
     port: int,
 ) -> None:
     """Opens the Studio and answers until a signal ends it."""
-    from .server import run
-    from .studio import Settings, Studio
+    from .server.server import run
+    from .work.studio import Settings, Studio
 
     studio = Studio(
         Settings(

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlx_sd.studio.app import application
-from mlx_sd.studio.studio import Settings, Studio
+from mlx_sd.studio.server.app import application
+from mlx_sd.studio.work.studio import Settings, Studio
 from tests.studio.asgi import HOST, ask
 
 

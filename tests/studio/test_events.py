@@ -3,8 +3,8 @@
 import asyncio
 import threading
 
-from mlx_sd.studio import events
-from mlx_sd.studio.events import Events
+from mlx_sd.studio.jobs import events
+from mlx_sd.studio.jobs.events import Events
 
 
 def test_every_listener_gets_every_event_in_order():

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from mlx_sd import metadata
-from mlx_sd.studio import making
-from mlx_sd.studio.app import application
 from mlx_sd.studio.guard.headers import FIXED
-from mlx_sd.studio.studio import Settings, Studio
+from mlx_sd.studio.server.app import application
+from mlx_sd.studio.work import making
+from mlx_sd.studio.work.studio import Settings, Studio
 from tests.studio.asgi import HOST, ask_async
 from tests.studio.hostile import picture
 from tests.studio.requests import CANARY, NAMES, TRICKS, filled, shot, table

@@ -12,9 +12,9 @@ from PIL import Image
 
 from mlx_sd import metadata
 from mlx_sd.core.errors import InputError
-from mlx_sd.studio.gallery import Gallery
-from mlx_sd.studio.gallery_search import Search
-from mlx_sd.studio.picture_record import read
+from mlx_sd.studio.pictures.gallery import Gallery
+from mlx_sd.studio.pictures.gallery_search import Search
+from mlx_sd.studio.pictures.picture_record import read
 from tests.studio import small_pictures as pictures
 
 NAMES = ["a.png", "b.png", "c.PNG", "ü.png", "u\u0308.png", "d e.png", ".hidden.png", "note.txt", "é.webp.png"]
@@ -183,7 +183,7 @@ def test_a_later_start_reads_no_picture_again(tmp_path, monkeypatch):
     gallery = Gallery(tmp_path, tmp_path / ".studio")
     names(gallery)
     gallery.close()
-    monkeypatch.setattr("mlx_sd.studio.picture_record.read", lambda *_: pytest.fail("it is read again"))
+    monkeypatch.setattr("mlx_sd.studio.pictures.picture_record.read", lambda *_: pytest.fail("it is read again"))
     gallery = Gallery(tmp_path, tmp_path / ".studio")
     assert names(gallery, "tent") == ["a.png"]
     gallery.close()

@@ -22,7 +22,7 @@ CHUNKED = {**JSON, "transfer-encoding": "chunked"}
 
 
 class FieldError(InputError):
-    """An error at a field, as `mlx_sd.studio.submission` has it."""
+    """An error at a field, as `mlx_sd.studio.requests.submission` has it."""
 
     field = "width"
 

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from mlx_sd.core.errors import InputError
-from mlx_sd.studio import picture_parts, stored_settings
-from mlx_sd.studio.picture_parts import take_apart, texts_of
-from mlx_sd.studio.uploads import Uploads, decode
+from mlx_sd.studio.pictures import picture_parts
+from mlx_sd.studio.pictures.picture_parts import take_apart, texts_of
+from mlx_sd.studio.pictures.uploads import Uploads, decode
+from mlx_sd.studio.requests import stored_settings
 from tests.studio import hostile
 from tests.studio.hostile import HARMLESS, HTML, LARGEST, REFUSED, chunk, picture, png, saved
 
@@ -64,8 +65,8 @@ _MEASURE = """
 import json, resource, sys, tempfile, time
 from pathlib import Path
 from mlx_sd.core.errors import InputError
-from mlx_sd.studio.picture_parts import texts_of
-from mlx_sd.studio.uploads import Uploads
+from mlx_sd.studio.pictures.picture_parts import texts_of
+from mlx_sd.studio.pictures.uploads import Uploads
 from mlx_sd.metadata import picture_file
 from tests.studio import hostile
 import io

@@ -13,9 +13,9 @@ import pytest
 from mlx_sd import model_list
 from mlx_sd.checkpoint.embedded import EMBEDDED
 from mlx_sd.core.errors import InputError
-from mlx_sd.studio.catalog import Catalog
-from mlx_sd.studio.installation import Installer, check_hub_id
-from mlx_sd.studio.job import API, Origin
+from mlx_sd.studio.jobs.job import API, Origin
+from mlx_sd.studio.models.catalog import Catalog
+from mlx_sd.studio.models.installation import Installer, check_hub_id
 from tests.studio.galleries import Caller, studio
 from tests.support import hub_server
 
@@ -196,7 +196,7 @@ def running(process):
 def test_the_process_ends_with_the_server_however_that_ends(hub, number, tmp_path):
     hub.file_trouble = "silent"
     code = (
-        "import sys, time; from mlx_sd.studio.installation import Installer; from types import SimpleNamespace as N;"
+        "import sys, time; from mlx_sd.studio.models.installation import Installer; from types import SimpleNamespace as N;"
         "i = Installer(N(publish=lambda e: None), None); i.submit('owner/name');"
         "\nwhile not i._process: time.sleep(0.01)\nprint(i._process.pid, flush=True); time.sleep(60)"
     )

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from mlx_sd.core.errors import Failure, InputError
 from mlx_sd.request import Request
-from mlx_sd.studio.events import Events
-from mlx_sd.studio.job import Origin, State
-from mlx_sd.studio.job_queue import JobQueue, QueueFull
-from mlx_sd.studio.journal import Journal
+from mlx_sd.studio.jobs.events import Events
+from mlx_sd.studio.jobs.job import Origin, State
+from mlx_sd.studio.jobs.job_queue import JobQueue, QueueFull
+from mlx_sd.studio.jobs.journal import Journal
 
 
 def queue_in(folder: Path, bound: int = 32) -> JobQueue:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from mlx_sd.core.errors import Failure
-from mlx_sd.studio.journal import Entry, Journal
+from mlx_sd.studio.jobs.journal import Entry, Journal
 from tests.support.studio import ROOT
 
 ENTRY = Entry("0" * 16, 1, "page", "c", "g", True, "a.png", {"prompt": "x"}, "queued", None, None, 1.0, None, None)
@@ -34,7 +34,7 @@ def test_an_accepted_job_survives_the_death_of_the_process(tmp_path):
 import os, sys
 from pathlib import Path
 from tests.studio.test_journal import entry
-from mlx_sd.studio.journal import Journal
+from mlx_sd.studio.jobs.journal import Journal
 Journal(Path({str(tmp_path / "j.sqlite")!r})).add([entry(n) for n in range(5)])
 os.kill(os.getpid(), 9)
 """

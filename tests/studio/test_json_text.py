@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_sd.core.errors import InputError
-from mlx_sd.studio.json_text import DEPTH, VALUES, loads
+from mlx_sd.studio.requests.json_text import DEPTH, VALUES, loads
 
 WRONG = {
     "nothing": (b"", "not JSON"),

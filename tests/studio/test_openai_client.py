@@ -15,7 +15,7 @@ from PIL import Image
 
 from mlx_sd import StableDiffusion
 from mlx_sd.metadata import picture_file
-from mlx_sd.studio.studio import Studio
+from mlx_sd.studio.work.studio import Studio
 from tests.studio.pictures import pixels, png_of
 from tests.support.studio import Running, serving
 

@@ -4,7 +4,7 @@ import pytest
 
 from mlx_sd.request import SETTINGS
 from mlx_sd.studio.routes import setting_names
-from mlx_sd.studio.routes.openai_requests import edit, generation
+from mlx_sd.studio.routes.openai.requests import edit, generation
 from mlx_sd.studio.routes.request_error import RequestError
 
 

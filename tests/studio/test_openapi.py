@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import mlx_sd.studio
-from mlx_sd.studio.app import routes
-from mlx_sd.studio.job import PAGE, Origin
+from mlx_sd.studio.jobs.job import PAGE, Origin
+from mlx_sd.studio.server.app import routes
 from tests.studio import small_pictures as pictures
 from tests.studio.galleries import Caller, studio
 

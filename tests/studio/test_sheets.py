@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from mlx_sd import sheet
-from mlx_sd.studio.job import PAGE, Origin
-from mlx_sd.studio.submission import FieldError
+from mlx_sd.studio.jobs.job import PAGE, Origin
+from mlx_sd.studio.requests.submission import FieldError
 from tests.studio import small_pictures as pictures
 from tests.studio.galleries import studio
 

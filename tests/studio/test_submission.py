@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from mlx_sd.checkpoint.embedded import TINY
 from mlx_sd.request import SETTINGS, Request
-from mlx_sd.studio import state, submission
-from mlx_sd.studio.catalog import Catalog
-from mlx_sd.studio.limits import LIMITS
-from mlx_sd.studio.shown import shown_text
-from mlx_sd.studio.studio import Settings, Studio
-from mlx_sd.studio.submission import FieldError, field_of, pictures, read_request
+from mlx_sd.studio.models.catalog import Catalog
+from mlx_sd.studio.requests import submission
+from mlx_sd.studio.requests.limits import LIMITS
+from mlx_sd.studio.requests.shown import shown_text
+from mlx_sd.studio.requests.submission import FieldError, field_of, pictures, read_request
+from mlx_sd.studio.work import state
+from mlx_sd.studio.work.studio import Settings, Studio
 
 NAMES = {description.key or name: name for name, description in SETTINGS.items() if not description.hidden}
 

@@ -7,8 +7,8 @@ import shutil
 import pytest
 from PIL import Image
 
-from mlx_sd.studio.picture_record import read
-from mlx_sd.studio.thumbnails import SIDE, Thumbnails, placeholder
+from mlx_sd.studio.pictures.picture_record import read
+from mlx_sd.studio.pictures.thumbnails import SIDE, Thumbnails, placeholder
 from tests.studio import small_pictures as pictures
 
 
@@ -50,7 +50,7 @@ def test_it_is_made_once_for_each_version_of_the_picture(thumbnails, tmp_path, m
     os.utime(path, ns=(1, 1))
     second, _ = thumbnails.get(tmp_path, record(path))
     assert first != second and len(list((tmp_path / ".thumbnails").iterdir())) == 2
-    monkeypatch.setattr("mlx_sd.studio.thumbnails._opened", lambda _: pytest.fail("it is made again"))
+    monkeypatch.setattr("mlx_sd.studio.pictures.thumbnails._opened", lambda _: pytest.fail("it is made again"))
     assert thumbnails.get(tmp_path, record(path)) == (second, True)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_sd.core.errors import Failure
-from mlx_sd.studio.trash import Trash
+from mlx_sd.studio.pictures.trash import Trash
 
 
 def contents(folder):

@@ -16,9 +16,9 @@ from PIL.PngImagePlugin import PngInfo
 from mlx_sd import metadata
 from mlx_sd.core.errors import Failure, InputError
 from mlx_sd.request import Request
-from mlx_sd.studio import uploads as module
-from mlx_sd.studio.studio import Settings, Studio
-from mlx_sd.studio.uploads import Uploads, used_by
+from mlx_sd.studio.pictures import uploads as module
+from mlx_sd.studio.pictures.uploads import Uploads, used_by
+from mlx_sd.studio.work.studio import Settings, Studio
 from tests.studio.hostile import picture, saved
 from tests.support.studio import SMALL, serving
 

@@ -180,8 +180,8 @@ def test_every_list_is_there(api, server):
 
 
 def test_every_sampler_and_schedule_of_the_lists_is_taken_back(api, server):
-    from mlx_sd.studio.routes.a1111_fields import Fields
-    from mlx_sd.studio.routes.a1111_solver import settings_of
+    from mlx_sd.studio.routes.a1111.fields import Fields
+    from mlx_sd.studio.routes.a1111.solver import settings_of
 
     for name in api.util_get_sampler_names():
         assert settings_of(Fields({"sampler_name": name}))["sampler"]

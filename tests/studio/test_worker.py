@@ -12,8 +12,8 @@ from PIL import Image
 
 from mlx_sd import metadata, preview
 from mlx_sd.checkpoint.embedded import TINY
-from mlx_sd.studio import worker
-from mlx_sd.studio.job import State
+from mlx_sd.studio.jobs.job import State
+from mlx_sd.studio.work import worker
 from tests.support.studio import API, PAGE, SMALL, studio
 
 

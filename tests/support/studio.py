@@ -17,10 +17,10 @@ import httpx
 import uvicorn
 
 import mlx_sd
-from mlx_sd.studio.app import application
 from mlx_sd.studio.guard.protocol import uvicorn_options
-from mlx_sd.studio.job import Origin
-from mlx_sd.studio.studio import Settings, Studio
+from mlx_sd.studio.jobs.job import Origin
+from mlx_sd.studio.server.app import application
+from mlx_sd.studio.work.studio import Settings, Studio
 
 ROOT = Path(mlx_sd.__file__).parent.parent
 PAGE, API = Origin("page", "a page"), Origin("api", "a program")

@@ -8,11 +8,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ...core.errors import Failure, InputError
-from ..job import API, PAGE, Origin
-from ..job_queue import QueueFull
-from ..json_text import read_object
-from ..studio import Studio
-from ..submission import FieldError
+from ..jobs.job import API, PAGE, Origin
+from ..jobs.job_queue import QueueFull
+from ..requests.json_text import read_object
+from ..requests.submission import FieldError
+from ..work.studio import Studio
 
 _LONGEST_CLIENT = 100  # characters
 

@@ -10,12 +10,12 @@ from starlette.requests import Request as HttpRequest
 
 from ...core.errors import Failure, InputError
 from ...request import Request
-from .. import prompt_tokens as tokens
-from ..job import State, StudioJob
+from ..jobs.job import State, StudioJob
+from ..requests import prompt_tokens as tokens
 from .request_error import RequestError
 
 if TYPE_CHECKING:
-    from ..studio import Studio
+    from ..work.studio import Studio
 
 _POLL = 0.5  # seconds between two looks at whether the client is still there
 

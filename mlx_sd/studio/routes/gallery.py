@@ -14,11 +14,11 @@ from starlette.routing import BaseRoute, Route
 from ...core.errors import InputError
 from ...differences import differences
 from ...metadata import picture_file
-from .. import gallery_details
-from ..gallery import MOST
-from ..picture_record import Record
-from ..studio import Studio
-from ..thumbnails import MEDIA_TYPE
+from ..pictures.gallery import MOST
+from ..pictures.picture_record import Record
+from ..pictures.thumbnails import MEDIA_TYPE
+from ..requests import picture_details as gallery_details
+from ..work.studio import Studio
 from .answers import error, studio_of
 
 _PAGE = 60  # pictures of an answer that asks for no number

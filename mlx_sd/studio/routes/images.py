@@ -6,9 +6,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from ...core.errors import InputError
-from .. import stored_settings
 from ..guard import problems
-from ..picture_parts import kind_of
+from ..pictures.picture_parts import kind_of
+from ..requests import stored_settings
 
 _TYPES = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WebP", "image/gif": "GIF"}
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 if TYPE_CHECKING:
-    from ..studio import Studio
+    from ..work.studio import Studio
 
 
 def named(studio: Studio, image: Image.Image) -> str:

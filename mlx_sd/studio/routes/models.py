@@ -8,8 +8,8 @@ from starlette.routing import BaseRoute, Route
 
 from ... import model_list
 from ...core.errors import InputError
-from ..catalog import ModelEntry
-from ..studio import Studio
+from ..models.catalog import ModelEntry
+from ..work.studio import Studio
 from .answers import error, json_of, studio_of
 
 

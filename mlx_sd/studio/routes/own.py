@@ -11,11 +11,11 @@ from starlette.routing import BaseRoute, Route
 
 from ... import grid
 from ...core.errors import InputError
-from .. import checking
-from .. import state as description
-from ..events import Subscription
-from ..job import PAGE
-from ..sheets import read_axes
+from ..jobs.events import Subscription
+from ..jobs.job import PAGE
+from ..work import checking
+from ..work import state as description
+from ..work.sheets import read_axes
 from .answers import error, json_of, origin_of, studio_of
 
 _OPENAPI = Path(__file__).parent.parent / "openapi.json"

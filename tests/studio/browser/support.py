@@ -90,7 +90,9 @@ def opened(page, address, form=None, view="create"):
 
 def generate(page, prompt="a red tent on green grass"):
     """Makes a picture and returns the name of its file."""
-    before = page.locator(".recent-tile").first.get_attribute("data-name") if page.locator(".recent-tile").count() else ""
+    before = (
+        page.locator(".recent-tile").first.get_attribute("data-name") if page.locator(".recent-tile").count() else ""
+    )
     page.fill("#prompt-field", prompt)
     page.get_by_role("button", name="Generate", exact=True).click()
     newest = page.locator(f'.recent-tile:first-child:not([data-name="{before}"])')

@@ -1,0 +1,1 @@
+"""Picture files: those that clients send, and the gallery of those that were made."""

@@ -1,0 +1,1 @@
+"""A1111's API, as its clients speak it."""

@@ -1,0 +1,1 @@
+"""OpenAI's Images API, as its clients speak it."""

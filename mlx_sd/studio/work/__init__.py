@@ -1,0 +1,1 @@
+"""The one thread that owns MLX, what it does, and the Studio that holds all parts."""
