@@ -196,7 +196,8 @@ def running(process):
 def test_the_process_ends_with_the_server_however_that_ends(hub, number, tmp_path):
     hub.file_trouble = "silent"
     code = (
-        "import sys, time; from mlx_sd.studio.models.installation import Installer; from types import SimpleNamespace as N;"
+        "import sys, time; from mlx_sd.studio.models.installation import Installer\n"
+        "from types import SimpleNamespace as N\n"
         "i = Installer(N(publish=lambda e: None), None); i.submit('owner/name');"
         "\nwhile not i._process: time.sleep(0.01)\nprint(i._process.pid, flush=True); time.sleep(60)"
     )
