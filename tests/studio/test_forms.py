@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from mlx_sd.studio.forms import FIELDS, FILES, form_of
+from mlx_sd.studio.requests.forms import FIELDS, FILES, form_of
 from mlx_sd.studio.guard import Guard, Policy, problems
 from tests.studio.asgi import ask
 

@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute, Route
 from ....core.errors import Failure, InputError
 from ...models.catalog import ModelEntry
 from ...pictures.uploads import Upload
+from ...requests.forms import form_of
 from ...requests.json_text import read_object
 from ...work.studio import Studio
 from .. import client_jobs, kept_images
@@ -28,7 +29,6 @@ from .requests import Order
 from .stream import PictureStream
 
 _GENERATION, _EDIT = "image_generation", "image_edit"
-_FILES, _FIELDS = 8, 100  # of a form
 _STRENGTH = 0.6  # of a variation: how much of the image changes
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -152,7 +152,7 @@ async def _form(request: Request) -> tuple[dict[str, str], dict[str, list[bytes]
     """Returns the text fields and the files of a form, by their names."""
     fields: dict[str, str] = {}
     files: dict[str, list[bytes]] = {}
-    async with request.form(max_files=_FILES, max_fields=_FIELDS) as form:
+    async with form_of(request) as form:
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
                 files.setdefault(name, []).append(await value.read())

@@ -8,7 +8,7 @@ from starlette.datastructures import FormData
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from ..core.errors import InputError
+from ...core.errors import InputError
 
 FILES, FIELDS = 8, 40
 
