@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from mlx_sd.studio.requests.forms import FIELDS, FILES, form_of
 from mlx_sd.studio.guard import Guard, Policy, problems
+from mlx_sd.studio.requests.forms import FIELDS, FILES, form_of
 from tests.studio.asgi import ask
 
 PATH = "/v1/images/edits"

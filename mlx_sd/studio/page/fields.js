@@ -25,9 +25,9 @@ export function field(name, control, { title = titleOf(name), help, body = contr
   const error = el("p", { class: "field-error", id: `${control.id}-error`, hidden: true });
   const hint = help ? el("p", { class: "hint", id: `${control.id}-help`, text: sentence(help) }) : null;
   const isGroup = !control.matches("input, select, textarea, button");
-  const label = isGroup
-    ? el("span", { class: "label", id: `${control.id}-label`, text: title })
-    : el("label", { class: "label", for: control.id, text: title });
+  const label = control.matches("input, select, textarea")
+    ? el("label", { class: "label", for: control.id, text: title })
+    : el("span", { class: "label", id: `${control.id}-label`, text: title }); // the words of a button are its name
   if (isGroup) {
     control.setAttribute("role", "group");
     control.setAttribute("aria-labelledby", label.id);

@@ -12,6 +12,7 @@ def chromium():
     if path is None:
         pytest.skip("there is no Chromium; install it, or name it in MLX_SD_CHROMIUM")
     playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install -e '.[browser]'")
+    playwright.expect.set_options(timeout=support.PATIENCE)
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
