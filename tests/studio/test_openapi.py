@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import jsonschema_rs as jsonschema
 import pytest
 
 import mlx_sd.studio
@@ -10,8 +11,6 @@ from mlx_sd.studio.jobs.job import PAGE, Origin
 from mlx_sd.studio.server.app import routes
 from tests.studio import small_pictures as pictures
 from tests.studio.galleries import Caller, studio
-
-jsonschema = pytest.importorskip("jsonschema_rs", reason="schemathesis, which brings it, is not installed")
 
 FILE = Path(mlx_sd.studio.__file__).parent / "openapi.json"
 DOCUMENT = json.loads(FILE.read_text(encoding="utf-8"))
