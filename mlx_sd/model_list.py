@@ -55,6 +55,11 @@ def cached() -> list[Entry]:
     return [_entry(path.name, "cache", path) for folder in _cache_folders() for path in _folders(folder)]
 
 
+def at(path: Path) -> Entry:
+    """Returns the entry of one folder, whatever it holds."""
+    return _entry(str(path), "folder", path)
+
+
 def remove(entry: Entry) -> None:
     """Removes a model of the cache, whole or not at all; InputError for what lies elsewhere, Failure where it stays."""
     if entry.path.is_symlink() or entry.path.resolve().parent not in [folder.resolve() for folder in _cache_folders()]:

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.models import UNETS
-from mlx_sd.networks.counting import counting
 from mlx_sd.checkpoint.control import Control
 from mlx_sd.conditions import Conditions
 from mlx_sd.controller import Branch, Controller
 from mlx_sd.networks.control import ControlNet, Residuals
 from mlx_sd.networks.control_config import ControlConfig
+from mlx_sd.networks.counting import counting
 from mlx_sd.networks.unet import UNet
 from mlx_sd.networks.unet_config import UNetConfig
 from mlx_sd.predictor import Predictor

@@ -12,6 +12,7 @@ from typing import Any
 from .. import model_list
 from ..checkpoint.tiny_vaes import REPOSITORIES
 from ..core.errors import InputError
+from ..core.places import hub_folder
 from ..core.suggestions import unknown
 from ..networks.family import Family
 
@@ -46,6 +47,11 @@ class ModelEntry:
     sha256: str | None = None  # of the file that it comes from, where that is known
     removable: bool = False
     place: str = ""  # "embedded", "cache", "hub", "folder" or "file"
+
+    @property
+    def recorded(self) -> str:
+        """Returns the name under which pictures record it, as the command line would."""
+        return self.name if self.place == "hub" else self.source
 
     def to_json(self) -> dict[str, Any]:
         """Returns what clients are told of it."""
@@ -136,9 +142,13 @@ class Catalog:
         """Returns the id of what a request names by a source; a source that is gone has a name without a path."""
         scan = self._current
         for entry in (*scan.networks, *scan.loras, *scan.embeddings):
-            if entry.source == source:
+            if source in (entry.source, entry.recorded):
                 return entry.id
         return Path(source).name or noun
+
+    def recorded(self, source: str) -> str:
+        """Returns the name under which pictures record a source: of a repository of the hub its id, else itself."""
+        return next((entry.recorded for entry in self._current.networks if entry.source == source), source)
 
     def to_json(self) -> dict[str, list[dict[str, Any]]]:
         """Returns all that is installed, by its kind."""
@@ -171,14 +181,18 @@ class Catalog:
         """Yields models and the networks beside them."""
         for entry in model_list.entries(self._model_folders):
             yield _model_entry(entry)
-        for name in REPOSITORIES:
-            yield ModelEntry(name, name, name, Path(name), name, family=_VAE, place="hub")
+        for name, repository in REPOSITORIES.items():
+            path = hub_folder() / f"models--{repository.replace('/', '--')}"
+            if path.is_dir():  # nothing is downloaded because a client names it
+                yield ModelEntry(name, name, name, path, name, family=_VAE, place="hub")
         for folder in self._model_folders:
             yield from _files(folder, "file", below=False)
         for name in self._models:
             path = Path(name).expanduser()
-            if path.exists():
-                yield _entry(path.stem if path.suffix == _WEIGHTS else path.name, path, str(path), "folder")
+            if path.is_dir():
+                yield _model_entry(model_list.at(path))
+            elif path.is_file():
+                yield _entry(path.name.removesuffix(_WEIGHTS), path, str(path), "file")
 
 
 def chosen_entry(noun: str, name: str, entries: Iterable[ModelEntry]) -> ModelEntry:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import Failure, InputError
 from ..request import Request
 from . import prompt_tokens
+from .shown import shown_text
 from .submission import FieldError, field_of, read_fields, read_request
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ async def check(studio: "Studio", values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shown(error: FieldError) -> dict[str, Any]:
-    return {"field": error.field, "message": str(error)}
+    return {"field": error.field, "message": shown_text(str(error))}
 
 
 def _counted(studio: "Studio", maker: "Maker", request: Request) -> dict[str, Any]:

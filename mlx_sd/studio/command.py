@@ -108,7 +108,7 @@ def _run(
         Settings(
             arguments.folder or _pictures(),
             queue=arguments.queue,
-            model=arguments.model,
+            model=_model(arguments.model),
             token=token,
             host=host,
             port=port,
@@ -202,6 +202,13 @@ def _folders(arguments: argparse.Namespace) -> dict[str, Any]:
         "lora_folder": absolute(loras),
         "embeddings_folder": absolute(arguments.embeddings_folder),
     }
+
+
+def _model(name: str | None) -> str | None:
+    """Returns the default model: a path that means the same everywhere, or the name of one that is installed."""
+    if name is None or not Path(name).expanduser().exists():
+        return name
+    return str(Path(name).expanduser().absolute())
 
 
 def _pictures() -> Path:

@@ -4,8 +4,10 @@ import math
 import secrets
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ..core.errors import Failure, InputError
@@ -200,7 +202,7 @@ class JobQueue:
                 return None
             self._running = job
             job.state, job.started = State.RUNNING, time.time()
-            self._journal.update(job.id, job.state.value, started=job.started)
+            self._note(job)
             self._publish(job)
             self._publish_order()
             return job
@@ -247,8 +249,9 @@ class JobQueue:
             else:
                 job.state, job.started, job.evaluation = State.QUEUED, None, 0
                 self._turns.put_back(job)
-                self._journal.update(job.id, job.state.value)
-                self._journal.order([(job.id, job.turn)])
+                self._note(job)
+                with suppress(Failure):  # then it has the turn that it had
+                    self._journal.order([(job.id, job.turn)])
 
     # ------------------------------------------------------------------------------------------------ start and end
 
@@ -272,7 +275,7 @@ class JobQueue:
                     self._end(job, State.FAILED)
                     continue
                 if entry.state != State.QUEUED.value:
-                    self._journal.update(job.id, State.QUEUED.value)
+                    self._note(job)
                 self._turns.restore(job)
                 resumed += 1
             self._jobs = dict(sorted(self._jobs.items(), key=lambda pair: pair[1].created))
@@ -312,25 +315,28 @@ class JobQueue:
         job.state, job.ended, job.seconds_left = state, time.time(), None
         if self._running is job:
             self._running = None
-        try:
-            self._journal.update(
-                job.id,
-                state.value,
-                error=job.error,
-                field=job.field,
-                started=job.started,
-                ended=job.ended,
-                target=job.target,
-            )
-            self._ends += 1
-            if self._ends >= _TRIM:
-                self._ends = 0
+        self._note(job)
+        self._ends += 1
+        if self._ends >= _TRIM:
+            self._ends = 0
+            with suppress(Failure):
                 self._journal.trim()
-        finally:
-            self._waiting.release(job.id)
-            self._forget_old()
-            self._publish(job)
-            self._ended(job)
+        self._waiting.release(job.id)
+        self._forget_old()
+        self._publish(job)
+        self._ended(job)
+
+    def _note(self, job: StudioJob) -> None:
+        """Writes a job's state into the journal.
+
+        Where that fails, the journal says that the job has not ended, so that after a restart it is looked at again,
+        and its picture is not made twice.
+        """
+        values = {name: getattr(job, name) for name in ("error", "field", "started", "ended", "target")}
+        try:
+            self._journal.update(job.id, job.state.value, **values)
+        except Failure as error:
+            warnings.warn(str(error), stacklevel=1)  # of this line, so that it is shown once
 
     def _forget_old(self) -> None:
         """Forgets the oldest of many jobs that have ended, and pictures that nobody takes."""

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -24,6 +25,7 @@ from .limits import LIMITS
 from .model_state import ModelState
 from .parts import Parts
 from .previews import Previews
+from .shown import shown_text
 from .submission import FieldError, field_of
 
 
@@ -57,7 +59,9 @@ class Maker:
         try:
             self.model(Request(model=self._studio.default_model.source))
         except (InputError, Failure, RuntimeError, OSError, MemoryError) as error:
-            self._studio.events.publish({"type": "model", "state": "failed", "name": None, "error": str(error)})
+            self._studio.events.publish(
+                {"type": "model", "state": "failed", "name": None, "error": shown_text(str(error))}
+            )
 
     def model(self, request: Request) -> tuple[StableDiffusion, StableDiffusion | None]:
         """Returns the model of a request and its refiner; another one is dropped from memory first."""
@@ -70,7 +74,9 @@ class Maker:
         self._model.loading, self._model.loaded = name, None
         self._studio.events.publish({"type": "model", "state": "loading", "name": name})
         try:
-            self._loaded = request_model.load(request), request_model.load_refiner(request)
+            sd = request_model.load(request)
+            sd.model = replace(sd.model, name=self._studio.catalog.recorded(request.model))
+            self._loaded = sd, request_model.load_refiner(request)
             self._key, self._model.loaded = key, name
         finally:
             self._model.loading = None
@@ -102,14 +108,17 @@ class Maker:
         except _Stopped:
             self._queue.put_back(job)
         except FieldError as error:
-            self._queue.failed(job, str(error), error.field)
+            self._fail(job, str(error), error.field)
         except (InputError, Failure) as error:
-            self._queue.failed(job, str(error), field_of(str(error)))
+            self._fail(job, str(error), field_of(str(error)))
         except MemoryError:
-            self._queue.failed(job, "there is not enough memory for this picture; make it smaller, or close programs")
+            self._fail(job, "there is not enough memory for this picture; make it smaller, or close programs")
         except (RuntimeError, ValueError, OSError) as error:  # of MLX, and of files that vanish
             reason = str(error).strip().splitlines()
-            self._queue.failed(job, f"the picture could not be made: {reason[0] if reason else type(error).__name__}")
+            self._fail(job, f"the picture could not be made: {reason[0] if reason else type(error).__name__}")
+
+    def _fail(self, job: StudioJob, message: str, field: str | None = None) -> None:
+        self._queue.failed(job, shown_text(message, (self._studio.folder,)), field)
 
     def prepare_previews(self) -> None:
         """Prepares previews for the model in memory; stops as soon as something else is to be done."""
@@ -119,7 +128,8 @@ class Maker:
             self.previews.prepare(self._loaded[0], self._check_idle)
 
     def _check_idle(self) -> None:
-        if self._stopping.is_set() or len(self._calls) or self._queue.order:
+        self._calls.answer(self)
+        if self._stopping.is_set() or self._queue.order:
             raise _Stopped
 
     def _make(self, job: StudioJob) -> None:

@@ -1,12 +1,27 @@
 """A request as clients see it: with ids in place of paths, so that it can be sent again."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from .. import hires_setting
 from ..request import Request
 from .fields import ALPHA, HASHES, IGNORED
 from .parts import Sources
+
+# The folders of an absolute path; what has spaces is cut at the first of them.
+_FOLDERS = re.compile(r"(?<![\w.~:/])(?:~|[A-Za-z]:)?/(?:[^\s/;,'\"()]+/)*(?=[^\s/;,'\"()])")
+
+
+def shown_text(text: str, folders: Iterable[Path] = ()) -> str:
+    """Returns a message of the library for a client: of absolute paths it has the last names alone.
+
+    folders: whose names are taken out wherever they stand, also where they have spaces.
+    """
+    for folder in folders:
+        text = text.replace(f"{folder}/", "")
+    return _FOLDERS.sub("", text)
 
 
 def shown_request(sources: Sources, request: Request) -> dict[str, Any]:

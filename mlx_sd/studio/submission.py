@@ -141,7 +141,7 @@ def field_of(message: str) -> str | None:
             return name
     labels = sorted(KEYS, key=len, reverse=True)
     for key in labels:
-        if re.match(rf"(the )?{re.escape(key.replace('_', ' '))}\b", message, re.IGNORECASE):
+        if re.match(rf"(the |unknown |there is no )?{re.escape(key.replace('_', ' '))}\b", message, re.IGNORECASE):
             return key
     return None
 

@@ -74,14 +74,14 @@ class Worker:
         try:
             if not self._studio.queue.order:
                 maker.prepare()
-            busy = time.monotonic()
+            busy: float | None = None  # when the last job ended
             while not self._stopping.is_set():
                 self._calls.answer(maker)
                 job = self._studio.queue.next(_PAUSE)
                 if job is not None:
                     maker.make(job)
                     busy = time.monotonic()
-                elif time.monotonic() - busy >= _PAUSE:
+                elif busy is not None and time.monotonic() - busy >= _PAUSE:
                     maker.prepare_previews()
         finally:
             self.failed = not self._stopping.is_set()

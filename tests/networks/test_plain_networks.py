@@ -5,9 +5,9 @@ from functools import partial
 import mlx.core as mx
 import pytest
 
-from mlx_sd.networks.counting import counting
 from mlx_sd.checkpoint.model_folder import build
 from mlx_sd.core.errors import InputError
+from mlx_sd.networks.counting import counting
 from tests.support import families, unprompted
 from tests.support.effort import slow_but
 from tests.support.families import distance

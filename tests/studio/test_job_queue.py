@@ -290,3 +290,43 @@ def test_while_two_clients_wait_neither_gets_two_turns_more(submissions):
             remaining[client] -= 1
             assert all(abs(served[a] - served[b]) <= 1 for a, b in itertools.combinations(waiting, 2))
         queue._journal.close()
+
+
+def test_a_disk_that_is_full_stops_no_job_that_was_accepted(tmp_path, queue, monkeypatch):
+    (job,) = queue.submit(requests(1), page(), keep=True)
+
+    def full(*arguments, **values):
+        raise Failure("the journal cannot be written: no space")
+
+    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="no space"):
+        patch.setattr(queue._journal, "update", full)
+        queue.done(queue.next(0), target=job.target)
+    assert job.state is State.DONE
+    queue._journal.close()
+    after = queue_in(tmp_path)
+    assert after.restore() == 1 and after.next(0).target == job.target  # whose picture is then found
+
+
+def test_a_client_that_asks_again_after_each_of_its_pictures_does_not_get_ahead(queue):
+    queue.submit(requests(4), page("patient"), keep=False)
+    queue.submit(requests(1), page("hasty"), keep=False)
+    order = []
+    while (job := queue.next(0)) is not None:
+        order.append(job.origin.client)
+        if job.origin.client == "hasty" and order.count("hasty") < 4:
+            queue.submit(requests(1), page("hasty"), keep=False)
+        queue.done(job, b"png")
+    assert order == ["patient", "hasty"] * 4
+
+
+def test_a_running_job_of_a_program_ends_with_the_server_and_whoever_waits_is_told(queue):
+    async def run():
+        (job,) = queue.submit(requests(1), Origin("api", "b"), keep=False)
+        running = queue.next(0)
+        waiting = asyncio.ensure_future(queue.finished(job.id))
+        await asyncio.sleep(0)
+        queue.close()
+        await asyncio.to_thread(queue.put_back, running)
+        return (await asyncio.wait_for(waiting, 5)).state
+
+    assert asyncio.run(run()) is State.FAILED

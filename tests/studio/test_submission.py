@@ -15,6 +15,7 @@ from mlx_sd.request import SETTINGS, Request
 from mlx_sd.studio import state, submission
 from mlx_sd.studio.catalog import Catalog
 from mlx_sd.studio.limits import LIMITS
+from mlx_sd.studio.shown import shown_text
 from mlx_sd.studio.studio import Settings, Studio
 from mlx_sd.studio.submission import FieldError, field_of, pictures, read_request
 
@@ -318,3 +319,22 @@ def test_the_catalogue_names_what_lies_in_its_folders(server):
     assert {e.name for e in catalog.loras()} == {"style", "sub/Detail"}
     for name in ("sd15", entry(catalog.models(), "sd15").id):
         assert catalog.model(name).family == "Stable Diffusion 1"
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("/home/me/models/sd15 is quantized", "sd15 is quantized"),
+        ("in /a/b.safetensors: no such tensor; see /c/d", "in b.safetensors: no such tensor; see d"),
+        ("'/a/b c' is there 2 times", "'b c' is there 2 times"),
+        ("1/2 of a and b/c, http://x.y/z", "1/2 of a and b/c, http://x.y/z"),
+        ("steps must be from 1", "steps must be from 1"),
+    ],
+)
+def test_messages_name_files_without_their_folders(message, shown):
+    assert shown_text(message) == shown
+
+
+def test_a_folder_with_spaces_is_taken_out_of_messages(tmp_path):
+    folder = tmp_path / "my own pictures"
+    assert shown_text(f"{folder}/a.png cannot be written", (folder,)) == "a.png cannot be written"

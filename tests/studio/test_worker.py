@@ -10,8 +10,9 @@ import weakref
 import pytest
 from PIL import Image
 
-from mlx_sd import metadata
+from mlx_sd import metadata, preview
 from mlx_sd.checkpoint.embedded import TINY
+from mlx_sd.studio import worker
 from mlx_sd.studio.job import State
 from tests.support.studio import API, PAGE, SMALL, studio
 
@@ -178,9 +179,9 @@ def test_at_a_stop_jobs_of_the_page_stay_and_are_made_at_the_next_start_with_the
         (whole_job,) = ended(server, submitted(server, PAGE, keep=True, steps=20))
         expected = (server.folder / whole_job.target).read_bytes()
         (mine,) = submitted(server, PAGE, keep=True, steps=20)
-        (theirs,) = submitted(server, API, steps=20)
-        while mine.evaluation < 5:
+        while mine.evaluation < 1:
             time.sleep(0.001)
+        (theirs,) = submitted(server, API, steps=20)
     assert mine.state is State.QUEUED and theirs.state is State.FAILED
     assert [path.name for path in (tmp_path / "a").glob("*.png")] == [whole_job.target]
     with studio(tmp_path / "a") as server:
@@ -225,3 +226,26 @@ def test_what_a_killed_server_was_writing_is_removed_at_the_next_start(tmp_path)
     with studio(tmp_path / "a") as server:
         assert not left.exists() and foreign.exists()
         server.queue.cancel(job.id)
+
+
+def test_the_network_of_previews_is_fitted_after_a_picture_and_makes_way_for_the_next_job(tmp_path, monkeypatch):
+    begun, answered = threading.Event(), []
+
+    def slow_fit(sd, check):
+        begun.set()
+        while True:  # until `check` raises
+            check()
+            time.sleep(0.001)
+
+    monkeypatch.setattr(preview, "cached_network", lambda sd: None)
+    monkeypatch.setattr(preview, "network_of", slow_fit)
+    monkeypatch.setattr(worker, "_PAUSE", 0.05)
+    with studio(tmp_path / "a") as server:
+        server.worker.call(lambda maker: None).result(60)
+        time.sleep(0.3)
+        assert not begun.is_set()  # not before the first picture
+        ended(server, submitted(server))
+        assert begun.wait(10)
+        answered.append(server.worker.call(lambda maker: 3).result(10))  # during the fit
+        (job,) = ended(server, submitted(server))
+        assert job.state is State.DONE and answered == [3]

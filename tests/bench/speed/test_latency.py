@@ -15,6 +15,7 @@ from coreml.lowering.interfaces import UNetFunctions
 from mlx_sd import Adaptive, DeepCache, TGate
 from mlx_sd.checkpoint.model_folder import build
 from mlx_sd.core.errors import InputError
+from mlx_sd.networks.counting import counting
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def test_a_policy_that_depends_on_pictures_is_not_counted(bench):
 
 
 def test_timed_operations_are_the_counted_ones(bench):
-    with operations.counting(bench.unet) as counted:
+    with counting(bench.unet) as counted:
         bench.step(1)
     with operations.timing(bench.unet) as timed:
         mx.eval(bench.step(1))
@@ -101,7 +102,7 @@ def test_timed_operations_are_the_counted_ones(bench):
 def test_counting_and_timing_change_no_result(bench):
     plain = bench.step(1)[0]
     mx.eval(plain)
-    with operations.counting(bench.unet):
+    with counting(bench.unet):
         bench.step(1)
     with operations.timing(bench.unet):
         timed = bench.step(1)[0]
