@@ -8,11 +8,19 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 
+from .guard import Guard, Policy, problems
 from .studio import Studio
 
 # The modules of `routes` in the order in which their tables are looked through. They are named, and not imported here,
 # because they build on this folder.
-ROUTES = ("own", "images", "gallery", "models", "pages")
+ROUTES = (
+    "own",
+    "images",
+    "gallery",
+    "models",
+    # "openai", "a1111",  # (studio-api)
+    "pages",
+)
 
 
 def routes() -> list[BaseRoute]:
@@ -23,10 +31,7 @@ def routes() -> list[BaseRoute]:
 def middleware(studio: Studio) -> list[Middleware]:
     """Returns what every request passes first, in this order."""
     return [
-        Middleware(
-            import_module(".guard", __package__).Guard,
-            policy=import_module(".guard", __package__).Policy.of(studio.settings.host, studio.settings.token),
-        ),
+        Middleware(Guard, policy=Policy.of(studio.settings.host, studio.settings.token)),
     ]
 
 
@@ -42,7 +47,7 @@ def application(studio: Studio) -> Starlette:
     app = Starlette(
         routes=routes(),
         middleware=middleware(studio),
-        exception_handlers=import_module(".problems", __package__).handlers(),
+        exception_handlers=problems.handlers(),
         lifespan=lifespan,
     )
     app.state.studio = studio

@@ -85,7 +85,7 @@ def _truncated(kind: str) -> InputError:
 
 def _png(data: bytes) -> Parts:
     """Keeps the header, palette, transparency and pixels of a PNG; of an animation, that is its first picture."""
-    kept, texts, exif = [_PNG], list[bytes](), b""
+    pieces, texts, exif = [_PNG], list[bytes](), b""
     width = height = 0
     for i, (name, start, end) in enumerate(_png_chunks(data)):
         if (name == b"IHDR") != (i == 0):
@@ -96,7 +96,7 @@ def _png(data: bytes) -> Parts:
             width, height = struct.unpack_from(">II", data, start + 8)
             _check_size(width, height)
         if name in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
-            kept.append(data[start:end])
+            pieces.append(data[start:end])
         elif name in (b"tEXt", b"zTXt", b"iTXt") and len(texts) < _TEXT_CHUNKS:
             texts.append(data[start:end])
         elif name == b"eXIf" and not exif:
@@ -105,7 +105,7 @@ def _png(data: bytes) -> Parts:
         raise _truncated("PNG")
     if sum(map(len, texts)) > _TEXT_BYTES:
         texts = []
-    return Parts("PNG", width, height, b"".join(kept), exif, _one_pixel_png(texts, exif))
+    return Parts("PNG", width, height, b"".join(pieces), exif, _one_pixel_png(texts, exif))
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -140,7 +140,7 @@ def _png_chunk(name: bytes, content: bytes) -> bytes:
 
 def _jpeg(data: bytes) -> Parts:
     """Keeps the tables, the frame and the scans of a JPEG, up to its end; phones write more pictures behind it."""
-    kept, texts, exif, frame = [data[:2]], [data[:2]], b"", b""
+    pieces, texts, exif, frame = [data[:2]], [data[:2]], b"", b""
     position, scans, segments = 2, 0, 0
     width = height = 0
     while True:
@@ -162,15 +162,15 @@ def _jpeg(data: bytes) -> Parts:
             height, width, colours = struct.unpack_from(">HHB", segment, 5)
             _check_size(width, height, PIXELS_WIDE if colours > 3 else PIXELS)
             frame = segment
-            kept.append(segment)
+            pieces.append(segment)
         elif marker == _SOS:
             scans += 1
             if not frame or scans > _SCANS:
                 raise InputError(f"the JPEG has more than {_SCANS} scans, or one before its size; save it anew")
             position = _end_of_scan(data, end)
-            kept.append(data[start:position])
+            pieces.append(data[start:position])
         elif marker in _KEPT:
-            kept.append(segment)
+            pieces.append(segment)
         elif marker == _EXIF and not exif and segment[4:10] == b"Exif\0\0":
             exif = segment[10:]
             texts.append(segment)
@@ -181,7 +181,7 @@ def _jpeg(data: bytes) -> Parts:
     end_of_picture = bytes((0xFF, _EOI))
     empty_scan = b"\xff\xda\0\x08\x01\0\0\0\x3f\0"  # where Pillow stops to read
     head = b"".join((*texts, frame, empty_scan, end_of_picture))
-    return Parts("JPEG", width, height, b"".join((*kept, end_of_picture)), exif, head)
+    return Parts("JPEG", width, height, b"".join((*pieces, end_of_picture)), exif, head)
 
 
 def _end_of_scan(data: bytes, start: int) -> int:

@@ -1,6 +1,7 @@
 """Requests to an ASGI app in this process, byte for byte as a test writes them: clients would tidy them up."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -49,8 +50,12 @@ async def ask_async(
     headers: Iterable[tuple[str, str]] | dict[str, str] = (),
     body: bytes | Sequence[bytes] = b"",
     host: str | None = HOST,
+    patience: float | None = None,
 ) -> Answer:
-    """Sends one request; headers: Host comes before them, and Content-Length after them where there is a body."""
+    """Sends one request; headers: Host comes before them, and Content-Length after them where there is a body.
+
+    patience: seconds after which the client leaves, if the answer has not ended; None waits.
+    """
     pairs = list(headers.items() if isinstance(headers, dict) else headers)
     pieces = [body] if isinstance(body, bytes) else list(body)
     names = {name.lower() for name, _ in pairs}
@@ -69,7 +74,8 @@ async def ask_async(
         """Gives the body piece by piece, and then waits for the answer's end."""
         if messages:
             return messages.pop(0)
-        await ended.wait()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(ended.wait(), patience)
         return {"type": "http.disconnect"}
 
     async def send(message: dict[str, Any]) -> None:

@@ -13,8 +13,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from mlx_sd.core.errors import Failure, InputError
-from mlx_sd.studio import problems
-from mlx_sd.studio.guard import Guard, Policy
+from mlx_sd.studio.guard import Guard, Policy, problems
 from mlx_sd.studio.guard.headers import FIXED
 from tests.studio.asgi import HOST, ask, ask_async, scope_of
 

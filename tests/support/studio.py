@@ -18,6 +18,7 @@ import uvicorn
 
 import mlx_sd
 from mlx_sd.studio.app import application
+from mlx_sd.studio.guard.protocol import uvicorn_options
 from mlx_sd.studio.job import Origin
 from mlx_sd.studio.studio import Settings, Studio
 
@@ -51,9 +52,7 @@ def serving(folder: Path, **settings: Any) -> Iterator[Running]:
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     made = Studio(Settings(folder, port=port, **settings))
-    config = uvicorn.Config(
-        application(made), lifespan="on", log_level="error", ws="none", timeout_graceful_shutdown=2, access_log=False
-    )
+    config = uvicorn.Config(application(made), lifespan="on", log_level="error", **uvicorn_options(grace=2))
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

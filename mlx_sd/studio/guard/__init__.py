@@ -10,7 +10,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .. import problems
+from . import problems
 from .bodies import Body, BodyRefused, Intake
 from .exchange import Exchange, Policy, Refusal
 from .headers import protect

@@ -34,8 +34,12 @@ class Policy:
         """Returns the policy of a server that listens on an address; LOOPBACK's names alone where that is 127.0.0.1."""
         if host in ("127.0.0.1", "::1"):
             return cls(token=token)
-        own = socket.gethostname().lower()
-        names = {own, own.partition(".")[0], f"{own.partition('.')[0]}.local"}  # .local: as Macs call themselves
+        host_name = socket.gethostname().lower()
+        names = {
+            host_name,
+            host_name.partition(".")[0],
+            f"{host_name.partition('.')[0]}.local",
+        }  # .local: as Macs call themselves
         return cls(names=LOOPBACK | names, any_address=True, token=token)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from .. import problems
+from . import problems
 from .headers import FIXED
 
 HEAD_SECONDS = 15.0  # for the request line and the headers, from the first connection or the last answer's first byte
@@ -14,6 +14,7 @@ STALL_SECONDS = 60.0  # for a client to read something of an answer
 CONNECTIONS = 256  # at a time: a browser has 6, and a page of events keeps one
 _HEAD_BYTES = 16 << 10
 KEEP_ALIVE_SECONDS = 30
+_LINGER_SECONDS = 2.0
 
 
 class BoundedProtocol(H11Protocol):
@@ -74,7 +75,7 @@ class BoundedProtocol(H11Protocol):
         headers["content-length"] = str(len(content))
         events = h11.Response(status_code=400, headers=list(headers.items())), h11.Data(content), h11.EndOfMessage()
         self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))
-        self._close()
+        self._close_gently()
 
     def _wait_for_head(self) -> None:
         self._head_timer = self.loop.call_later(HEAD_SECONDS, self._close)
@@ -83,6 +84,13 @@ class BoundedProtocol(H11Protocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+    def _close_gently(self) -> None:
+        """Ends what is sent, and throws away what still comes: closed before, many clients would lose the answer."""
+        self._stop_waiting()
+        self._is_mute = True
+        self.transport.write_eof()
+        self._head_timer = self.loop.call_later(_LINGER_SECONDS, self._close)
 
     def _close(self) -> None:
         """Closes the connection when what is to be sent is sent; nothing more is read."""

@@ -65,8 +65,8 @@ def known_host(exchange: Exchange, policy: Policy) -> Refusal | None:
     name = match[1]
     if name in policy.names or (policy.any_address and is_address(name)):
         return None
-    way = "use its address in numbers" if policy.any_address else "use 127.0.0.1 or localhost"
-    return Refusal(421, f"this server does not answer to the name {name[:80]}; {way}")
+    advice = "use its address in numbers" if policy.any_address else "use 127.0.0.1 or localhost"
+    return Refusal(421, f"this server does not answer to the name {name[:80]}; {advice}")
 
 
 def own_origin(exchange: Exchange, policy: Policy) -> Refusal | None:

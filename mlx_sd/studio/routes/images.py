@@ -2,11 +2,12 @@
 
 import anyio
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from ...core.errors import InputError
-from .. import problems, stored_settings
+from .. import stored_settings
+from ..guard import problems
 from ..picture_parts import kind_of
 
 _TYPES = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WebP", "image/gif": "GIF"}
@@ -22,11 +23,11 @@ async def add_image(request: Request) -> Response:
 async def image(request: Request) -> Response:
     """Answers with a picture that was kept, as PNG: written here, never the bytes that came."""
     try:
-        path = request.app.state.studio.uploads.path(request.path_params["id"])
+        content = await anyio.to_thread.run_sync(request.app.state.studio.uploads.content, request.path_params["id"])
     except InputError as error:
         return problems.response(request.scope["path"], 404, str(error))
     headers = {"content-disposition": "inline", "cache-control": "private, max-age=31536000, immutable"}
-    return FileResponse(path, headers=headers, media_type="image/png")
+    return Response(content, headers=headers, media_type="image/png")
 
 
 async def read_image(request: Request) -> Response:

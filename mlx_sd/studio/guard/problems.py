@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..core.errors import Failure, InputError
+from ...core.errors import Failure, InputError
 
 Handler = Callable[[Request, Exception], Awaitable[Response]]
 
