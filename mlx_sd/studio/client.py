@@ -123,7 +123,10 @@ class Client:
 
     def _open(self, method: str, path: str, body: Any = None, timeout: float | None = None) -> HTTPResponse:
         """Sends a request and returns the answer, whose body is still to be read."""
-        request = Request(self._base + path, method=method)
+        try:
+            request = Request(self._base + path, method=method)
+        except ValueError:
+            raise InputError(f"{self._base!r} is no address; give one such as http://127.0.0.1:7860") from None
         if self._token:
             request.add_header("Authorization", f"Bearer {self._token}")
         if body is not None:
@@ -138,8 +141,6 @@ class Client:
         except (URLError, OSError, HTTPException) as error:
             reason = getattr(error, "reason", None) or error
             raise Failure(f"{self._base} cannot be reached ({reason}); start it with mlx-sd studio") from None
-        except ValueError:
-            raise InputError(f"{self._base!r} is no address; give one such as http://127.0.0.1:7860") from None
         return answer
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from ..core.errors import InputError
 from ..metadata import picture_file
@@ -25,7 +25,6 @@ from .gallery_search import Search
 from .picture_record import Record
 from .record_store import RecordStore
 
-P = ParamSpec("P")
 T = TypeVar("T")
 Key = tuple[int, str]
 
@@ -50,6 +49,7 @@ class Gallery:
         self._result: tuple[int, str, list[Key]] = (-1, "", [])  # of the last search
         self._loaded, self._scanned, self._folder_mtime = False, 0.0, 0
         self._scan_began = 0
+        self._closing = threading.Event()
 
     def start(self) -> None:
         """Begins to read the folder, in the background."""
@@ -57,17 +57,18 @@ class Gallery:
 
     def close(self) -> None:
         """Ends the thread, after what it does at the moment."""
+        self._closing.set()
         with suppress(RuntimeError):
             self._executor.submit(self._store.close)
         self._executor.shutdown(cancel_futures=False)
 
-    def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
+    def submit(self, function: Callable[..., T], *arguments: Any) -> "Future[T]":
         """Runs a function in the gallery's thread; returns its future result."""
-        return self._executor.submit(function, *args, **kwargs)
+        return self._executor.submit(function, *arguments)
 
-    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
         """Runs a function in the gallery's thread and waits for it in the event loop."""
-        return await asyncio.wrap_future(self.submit(function, *args, **kwargs))
+        return await asyncio.wrap_future(self.submit(function, *arguments))
 
     def add(self, name: str) -> None:
         """Takes a new picture into the gallery and announces it, in the background; for any thread."""
@@ -122,11 +123,13 @@ class Gallery:
                     with suppress(OSError):  # it has gone in between
                         statuses[entry.name] = entry.stat(follow_symlinks=False)
         files = {name: status for name, status in statuses.items() if picture_record.is_picture(status)}
-        added = [
-            picture_record.read(self.folder, name, status)
-            for name, status in files.items()
-            if (old := self._records.get(name)) is None or old[1:3] != (status.st_mtime_ns, status.st_size)
-        ]
+        added = []
+        for name, status in files.items():
+            old = self._records.get(name)
+            if old is None or old[1:3] != (status.st_mtime_ns, status.st_size):
+                if self._closing.is_set():
+                    break  # the next start goes on
+                added.append(picture_record.read(self.folder, name, status))
         removed = [name for name in self._records if name not in files]
         self._change(added, removed)
         self._scanned = time.monotonic()

@@ -2,20 +2,18 @@
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..core.errors import InputError
 from ..metadata import picture_file
 from ..metadata.from_a1111 import translate
 from ..metadata.to_a1111 import VERSION_KEY
 from ..request import Request
+from .parts import Parts
 from .picture_record import Record
 
-if TYPE_CHECKING:
-    from .studio import Studio
 
-
-def of(studio: "Studio", record: Record) -> dict[str, Any]:
+def of(studio: Parts, record: Record) -> dict[str, Any]:
     """Returns the details of a picture as a JSON object, in the gallery's thread; paths are shown as names or ids.
 
     `request` is None where the picture does not say how it was made; `remarks` are lines about what was not understood.
@@ -31,7 +29,7 @@ def of(studio: "Studio", record: Record) -> dict[str, Any]:
     }
 
 
-def _request(studio: "Studio", texts: Mapping[str, str]) -> tuple[dict[str, Any] | None, list[str]]:
+def _request(studio: Parts, texts: Mapping[str, str]) -> tuple[dict[str, Any] | None, list[str]]:
     """Returns the settings of a picture without paths, and lines about what was not understood."""
     remarks: list[str] = []
     if picture_file.SETTINGS in texts:

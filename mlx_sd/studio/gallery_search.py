@@ -62,8 +62,8 @@ def _keys() -> dict[str, str]:
         for alias in (*setting.aliases.split(), (setting.flag or "").lstrip("-")):
             if len(alias) > 1:
                 keys[alias.lower().replace("-", "_")] = setting.key or name
-    own = {setting.key or name: setting.key or name for name, setting in SETTINGS.items()}
-    return keys | own | {name: name for name in ("size", *_LONG)}
+    keys |= {setting.key or name: setting.key or name for name, setting in SETTINGS.items()}
+    return keys | {name: name for name in ("size", *_LONG)}
 
 
 _KEYS = _keys()

@@ -146,14 +146,15 @@ class Installer:
             self._publish(entry)
             last = self._follow(entry, process)
             process.wait()
+            installed = "installed" in last
+            if installed:
+                self._catalog.rescan()
+                self._events.publish({"type": "models"})
             with self._lock:
                 self._process = None
                 if entry.state not in _ENDS:
-                    entry.state = "done" if "installed" in last else "failed"
-                    entry.error = None if "installed" in last else last.get("error") or _silent(entry, process)
-            if "installed" in last:
-                self._catalog.rescan()
-                self._events.publish({"type": "models"})
+                    entry.state = "done" if installed else "failed"
+                    entry.error = None if installed else last.get("error") or _silent(entry, process)
             self._publish(entry)
 
     def _follow(self, entry: Installation, process: "subprocess.Popen[bytes]") -> dict[str, Any]:

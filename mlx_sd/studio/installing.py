@@ -8,6 +8,7 @@ this process. Each line of its standard output is a JSON object: {"stage", "done
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -15,13 +16,14 @@ import tempfile
 import threading
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from ..core import terminal
 from ..core.errors import Failure, InputError
-from ..core.places import cache_folder
+from ..core.places import cache_folder, hub_folder
 
 _STAGES = {"download": "downloading", "convert": "converting"}
 _INTERVAL = 0.1  # seconds between two lines about the same stage
@@ -55,6 +57,8 @@ class _Progress:
     def end(self, _number: int = 0, _frame: FrameType | None = None) -> None:
         """Ends the process: a conversion removes what it has written, a download keeps it to be gone on with."""
         if self._stage != "converting":
+            with suppress(OSError):  # the empty folder that this process is in
+                Path.cwd().rmdir()
             os._exit(1)
         if not self._ending.is_set():
             self._ending.set()
@@ -91,7 +95,7 @@ def main(repository: str) -> int:
 
                 progress.write({"installed": model_folder(repository).name})
         except (InputError, Failure) as error:
-            progress.write({"error": " ".join(str(error).split())})
+            progress.write({"error": _line(error, repository)})
             return 1
         except KeyboardInterrupt:
             return 1
@@ -101,6 +105,13 @@ def main(repository: str) -> int:
         finally:
             os.chdir("/")
     return 0
+
+
+def _line(error: Exception, repository: str) -> str:
+    """Returns an error as one line for clients, who see no paths of the server."""
+    text = " ".join(str(error).split())
+    text = re.sub(rf"{re.escape(str(hub_folder()))}/\S*?/snapshots/[0-9a-f]+", repository, text)
+    return text.replace(str(hub_folder()), "the hub's cache").replace(str(cache_folder()), "the cache of models")
 
 
 def _check_space(size: int) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from ..request import Request
 from .catalog import Catalog, ModelEntry
 from .events import Events
+from .gallery import Gallery
 from .job_queue import JobQueue
 
 
@@ -32,6 +33,7 @@ class Parts(Sources, Protocol):
     hidden: Path
     events: Events
     queue: JobQueue
+    gallery: Gallery
 
     def show(self, request: Request) -> dict[str, Any]:
         """Returns a request as clients see it, without paths."""

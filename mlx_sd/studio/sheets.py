@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import grid, sheet
 from ..core.errors import Failure, InputError
@@ -16,11 +16,9 @@ from ..core.files import atomic_file
 from ..grid import Axis
 from ..request import SETTINGS, Request, pictures_of
 from .job import Origin, State, StudioJob
+from .parts import Parts
 from .picture_record import written
 from .submission import FieldError, read_request
-
-if TYPE_CHECKING:
-    from .studio import Studio
 
 _SIDES = ("x", "y")
 _MOST_VALUES = 32  # along a side
@@ -30,7 +28,7 @@ _LONGEST = 200  # characters of a value
 class Sheets:
     """The grids that are being made; `submit` and `ended` may be called in any thread."""
 
-    def __init__(self, studio: "Studio"):
+    def __init__(self, studio: Parts):
         self._studio = studio
         self._folder = studio.hidden / "grids"
 

@@ -20,7 +20,7 @@ class Trash:
     def __init__(self, gallery: Path):
         self.folder, self._gallery = gallery / NAME, gallery
 
-    def put(self, name: str) -> str:
+    def throw(self, name: str) -> str:
         """Moves a picture of the gallery into the trash; returns its name there, with a number where that is taken.
 
         FileNotFoundError where it is gone, Failure where it cannot be moved.
@@ -32,7 +32,7 @@ class Trash:
         return _moved(self._gallery, self.folder, name)
 
     def restore(self, name: str) -> str:
-        """Moves a picture back; returns its name in the gallery, with a number where that is taken; errors as `put`."""
+        """Moves a picture back; returns its name in the gallery, with a number where that is taken; as `throw`."""
         return _moved(self.folder, self._gallery, name)
 
     def find(self, name: str) -> Record | None:

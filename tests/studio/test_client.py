@@ -102,7 +102,7 @@ def test_the_gallery_goes_on_through_all_pages(client, server):
     ("call", "error", "words"),
     (
         (lambda c: c.submit({"steps": -1}), InputError, "steps"),
-        (lambda c: c.picture("../../etc/passwd"), InputError, "(?i)not found|no picture"),
+        (lambda c: c.picture("none.png"), InputError, "no picture"),
         (lambda c: c.job("none"), InputError, "no such job"),
         (lambda c: Client("http://127.0.0.1:1").state(), Failure, "cannot be reached"),
         (lambda c: Client("nonsense").state(), InputError, "is no address"),

@@ -28,7 +28,7 @@ def test_no_picture_is_replaced_or_lost(folder, actions):
             (folder / name).write_bytes(content := b"%d" % number)
             all_of_them.append(content)
         elif action == "put" and (folder / name).exists():
-            moved = trash.put(name)
+            moved = trash.throw(name)
             assert (trash.folder / moved).is_file() and not (folder / name).exists()
         elif action == "restore":
             for entry in trash.listing()[:1]:
@@ -46,7 +46,7 @@ def test_a_file_system_without_links_moves_too(tmp_path, monkeypatch):
     trash = Trash(tmp_path)
     for content in (b"first", b"second"):
         (tmp_path / "a.png").write_bytes(content)
-        trash.put("a.png")
+        trash.throw("a.png")
     assert contents(trash.folder) == [b"first", b"second"]
     assert trash.restore("a-2.png") == "a-2.png" and contents(trash.folder) == [b"first"]
 
@@ -54,7 +54,7 @@ def test_a_file_system_without_links_moves_too(tmp_path, monkeypatch):
 def test_only_pictures_are_removed_for_good(tmp_path):
     trash = Trash(tmp_path)
     (tmp_path / "a.png").write_bytes(b"a")
-    trash.put("a.png")
+    trash.throw("a.png")
     (trash.folder / "letter.txt").write_text("mine")
     (trash.folder / "b.png").symlink_to(tmp_path)
     assert trash.empty() == 1
@@ -65,5 +65,5 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "trash").write_text("a file")
     (tmp_path / "a.png").write_bytes(b"a")
     with pytest.raises(Failure, match="the folder trash cannot be made"):
-        Trash(tmp_path).put("a.png")
+        Trash(tmp_path).throw("a.png")
     assert (tmp_path / "a.png").exists()

@@ -82,7 +82,7 @@ async def delete(request: Request) -> Response:
     if await _record(studio, name) is None:
         return _absent(name)
     try:
-        moved = await studio.gallery.run(studio.trash.put, name)
+        moved = await studio.gallery.run(studio.trash.throw, name)
     except FileNotFoundError:
         return _absent(name)
     finally:
@@ -125,8 +125,8 @@ async def _thumbnail(request: Request, folder: Path, record: Record | None) -> R
     studio = studio_of(request)
     if record is None:
         return _absent(request.path_params["name"])
-    content, whole = await _in_pool(studio, studio.thumbnails.get, folder, record)
-    if not whole:
+    content, is_picture = await _in_pool(studio, studio.thumbnails.get, folder, record)
+    if not is_picture:
         return Response(content, headers=_headers(MEDIA_TYPE, "no-store"))
     return _cached(request, record, content, MEDIA_TYPE)
 
