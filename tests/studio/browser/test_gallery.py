@@ -3,9 +3,8 @@
 import os
 
 import pytest
-from playwright.sync_api import expect
 
-from tests.studio.browser.support import generate, opened, png, studio
+from tests.studio.browser.support import expect, generate, opened, png, studio
 
 pytestmark = pytest.mark.browser
 
@@ -139,7 +138,7 @@ def test_a_grid_over_two_settings_is_a_table_of_pictures(page, filled):
     page.get_by_label("Values across").fill("3, 9")
     page.get_by_label("Values down").fill("5-7")
     dialog = page.get_by_role("dialog", name="X/Y grid")
-    expect(dialog).to_contain_text("2 × 3 = 6 pictures")
+    expect(dialog).to_contain_text("2 \N{MULTIPLICATION SIGN} 3 = 6 pictures")
     dialog.get_by_role("button", name="Make the grid").click()
     expect(page.locator(".grid-table thead th")).to_have_text(["3", "9"])
     expect(page.locator(".grid-table tbody th")).to_have_text(["5", "6", "7"])
