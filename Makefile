@@ -2,6 +2,7 @@
 # make test      sets up an environment and runs the tests, in minutes
 # make test-all  the same, then the slow tests and every property with all its examples
 # make proof     proofs that are run once (full size, soaks, hundreds of kills); results go to tests/proofs
+# make browser   drives the page of the Studio in Chromium, which must be installed
 # make parity    compares with diffusers, live (large download)
 # make coreai-torch  compares with Apple's coreai-torch, live, in an environment of its own (Python 3.11, Linux x86-64)
 # make check     lint and types
@@ -19,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 PROMPT ?= a red tent in the center on green grass, under a clear day sky
 
-.PHONY: demo test test-all proof parity coreai-torch check docs wheel clean
+.PHONY: demo test test-all proof browser parity coreai-torch check docs wheel clean
 
 demo: $(VENV)/.run
 	$(BIN)/python -m mlx_sd.generate "$(PROMPT)" --seed 0 --deepcache 3 --output demo.png
@@ -32,6 +33,10 @@ test-all: test
 
 proof: $(VENV)/.dev
 	$(BIN)/python -m pytest -m proof --share $(SHARE)
+
+# Where there is no Chromium, the tests are skipped with this reason.
+browser: $(VENV)/.browser
+	$(BIN)/python -m pytest -m browser -rs tests/studio/browser
 
 # torch and diffusers warn, and their warnings are no errors of ours.
 parity: $(VENV)/.reference
@@ -59,6 +64,10 @@ $(VENV)/.run: pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.run
 	$(PIP) install --quiet -e '.[cpu,coreai,dev]' || $(PIP) install --quiet -e '.[cpu,dev]'
+	@touch $@
+
+$(VENV)/.browser: $(VENV)/.dev
+	$(PIP) install --quiet -e '.[cpu,dev,browser]'
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.dev

@@ -175,6 +175,6 @@ def test_ten_thousand_pictures_scroll_smoothly(page, tmp_path):
         page.evaluate("document.querySelector('.gallery-scroll').scrollTop = 1e9")
         last = page.locator(f'.tile[data-index="{MANY - 1}"]:not(.blank) img.ready')
         expect(last).to_be_visible()
-        if share < FREE:
+        if late > FRAME and share < FREE:
             pytest.skip(f"other programs leave the page {share:.0%} of a core: its frames cannot be timed here")
         assert late <= FRAME
