@@ -2,9 +2,9 @@
 # make test      sets up an environment and runs the tests, in minutes
 # make test-all  the same, then the slow tests and every property with all its examples
 # make proof     proofs that are run once (full size, soaks, hundreds of kills); results go to tests/proofs
+# make browser   drives the page of the Studio in Chromium, which must be installed
 # make parity    compares with diffusers, live (large download)
 # make coreai-torch  compares with Apple's coreai-torch, live, in an environment of its own (Python 3.11, Linux x86-64)
-# make browser   drives the Studio's page in an installed Chromium, MLX_SD_CHROMIUM or the system's
 # make check     lint and types
 # make docs      builds the documentation into site/
 # make wheel     builds the wheel, installs it into a clean environment of each of PYTHONS and makes a picture
@@ -20,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 PROMPT ?= a red tent in the center on green grass, under a clear day sky
 
-.PHONY: demo test test-all proof parity coreai-torch browser check docs wheel clean
+.PHONY: demo test test-all proof browser parity coreai-torch check docs wheel clean
 
 demo: $(VENV)/.run
 	$(BIN)/python -m mlx_sd.generate "$(PROMPT)" --seed 0 --deepcache 3 --output demo.png
@@ -34,15 +34,16 @@ test-all: test
 proof: $(VENV)/.dev
 	$(BIN)/python -m pytest -m proof --share $(SHARE)
 
+# Where there is no Chromium, the tests are skipped with this reason.
+browser: $(VENV)/.browser
+	$(BIN)/python -m pytest -m browser -rs tests/studio/browser
+
 # torch and diffusers warn, and their warnings are no errors of ours.
 parity: $(VENV)/.reference
 	$(PYTEST) -W default tests/parity
 
 coreai-torch: $(APPLE)/.installed
 	$(APPLE)/bin/python -m pytest -W default tests/parity/test_coreai_torch.py
-
-browser: $(VENV)/.browser
-	$(BIN)/python -m pytest -m browser
 
 check: $(VENV)/.dev
 	$(BIN)/python -m ruff check .
@@ -65,12 +66,12 @@ $(VENV)/.dev: $(VENV)/.run
 	$(PIP) install --quiet -e '.[cpu,coreai,dev]' || $(PIP) install --quiet -e '.[cpu,dev]'
 	@touch $@
 
-$(VENV)/.docs: $(VENV)/.dev
-	$(PIP) install --quiet -e '.[cpu,dev,docs]'
-	@touch $@
-
 $(VENV)/.browser: $(VENV)/.dev
 	$(PIP) install --quiet -e '.[cpu,dev,browser]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.dev
+	$(PIP) install --quiet -e '.[cpu,dev,docs]'
 	@touch $@
 
 $(VENV)/.reference: $(VENV)/.dev

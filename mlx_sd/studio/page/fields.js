@@ -217,6 +217,7 @@ function numberInput(setting, bounds) {
 /** Returns the help of a setting with its range, as the server states it. @param {Setting} setting */
 export function helpOf(setting) {
   if (!setting.help) return "";
+  const help = setting.help.replace(/--([a-z][a-z-]*)/g, (_, flag) => `“${titleOf(flag.replaceAll("-", "_"))}”`);
   const { minimum, maximum, open_minimum, open_maximum } = setting.range ?? {};
   const has = (/** @type {any} */ bound) => bound !== null && bound !== undefined;
   const low = has(minimum) ? `${open_minimum ? "above" : "from"} ${minimum}` : "";
@@ -225,7 +226,7 @@ export function helpOf(setting) {
     .filter(Boolean)
     .join(", ")
     .replace(/^from (.*), to/, "from $1 to");
-  return range && has(maximum) ? `${setting.help}; ${range}` : setting.help;
+  return range && has(maximum) ? `${help}; ${range}` : help;
 }
 
 /** Returns words that begin with a capital letter. @param {string} words */

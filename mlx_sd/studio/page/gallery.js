@@ -160,6 +160,12 @@ export class Gallery {
       return;
     }
     if (tile.dataset.name === entry.name) return;
+    if (this.grid.isFast) {
+      image.removeAttribute("src");
+      image.classList.remove("ready");
+      tile.dataset.name = "";
+      return; // filled when the tiles stand still
+    }
     tile.dataset.name = entry.name;
     open.setAttribute("aria-label", entry.prompt || entry.request?.prompt || entry.name);
     image.classList.remove("ready");

@@ -11,7 +11,7 @@ import { field } from "./fields.js";
  */
 export function hiresField(setting, state) {
   const scale = number({ min: 1.05, max: 8, step: 0.05, placeholder: "off", label: "Enlarge by, times" });
-  const steps = number({ min: 1, max: 1000, step: 1, placeholder: "as before", label: "Steps of the second pass" });
+  const steps = number({ min: 1, max: 1000, step: 1, placeholder: "same", label: "Steps of the second pass" });
   const strength = number({
     min: 0.05,
     max: 1,

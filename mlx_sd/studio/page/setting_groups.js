@@ -103,6 +103,8 @@ const TITLES = /** @type {Record<string, string>} */ ({
   extend: "Paint beyond the sides",
   freeu: "FreeU",
   guess_mode: "Guess mode",
+  adapter: "T2I-Adapters",
+  ip_adapter: "Pictures as prompts (IP-Adapter)",
   hires: "Enlarge by",
   hires_mode: "How it is enlarged",
   image_guidance: "Nearness to the picture",

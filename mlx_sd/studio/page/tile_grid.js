@@ -1,6 +1,8 @@
 /** A grid of tiles of which only those near the window are in the page, however many there are. */
 
 const GAP = 6;
+const FAST = 2; // pixels in a millisecond, above which pictures would be gone before they are seen
+const SETTLED = 90; // milliseconds after which scrolling counts as over
 const BEYOND = 3; // rows above and below the window that are in the page too
 
 /** Lays out and recycles tiles in an element that scrolls. */
@@ -14,6 +16,10 @@ export class TileGrid {
   #side = 160;
   #frame = 0;
   #focus = 0;
+  #before = { top: 0, time: 0 }; // of the last frame
+  #timer = 0;
+  /** Whether the tiles run by so fast that their pictures are not worth loading. */
+  isFast = false;
 
   /**
    * @param {HTMLElement} scroller
@@ -76,10 +82,27 @@ export class TileGrid {
 
   #soon() {
     if (this.#frame) return;
-    this.#frame = requestAnimationFrame(() => {
+    this.#frame = requestAnimationFrame((time) => {
       this.#frame = 0;
+      this.#measure(time);
       this.#update();
     });
+  }
+
+  /** Notices how fast the tiles run by, and shows their pictures once they stand. @param {number} time */
+  #measure(time) {
+    const top = this.scroller.scrollTop;
+    const speed = Math.abs(top - this.#before.top) / Math.max(1, time - this.#before.time);
+    this.#before = { top, time };
+    const wasFast = this.isFast;
+    this.isFast = speed > FAST;
+    clearTimeout(this.#timer);
+    if (!this.isFast && wasFast) this.refresh();
+    if (!this.isFast) return;
+    this.#timer = setTimeout(() => {
+      this.isFast = false;
+      this.refresh();
+    }, SETTLED);
   }
 
   #update() {
@@ -117,7 +140,8 @@ export class TileGrid {
   #place(tile, index) {
     const x = (index % this.#columns) * this.#step;
     const y = Math.floor(index / this.#columns) * this.#step;
-    tile.style.setProperty("transform", `translate(${x}px, ${y}px)`);
+    tile.style.setProperty("left", `${x}px`);
+    tile.style.setProperty("top", `${y}px`);
   }
 
   /** @param {HTMLElement} tile @param {number} index */

@@ -11,7 +11,9 @@ def chromium():
     path = support.chromium_path()
     if path is None:
         pytest.skip("there is no Chromium; install it, or name it in MLX_SD_CHROMIUM")
-    playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install -e '.[browser]'")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="Playwright is not installed: pip install -e '.[browser]'"
+    )
     playwright.expect.set_options(timeout=support.PATIENCE)
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])

@@ -1,5 +1,7 @@
 """A Studio in a process of its own, and Chromium that may talk to it alone."""
 
+import base64
+import json
 import os
 import re
 import shutil
@@ -10,6 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from PIL import Image
+
+from mlx_sd import metadata
+from mlx_sd.request import Request
 
 ROOT = Path(__file__).parents[3]
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
@@ -46,6 +53,13 @@ def studio(folder: Path, *arguments: str, port: int = 0) -> Iterator[str]:
                 process.kill()
 
 
+def expect(subject):
+    """Returns Playwright's assertions about a part of a page; the tests are collected without Playwright too."""
+    from playwright.sync_api import expect as assertions
+
+    return assertions(subject)
+
+
 def is_ours(url: str) -> bool:
     """Returns whether an address stays on this machine."""
     parts = urlsplit(url)
@@ -79,8 +93,6 @@ def opened(page, address, form=None, view="create"):
     """Opens a view of the page, with a form that is filled in where none was kept, and waits until it is ready."""
     values = {"steps": 3, "width": 64, "height": 64, "seed": 1} if form is None else form
     script = "(values) => { if (!localStorage.getItem('mlx-sd-form')) localStorage.setItem('mlx-sd-form', values) }"
-    import json
-
     page.add_init_script(f"({script})({json.dumps(json.dumps(values))})")
     page.goto(f"{address}#{view}" if "#" not in address else address)
     page.wait_for_selector("body.ready")
@@ -90,9 +102,7 @@ def opened(page, address, form=None, view="create"):
 
 def generate(page, prompt="a red tent on green grass"):
     """Makes a picture and returns the name of its file."""
-    before = (
-        page.locator(".recent-tile").first.get_attribute("data-name") if page.locator(".recent-tile").count() else ""
-    )
+    before = page.evaluate("document.querySelector('.recent-tile')?.dataset.name ?? ''")
     page.fill("#prompt-field", prompt)
     page.get_by_role("button", name="Generate", exact=True).click()
     newest = page.locator(f'.recent-tile:first-child:not([data-name="{before}"])')
@@ -103,11 +113,6 @@ def generate(page, prompt="a red tent on green grass"):
 
 def png(path, size=(64, 64), colour=(200, 40, 30), settings=None):
     """Writes a picture of one colour, with settings as ours have them where they are given."""
-    from PIL import Image
-
-    from mlx_sd import metadata
-    from mlx_sd.request import Request
-
     values = None if settings is None else Request(**settings).to_json()
     metadata.save(Image.new("RGB", size, colour), path, values)
     return path
@@ -126,7 +131,5 @@ DROP = """
 
 def drop(page, path, target="#stage"):
     """Drops a file on an element of the page, as from a file manager."""
-    import base64
-
     values = {"target": target, "bytes": base64.b64encode(path.read_bytes()).decode(), "name": path.name}
     page.evaluate(DROP, {**values, "type": "image/png"})

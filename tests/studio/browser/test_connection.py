@@ -3,9 +3,8 @@
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import expect
 
-from tests.studio.browser.support import generate, opened, studio
+from tests.studio.browser.support import expect, generate, opened, studio
 
 pytestmark = pytest.mark.browser
 

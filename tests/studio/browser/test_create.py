@@ -1,9 +1,8 @@
 """Pictures are made in the page: by mouse and by keyboard, with previews, cancelled, refused, and after a reload."""
 
 import pytest
-from playwright.sync_api import expect
 
-from tests.studio.browser.support import generate, opened
+from tests.studio.browser.support import expect, generate, opened
 
 pytestmark = pytest.mark.browser
 
@@ -111,7 +110,7 @@ def test_tokens_and_weights_are_shown(page, address):
     opened(page, address, {})
     page.fill("#prompt-field", "a (red:1.3) tent")
     expect(page.locator('[data-setting="prompt"] .token-count')).to_contain_text("3/75 tokens")
-    expect(page.locator('[data-setting="prompt"] .weights')).to_have_text("red \u00d71.3")
+    expect(page.locator('[data-setting="prompt"] .weights')).to_have_text("red \N{MULTIPLICATION SIGN}1.3")
 
 
 def test_every_setting_of_the_server_has_a_field(page, address):

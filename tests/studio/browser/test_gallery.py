@@ -3,17 +3,19 @@
 import os
 
 import pytest
-from playwright.sync_api import expect
 
-from tests.studio.browser.support import generate, opened, png, studio
+from tests.studio.browser.support import expect, generate, opened, png, studio
 
 pytestmark = pytest.mark.browser
 
 MANY = 10_000
 MOST_TILES = 500
+FRAMES = 300
 FRAME = 50.0  # milliseconds within which 95% of the frames come
+WORK_OF_A_FRAME = 14.0  # milliseconds of processor time of the page's thread, less than a frame at 60 Hz has
+FREE = 0.8  # share of a core that the page must get for its frames to be timed
 
-# Scrolls for so many frames, ten of them jumps, and returns the times between frames and the most tiles at once.
+# Scrolls slowly, fast and in jumps, for so many frames; returns the times between frames and the most tiles at once.
 SCROLL = """
 async (frames) => {
   const scroller = document.querySelector(".gallery-scroll");
@@ -24,12 +26,40 @@ async (frames) => {
     if (last) times.push(now - last);
     last = now;
     most = Math.max(most, document.querySelectorAll(".tile").length);
-    if (frame % 40 === 39) scroller.scrollTop = scroller.scrollHeight * Math.random();
-    else scroller.scrollTop += 90;
+    if (frame % 60 === 59) scroller.scrollTop = scroller.scrollHeight * Math.random();
+    else scroller.scrollTop += frame % 60 < 30 ? 24 : 400;
   }
   return { times, most };
 }
 """
+
+# Computes for a while, and returns how long that took.
+WORK = """
+() => {
+  const start = performance.now();
+  let sum = 0;
+  for (let i = 0; i < 3e7; i++) sum += Math.sqrt(i);
+  return [performance.now() - start, sum];
+}
+"""
+
+
+class MainThread:
+    """The processor time of the page's main thread."""
+
+    def __init__(self, page):
+        self.page, self.session = page, page.context.new_cdp_session(page)
+        self.session.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def seconds(self):
+        metrics = {entry["name"]: entry["value"] for entry in self.session.send("Performance.getMetrics")["metrics"]}
+        return metrics["TaskDuration"]
+
+    def share_of_a_core(self):
+        """How much of the time the thread runs while it has work to do."""
+        before = self.seconds()
+        passed, _ = self.page.evaluate(WORK)
+        return min(1.0, (self.seconds() - before) / (passed / 1000))
 
 
 @pytest.fixture
@@ -108,7 +138,7 @@ def test_a_grid_over_two_settings_is_a_table_of_pictures(page, filled):
     page.get_by_label("Values across").fill("3, 9")
     page.get_by_label("Values down").fill("5-7")
     dialog = page.get_by_role("dialog", name="X/Y grid")
-    expect(dialog).to_contain_text("2 \u00d7 3 = 6 pictures")
+    expect(dialog).to_contain_text("2 \N{MULTIPLICATION SIGN} 3 = 6 pictures")
     dialog.get_by_role("button", name="Make the grid").click()
     expect(page.locator(".grid-table thead th")).to_have_text(["3", "9"])
     expect(page.locator(".grid-table tbody th")).to_have_text(["5", "6", "7"])
@@ -129,12 +159,22 @@ def test_ten_thousand_pictures_scroll_smoothly(page, tmp_path):
     with studio(tmp_path) as address:
         opened(page, address, view="gallery")
         expect(page.locator("#view-gallery .count")).to_have_text("10,000")
-        measured = page.evaluate(SCROLL, 400)
+        clock = MainThread(page)
+        share = clock.share_of_a_core()
+        before = clock.seconds()
+        measured = page.evaluate(SCROLL, FRAMES)
+        work = 1000 * (clock.seconds() - before) / FRAMES
         times = sorted(measured["times"])
-        print(f"frames: median {times[len(times) // 2]:.1f} ms, 95% {times[int(0.95 * len(times))]:.1f} ms,"
-              f" worst {times[-1]:.1f} ms; at most {measured['most']} tiles")  # fmt: skip
+        late = times[int(0.95 * len(times))]
+        print(
+            f"frames: median {times[len(times) // 2]:.1f} ms, 95% {late:.1f} ms, worst {times[-1]:.1f} ms; the page's "
+            f"thread works {work:.1f} ms in each, and gets {share:.0%} of a core; at most {measured['most']} tiles"
+        )
         assert measured["most"] <= MOST_TILES
-        assert times[int(0.95 * len(times))] <= FRAME
+        assert work <= WORK_OF_A_FRAME
         page.evaluate("document.querySelector('.gallery-scroll').scrollTop = 1e9")
         last = page.locator(f'.tile[data-index="{MANY - 1}"]:not(.blank) img.ready')
         expect(last).to_be_visible()
+        if late > FRAME and share < FREE:
+            pytest.skip(f"other programs leave the page {share:.0%} of a core: its frames cannot be timed here")
+        assert late <= FRAME

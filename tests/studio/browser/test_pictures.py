@@ -4,9 +4,8 @@ import io
 
 import pytest
 from PIL import Image
-from playwright.sync_api import expect
 
-from tests.studio.browser.support import drop, generate, opened, png
+from tests.studio.browser.support import drop, expect, generate, opened, png
 
 pytestmark = pytest.mark.browser
 
