@@ -10,10 +10,10 @@ from PIL import Image
 
 from mlx_sd.request import Request
 from mlx_sd.studio.models.catalog import Catalog
+from mlx_sd.studio.routes.a1111 import images as a1111_images
 from mlx_sd.studio.routes.a1111.fields import IMG2IMG, TXT2IMG, echoed
 from mlx_sd.studio.routes.a1111.options import Options
 from mlx_sd.studio.routes.a1111.requests import image_to_image, text_to_image
-from mlx_sd.studio.routes.a1111.routes import images as a1111_images
 from mlx_sd.studio.routes.request_error import RequestError
 
 STYLES = [

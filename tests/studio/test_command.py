@@ -97,7 +97,8 @@ def test_without_its_libraries_it_says_how_to_get_them(monkeypatch, capsys):
 def test_for_other_machines_there_is_a_token_in_the_address(tmp_path):
     code = """
 import sys
-from mlx_sd.studio import command, server
+from mlx_sd.studio import command
+from mlx_sd.studio.server import server
 server.run = lambda studio, listener, started, grace: (started(), studio.journal.close())
 print(studio_main := command.main(["--listen", "--port", "0", "--no-browser", "--folder", sys.argv[1]]))
 """

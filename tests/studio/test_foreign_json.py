@@ -11,11 +11,11 @@ from PIL import Image
 from mlx_sd.core.errors import InputError
 from mlx_sd.request import SETTINGS
 from mlx_sd.studio.models.catalog import Catalog
+from mlx_sd.studio.routes.a1111 import extras as a1111_extras
 from mlx_sd.studio.routes.a1111.fields import IMG2IMG, TXT2IMG
 from mlx_sd.studio.routes.a1111.options import Options
 from mlx_sd.studio.routes.a1111.requests import image_to_image, text_to_image
-from mlx_sd.studio.routes.a1111.routes import extras as a1111_extras
-from mlx_sd.studio.routes.openai.routes import requests as openai_requests
+from mlx_sd.studio.routes.openai import requests as openai_requests
 
 CATALOG = Catalog()
 OPTIONS = Options(CATALOG, CATALOG.model("tiny"))

@@ -321,9 +321,9 @@ class JobQueue:
             self._ends = 0
             with suppress(Failure):
                 self._journal.trim()
-        self._waiting.release(job.id)
         self._forget_old()
         self._publish(job)
+        self._waiting.release(job.id)  # those who wait and listen have heard of the end by then
         self._ended(job)
 
     def _note(self, job: StudioJob) -> None:

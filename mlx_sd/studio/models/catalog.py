@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import model_list
+from ...checkpoint.embedded import EMBEDDED
 from ...checkpoint.tiny_vaes import REPOSITORIES
 from ...core.errors import InputError
 from ...core.places import hub_folder
@@ -180,7 +181,8 @@ class Catalog:
     def _networks(self) -> Iterator[ModelEntry]:
         """Yields models and the networks beside them."""
         for entry in model_list.entries(self._model_folders):
-            yield _model_entry(entry)
+            if entry.source not in EMBEDDED:  # converted from what is listed already
+                yield _model_entry(entry)
         for name, repository in REPOSITORIES.items():
             path = hub_folder() / f"models--{repository.replace('/', '--')}"
             if path.is_dir():  # nothing is downloaded because a client names it
