@@ -54,7 +54,7 @@ def painted(page, address):
 def test_a_mask_is_painted_erased_undone_and_inverted(page, address, tmp_path):
     opened(page, address)
     drop(page, png(tmp_path / "plain.png"))
-    page.get_by_role("button", name="Paint a mask").click()
+    page.locator(".start-part").get_by_role("button", name="Paint a mask").click()
     box = page.locator(".mask-canvas").bounding_box()
     x, y, side = box["x"], box["y"], box["width"]
     page.mouse.move(x + 0.1 * side, y + 0.5 * side)
@@ -91,7 +91,7 @@ def test_a_mask_is_painted_erased_undone_and_inverted(page, address, tmp_path):
 def test_a_mask_is_painted_by_the_keyboard_alone(page, address, tmp_path):
     opened(page, address)
     drop(page, png(tmp_path / "plain.png"))
-    page.get_by_role("button", name="Paint a mask").focus()
+    page.locator(".start-part").get_by_role("button", name="Paint a mask").focus()
     page.keyboard.press("Enter")
     expect(page.locator(".mask-canvas")).to_be_focused()
     page.keyboard.press(" ")
