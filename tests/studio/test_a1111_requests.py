@@ -188,6 +188,14 @@ def test_a_unit_of_controlnet_is_a_control_network(options):
     assert order.settings["guess_mode"] is True
 
 
+@pytest.mark.parametrize("name", ["mask", "mask_image", "effective_region_mask"])
+def test_a_mask_of_a_unit_is_refused_and_not_passed_over(options, name):
+    unit = {"image": "red", "model": "canny", name: "blue"}
+    with pytest.raises(RequestError, match="whole picture") as caught:
+        text_to_image({"alwayson_scripts": {"controlnet": {"args": [unit]}}}, options, STYLES, decode)
+    assert caught.value.field == f"alwayson_scripts.controlnet.{name}"
+
+
 def test_scripts_that_ask_for_nothing_pass(options):
     scripts = {"ControlNet": {"args": []}, "ADetailer": {"args": [False]}, "Other": {}}
     assert text_to_image({"alwayson_scripts": scripts}, options, STYLES, decode).controls == []

@@ -31,6 +31,7 @@ _RESIZE = {
     "crop and resize": a1111_images.CROP,
     "scale to fit (inner fit)": a1111_images.CROP,
 }
+_MASKS = ("mask", "mask_image", "effective_region_mask")  # names of a mask of a unit, through its versions
 _HASH = re.compile(r"\s*\[[0-9a-f]{4,64}\]$")  # behind a name, as A1111's extension shows it
 
 Decode = Callable[[object, str], Image.Image]  # base64 and the name of its field -> the checked image
@@ -103,6 +104,10 @@ def _unit(
         source = source.get("image")
     if source is None:
         raise RequestError(f"{_FIELD}: a unit has no image; send one in base64", field=f"{_FIELD}.image")
+    if masked := next((key for key in _MASKS if fields.get(key)), None):
+        raise RequestError(
+            f"{_FIELD}: a unit acts on the whole picture here; leave out {masked}", field=f"{_FIELD}.{masked}"
+        )
     image = decode(source, f"{_FIELD}.image")
     if size is not None:
         image = a1111_images.fitted(image, size, _resize_mode(values))
