@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlx_sd import StableDiffusion, memory, metadata
-from mlx_sd.cli import models
+from mlx_sd import StableDiffusion, memory, metadata, request_model
 from mlx_sd.completion import table_of
 from mlx_sd.core.errors import InputError
 from mlx_sd.generation import predictor_of
@@ -119,7 +118,7 @@ def test_pictures_record_it_and_are_made_again(x4, original, run, shapes, tmp_pa
 
 
 def test_what_is_no_upscaler_is_refused_before_the_model_is_loaded(original, run, monkeypatch):
-    monkeypatch.setattr(models, "_loaded", lambda *_: pytest.fail("the model is loaded"))
+    monkeypatch.setattr(request_model, "load", lambda *_: pytest.fail("the model is loaded"))
     for mode, words in (
         (original, "is no x4 upscaler; name one"),
         ("nowhere/x4.safetensors", "nowhere/x4.safetensors"),

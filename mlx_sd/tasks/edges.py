@@ -43,7 +43,8 @@ def soft(pixels: Bytes) -> Bytes:
     """Returns soft edges (H, W), 0 to 255: the root of the gradient of the smoothed brightness, the strongest white."""
     from scipy import ndimage  # here because SciPy takes long to import
 
-    smooth = ndimage.gaussian_filter(grey(pixels), 1.5, mode="nearest")
+    # In float64: the root below makes a whole shade of what float32 rounds.
+    smooth = ndimage.gaussian_filter(grey(pixels).astype(np.float64), 1.5, mode="nearest")
     gradient = np.hypot(ndimage.sobel(smooth, 0, mode="nearest"), ndimage.sobel(smooth, 1, mode="nearest"))
     strongest = max(float(np.percentile(gradient, 99.5)), 1.0)
     shades: Bytes = (255 * np.sqrt(np.clip(gradient / strongest, 0, 1))).round().astype(np.uint8)

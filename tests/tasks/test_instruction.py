@@ -272,7 +272,7 @@ def test_pictures_record_the_scale_and_are_made_again(place, run):
 
 def test_the_command_line_refuses_before_it_loads(place, run, monkeypatch):
     instructions.picture().save("in.png")
-    monkeypatch.setattr("mlx_sd.cli.models._loaded", lambda *_: pytest.fail("the model is loaded"))
+    monkeypatch.setattr("mlx_sd.request_model.load", lambda *_: pytest.fail("the model is loaded"))
     with_image = ["--model", place("sd1"), "--init-image", "in.png"]
     for flags, words in (
         (["--model", place("sd1")], "give it one (--init-image)"),
