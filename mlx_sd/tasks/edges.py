@@ -16,7 +16,8 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green and blue (I
 
 def grey(pixels: Bytes) -> Floats:
     """Returns the brightness (H, W), float32 from 0 to 255, of pixels (H, W, 3)."""
-    brightness: Floats = pixels.astype(np.float32) @ _LUMA
+    # In float64, rounded once: in float32 the last columns, which processors sum otherwise, differ in their last bit.
+    brightness: Floats = (pixels.astype(np.float64) @ _LUMA.astype(np.float64)).astype(np.float32)
     return brightness
 
 
@@ -43,8 +44,7 @@ def soft(pixels: Bytes) -> Bytes:
     """Returns soft edges (H, W), 0 to 255: the root of the gradient of the smoothed brightness, the strongest white."""
     from scipy import ndimage  # here because SciPy takes long to import
 
-    # In float64: the root below makes a whole shade of what float32 rounds.
-    smooth = ndimage.gaussian_filter(grey(pixels).astype(np.float64), 1.5, mode="nearest")
+    smooth = ndimage.gaussian_filter(grey(pixels), 1.5, mode="nearest")
     gradient = np.hypot(ndimage.sobel(smooth, 0, mode="nearest"), ndimage.sobel(smooth, 1, mode="nearest"))
     strongest = max(float(np.percentile(gradient, 99.5)), 1.0)
     shades: Bytes = (255 * np.sqrt(np.clip(gradient / strongest, 0, 1))).round().astype(np.uint8)
