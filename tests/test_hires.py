@@ -70,6 +70,7 @@ def test_callbacks_count_on_over_both_passes(sd):
     assert seen[-1][2] == 2 * seen[0][2]
 
 
+@pytest.mark.slow
 def test_prompts_count_on_in_the_second_pass(sd):
     second = {"hires": "2:4:0.7"}
     assert (latents(sd, "a [red:blue:0.5] tent", **second) != latents(sd, "a blue tent", **second)).any()

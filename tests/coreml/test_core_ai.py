@@ -67,6 +67,7 @@ ROUNDING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", slow_but(((SMALL, "split-einsum"), ("refiner", "fused")), ROUNDING), ids=" ".join)
 def test_float16_is_off_by_what_rounding_costs(pair, exported, model):
     name, form = pair
@@ -126,6 +127,7 @@ def test_functions_of_the_unet_share_their_weights(exported):
     assert alone < three < 1.15 * alone
 
 
+@pytest.mark.slow
 def test_several_sizes_are_functions_of_one_asset(exported, model):
     sizes = ((64, 64), (64, 128))
     folder = exported(SMALL, UNET_AND_TEXT, dtype="float32", attention="fused", sizes=sizes, **CORE_AI)
@@ -219,6 +221,7 @@ def test_a_process_that_hangs_is_one_line(exported, monkeypatch):
     assert runtime._process.poll() is not None
 
 
+@pytest.mark.slow
 def test_large_float16_is_checked_by_a_twin_that_is_quicker(exported, model, monkeypatch):
     folder = exported(SMALL, ("unet",), dtype="float16", attention="fused", sizes=((128, 128),), **CORE_AI)
     leave_out(monkeypatch, ("unet",))

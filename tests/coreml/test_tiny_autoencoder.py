@@ -74,6 +74,7 @@ def test_packages_stand_in_for_the_network(tiny, tmp_path):
     assert np.allclose(np.array(packaged.decode(z)), np.array(sd.vae.decode(z)), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("coreai") is None, reason="the extra coreai is not installed")
 def test_assets_compute_what_the_network_computes(tiny, tmp_path):
     options = Options(**{**vars(defaults("coreai")), "dtype": "float32"})

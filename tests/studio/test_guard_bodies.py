@@ -81,6 +81,7 @@ def guarded(**policy):
     return Starlette(routes=routes, middleware=[guard], exception_handlers=problems.handlers())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path, limit", [("/api/jobs", 1 << 20), ("/v1/images/generations", 48 << 20)])
 def test_a_body_without_a_length_is_read_to_its_limit_and_no_further(path, limit):
     pieces = [bytes(1 << 18)] * (limit >> 18)
@@ -117,6 +118,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(policy):
     assert (b"connection", b"close") in messages[0]["headers"]
 
 
+@pytest.mark.slow
 def test_drops_that_come_in_time_do_not_outlast_the_deadline_of_the_whole_body():
     async def dripping():
         app, statuses = guarded(body_seconds=0.2, idle_seconds=0.1), []

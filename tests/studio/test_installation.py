@@ -211,6 +211,7 @@ def test_the_process_ends_with_the_server_however_that_ends(hub, number, tmp_pat
     assert cached(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", (0.2, 0.6))
 def test_ended_while_it_converts_it_leaves_nothing(share, hub, installer, tmp_path, monkeypatch):
     """The conversion is slowed down, so that the end surely comes in the middle."""

@@ -39,6 +39,7 @@ def test_shapes_with_random_weights_are_a_checkpoint_of_the_dtype(small_shapes, 
     assert weights and {t.dtype for t in weights} == {"F16"}
 
 
+@pytest.mark.slow
 def test_only_the_assets_that_are_named_are_run(small_shapes, tmp_path, monkeypatch):
     ran = []
 

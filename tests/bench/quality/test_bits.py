@@ -21,6 +21,7 @@ def few(monkeypatch):
         monkeypatch.setattr(module, "STEPS", 3)
 
 
+@pytest.mark.slow
 def test_mixed_and_uniform_bits_are_compared_at_equal_bytes(few, model, tmp_path, capsys):  # noqa: F811
     path = tmp_path / "bits.json"
     flags = ["--inputs", "8", "--pictures", "1", "--json", str(path)]

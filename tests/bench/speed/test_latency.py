@@ -64,6 +64,7 @@ def test_guidance_takes_twice_the_multiplications():
     assert two == rows and 1.9 * one < two <= 2 * one
 
 
+@pytest.mark.slow
 def test_a_loop_with_a_control_network_counts_its_first_stages_alone_where_it_is_cached():
     plain, controlled = (Bench(loops.setting("sd15", 4, guided=True, control=control)) for control in (False, True))
     full, cached = (
