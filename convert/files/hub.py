@@ -1,7 +1,6 @@
 """Downloads from the Hugging Face hub, and what its cache holds when there is no connection."""
 
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -14,6 +13,7 @@ from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_ba
 
 from mlx_sd.core import terminal
 from mlx_sd.core.errors import Failure, InputError
+from mlx_sd.core.places import free_space
 
 from . import hub_errors
 from .hub_errors import UnreachableError
@@ -96,7 +96,7 @@ def _check_space(repository: str, sizes: Mapping[str, int]) -> None:
     """Raises Failure where what is still to be downloaded does not fit on the disk."""
     home = Path(hub_errors.folder())
     missing = _missing(repository, sizes)
-    free = shutil.disk_usage(next(path for path in (home, *home.absolute().parents) if path.exists())).free
+    free = free_space(home)
     if missing > free:
         raise Failure(
             f"{repository} takes {missing / 1e9:.1f} GB in {home}, and only {free / 1e9:.1f} GB are free there; free "

@@ -3,7 +3,6 @@
 import argparse
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import metadata
@@ -12,7 +11,7 @@ from pathlib import Path
 from .. import model_list
 from ..core import blas, command
 from ..core.parser import Parser, program
-from ..core.places import cache_folder, hub_folder, shown
+from ..core.places import cache_folder, free_space, hub_folder, shown
 from ..core.version import VERSION
 from .model_command import size
 
@@ -105,5 +104,4 @@ def _memory() -> str:
 
 
 def _free(folder: Path) -> str:
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return f"{size(shutil.disk_usage(nearest).free)} of disk free"
+    return f"{size(free_space(folder))} of disk free"

@@ -99,11 +99,5 @@ def _pieces(section: Section) -> Iterator[str]:
 def _chunks(chunks: Sequence[Chunk], tokenizer: Tokenizer, which: str) -> Iterator[str]:
     room = tokenizer.length - 2
     for i, chunk in enumerate(chunks, 1):
-        vectors = dict(chunk.vectors)
-        tokens = enumerate(chunk.ids[1 : chunk.length + 1], 1)
-        words = [
-            f"{vector.embedding}[{vector.row}]" if (vector := vectors.get(place)) else tokenizer.text_of(token)
-            for place, token in tokens
-        ]
-        text = " ".join(word.removesuffix("</w>") for word in words)
+        text = " ".join(chunk.words(tokenizer))
         yield f"    chunk {i} of {len(chunks)}{which}, {chunk.length} of {room} tokens: {text}"

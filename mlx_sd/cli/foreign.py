@@ -4,17 +4,8 @@ from collections.abc import Collection
 from typing import Any
 
 from .. import seeds
-from ..metadata.from_a1111 import Translation
+from ..metadata.from_a1111 import NEEDS, Translation
 from ..request import values_from_json
-
-# A setting -> the setting without which it means nothing: the text names no image, no mask and no refiner.
-_NEEDS = {
-    "strength": "init_image",
-    "mask_blur": "mask",
-    "only_masked": "mask",
-    "padding": "mask",
-    "refine_at": "refiner",
-}
 
 
 def values_of(translation: Translation, flags: Collection[str], where: str) -> dict[str, Any]:
@@ -27,7 +18,7 @@ def values_of(translation: Translation, flags: Collection[str], where: str) -> d
     if _seed_problem(translation):
         del settings["seed"]
     values = values_from_json(settings, where)
-    return {field: value for field, value in values.items() if field not in _NEEDS or _NEEDS[field] in flags}
+    return {field: value for field, value in values.items() if field not in NEEDS or NEEDS[field] in flags}
 
 
 def remarks_of(translation: Translation, flags: Collection[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """Where mlx-sd keeps what it converts, and where the hub keeps what it downloads."""
 
 import os
+import shutil
 from pathlib import Path
 
 
@@ -18,6 +19,11 @@ def hub_folder() -> Path:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return Path(HF_HUB_CACHE)
+
+
+def free_space(folder: Path) -> int:
+    """Returns the bytes that are free where a folder is, or will be: its nearest parent that exists counts."""
+    return shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
 
 
 def shown(path: Path | str) -> str:

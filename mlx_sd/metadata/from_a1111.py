@@ -38,6 +38,14 @@ _GROUPS = {
 }
 _AUTOMATIC = "Automatic"  # the schedule type where a text names none
 _PIXELS = 8  # of a latent
+# A setting -> the setting without which it means nothing: the text names no image, no mask and no refiner.
+NEEDS = {
+    "strength": "init_image",
+    "mask_blur": "mask",
+    "only_masked": "mask",
+    "padding": "mask",
+    "refine_at": "refiner",
+}
 _EXTRA_NETWORK = re.compile(r"<(\w+):([^<>]{1,400})>")
 _LONGEST = 40  # characters of a value in a remark
 

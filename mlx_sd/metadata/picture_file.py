@@ -93,14 +93,15 @@ def read(source: Path | BinaryIO, name: str | None = None) -> dict[str, str]:
         raise InputError(f"{path} is not a picture that can be read ({error})") from None
 
 
-def read_header(path: Path) -> Header:
+def read_header(source: Path | BinaryIO, name: str | None = None) -> Header:
     """Reads the size and the texts of a PNG, JPEG or WebP without its pixels, a hundred times as fast as `read`.
 
-    A text behind the pixels of a PNG, where few programs write one, is not seen. Warnings of Pillow count as damage.
-    Raises InputError for a file that is missing or none of these pictures.
+    source, name: as of `read`. A text behind the pixels of a PNG, where few programs write one, is not seen. Warnings
+    of Pillow count as damage. Raises InputError for a file that is missing or none of these pictures.
     """
+    path = name or str(source)
     try:
-        with Image.open(path, formats=sorted({*FORMATS.values()})) as image:
+        with Image.open(source, formats=sorted({*FORMATS.values()})) as image:
             if image.format == "PNG":
                 return Header(image.width, image.height, _strings(image.info))
             return Header(image.width, image.height, _texts(image, {}))

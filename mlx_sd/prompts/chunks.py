@@ -44,6 +44,15 @@ class Chunk(NamedTuple):
         """Returns the number of tokens that are not special."""
         return sum(piece >= 0 for piece in self.pieces)
 
+    def words(self, tokenizer: Tokenizer) -> list[str]:
+        """Returns the text of each token that is not special; of a vector the embedding and the row."""
+        vectors = dict(self.vectors)
+        words = (
+            f"{vector.embedding}[{vector.row}]" if (vector := vectors.get(place)) else tokenizer.text_of(token)
+            for place, token in enumerate(self.ids[1 : self.length + 1], 1)
+        )
+        return [word.removesuffix("</w>") for word in words]
+
 
 # (words of a section, tokenizer) -> the tokens of each chunk, without special ones; the last may be empty.
 Rule = Callable[[Sequence[Word], Tokenizer], list[list[Token]]]

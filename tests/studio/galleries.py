@@ -55,3 +55,13 @@ class Caller:
             pairs.append(("Content-Type", "application/json"))
         answer = ask(self._app, method, path, pairs, body)
         return Answer(answer.status, answer.headers, answer.body)
+
+
+class Heard:
+    """Takes the place of `Events`, and remembers what is published."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def publish(self, event: Any) -> None:
+        self.events.append(event)

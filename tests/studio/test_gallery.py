@@ -16,16 +16,9 @@ from mlx_sd.studio.pictures.gallery import Gallery
 from mlx_sd.studio.pictures.gallery_search import Search
 from mlx_sd.studio.pictures.picture_record import read
 from tests.studio import small_pictures as pictures
+from tests.studio.galleries import Heard
 
 NAMES = ["a.png", "b.png", "c.PNG", "ü.png", "u\u0308.png", "d e.png", ".hidden.png", "note.txt", "é.webp.png"]
-
-
-class Heard:
-    def __init__(self):
-        self.events = []
-
-    def publish(self, event):
-        self.events.append(event)
 
 
 @pytest.fixture

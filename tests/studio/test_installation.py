@@ -16,18 +16,10 @@ from mlx_sd.core.errors import InputError
 from mlx_sd.studio.jobs.job import API, Origin
 from mlx_sd.studio.models.catalog import Catalog
 from mlx_sd.studio.models.installation import Installer, check_hub_id
-from tests.studio.galleries import Caller, studio
+from tests.studio.galleries import Caller, Heard, studio
 from tests.support import hub_server
 
 ROOT = Path(__file__).parent.parent.parent
-
-
-class Heard:
-    def __init__(self):
-        self.events = []
-
-    def publish(self, event):
-        self.events.append(event)
 
 
 @pytest.fixture

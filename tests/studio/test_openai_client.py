@@ -13,7 +13,6 @@ import openai
 import pytest
 from PIL import Image
 
-from mlx_sd import StableDiffusion
 from mlx_sd.metadata import picture_file
 from mlx_sd.studio.work.studio import Studio
 from tests.studio.pictures import pixels, png_of
@@ -33,19 +32,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def client(server: Running) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{server.address}/v1", api_key="x", max_retries=0) as client:
         yield client
-
-
-@pytest.fixture(scope="module")
-def sd() -> StableDiffusion:
-    return StableDiffusion.load("tiny")
-
-
-@pytest.fixture(scope="module")
-def image() -> Image.Image:
-    """A picture of two colours."""
-    image = Image.new("RGB", (64, 64), "teal")
-    image.paste("orange", (0, 32, 64, 64))
-    return image
 
 
 def content(b64_json: str | None) -> bytes:

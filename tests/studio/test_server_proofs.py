@@ -105,8 +105,8 @@ def test_hundreds_of_requests_of_twenty_clients_get_the_command_lines_pictures(t
             time.sleep(0.2)
         late = memory(server)
     files = sorted((tmp_path / "studio").glob("*.png"))
-    made = [file.read_bytes() for file in files]
-    assert sorted(made) == sorted(expected)  # none lost, none twice, every byte the command line's
+    contents = [file.read_bytes() for file in files]
+    assert sorted(contents) == sorted(expected)  # none lost, none twice, every byte the command line's
     assert [sum(state == "done" for i, state in states if i == id) for id in ids] == [1] * count
     order = [ids[id] for id in dict.fromkeys(id for id, state in states if state == "running") if id in ids]
     assert len(order) == count
@@ -127,7 +127,7 @@ def test_hundreds_of_requests_of_twenty_clients_get_the_command_lines_pictures(t
     proof.record(
         requests=count,
         clients=clients,
-        pictures=len(made),
+        pictures=len(contents),
         megabytes_after_a_third=round(early[0], 1),
         megabytes_at_the_end=round(late[0], 1),
         open_files=[early[1], late[1]],
@@ -165,12 +165,12 @@ def test_killed_at_any_moment_every_job_of_the_page_is_made_once(tmp_path, proof
         lost = client.get(f"/api/jobs/{program}").json()["job"]
     assert end(server, 15)[0] == 0
     files = sorted(folder.glob("*.png"))
-    made = sorted(file.read_bytes() for file in files if file.name != lost["target"])
-    assert made == sorted(expected)
+    contents = sorted(file.read_bytes() for file in files if file.name != lost["target"])
+    assert contents == sorted(expected)
     assert lost["state"] in ("failed", "done")
     assert not [file.name for file in folder.iterdir() if file.name.startswith(".") and file.name != ".studio"]
     proof.record(
-        kills=kills, while_jobs_waited=cut_short, jobs=count, pictures=len(made), program=lost["state"], of=len(ids)
+        kills=kills, while_jobs_waited=cut_short, jobs=count, pictures=len(contents), program=lost["state"], of=len(ids)
     )
 
 

@@ -30,8 +30,8 @@ def image(content):
 def test_a_thumbnail_shows_the_picture_within_its_side(thumbnails, tmp_path):
     path = tmp_path / "a.png"
     Image.new("RGB", (1024, 512), (250, 20, 20)).save(path)
-    content, whole = thumbnails.get(tmp_path, record(path))
-    assert whole and image(content).size == (SIDE, SIDE // 2)
+    content, is_picture = thumbnails.get(tmp_path, record(path))
+    assert is_picture and image(content).size == (SIDE, SIDE // 2)
     red, green, blue = image(content).convert("RGB").getpixel((50, 50))
     assert red > 200 and green < 60 and blue < 60
 

@@ -14,7 +14,6 @@ import pytest
 import webuiapi
 from PIL import Image
 
-from mlx_sd import StableDiffusion
 from tests.studio.pictures import png_of
 from tests.support.studio import Running, serving
 
@@ -43,19 +42,6 @@ def api(server: Running) -> Iterator[webuiapi.WebUIApi]:
     api = webuiapi.WebUIApi(baseurl=f"{server.address}/sdapi/v1", sampler="Euler a")
     yield api
     api.session.close()
-
-
-@pytest.fixture(scope="module")
-def sd() -> StableDiffusion:
-    return StableDiffusion.load("tiny")
-
-
-@pytest.fixture(scope="module")
-def image() -> Image.Image:
-    """A picture of two colours."""
-    image = Image.new("RGB", (64, 64), "teal")
-    image.paste("orange", (0, 32, 64, 64))
-    return image
 
 
 def same(first: Image.Image, second: Image.Image) -> bool:

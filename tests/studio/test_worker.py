@@ -167,6 +167,7 @@ def test_kept_pictures_are_announced(server):
         events = server.events.subscribe()
         (job,) = submitted(server, keep=True)
         await server.queue.finished(job.id)
+        await server.gallery.run(int)  # its thread announces pictures one after the other
         events.close()
         return job, [event async for event in events]
 

@@ -37,12 +37,12 @@ class Running(NamedTuple):
 @contextlib.contextmanager
 def studio(folder: Path, **settings: Any) -> Iterator[Studio]:
     """A Studio that works, without a server."""
-    made = Studio(Settings(folder, **settings))
-    made.start()
+    opened = Studio(Settings(folder, **settings))
+    opened.start()
     try:
-        yield made
+        yield opened
     finally:
-        assert made.stop(60)
+        assert opened.stop(60)
 
 
 @contextlib.contextmanager
@@ -51,8 +51,8 @@ def serving(folder: Path, **settings: Any) -> Iterator[Running]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    made = Studio(Settings(folder, port=port, **settings))
-    config = uvicorn.Config(application(made), lifespan="on", log_level="error", **uvicorn_options(grace=2))
+    opened = Studio(Settings(folder, port=port, **settings))
+    config = uvicorn.Config(application(opened), lifespan="on", log_level="error", **uvicorn_options(grace=2))
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
@@ -60,12 +60,12 @@ def serving(folder: Path, **settings: Any) -> Iterator[Running]:
         while not server.started:
             assert thread.is_alive()
             time.sleep(0.01)
-        yield Running(f"http://127.0.0.1:{port}", made)
+        yield Running(f"http://127.0.0.1:{port}", opened)
     finally:
-        made.begin_stop()
+        opened.begin_stop()
         server.should_exit = True
         thread.join()
-        assert made.worker.join(60)
+        assert opened.worker.join(60)
 
 
 class Process(NamedTuple):

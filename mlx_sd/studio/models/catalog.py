@@ -95,9 +95,13 @@ class Catalog:
         with self._lock:
             self._scan = scan
 
+    def networks(self) -> list[ModelEntry]:
+        """Returns all checkpoints, and the networks beside them."""
+        return list(self._current.networks)
+
     def models(self) -> list[ModelEntry]:
         """Returns the checkpoints that make pictures, the embedded ones first."""
-        return [entry for entry in self._current.networks if not entry.family.startswith(_BESIDE)]
+        return [entry for entry in self.networks() if not entry.family.startswith(_BESIDE)]
 
     def loras(self) -> list[ModelEntry]:
         """Returns the adapters of the folder of LoRAs, and below it."""

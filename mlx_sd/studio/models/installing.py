@@ -9,7 +9,6 @@ this process. Each line of its standard output is a JSON object: {"stage", "done
 import json
 import os
 import re
-import shutil
 import signal
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from typing import Any
 
 from ...core import terminal
 from ...core.errors import Failure, InputError
-from ...core.places import cache_folder, hub_folder
+from ...core.places import cache_folder, free_space, hub_folder
 
 _STAGES = {"download": "downloading", "convert": "converting"}
 _INTERVAL = 0.1  # seconds between two lines about the same stage
@@ -50,7 +49,7 @@ class _Progress:
         self.write({"stage": stage, "done": done, "total": total})
 
     def write(self, values: dict[str, Any]) -> None:
-        """Writes an answer."""
+        """Writes one answer, a line of JSON, for the server to read."""
         self._answers.write(json.dumps(values) + "\n")
         self._answers.flush()
 
@@ -116,8 +115,7 @@ def _line(error: Exception, repository: str) -> str:
 
 def _check_space(size: int) -> None:
     """Raises Failure where a model that is as large as its download has no room in the cache."""
-    cache = cache_folder()
-    free = shutil.disk_usage(next(path for path in (cache, *cache.absolute().parents) if path.exists())).free
+    free = free_space(cache_folder())
     if size > free:
         raise Failure(
             f"the converted model takes about {terminal.size(size)}, and only {terminal.size(free)} are free in the "

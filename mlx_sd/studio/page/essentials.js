@@ -102,7 +102,7 @@ function shapeButton([width, height, name], state) {
  * @param {{from: number, to: number, step: number, standard: number}} slider
  */
 export function sliderField(setting, state, { from, to, step, standard }) {
-  const made = settingField({ ...setting, help: "", default: setting.default ?? standard }, state);
+  const result = settingField({ ...setting, help: "", default: setting.default ?? standard }, state);
   const range = slider({ label: `${titleOf(setting.name)}, slider`, min: from, max: to, step, tabindex: -1 });
   range.addEventListener("input", () => state.set(setting.name, Number(range.value)));
   state.watch([setting.name], () => {
@@ -111,9 +111,9 @@ export function sliderField(setting, state, { from, to, step, standard }) {
     fillSlider(range);
   });
   const row = el("div", { class: "slider-row" });
-  made.control.replaceWith(row);
-  row.append(range, made.control);
-  return made;
+  result.control.replaceWith(row);
+  row.append(range, result.control);
+  return result;
 }
 
 /**
@@ -121,7 +121,7 @@ export function sliderField(setting, state, { from, to, step, standard }) {
  * @param {any} setting @param {FormState} state @param {() => number | null} lastSeed
  */
 export function seedField(setting, state, lastSeed) {
-  const made = settingField(
+  const result = settingField(
     { ...setting, help: "", default: "random", range: { minimum: 0, maximum: 4294967295 } },
     state,
   );
@@ -135,10 +135,10 @@ export function seedField(setting, state, lastSeed) {
       if (seed !== null) state.set("seed", seed);
     },
   });
-  made.control.replaceWith(row);
-  row.append(made.control, dice, again);
+  result.control.replaceWith(row);
+  row.append(result.control, dice, again);
   state.watch(["seed"], () => dice.setAttribute("aria-pressed", String(state.get("seed") === null)));
-  return made;
+  return result;
 }
 
 /**
@@ -160,9 +160,9 @@ export function countField(state, highest) {
     state.count = Math.max(1, Math.min(highest, Math.round(Number(input.value)) || 1));
     input.value = String(state.count);
   });
-  const made = field("count", input, { title: "Pictures" });
-  made.element.classList.add("count-field");
-  return made;
+  const result = field("count", input, { title: "Pictures" });
+  result.element.classList.add("count-field");
+  return result;
 }
 
 /**

@@ -143,7 +143,7 @@ export function settingField(setting, state, { choices } = {}) {
   const body = setting.unit
     ? el("div", { class: "with-unit" }, control, el("span", { class: "unit", text: setting.unit }))
     : control;
-  const made = field(setting.name, control, {
+  const result = field(setting.name, control, {
     help: helpOf(setting),
     body,
     reset: () => state.set(setting.name, null),
@@ -161,12 +161,12 @@ export function settingField(setting, state, { choices } = {}) {
       }
       control.value = text;
     }
-    made.markChanged(value !== null);
+    result.markChanged(value !== null);
     showDefault(control, value === null ? state.effective(setting.name) : null, setting);
   };
   state.watch([setting.name], show);
-  control.addEventListener("input", () => made.setError(null));
-  return made;
+  control.addEventListener("input", () => result.setError(null));
+  return result;
 }
 
 /**

@@ -11,16 +11,6 @@ import { grouped, titleOf } from "./setting_groups.js";
 import { speedField } from "./speed_field.js";
 import { startImage } from "./start_image.js";
 
-const HIRES_MODES = [
-  "latent",
-  "latent-antialiased",
-  "latent-bicubic",
-  "latent-bicubic-antialiased",
-  "latent-nearest",
-  "latent-nearest-exact",
-  "lanczos",
-];
-
 /** Settings that name a network of the catalogue, and the kind of it. */
 const FROM_CATALOGUE = /** @type {Record<string, string>} */ ({
   refiner: "refiners",
@@ -29,7 +19,7 @@ const FROM_CATALOGUE = /** @type {Record<string, string>} */ ({
 });
 
 /**
- * @typedef {{settings: any[], samplers: any[], schedules: any[], catalogue: Record<string, any[]>, limits: any,
+ * @typedef {{settings: any[], samplers: any[], schedules: any[], hires_modes: string[], catalogue: Record<string, any[]>, limits: any,
  *   default_model?: string}} Description
  * @typedef {{submit: () => void, grid: () => void, receive: (file: File) => void, lastSeed: () => number | null}} Actions
  */
@@ -195,7 +185,7 @@ function settingGroup(group, description, state) {
  * Returns the field of a setting: its own, or the one that fits its kind.
  * @param {any} setting @param {Description} description @param {import("./form_state.js").FormState} state
  */
-function fieldOf(setting, { catalogue }, state) {
+function fieldOf(setting, { catalogue, hires_modes: hiresModes }, state) {
   const { name } = setting;
   const entries = (/** @type {string} */ kind) =>
     (catalogue[kind] ?? []).map((entry) => ({ value: entry.id, title: entry.title ?? entry.name }));
@@ -203,7 +193,7 @@ function fieldOf(setting, { catalogue }, state) {
   if (name === "hires") return hiresField(setting, state);
   if (name === "extend") return extendField(setting, state);
   if (name === "hires_mode")
-    return settingField(setting, state, { choices: [...HIRES_MODES, ...entries("upscalers")] });
+    return settingField(setting, state, { choices: [...hiresModes, ...entries("upscalers")] });
   if (FROM_CATALOGUE[name]) return settingField(setting, state, { choices: entries(FROM_CATALOGUE[name]) });
   return settingField(setting, state);
 }

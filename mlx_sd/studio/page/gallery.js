@@ -66,7 +66,10 @@ export class Gallery {
       debounced(() => this.#restart(this.search.value.trim()), 250),
     );
     this.list.addEventListener("change", () => this.#show());
-    const soon = debounced(() => this.list.known && this.list.freshen().catch(complain), 400);
+    const soon = debounced(() => this.list.freshen().catch(complain), 400);
+    stream.addEventListener("state", (event) => {
+      if (/** @type {CustomEvent} */ (event).detail.state === "open") soon(); // events were missed before
+    });
     stream.addEventListener("gallery", (event) => {
       const { removed } = /** @type {CustomEvent} */ (event).detail;
       if (removed) this.forget(removed);

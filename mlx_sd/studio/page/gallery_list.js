@@ -20,11 +20,18 @@ export class GalleryList extends EventTarget {
   #next = /** @type {string | null} */ (null);
   #ended = false;
   #busy = false;
-  #wanted = PAGE;
+  #start = /** @type {Promise<void> | null} */ (null);
+  #needed = PAGE;
   #generation = 0;
 
   /** Begins again, with other words to search for where they are given. @param {string} [search] */
-  async restart(search = this.search) {
+  restart(search = this.search) {
+    this.#start = this.#restart(search);
+    return this.#start;
+  }
+
+  /** @param {string} search */
+  async #restart(search) {
     this.search = search;
     this.#generation++;
     this.#busy = false;
@@ -36,8 +43,10 @@ export class GalleryList extends EventTarget {
     this.#add(answer);
   }
 
-  /** Puts what has come since in front, and leaves the others as they are. */
+  /** Puts new pictures in front, and leaves the others as they are; nothing where none were asked for yet. */
   async freshen() {
+    if (!this.#start) return;
+    await this.#start; // its answer may be older than the picture that is new
     const generation = this.#generation;
     const { pictures, total } = await this.#ask(null);
     if (generation !== this.#generation) return;
@@ -51,12 +60,12 @@ export class GalleryList extends EventTarget {
 
   /** Asks for entries until `index` is there. @param {number} index */
   async need(index) {
-    this.#wanted = Math.max(PAGE, index + PAGE / 2);
+    this.#needed = Math.max(PAGE, index + PAGE / 2);
     if (this.#busy || this.#ended || !this.known) return;
     this.#busy = true;
     const generation = this.#generation;
     try {
-      while (!this.#ended && this.entries.length < this.#wanted) {
+      while (!this.#ended && this.entries.length < this.#needed) {
         const answer = await this.#ask(this.#next);
         if (generation !== this.#generation) return;
         this.#add(answer);

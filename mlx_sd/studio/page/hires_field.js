@@ -25,7 +25,7 @@ export function hiresField(setting, state) {
   };
   for (const input of [scale, steps, strength]) input.addEventListener("change", write);
   const body = el("div", { class: "parts-row" }, part("times", scale), part("steps", steps), part("changes", strength));
-  const made = field("hires", scale, {
+  const result = field("hires", scale, {
     help: "Makes the picture larger, and goes on with it for more detail",
     body,
     wide: true,
@@ -34,9 +34,9 @@ export function hiresField(setting, state) {
   state.watch(["hires"], () => {
     const [a = "", b = "", c = ""] = String(state.get("hires") ?? "").split(":");
     [scale.value, steps.value, strength.value] = [a, b, c];
-    made.markChanged(a !== "");
+    result.markChanged(a !== "");
   });
-  return made;
+  return result;
 }
 
 /**
@@ -56,7 +56,7 @@ export function extendField(setting, state) {
   };
   for (const input of inputs) input.addEventListener("change", write);
   const body = el("div", { class: "parts-row" }, ...sides.map((side, index) => part(side, inputs[index])));
-  const made = field("extend", inputs[0], {
+  const result = field("extend", inputs[0], {
     help: "Outpainting, in pixels on each side",
     body,
     wide: true,
@@ -69,9 +69,9 @@ export function extendField(setting, state) {
         .map((each) => each.split("=")),
     );
     sides.forEach((side, index) => (inputs[index].value = values[side] ?? ""));
-    made.markChanged(state.get("extend") !== null);
+    result.markChanged(state.get("extend") !== null);
   });
-  return made;
+  return result;
 }
 
 /** @param {{min: number, max: number, step: number, placeholder: string, label: string}} options @returns {HTMLInputElement} */

@@ -43,7 +43,7 @@ export class Installations {
       maxlength: 200,
     });
     const add = button({ icon: "add", words: "Add", class: "button primary", type: "submit" });
-    const made = field("hub", input, {
+    const result = field("hub", input, {
       title: "Add a model of the hub",
       body: el("div", { class: "joined-row" }, input, add),
       wide: true,
@@ -51,10 +51,10 @@ export class Installations {
         "Its name on huggingface.co, such as stabilityai/stable-diffusion-2-1-base. " +
         "Nothing else is ever loaded from the network",
     });
-    const form = el("form", { class: "add-model", novalidate: true }, made.element);
+    const form = el("form", { class: "add-model", novalidate: true }, result.element);
     form.addEventListener("submit", async (/** @type {Event} */ event) => {
       event.preventDefault();
-      made.setError(null);
+      result.setError(null);
       const hub = input.value.trim();
       if (!HUB_ID.test(hub)) {
         showError("hub", "A name of the hub has the form owner/name");

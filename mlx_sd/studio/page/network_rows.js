@@ -81,7 +81,7 @@ export function networkField(setting, state, catalogue) {
     },
   });
   const body = el("div", { class: "networks" }, list, add);
-  const made = field(name, body, {
+  const result = field(name, body, {
     help: name === "loras" ? "" : simpler(setting.help),
     wide: true,
     reset: () => state.set(name, null),
@@ -89,7 +89,7 @@ export function networkField(setting, state, catalogue) {
   let drawn = "";
   state.watch([name], () => {
     const value = entries();
-    made.markChanged(value.length > 0);
+    result.markChanged(value.length > 0);
     const identity = JSON.stringify(value.map((entry) => [entry[kind.key], entry.image ?? entry.images]));
     if (identity === drawn) return; // scales change in place, so that a slider keeps the focus
     drawn = identity;
@@ -100,7 +100,7 @@ export function networkField(setting, state, catalogue) {
     add.hidden = true;
     body.append(empty);
   }
-  return made;
+  return result;
 }
 
 /** Returns a help text without the part that is about the command line. @param {string} help */

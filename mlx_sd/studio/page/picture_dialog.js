@@ -15,15 +15,26 @@ export const details = (name) => getJson(`/api/gallery/${encodeURIComponent(name
  * @param {import("./picture_actions.js").Context} context @param {(last: number) => void} closed told the last index
  */
 export function openPicture(index, list, context, closed) {
-  let current = index;
+  let current = list.entries[index].name;
+  let last = index;
   const image = el("img", { class: "detail-image" });
   const side = el("div", { class: "detail-side" });
+  /** Returns where the picture stands now: new pictures move it back. */
+  const place = () => {
+    const now = list.entries.findIndex((entry) => entry.name === current);
+    if (now >= 0) last = now;
+    return last;
+  };
   const step = (/** @type {number} */ by) => {
-    const next = current + by;
+    const next = place() + by;
     if (!list.entries[next]) return;
-    current = next;
+    current = list.entries[next].name;
     list.need(next).catch(complain);
     show();
+  };
+  const offerSteps = () => {
+    before.disabled = place() === 0;
+    after.disabled = place() >= list.entries.length - 1;
   };
   const before = button({
     icon: "left",
@@ -36,8 +47,12 @@ export function openPicture(index, list, context, closed) {
     title: "Picture",
     class: "detail",
     body: [el("div", { class: "detail-wall" }, image, before, after), side],
-    closed: () => closed(current),
+    closed: () => {
+      list.removeEventListener("change", offerSteps);
+      closed(place());
+    },
   });
+  list.addEventListener("change", offerSteps);
   dialog.addEventListener("keydown", (event) => {
     if (event.target instanceof HTMLInputElement) return;
     if (event.key === "ArrowLeft") step(-1);
@@ -45,9 +60,8 @@ export function openPicture(index, list, context, closed) {
   });
 
   const show = async () => {
-    const { name, prompt } = list.entries[current];
-    before.disabled = current === 0;
-    after.disabled = current >= list.entries.length - 1;
+    const { name, prompt } = list.entries[place()];
+    offerSteps();
     image.alt = prompt || name;
     showPicture(image, galleryPath(name));
     side.replaceChildren(
@@ -57,7 +71,7 @@ export function openPicture(index, list, context, closed) {
     );
     try {
       const answer = await details(name);
-      if (list.entries[current]?.name === name) fill(side, name, answer, context, () => dialog.close());
+      if (current === name) fill(side, name, answer, context, () => dialog.close());
     } catch (error) {
       complain(error);
     }

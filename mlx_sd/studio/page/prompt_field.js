@@ -15,7 +15,7 @@ export function promptField(name, state, check, { rows, placeholder, aside, id, 
   /** @type {HTMLTextAreaElement} */
   const area = el("textarea", { class: `input prompt ${name}`, rows, placeholder, spellcheck: "true", id });
   const meter = el("div", { class: "tokens" });
-  const made = field(name, area, { wide: true, aside, title, body: el("div", { class: "prompt-body" }, area, meter) });
+  const result = field(name, area, { wide: true, aside, title, body: el("div", { class: "prompt-body" }, area, meter) });
   const history = new PromptHistory(area, name, (text) => state.set(name, text));
 
   const grow = () => {
@@ -39,9 +39,9 @@ export function promptField(name, state, check, { rows, placeholder, aside, id, 
     const counted = /** @type {CustomEvent} */ (event).detail[name];
     showTokens(meter, area.value ? (counted?.chunks ?? []) : []);
   });
-  new ResizeObserver(grow).observe(made.element);
+  new ResizeObserver(grow).observe(result.element);
   show();
-  return { ...made, area };
+  return { ...result, area };
 }
 
 /**

@@ -18,12 +18,15 @@ export class Recent {
     this.body = byId("recent-body");
   }
 
-  /** Asks for the newest pictures. @param {{stage?: boolean}} [options] stage: the newest one is shown there too */
+  /** Asks for the newest pictures. @param {{stage?: boolean}} [options] stage: the newest one fills an empty stage */
   async refresh({ stage = false } = {}) {
     const { pictures } = await getJson(`/api/gallery?limit=${COUNT}`);
     this.#entries = pictures;
     this.#draw();
-    if (stage && pictures.length && !this.stage.picture && !this.stage.isBusy) await this.#show(pictures[0].name);
+    if (!stage || !pictures.length || !this.stage.isEmpty) return;
+    const { name } = pictures[0];
+    const { request } = await details(name);
+    if (this.stage.isEmpty) this.stage.show(name, request ?? {}); // a job may have begun while the answer was awaited
   }
 
   /** Puts a new picture in front. @param {string} name @param {string | null} prompt */

@@ -30,7 +30,7 @@ export function speedField(setting, state, check) {
     segments[index].focus();
   });
   const cost = el("div", { class: "cost" });
-  const made = field("speed", group, { title: "Speed", body: el("div", {}, group, cost) });
+  const result = field("speed", group, { title: "Speed", body: el("div", {}, group, cost) });
   group.setAttribute("role", "radiogroup");
   group.removeAttribute("tabindex");
   state.watch(["speed"], () => {
@@ -41,7 +41,7 @@ export function speedField(setting, state, check) {
     });
   });
   check.addEventListener("checked", (event) => showCost(cost, /** @type {CustomEvent} */ (event).detail.cost ?? null));
-  return { ...made, control: segments[0] };
+  return { ...result, control: segments[0] };
 }
 
 /** @param {HTMLElement} place @param {import("./check.js").Cost | null} cost */

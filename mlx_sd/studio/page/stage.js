@@ -73,9 +73,9 @@ export class Stage {
     this.#showProgress();
   }
 
-  /** Whether a picture is being made. */
-  get isBusy() {
-    return this.#job !== null;
+  /** Whether there is neither a finished picture nor one that is being made. */
+  get isEmpty() {
+    return this.#picture === null && this.#job === null;
   }
 
   /** Shows the picture that is being made again, after another one was looked at. */

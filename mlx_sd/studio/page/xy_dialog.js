@@ -143,10 +143,10 @@ function axis(key, title, settings, description, first, values) {
     show();
   });
   show();
-  const made = field(`grid-${key}`, choice, {
+  const result = field(`grid-${key}`, choice, {
     title,
     body: el("div", { class: "axis" }, el("div", { class: "joined-row" }, choice, fill), area),
     wide: true,
   });
-  return { element: made.element, read: () => ({ setting: choice.value, values: valuesOf(setting(), area.value) }) };
+  return { element: result.element, read: () => ({ setting: choice.value, values: valuesOf(setting(), area.value) }) };
 }

@@ -14,11 +14,11 @@ from ...core.errors import InputError
 from ...metadata.to_a1111 import VERSION_KEY
 from ...prompts.embeddings import Embedding
 from ...request import SETTINGS
+from ...tasks.painting import ALPHA
 from ..models.catalog import chosen_entry
 from .limits import LIMITS
 from .parts import Sources
 
-ALPHA = "alpha"  # a mask that is the transparency of the image
 KEYS = {description.key or name: name for name, description in SETTINGS.items()}  # names in JSON -> fields
 # Names in JSON that say how a picture was made, and are no settings.
 IGNORED = {VERSION_KEY, *(description.key or name for name, description in SETTINGS.items() if description.hidden)}

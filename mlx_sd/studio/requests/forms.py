@@ -19,7 +19,7 @@ class _Parser(MultiPartParser):
     is_complete = False
 
     def on_end(self) -> None:
-        """Ends the form."""
+        """Notes that the last boundary of the form has come."""
         self.is_complete = True
 
     def close(self) -> None:

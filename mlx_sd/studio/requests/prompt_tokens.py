@@ -56,12 +56,10 @@ def _chunks(text: str, request: Request, splitter: Splitter, steps: int, compose
 
 
 def _chunk(chunk: Chunk, tokenizer: Tokenizer) -> dict[str, Any]:
-    vectors = dict(chunk.vectors)
-    tokens = []
-    for place in range(1, chunk.length + 1):
-        vector = vectors.get(place)
-        text = f"{vector.embedding}[{vector.row}]" if vector else tokenizer.text_of(chunk.ids[place])
-        tokens.append({"text": text.removesuffix("</w>"), "weight": round(chunk.weights[place], 4)})
+    weights = chunk.weights[1 : chunk.length + 1]
+    tokens = [
+        {"text": word, "weight": round(weight, 4)} for word, weight in zip(chunk.words(tokenizer), weights, strict=True)
+    ]
     return {"length": chunk.length, "room": tokenizer.length - 2, "tokens": tokens}
 
 

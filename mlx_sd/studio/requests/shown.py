@@ -7,9 +7,18 @@ from typing import Any
 
 from ... import hires_setting
 from ...request import Request
-from .fields import ALPHA, HASHES, IGNORED
+from ...tasks.painting import ALPHA
+from .fields import HASHES, IGNORED
 from .parts import Sources
 
+# Lists of networks -> what their entries call the file.
+_ENTRIES = {
+    "loras": "path",
+    "embeddings": "path",
+    "controls": "model",
+    "adapters": "model",
+    "ip_adapters": "model",
+}
 # The folders of an absolute path; what has spaces is cut at the first of them.
 _FOLDERS = re.compile(r"(?<![\w.~:/])(?:~|[A-Za-z]:)?/(?:[^\s/;,'\"()]+/)*(?=[^\s/;,'\"()])")
 
@@ -36,11 +45,9 @@ def shown_request(sources: Sources, request: Request) -> dict[str, Any]:
     for key in ("init_image", "mask"):
         if key in values and values[key] != ALPHA:
             values[key] = picture(values[key])
-    for key, name in (("loras", "path"), ("embeddings", "path"), ("controls", "model"), ("adapters", "model")):
+    for key, name in _ENTRIES.items():
         if key in values:
             values[key] = [_shown_entry(entry, name, title, picture) for entry in values[key]]
-    if "ip_adapters" in values:
-        values["ip_adapters"] = [_shown_entry(entry, "model", title, picture) for entry in values["ip_adapters"]]
     return values
 
 

@@ -13,28 +13,19 @@ from typing import Any, NamedTuple
 from ...core.errors import InputError
 from ...hires_setting import MODES
 from ...metadata import infotext, picture_file
-from ...metadata.from_a1111 import Translation, translate
-from ...metadata.to_a1111 import VERSION_KEY
-from ...request import SETTINGS
+from ...metadata.from_a1111 import NEEDS, Translation, translate
 from ...tasks.painting import ALPHA
 from ..models.catalog import Catalog, ModelEntry
 from ..pictures.picture_parts import texts_of
 from . import json_text
+from .fields import IGNORED, KEYS
 from .parts import Sources
 from .submission import FieldError, read_request
 
 _FLAG = re.compile(r" \([^()]*--[^()]*\)")  # advice for the command line
-_KEYS = {description.key or name: name for name, description in SETTINGS.items()}
-_HIDDEN = {VERSION_KEY, "coreml", *(key for key, name in _KEYS.items() if SETTINGS[name].hidden)}
+_HIDDEN = {*IGNORED, "coreml"}
 _IMAGES = {"init_image": "the image it began with", "mask": "the mask"}
 _BESIDE = {"controls": "control networks", "adapters": "adapters", "ip_adapters": "image prompts"}
-_NEEDS = {
-    "strength": "init_image",
-    "mask_blur": "mask",
-    "only_masked": "mask",
-    "padding": "mask",
-    "refine_at": "refiner",
-}
 _LONGEST = 40  # characters of a name in a remark
 
 
@@ -60,7 +51,7 @@ def read(studio: Sources, data: bytes) -> Stored:
         values, remarks = _foreign(translation, parameters)
     named = _Names(studio, remarks)
     settings = {key: value for key in values if (value := named.value(key, values[key])) is not None}
-    for key, other in _NEEDS.items():
+    for key, other in NEEDS.items():
         if other not in settings:
             settings.pop(key, None)
     return Stored(_accepted(studio, settings, remarks), remarks)
@@ -118,7 +109,7 @@ class _Names:
         """Returns the value of a setting as clients give it; None where it is left out."""
         if value is None or value == [] or key in _HIDDEN:
             return None
-        if key not in _KEYS:
+        if key not in KEYS:
             self._remarks.append(f"there is no setting {_short(key)} here")
             return None
         if key in self._lists:

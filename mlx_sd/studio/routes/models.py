@@ -9,8 +9,9 @@ from starlette.routing import BaseRoute, Route
 from ... import model_list
 from ...core.errors import InputError
 from ..models.catalog import ModelEntry
+from ..requests.json_text import read_object
 from ..work.studio import Studio
-from .answers import error, json_of, studio_of
+from .answers import error, studio_of
 
 
 async def listing(request: Request) -> Response:
@@ -22,7 +23,7 @@ async def listing(request: Request) -> Response:
 
 async def install(request: Request) -> Response:
     """Queues the installation of a model of the hub, {"hub": "owner/name"}."""
-    entry = studio_of(request).installer.submit((await json_of(request)).get("hub"))
+    entry = studio_of(request).installer.submit((await read_object(request)).get("hub"))
     return JSONResponse({"installation": entry.to_json()}, 202)
 
 
@@ -45,7 +46,7 @@ async def rescan(request: Request) -> Response:
 async def remove(request: Request) -> Response:
     """Removes a model of the cache, unless a job or the worker uses it."""
     studio, id = studio_of(request), request.path_params["id"]
-    entry = next((e for e in await asyncio.to_thread(_removable, studio) if e.id == id), None)
+    entry = next((e for e in await asyncio.to_thread(studio.catalog.networks) if e.id == id), None)
     if entry is None:
         return error("there is no such model; it was removed already", 404)
     if not entry.removable:
@@ -54,16 +55,6 @@ async def remove(request: Request) -> Response:
         return error(f"{entry.title} is used by {user}; it can be removed later", 409)
     await asyncio.to_thread(_remove, studio, entry)
     return JSONResponse({"removed": entry.id})
-
-
-def _removable(studio: Studio) -> list[ModelEntry]:
-    """Returns all models and networks beside them; those of the cache are the ones that may be removed."""
-    catalog = studio.catalog
-    kinds = (
-        *(catalog.models(), catalog.control_networks(), catalog.adapters()),
-        *(catalog.image_prompts(), catalog.image_encoders(), catalog.vaes()),
-    )
-    return [entry for entries in kinds for entry in entries]
 
 
 def _user(studio: Studio, entry: ModelEntry) -> str | None:

@@ -13,10 +13,11 @@ from ... import grid
 from ...core.errors import InputError
 from ..jobs.events import Subscription
 from ..jobs.job import PAGE
+from ..requests.json_text import read_object
 from ..work import checking
 from ..work import state as description
 from ..work.sheets import read_axes
-from .answers import error, json_of, origin_of, studio_of
+from .answers import error, origin_of, studio_of
 
 _OPENAPI = Path(__file__).parent.parent / "openapi.json"
 _KEEP_ALIVE = 15.0  # seconds without an event after which a comment is sent
@@ -53,7 +54,7 @@ async def _lines(subscription: Subscription) -> AsyncIterator[str]:
 
 async def submit(request: Request) -> Response:
     """Accepts pictures to make, and answers with their jobs."""
-    studio, values = studio_of(request), await json_of(request)
+    studio, values = studio_of(request), await read_object(request)
     settings, count = values.get("request"), values.get("count", 1)
     if not isinstance(settings, dict):
         raise InputError('the body has no "request", an object with the settings')
@@ -85,7 +86,7 @@ async def job(request: Request) -> Response:
 
 async def check(request: Request) -> Response:
     """Answers with what is wrong with a request, its tokens and its cost, without making it."""
-    settings = (await json_of(request)).get("request")
+    settings = (await read_object(request)).get("request")
     if not isinstance(settings, dict):
         raise InputError('the body has no "request", an object with the settings')
     return JSONResponse(await checking.check(studio_of(request), settings))
@@ -95,7 +96,7 @@ async def styles(request: Request) -> Response:
     """Answers with the named styles; PUT replaces them."""
     studio = studio_of(request)
     if request.method == "PUT":
-        values = (await json_of(request)).get("styles")
+        values = (await read_object(request)).get("styles")
         await asyncio.to_thread(studio.styles.replace, values)
     return JSONResponse({"styles": await asyncio.to_thread(studio.styles.listing)})
 
@@ -107,7 +108,7 @@ async def openapi(_request: Request) -> Response:
 
 async def order(request: Request) -> Response:
     """Puts waiting jobs into another order."""
-    ids = (await json_of(request)).get("order")
+    ids = (await read_object(request)).get("order")
     if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids):
         raise InputError('the body has no "order", a list of ids of jobs')
     return JSONResponse({"order": studio_of(request).queue.reorder(ids)})

@@ -29,8 +29,9 @@ class _Spellings(NamedTuple):
 @cache
 def _spellings() -> _Spellings:
     names: dict[str, str] = {}
-    table = _Spellings(names, {}, {}, {})
-    conversions, false_friends, flags = dict(table.conversions), dict(table.false_friends), dict(table.flags)
+    conversions: dict[str, Callable[[str], Sequence[str]]] = {}
+    false_friends: dict[str, str] = {}
+    flags: dict[str, str] = {}
     shown = {name: setting for name, setting in SETTINGS.items() if not setting.hidden}
     for name, setting in shown.items():
         flag = (setting.flag or name).lstrip("-")

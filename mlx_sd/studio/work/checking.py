@@ -66,7 +66,8 @@ def _counted(studio: "Studio", maker: "Maker", request: Request) -> dict[str, An
     if key not in maker.cache:
         if len(maker.cache) > _MOST:
             maker.cache.clear()
-        maker.cache[key] = cost.cost_of(model, request), cost.cost_of(model, plain)
+        counted = cost.cost_of(model, request)
+        maker.cache[key] = counted, counted if plain == request else cost.cost_of(model, plain)
     reused, plain_cost = maker.cache[key]
     completed = complete(model, request.with_values(**cost.BESIDE))
     evidence = None if request.speed is None else preset_of(model, request.speed).evidence

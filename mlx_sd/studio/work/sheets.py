@@ -110,7 +110,7 @@ class Sheets:
 
     def _request(self, values: Mapping[str, Any], axes: tuple[Axis, ...], places: tuple[int, ...]) -> Request:
         """Returns the request of a cell; FieldError names the side whose value makes no sense."""
-        changed = dict(values)
+        changed, request = dict(values), None
         for side, axis, place in zip(_SIDES, axes, places, strict=False):
             try:
                 if axis.field is None:
@@ -118,10 +118,11 @@ class Sheets:
                     changed |= grid.replaced(texts, axis.texts[0], axis.texts[place])
                 else:
                     changed[SETTINGS[axis.field].key or axis.field] = axis.values[place]
-                read_request(self._studio, changed)
+                request = read_request(self._studio, changed)
             except InputError as error:
                 raise FieldError(f"{axis.name} {axis.texts[place]}: {error}", f"grid.{side}") from None
-        return read_request(self._studio, changed)
+        assert request is not None  # there is one side at least
+        return request
 
 
 def read_axes(sides: object) -> tuple[Axis, ...]:

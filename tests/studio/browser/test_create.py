@@ -33,6 +33,28 @@ def test_a_picture_is_cancelled_before_it_is_ready(page, address):
     expect(page.locator("#queue-body")).to_contain_text("Nothing waits")
 
 
+def test_a_late_answer_about_the_newest_picture_does_not_cover_the_work(page, address):
+    opened(page, address)
+    generate(page)
+    held = []
+    page.route("**/api/gallery/*.png", lambda route: held.append(route))
+    page.add_init_script("localStorage.setItem('mlx-sd-form', JSON.stringify({ steps: 900, width: 128, height: 128 }))")
+    page.reload()
+    page.wait_for_selector("body.ready")
+    while not held:
+        page.wait_for_timeout(20)
+    page.fill("#prompt-field", "a house on white snow")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector('#stage[data-mode="working"]')
+    for route in held:
+        route.continue_()
+    expect(page.locator(".stage-words")).to_contain_text("of 900")
+    page.wait_for_timeout(200)
+    expect(page.locator("#stage")).to_have_attribute("data-mode", "working")
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    page.wait_for_selector('#stage:not([data-mode="working"])')
+
+
 def test_pictures_that_wait_are_moved_and_taken_out(page, address):
     opened(page, address, {"steps": 900, "width": 64, "height": 64})
     for prompt in ("first", "second", "third"):
@@ -101,6 +123,7 @@ def test_a_picture_is_made_by_the_keyboard_alone(page, address):
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog", name="Keyboard shortcuts")).to_have_count(0)
     page.keyboard.press("2")
+    expect(page.locator(".tile-open").first).to_have_accessible_name("a tent")
     page.locator('.tile-open[tabindex="0"]').focus()
     page.keyboard.press("Enter")
     expect(page.get_by_role("dialog", name="Picture")).to_contain_text("a tent")

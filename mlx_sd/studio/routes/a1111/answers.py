@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
-from PIL import Image
 from starlette.responses import Response
 
 from ....core.errors import InputError
@@ -27,7 +26,7 @@ def info(pngs: Sequence[bytes], parameters: Mapping[str, Any], timestamp: str, i
 
     ignored: what has no equal here; it is a key of our own, where there is any.
     """
-    texts = [_texts(png) for png in pngs]
+    texts = [picture_file.read_header(io.BytesIO(png), "a picture").texts for png in pngs]
     records = [json.loads(entry.get(picture_file.SETTINGS, "{}")) for entry in texts]
     first = records[0] if records else {}
     prompts = [written(record.get("prompt") or "", record) for record in records]
@@ -77,9 +76,3 @@ def error_response(problem: Exception) -> Response:
     if isinstance(problem, RequestError) and problem.status != HTTPStatus.BAD_REQUEST:
         status = problem.status
     return problems.response(_PATH, status, str(problem), headers=headers)
-
-
-def _texts(png: bytes) -> dict[str, str]:
-    """Returns the texts of a PNG of ours, which stand before its pixels."""
-    with Image.open(io.BytesIO(png)) as image:
-        return {name: str(text) for name, text in image.info.items() if isinstance(text, str)}

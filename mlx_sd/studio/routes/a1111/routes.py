@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from .... import model_checks
-from ....core.errors import Failure, InputError
+from ....core.errors import InputError
 from ....networks.family import Task
 from ...jobs.job import State as JobState
 from ...jobs.job import StudioJob
@@ -21,7 +21,7 @@ from ...requests.json_text import read_object
 from ...requests.submission import read_request
 from ...work.studio import Studio
 from .. import client_jobs, kept_images
-from ..answers import origin_of, studio_of
+from ..answers import answering_errors, origin_of, studio_of
 from ..request_error import RequestError, wrong_input
 from . import answers as a1111_answers
 from . import requests as a1111_requests
@@ -33,20 +33,7 @@ from .state import Call, State
 if TYPE_CHECKING:
     from ...work.making import Maker
 
-Endpoint = Callable[[Request], Awaitable[Response]]
-
-
-def errors_as_a1111(endpoint: Endpoint) -> Endpoint:
-    """Returns an endpoint whose errors have the shape of A1111's."""
-
-    @functools.wraps(endpoint)
-    async def answer(request: Request) -> Response:
-        try:
-            return await endpoint(request)
-        except (InputError, Failure) as problem:
-            return a1111_answers.error_response(problem)
-
-    return answer
+errors_as_a1111 = answering_errors(a1111_answers.error_response)
 
 
 def state_of(request: Request) -> State:

@@ -18,7 +18,7 @@ def encoded(png: bytes, format: str, quality: int | None) -> bytes:
         return png
     with Image.open(io.BytesIO(png)) as image:
         image.load()
-        texts = {name: str(text) for name, text in image.info.items() if isinstance(text, str)}
+    texts = picture_file.read_header(io.BytesIO(png), "a picture").texts
     settings = {name: texts[name] for name in (picture_file.SETTINGS, picture_file.PARAMETERS) if name in texts}
     stored = _written(image, format, {}, quality)
     with Image.open(io.BytesIO(stored)) as opened:

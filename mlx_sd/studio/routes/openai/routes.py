@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +20,7 @@ from ...requests.forms import form_of
 from ...requests.json_text import read_object
 from ...work.studio import Studio
 from .. import client_jobs, kept_images
-from ..answers import origin_of, studio_of
+from ..answers import answering_errors, origin_of, studio_of
 from ..request_error import RequestError
 from . import answers as openai_answers
 from . import requests as openai_requests
@@ -31,20 +30,7 @@ from .stream import PictureStream
 _GENERATION, _EDIT = "image_generation", "image_edit"
 _STRENGTH = 0.6  # of a variation: how much of the image changes
 
-Endpoint = Callable[[Request], Awaitable[Response]]
-
-
-def _errors_as_openai(endpoint: Endpoint) -> Endpoint:
-    """Returns an endpoint whose errors have the shape of OpenAI's."""
-
-    @functools.wraps(endpoint)
-    async def answer(request: Request) -> Response:
-        try:
-            return await endpoint(request)
-        except (InputError, Failure) as problem:
-            return openai_answers.error_response(problem)
-
-    return answer
+_errors_as_openai = answering_errors(openai_answers.error_response)
 
 
 # ----------------------------------------------------------------------------------------------------------- models
