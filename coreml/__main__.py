@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -21,6 +22,7 @@ _EXAMPLES = """examples:
   python -m coreml --model M --unet functions --size 512x512 --size 512x768 --target iOS18 --out Resources
   python -m coreml --model M --format coreai --size 512x512 --size 768x768 --out Assets
   python -m coreml --model tiny --kit --sampler "DPM++ 2M Karras" --steps 12 --deepcache 3 --out Resources
+  python -m coreml --model tiny --swift Landscapes.swiftpm
   python -m coreml --model M --control lllyasviel/sd-controlnet-canny --unet chunks --out Resources
   python -m coreml bits --model M --bits 4 --out bits.json
   python -m coreml --model M --compress bits.json --target iOS18 --out Resources4
@@ -47,7 +49,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--model", default="tiny", help="as python -m mlx_sd.generate takes it (default: the embedded model)"
     )
-    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the app's resources")
+    p.add_argument("--out", type=Path, metavar="DIR", help="folder for the app's resources")
+    p.add_argument(
+        "--swift",
+        type=Path,
+        metavar="DIR",
+        help="in the place of --out: a folder for a whole app, with a model set and its kit (DIR/ModelSet), the Swift "
+        "package that runs it (DIR/MLXSDKit) and a sample app around both; call it NAME.swiftpm for Xcode",
+    )
     p.add_argument("--force", action="store_true", help="replace an earlier export in DIR")
     p.add_argument(
         "--dtype",
@@ -131,14 +140,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .drive import main as drive
 
         return drive(words[1:])
-    arguments = parser().parse_args(words)
+    p = parser()
+    arguments = p.parse_args(words)
+    if arguments.out is None and arguments.swift is None:
+        p.error("the following arguments are required: --out (or --swift)")
     return command.run("coreml", lambda: _export(arguments))
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from .export import export  # not for --help
+    from . import app_folder  # not for --help
+    from .export import export
 
-    d = defaults(arguments.format)
+    d, app = defaults(arguments.format), arguments.swift
+    if app and arguments.out:
+        raise InputError(f"--swift writes the model set to {app / app_folder.MODEL_SET}: leave --out out")
+    if app and arguments.format == "coreml":  # one UNet is enough for an app
+        d = replace(d, unets=("chunks",))
     options = Options(
         format=arguments.format,
         dtype=arguments.dtype,
@@ -153,14 +170,21 @@ def _export(arguments: argparse.Namespace) -> None:
         split=arguments.split,
         control=tuple(arguments.control or ()),
     )
-    export(arguments.model, arguments.out, options, arguments.force, kit=_selection(arguments))
-    print(arguments.out)
+    selection = _selection(arguments)
+    if not app:
+        export(arguments.model, arguments.out, options, arguments.force, kit=selection)
+        print(arguments.out)
+        return
+    app_folder.check(app, arguments.force)
+    with app_folder.writing(app) as out:
+        export(arguments.model, out, options, arguments.force, kit=selection)
+    print(app)
 
 
 def _selection(arguments: argparse.Namespace) -> Selection | None:
     """Returns which tables the kit has, or None without one."""
     lists = {name: tuple(getattr(arguments, name) or ()) for name in ("sampler", "schedule", "steps", "deepcache")}
-    if not arguments.kit:
+    if not arguments.kit and not arguments.swift:
         for name, values in lists.items():
             if values:
                 raise InputError(f"--{name} is of the kit's tables: add --kit, or leave it out")

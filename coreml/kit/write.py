@@ -1,4 +1,4 @@
-"""Writing a kit: tables, goldens, the Swift files and a README, into a folder beside the packages."""
+"""Writing a kit: tables, goldens and a README, into a folder beside the packages."""
 
 import json
 import shutil
@@ -17,22 +17,7 @@ from . import goldens, picture, tables
 from .selection import FORMAT, VERSION, Packages
 
 _HERE = Path(__file__).parent
-_LOOP, _UNET = "SamplingLoop.swift", "DeepCacheUnet.swift"
-_LOOP_ROW = f"| `{_LOOP}` | the loop; Foundation alone |"
-_WORDS = {  # of the README, by the format of the packages
-    "coreml": {
-        "PACKAGES": "packages",
-        "SWIFT_FILES": f"{_LOOP_ROW}\n| `{_UNET}` | runs the Core ML packages of the UNet |",
-    },
-    "coreai": {"PACKAGES": "assets", "SWIFT_FILES": _LOOP_ROW},
-}
-# Core AI runs functions asynchronously, and so must the loop that waits for them: (text, text of an asynchronous loop).
-_ASYNCHRONOUS = (
-    (") throws -> (", ") async throws -> ("),
-    (") rethrows -> [Float]", ") async rethrows -> [Float]"),
-    ("try evaluate(", "try await evaluate("),
-    ("try table.run(", "try await table.run("),
-)
+_PACKAGES = {"coreml": "packages", "coreai": "assets"}  # words of the README, by the format
 
 
 def write(folder: Path, model: str, settings: Sequence[tables.Setting], packages: Packages) -> None:
@@ -84,41 +69,29 @@ def write(folder: Path, model: str, settings: Sequence[tables.Setting], packages
         "picture": "picture/picture.json",
     }
     _write_json(folder / "kit.json", content)
-    (folder / _LOOP).write_text(loop(packages.format), encoding="utf-8")
-    if packages.format == "coreml":
-        shutil.copyfile(_HERE.parent / "swift" / _UNET, folder / _UNET)
     shutil.copyfile(_HERE / "LICENSE.txt", folder / "LICENSE.txt")
-    (folder / "README.md").write_text(_readme(content, files[first], packages, sd), encoding="utf-8")
+    (folder / "README.md").write_text(_readme(content, golden["prompt"], packages, sd), encoding="utf-8")
 
 
-def _readme(content: Mapping[str, Any], table: str, packages: Packages, sd: StableDiffusion) -> str:
+def _readme(content: Mapping[str, Any], prompt: str, packages: Packages, sd: StableDiffusion) -> str:
     rows = ["| table | evaluations | full |", "| --- | ---: | ---: |"]
     rows += [f"| `{entry['file']}` | {entry['evaluations']} | {entry['full']} |" for entry in content["tables"]]
     loras = [str(lora.get("path", "")) for lora in sd.model.loras]
     compression = schemes.record(packages.compress)
     words = {
-        "SWIFT": (_HERE / f"swift-{packages.format}.md").read_text(encoding="utf-8").rstrip(),
-        **_WORDS[packages.format],
+        "PORTS": (_HERE / f"ports-{packages.format}.md").read_text(encoding="utf-8").rstrip(),
+        "PACKAGES": _PACKAGES[packages.format],
         "MODEL": content["model"]["name"],
         "MADE_BY": content["made_by"],
         "TABLES": "\n".join(rows),
-        "TABLE": table,
+        "PROMPT": prompt,
         "DTYPE": packages.dtype,
         "COMPRESSED": f" with the compression {compression['name']}" if compression else "",
         "LORAS": f" with {', '.join(loras)}" if loras else "",
     }
     text = (_HERE / "README.md").read_text(encoding="utf-8")
-    for name, value in words.items():  # SWIFT first: it has words of its own
+    for name, value in words.items():  # PORTS first: they have words of their own
         text = text.replace(f"@{name}@", value)
-    return text
-
-
-def loop(format: str) -> str:
-    """Returns SamplingLoop.swift for a format, a name in `plan.FORMATS`: for Core AI, with an asynchronous loop."""
-    text = (_HERE.parent / "swift" / _LOOP).read_text(encoding="utf-8")
-    for synchronous, asynchronous in _ASYNCHRONOUS if format == "coreai" else ():
-        assert text.count(synchronous) == 1, f"{synchronous} must be in {_LOOP} once"
-        text = text.replace(synchronous, asynchronous)
     return text
 
 

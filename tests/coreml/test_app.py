@@ -1,40 +1,24 @@
-"""What app developers copy and read agrees with what an export writes: the Swift file, and docs/guide/apps.md."""
+"""What app developers read agrees with what an export writes: both guides, and the README of the kit."""
 
 import json
 import re
 from pathlib import Path
 
 import pytest
-import tree_sitter
-import tree_sitter_swift
 
 from coreml import export
 from coreml.__main__ import parser
-from coreml.kit import tables, write
 from coreml.mil import package
-from coreml.plan import FORMATS, Options, plan
+from coreml.plan import Options, plan
 from mlx_sd.checkpoint.embedded import TINY
 from mlx_sd.checkpoint.model_folder import build
-from mlx_sd.sampling.scheduler import Scheduler
+from tests.support.swift_files import faults
 
 ROOT = Path(__file__).parent.parent.parent
-SWIFT = (ROOT / "coreml/swift/DeepCacheUnet.swift").read_text(encoding="utf-8")
-LOOP = (ROOT / "coreml/swift/SamplingLoop.swift").read_text(encoding="utf-8")
-KITS = [(ROOT / f"coreml/kit/swift-{name}.md").read_text(encoding="utf-8") for name in FORMATS]
+KIT = (ROOT / "coreml/kit/README.md").read_text(encoding="utf-8")
+PACKAGE = (ROOT / "coreml/swift/README.md").read_text(encoding="utf-8")
 PAGE = (ROOT / "docs/guide/apps.md").read_text(encoding="utf-8")
-
-
-def faults(swift):
-    """(line, text) of each place that is not Swift."""
-    swift_language = tree_sitter.Language(tree_sitter_swift.language())
-    nodes = [tree_sitter.Parser(swift_language).parse(swift.encode()).root_node]
-    errors = []
-    while nodes:
-        node = nodes.pop()
-        nodes += node.children
-        if node.is_error or node.is_missing:
-            errors.append((node.start_point[0] + 1, node.text.decode()))
-    return errors
+SWIFT_PAGE = (ROOT / "docs/guide/swift.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -55,56 +39,13 @@ def written(tmp_path, monkeypatch):
     return (tmp_path / "out/info.json").read_text(encoding="utf-8")
 
 
-def test_the_swift_files_are_swift():
-    assert faults(SWIFT) == [] == faults(LOOP)
-    assert faults(SWIFT.replace("guard interval >= 1 else", "guard interval >= 1 els"))
-
-
-def test_the_loop_of_a_core_ai_kit_differs_in_waiting_alone():
-    loop = write.loop("coreai")
-    assert faults(loop) == [] and write.loop("coreml") == LOOP != loop
-    assert loop.replace("try await ", "try ").replace(" async ", " ") == LOOP
-    assert loop.count("await") == 2  # for the UNet, and in the example at the head
-
-
-@pytest.mark.parametrize(("page", "count"), ((PAGE, 4), (KITS[0], 1), (KITS[1], 1)), ids=("the guide", *FORMATS))
+@pytest.mark.parametrize(
+    ("page", "count"), ((PAGE, 2), (SWIFT_PAGE, 3), (KIT, 1), (PACKAGE, 1)), ids=("apps", "swift", "kit", "package")
+)
 def test_every_snippet_on_a_page_is_swift(page, count):
     snippets = re.findall(r"```swift\n(.*?)```", page, re.DOTALL)
     assert len(snippets) >= count
     assert [faults(snippet) for snippet in snippets] == [[]] * len(snippets)
-
-
-def test_the_swift_file_reads_what_info_json_says(written):
-    info = json.loads(written)
-    cases = dict(re.findall(r"        case (\w+)(?: = \"(\w+)\")?", SWIFT))
-    keys = {json_name or name for name, json_name in cases.items()}
-    assert {"roles", "deepcache", "latents", "scaling_factor", "alphas_cumprod"} <= keys
-    assert keys <= info.keys() | info["latents"].keys()
-    assert {"branch"} <= info["deepcache"].keys()
-    for description in info["packages"].values():
-        for function in description["functions"].values():
-            for ports in (function["inputs"], function["outputs"]):
-                assert all(port.keys() == {"shape", "dtype"} for port in ports.values())
-    assert f'format == "{info["format"]}", (1...{info["version"]}).contains(version)' in SWIFT
-
-
-def test_the_swift_loop_reads_what_a_table_says():
-    """Keys of JSON in Swift's spelling: convertFromSnakeCase."""
-    scheduler = Scheduler.from_hf({"_class_name": "UniPCMultistepScheduler"})
-    (setting,) = tables.choose(scheduler, [], [], [4], [], None)
-    table = tables.describe(setting, tables.table_of(setting, scheduler))
-    row = next(row for row in table["rows"] if row["correction"])
-    fields = {
-        "Row": row.keys(),
-        "Mix": row["mix"].keys() & row["correction"].keys(),
-        "Estimate": row["estimate"].keys(),
-        "Start": table["start"].keys(),
-    }
-    for struct, keys in fields.items():
-        body = re.search(rf"struct {struct}: Decodable {{(.*?)\n    }}", LOOP, re.DOTALL)[1]
-        properties = re.findall(r"public let (\w+):", body)
-        assert sorted(properties) == sorted(re.sub(r"_(\w)", lambda m: m[1].upper(), key) for key in keys)
-    assert {"start", "history", "rows"} <= table.keys()
 
 
 def test_info_json_is_json_as_swift_reads_it(written):
@@ -112,14 +53,6 @@ def test_info_json_is_json_as_swift_reads_it(written):
         raise AssertionError(f"{constant} is not JSON")
 
     json.loads(written, parse_constant=refuse)
-
-
-def test_the_swift_file_knows_the_roles_and_the_ports(items):
-    entries = [entry for item in items for entry in item.functions.values()]
-    roles = set(re.findall(r'(?:roles)\["(\w+)"\]', SWIFT))
-    assert roles == {"unet", "unet_deep", "unet_shallow"} <= {entry.role for entry in entries}
-    ports = {p.name for e in entries if e.role in roles for p in (*e.spec.inputs, *e.spec.outputs)}
-    assert set(re.findall(r'features\["(\w+)"\]', SWIFT)) == ports
 
 
 def test_the_page_names_every_package_and_its_ports(items):

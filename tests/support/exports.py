@@ -85,13 +85,14 @@ def control_network(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., s
     def write(name: str, kind: str = "", **changes) -> str:
         folder = home / (kind or name)
         if not folder.exists():
-            controls.write_folder(folder, _control_config(name) | changes)
+            controls.write_folder(folder, control_config(name) | changes)
         return str(folder)
 
     return write
 
 
-def _control_config(name: str) -> controls.Config:
+def control_config(name: str) -> controls.Config:
+    """Returns the config of a ControlNet for a family, for SMALL or of `controls.KINDS`."""
     if name == "union":
         return controls.union()
     if name == SMALL:

@@ -20,13 +20,19 @@ ROOT = Path(__file__).parent.parent.parent
 PACKAGES = ("mlx_sd", "convert", "coreml", "bench")
 # Measurements that the documentation quotes, and weights in training; nothing reads them outside a checkout.
 CHECKOUT_ONLY = ("bench/results/", "bench/tiny/start/")
+HIDDEN = {".swift-format"}
 DEMO = ["a red tent in the center on green grass, under a clear day sky", "--deepcache", "3", "--output", "demo.png"]
 
 
 def copy_sources(destination: Path) -> Path:
     """Copies the checkout without what is built or installed in it, so that no leftover gets into the wheel."""
     leftovers = shutil.ignore_patterns(".*", "build", "dist", "site", "__pycache__", "*.egg-info", "goldens", "*-work")
-    shutil.copytree(ROOT, destination, ignore=leftovers)
+
+    def ignore(folder: str, names: list[str]) -> set[str]:
+        """Returns the names to leave out: hidden files are left over, but those of the packages."""
+        return leftovers(folder, names) - HIDDEN
+
+    shutil.copytree(ROOT, destination, ignore=ignore)
     return destination
 
 
@@ -43,7 +49,8 @@ def files() -> Iterator[str]:
     for package in PACKAGES:
         for file in sorted((ROOT / package).rglob("*")):
             name = file.relative_to(ROOT).as_posix()
-            if file.is_file() and "__pycache__" not in name and not name.startswith(CHECKOUT_ONLY):
+            hidden = {part for part in file.relative_to(ROOT).parts if part.startswith(".")} - HIDDEN
+            if file.is_file() and not hidden and "__pycache__" not in name and not name.startswith(CHECKOUT_ONLY):
                 yield name
 
 
