@@ -1,0 +1,4 @@
+import Foundation
+import MLXSDCommand
+
+exit(await Command.run(Array(CommandLine.arguments.dropFirst())))
