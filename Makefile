@@ -3,6 +3,7 @@
 # make test-all  the same, then the slow tests and every property with all its examples
 # make proof     proofs that are run once (full size, soaks, hundreds of kills); results go to tests/proofs
 # make browser   drives the page of the Studio in Chromium, which must be installed
+# make swift     builds the Swift package, runs its tests and lints it; needs Swift 6, and says how to get it
 # make parity    compares with diffusers, live (large download)
 # make coreai-torch  compares with Apple's coreai-torch, live, in an environment of its own (Python 3.11, Linux x86-64)
 # make check     lint and types
@@ -20,7 +21,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 PROMPT ?= a red tent in the center on green grass, under a clear day sky
 
-.PHONY: demo test test-all proof browser parity coreai-torch check docs wheel clean
+.PHONY: demo test test-all proof browser swift parity coreai-torch check docs wheel clean
 
 demo: $(VENV)/.run
 	$(BIN)/python -m mlx_sd.generate "$(PROMPT)" --seed 0 --deepcache 3 --output demo.png
@@ -37,6 +38,11 @@ proof: $(VENV)/.dev
 # Where there is no Chromium, the tests are skipped with this reason.
 browser: $(VENV)/.browser
 	$(BIN)/python -m pytest -m browser -rs tests/studio/browser
+
+# Nothing is installed, unless SWIFT names a folder to install it into: otherwise this says how to get it.
+swift: $(VENV)/.dev
+	$(BIN)/python -m tests.support.swift_toolchain test $(if $(SWIFT),--install $(SWIFT))
+	$(if $(SWIFT),MLXSD_SWIFT_ROOT=$(SWIFT)) $(BIN)/python -m pytest -m swift -rs
 
 # torch and diffusers warn, and their warnings are no errors of ours.
 parity: $(VENV)/.reference
