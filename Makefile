@@ -12,13 +12,13 @@
 
 PYTHON ?= python3
 PYTHONS ?= $(PYTHON)
-WORKERS ?= 2
+WORKERS ?= logical
 SHARE ?= 1
 VENV := .venv
 APPLE := .venv-coreai-torch
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal
 PROMPT ?= a red tent in the center on green grass, under a clear day sky
 
 .PHONY: demo test test-all proof browser swift parity coreai-torch check docs wheel clean

@@ -47,7 +47,7 @@ def checks(folder: Path, sd: StableDiffusion, **options):
     return list(asset_checks.run(content, paths, sd.model.name, options.get("full", False), lambda line: None))
 
 
-@pytest.mark.parametrize("name", slow_but(("small fused", "refiner"), FORMS))
+@pytest.mark.parametrize("name", slow_but(("small fused",), FORMS))
 def test_every_function_computes_what_its_network_computes(name, exported, model):
     """And shallow fed with full's deep feature is full, exactly: a difference is an error of the checks themselves."""
     family, options = FORMS[name]
@@ -187,6 +187,7 @@ def test_the_loop_of_an_app_is_the_loop_of_mlx(name, exported, model):
     assert mx.abs(packaged.encode(image) - sd.encode(image)).max().item() < 1e-4
 
 
+@pytest.mark.slow
 def test_drive_is_generate_with_the_folder(exported, tmp_path, capfd):
     folder = exported(SMALL, dtype="float32", attention="fused", **CORE_AI)
     options = ["--steps", "2", "--seed", "0"]

@@ -163,7 +163,7 @@ def test_another_branch_and_batch_compute_what_the_network_computes(branch_2_bat
 
 
 @pytest.mark.parametrize("part", slow_but(("text_encoder",), UNET_AND_TEXT))
-@pytest.mark.parametrize("format", ("coreml", "coreai"))
+@pytest.mark.parametrize("format", slow_but(("coreml",), ("coreml", "coreai")))
 def test_merged_adapters_are_in_the_packages(format, part, original, shapes, tmp_path, monkeypatch):
     """A model with a LoRA merged into it is exported; the same LoRA beside the layers is what it has to equal."""
     if format == "coreai":

@@ -243,7 +243,11 @@ def test_a_folder_that_does_not_meet_a_requirement_is_refused(name, exports, tmp
         load(folder)
 
 
-@pytest.mark.parametrize("options", ({"batch": 1}, {"sizes": ((64, 128),)}), ids=("one row", "not square"))
+@pytest.mark.parametrize(
+    "options",
+    ({"batch": 1}, pytest.param({"sizes": ((64, 128),)}, marks=pytest.mark.slow)),
+    ids=("one row", "not square"),
+)
 def test_a_folder_that_cannot_be_loaded_has_no_metadata(options, exported):
     folder = exported(SMALL, dtype="float32", attention="fused", **CORE_AI, **options)
     assert not (folder / "metadata.json").exists()

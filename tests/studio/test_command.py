@@ -28,7 +28,7 @@ def run(*arguments, **environment):
     return done.returncode, done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_ends_it_in_five_seconds_with_jobs_running_and_streams_open(tmp_path, number, interruptible):
     server = start(tmp_path)
     with server.client as client:

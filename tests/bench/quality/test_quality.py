@@ -71,6 +71,7 @@ def test_no_picture_is_made_twice(run, monkeypatch, capsys):
     assert again["loops"] == values["loops"]
 
 
+@pytest.mark.slow
 def test_pictures_are_those_of_the_pipeline_whatever_the_batch(family, tmp_path):
     sd = family("sd1")
     settings = {"steps": 4, "width": 16, "height": 16}

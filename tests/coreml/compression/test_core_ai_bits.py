@@ -12,7 +12,6 @@ from coreml.__main__ import main
 from coreml.compression import networks, schemes
 from mlx_sd import StableDiffusion
 from mlx_sd.checkpoint.model import DTYPES
-from tests.support.effort import slow_but
 from tests.support.exports import SMALL, leave_out
 
 MIXED = (1, 3, 6, 16, 2, 4, 8)  # of the layers in turn: each there is, in any order
@@ -44,7 +43,8 @@ def dense(model, bits_file, dtype):
     return sd
 
 
-@pytest.mark.parametrize("form", slow_but(("fused float32",), FORMS))
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
 def test_mixed_bits_compute_what_the_dense_weights_compute(form, bits_file, model, tmp_path, monkeypatch):
     limit, (attention, dtype) = FORMS[form], form.split()
     leave_out(monkeypatch, ("unet",))

@@ -38,6 +38,7 @@ def app(kitted):
     return start
 
 
+@pytest.mark.slow
 @each_export
 def test_the_golden_picture_comes_out_of_apples_runtime(name, app):
     golden = (a := app(name)).golden
