@@ -12,7 +12,7 @@ final class HTTPFile: NSObject, URLSessionDataDelegate, @unchecked Sendable {
     private let progress: @Sendable (Int) -> Void
     private let lock = NSLock()
     private var handle: FileHandle?
-    private var length: Int
+    private var written: Int  // bytes in the file; `lock` guards it, for the session's threads are not the caller's
     private var problem: (any Error)?
     private var continuation: CheckedContinuation<Void, any Error>?
     private var task: URLSessionTask?
@@ -20,7 +20,12 @@ final class HTTPFile: NSObject, URLSessionDataDelegate, @unchecked Sendable {
     /// bytes: that the file has. progress: is told how many are there.
     private init(_ url: URL, _ file: URL, _ bytes: Int, _ progress: @escaping @Sendable (Int) -> Void) {
         (self.url, self.file, self.bytes, self.progress) = (url, file, bytes, progress)
-        length = KeptFolder.bytes(ofFile: file) ?? 0
+        written = KeptFolder.bytes(ofFile: file) ?? 0
+    }
+
+    private var length: Int {
+        get { lock.withLock { written } }
+        set { lock.withLock { written = newValue } }
     }
 
     /// Fetches a file; what is there already is the beginning of it. Throws one clear error; what came is kept.
