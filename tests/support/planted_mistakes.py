@@ -112,9 +112,6 @@ class _Builder:
         self.printed = ""  # by the last command
         place = str(_COPY) if toolchain.root is None else toolchain.project
         self.environment = {"MLXSD_GOLDENS": f"{place}/{GOLDENS}"}
-        if toolchain.root is not None:  # the copy is built at the same path: what was built there needs no other build
-            copy = f"rm -rf {self.scratch} && cp -a {toolchain.scratch} {self.scratch}"
-            toolchain.run(f"if [ -d {toolchain.scratch} ]; then {copy}; fi")
 
     def build(self) -> str:
         """Compiles package and tests; returns the first error, nothing where there is none."""
