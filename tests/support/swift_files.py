@@ -15,10 +15,15 @@ def swift_files() -> list[Path]:
     return [path for path in files if not any(part.startswith(".") for part in path.relative_to(PACKAGE).parts)]
 
 
+def parsed(source: bytes) -> tree_sitter.Node:
+    """Returns the root of the syntax tree of a Swift file, with nodes of faults where it is not Swift."""
+    language = tree_sitter.Language(tree_sitter_swift.language())
+    return tree_sitter.Parser(language).parse(source).root_node
+
+
 def faults(swift: str) -> list[tuple[int, str]]:
     """Returns (line, text) of each place that is not Swift."""
-    language = tree_sitter.Language(tree_sitter_swift.language())
-    nodes = [tree_sitter.Parser(language).parse(swift.encode()).root_node]
+    nodes = [parsed(swift.encode())]
     errors = []
     while nodes:
         node = nodes.pop()

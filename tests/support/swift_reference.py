@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import tree_sitter
-import tree_sitter_swift
 
-from tests.support.swift_files import PACKAGE, ROOT
+from tests.support.swift_files import PACKAGE, ROOT, parsed
 
 PAGE = ROOT / "docs/api/swift.md"
 TITLES = {  # folder of Sources -> heading; in this order
@@ -56,9 +55,7 @@ class Declaration:
 
 def declarations(path: Path) -> list[Declaration]:
     """Returns the public declarations of a Swift file; members stand in their types and extensions."""
-    source = path.read_bytes()
-    tree = tree_sitter.Parser(tree_sitter.Language(tree_sitter_swift.language())).parse(source)
-    return list(_public(tree.root_node, path.relative_to(PACKAGE).as_posix(), is_requirement=False))
+    return list(_public(parsed(path.read_bytes()), path.relative_to(PACKAGE).as_posix(), is_requirement=False))
 
 
 def _public(parent: tree_sitter.Node, file: str, is_requirement: bool) -> Iterator[Declaration]:

@@ -33,9 +33,9 @@ def test_a_recording_gives_pythons_picture(case, suffix, mlxsd, goldens, out):
     content, record = expected(goldens, case)
     done = mlxsd("--recorded", RECORDINGS / case, "--output", out / f"a.{suffix}", "--json")
     assert (done.returncode, done.stderr) == (0, "")
-    made, info = pixels(out / f"a.{suffix}")
-    golden = np.frombuffer(content, np.uint8).reshape(made.shape)
-    assert np.abs(made - golden).max() <= 1
+    picture, info = pixels(out / f"a.{suffix}")
+    golden = np.frombuffer(content, np.uint8).reshape(picture.shape)
+    assert np.abs(picture - golden).max() <= 1
     report = json.loads(done.stdout)
     assert (report["evaluations"], report["full"]) == (record["evaluations"], record["full"])
     assert report["seed"] == record["request"]["seed"]

@@ -1,7 +1,6 @@
 """Recordings of exported sets of every form: `recordings/CASE`, for tests of Swift's pipeline and its back ends."""
 
 import json
-import os
 import shutil
 import tempfile
 import warnings
@@ -14,6 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+import pytest
 from PIL import Image
 
 from coreml import export
@@ -217,7 +217,6 @@ def _refresh(folder: Path) -> None:
     for run in runs:
         if run["role"] == "unet_full":
             run["function"], run["role"] = "refresh", "unet_refresh"
-    shutil.rmtree(folder / "Unet.aimodel")
     for asset in folder.glob("*.aimodel"):
         shutil.rmtree(asset)
     write_json(folder / "recording.json", runs)
@@ -235,12 +234,7 @@ def _has_core_ai() -> bool:
 @contextmanager
 def _cache(home: Path) -> Iterator[None]:
     """Has a cache of its own while the block runs, with the embedded checkpoint's preview, which takes seconds."""
-    before = os.environ.get("MLX_SD_CACHE")
     shutil.copytree(_GOLDENS / "previews", home / "cache" / "previews")
-    os.environ["MLX_SD_CACHE"] = str(home / "cache")
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLX_SD_CACHE", str(home / "cache"))
         yield
-    finally:
-        del os.environ["MLX_SD_CACHE"]
-        if before is not None:
-            os.environ["MLX_SD_CACHE"] = before

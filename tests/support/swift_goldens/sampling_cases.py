@@ -136,9 +136,9 @@ def scheduler_of(name: str) -> Scheduler:
 
 def cases() -> Iterator[dict[str, Any]]:
     """Yields the checkpoint, sampler, schedule, options, steps and strength of every case."""
-    everything = ((*schedules.names(), *_LISTS), STEPS)
+    listed = (*schedules.names(), *_LISTS)
     for checkpoint, (_, _, every, _) in CHECKPOINTS.items():
-        listed, steps = everything if every else ((*schedules.names(), *_LISTS), (2, 12))
+        steps = STEPS if every else (2, 12)
         for sampler, schedule, count in itertools.product(samplers.names(), listed, steps):
             fixed = schedules.step_count(schedule)
             if fixed is not None:

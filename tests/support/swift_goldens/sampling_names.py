@@ -89,7 +89,7 @@ _PLANNED = (("euler", "karras"), ("heun", "linspace"), ("unipc", "trailing"), ("
 
 def _plans() -> list[dict[str, Any]]:
     scheduler = scheduler_of("sd1")
-    made = {
+    planned = {
         (sampler, steps): samplers.table(scheduler, *samplers.choose(scheduler, sampler, schedule), steps)
         for sampler, schedule in _PLANNED
         for steps in (1, 6, 20, 50)
@@ -103,7 +103,7 @@ def _plans() -> list[dict[str, Any]]:
         except InputError as error:
             result.append({"policy": text, "refused": str(error)})
             continue
-        for (sampler, steps), table in made.items():
+        for (sampler, steps), table in planned.items():
             entry: dict[str, Any] = {"policy": text, "text": str(policy), "log_snr": table.log_snr}
             try:
                 setting = tables.Setting(sampler, "", Options(), steps, policy)
@@ -121,8 +121,7 @@ def _kit_tables() -> list[dict[str, Any]]:
     for checkpoint, policies in (("sd1", ("3:0", "4:0+forecast1")), ("sd2-v", ("nonuniform:4",)), ("edm", ("3:0",))):
         scheduler = scheduler_of(checkpoint)
         for sampler in ("euler", "dpmpp_2m", "unipc", "heun", "dpmpp_2m_sde"):
-            for branch, listed in ((0, policies),):
-                for setting in tables.choose(scheduler, [sampler], [], [12], listed, branch):
-                    described = tables.describe(setting, tables.table_of(setting, scheduler))
-                    result.append({"checkpoint": checkpoint, "table": described})
+            for setting in tables.choose(scheduler, [sampler], [], [12], policies, branch=0):
+                described = tables.describe(setting, tables.table_of(setting, scheduler))
+                result.append({"checkpoint": checkpoint, "table": described})
     return result
