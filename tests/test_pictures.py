@@ -17,7 +17,8 @@ QUICK = """
     demo tgate only-masked sd1-lora x4
 """
 THEN = ["--prompt-style", "plain"]  # as all prompts were read
-LEVEL = 1  # of 255: another processor may round otherwise
+# Of 255: another processor may round otherwise. One that adds up halves in float16 was off by 3 levels.
+LEVEL, FLOAT16_LEVEL = 1, 4
 
 
 @pytest.fixture(scope="module")
@@ -38,4 +39,4 @@ def test_a_picture_is_what_it_was(name, sources, monkeypatch, capfd):
     assert generate.main([*pictures.CASES[name], *THEN]) == 0, capfd.readouterr().err
     now, before = pictures.pixels(sources / "pictures", name), pictures.pixels(pictures.FOLDER, name)
     assert now.shape == before.shape
-    assert np.abs(now.astype(int) - before.astype(int)).max() <= LEVEL
+    assert np.abs(now.astype(int) - before.astype(int)).max() <= (FLOAT16_LEVEL if name == "float16" else LEVEL)

@@ -59,22 +59,21 @@ def test_every_function_computes_what_its_network_computes(name, exported, model
     assert functions == {(p, f) for p, d in info.read(folder)["packages"].items() for f in d["functions"]}
 
 
-# Family and form -> the limit. Apple's CPU runtime adds up products of matrices in float16, of which the form for GPUs
-# has most: there the refiner was measured at 5.03e-3, which are the runtime's own sums, as the next test shows.
-ROUNDING = {
-    **{(family, form): 5e-3 for family in (SMALL, "sd1", "sd2v", "sdxl", "inpaint9", "refiner") for form in ATTENTIONS},
-    ("refiner", "fused"): 5.5e-3,
-}
+# Apple's CPU runtime adds up products of matrices in float16, in an order that depends on the processor: at most
+# 5.03e-3 was measured on one (the refiner, in the form for GPUs), 6.43e-3 on another (SDXL, in the same form).
+ROUNDING = 1e-2
+FAMILIES = (SMALL, "sd1", "sd2v", "sdxl", "inpaint9", "refiner")
+ROUNDED = [(family, form) for family in FAMILIES for form in ATTENTIONS]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pair", slow_but(((SMALL, "split-einsum"), ("refiner", "fused")), ROUNDING), ids=" ".join)
+@pytest.mark.parametrize("pair", slow_but(((SMALL, "split-einsum"), ("refiner", "fused")), ROUNDED), ids=" ".join)
 def test_float16_is_off_by_what_rounding_costs(pair, exported, model):
     name, form = pair
     only = ("unet",) if name == "refiner" else ()
     folder = exported(name, only, dtype="float16", attention=form, **CORE_AI)
     errors = [check.error for check in checks(folder, model(name))]
-    assert 1e-5 < max(errors) <= ROUNDING[pair]  # below, it would not be float16
+    assert 1e-5 < max(errors) <= ROUNDING  # below, it would not be float16
 
 
 @pytest.mark.slow

@@ -178,7 +178,8 @@ def test_a_signal_at_any_moment_leaves_nothing_that_is_wrong(number, model, tmp_
         else:
             assert not (out / stock.METADATA).exists()
     cut = 130 if number == signal.SIGINT else -number
-    assert cut in codes and codes <= {0, cut}
+    # While Python itself ends, its handlers are gone: SIGINT then kills as the others do.
+    assert cut in codes and codes <= {0, cut, -number}
     assert end(begin(name, out, "--force")) == (0, "")
     asset_checks.content_of(out)
     assert [p.name for p in out.parent.iterdir()] == ["out"]
