@@ -41,34 +41,4 @@ public enum HalfFloat {
             return Float(bitPattern: sign | (magnitude &+ (112 << 23)))
         }
     }
-
-    /// Rounds numbers to halves; the buffers have the same count.
-    public static func convert(_ values: UnsafeBufferPointer<Float>, to bits: UnsafeMutableBufferPointer<UInt16>) {
-        precondition(values.count == bits.count, "\(values.count) numbers do not fit \(bits.count) halves")
-        for index in 0..<values.count { bits[index] = self.bits(values[index]) }
-    }
-
-    /// Widens halves to numbers; the buffers have the same count.
-    public static func convert(_ bits: UnsafeBufferPointer<UInt16>, to values: UnsafeMutableBufferPointer<Float>) {
-        precondition(values.count == bits.count, "\(bits.count) halves do not fit \(values.count) numbers")
-        for index in 0..<bits.count { values[index] = float(bits[index]) }
-    }
-
-    /// Returns the bits of numbers that are rounded to halves.
-    public static func bits(_ values: [Float]) -> [UInt16] {
-        [UInt16](unsafeUninitializedCapacity: values.count) { buffer, count in
-            let target = UnsafeMutableBufferPointer(rebasing: buffer[..<values.count])
-            values.withUnsafeBufferPointer { convert($0, to: target) }
-            count = values.count
-        }
-    }
-
-    /// Returns the numbers that the bits of halves mean.
-    public static func floats(_ bits: [UInt16]) -> [Float] {
-        [Float](unsafeUninitializedCapacity: bits.count) { buffer, count in
-            let target = UnsafeMutableBufferPointer(rebasing: buffer[..<bits.count])
-            bits.withUnsafeBufferPointer { convert($0, to: target) }
-            count = bits.count
-        }
-    }
 }
