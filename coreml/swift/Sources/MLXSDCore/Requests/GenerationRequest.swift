@@ -110,16 +110,6 @@ public struct GenerationRequest: Sendable, Equatable {
         (request.sampler, request.schedule, request.options.kind) = (names.sampler, names.schedule, names.kind)
         return request
     }
-
-    /// Makes the sampler's table for a checkpoint's scheduler.
-    ///
-    /// `midway`: whether sampling begins with an image, of which `strength` changes; the default is 0.8, with a mask 1.
-    public func table(_ scheduler: Scheduler, midway: Bool? = nil) throws -> SamplerTable {
-        let begins = midway ?? (initImage != nil)
-        return try SamplerTable.make(
-            scheduler: scheduler, sampler: sampler, schedule: schedule, steps: steps, options: options,
-            strength: begins ? strength ?? (mask == nil ? 0.8 : 1) : nil)
-    }
 }
 
 /// A control network and its image.
@@ -144,10 +134,5 @@ public struct ControlRequest: Sendable, Equatable {
     /// Makes the entry of a request.
     public init(model: String, image: String, scale: Double = 1, start: Double = 0, end: Double = 1) {
         (self.model, self.image, self.scale, self.start, self.end) = (model, image, scale, start, end)
-    }
-
-    /// Returns whether an evaluation, counted from 0, lies within start and end.
-    public func acts(_ evaluation: Int, of evaluations: Int) -> Bool {
-        Double(evaluation) / Double(evaluations) >= start && Double(evaluation + 1) / Double(evaluations) <= end
     }
 }

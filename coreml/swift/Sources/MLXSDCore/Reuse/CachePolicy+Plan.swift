@@ -5,13 +5,12 @@ extension CachePolicy {
     ///
     /// - Parameters:
     ///   - logSNR: of every evaluation, `SamplerTable.logSNR`.
-    ///   - forced: evaluations that are full beside those of the policy.
-    ///   - restarts: evaluations that are full, too, and drop what was kept: from there on the batch has another size,
-    ///     or another control network acts.
+    ///   - restarts: evaluations that are full beside those of the policy, and drop what was kept: from there on the
+    ///     batch has another size, or another control network acts.
     ///
     /// Throws `DiffusionError(.request)` where the policy does not fit the number of evaluations.
-    public func plan(logSNR: [Double], forced: Set<Int> = [], restarts: Set<Int> = []) throws -> [EvaluationPlan] {
-        let full = try Set(fullEvaluations(of: logSNR.count)).union(forced).union(restarts)
+    public func plan(logSNR: [Double], restarts: Set<Int> = []) throws -> [EvaluationPlan] {
+        let full = try Set(fullEvaluations(of: logSNR.count)).union(restarts)
         var past: [(logSNR: Double, evaluation: Int)] = []  // the latest full evaluations
         let reused = logSNR.indices.map { evaluation -> [EvaluationPlan.Reused] in
             if restarts.contains(evaluation) { past = [] }

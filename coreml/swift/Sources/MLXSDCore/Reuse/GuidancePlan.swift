@@ -96,7 +96,4 @@ public struct GuidancePlan: Sendable, Equatable {
     public var restarts: Set<Int> {
         Set(texts.indices.dropFirst().filter { texts[$0] != texts[$0 - 1] })
     }
-
-    /// Returns how many rows of one picture go through the UNet: two for each guided evaluation, else one.
-    public var rows: Int { texts.reduce(0) { $0 + ($1 == .both ? 2 : 1) } }
 }

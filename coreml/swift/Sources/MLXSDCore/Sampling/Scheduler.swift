@@ -128,11 +128,6 @@ public struct Scheduler: Sendable, Equatable {
         logTrainSigmas = sigmas.map { Double(Float(log($0))) }
     }
 
-    /// Returns alpha-bar with zero terminal SNR being 0 exactly, as DDIM has it.
-    var exactAlphasCumprod: [Double] {
-        zeroSNR ? alphasCumprod.dropLast() + [0] : alphasCumprod
-    }
-
     /// The standard deviation of the images; while sampling, latents are divided by it.
     var sigmaData: Double { edm?.sigmaData ?? 1 }
 

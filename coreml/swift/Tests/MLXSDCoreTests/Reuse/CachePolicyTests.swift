@@ -73,8 +73,8 @@ import Testing
     func guidance() throws {
         let plan = try GuidancePlan(evaluations: 10, guidance: 7.5, stop: 6)
         #expect(plan.texts == Array(repeating: .both, count: 6) + Array(repeating: .prompt, count: 4))
-        #expect(plan.rows == 16 && plan.restarts == [6])
-        #expect(try GuidancePlan(evaluations: 10, guidance: 1).rows == 10)
+        #expect(plan.restarts == [6])
+        #expect(try GuidancePlan(evaluations: 10, guidance: 1).texts == Array(repeating: .prompt, count: 10))
         #expect(try GuidancePlan(evaluations: 10, guidance: 2).restarts.isEmpty)
         #expect(throws: DiffusionError.self) { try GuidancePlan(evaluations: 10, guidance: 7.5, stop: 10) }
         #expect(throws: DiffusionError.self) { try GuidancePlan(evaluations: 10, guidance: 7.5, stop: 0) }
