@@ -69,7 +69,7 @@ struct GenerationPlan: Sendable {
         // Prompts
         let embedsGuidance = info.networks.unet.guidanceWidth != nil
         guidance = Float(request.guidance ?? (isXL ? 5 : 7.5))
-        style = PromptStyle(rawValue: request.promptStyle.rawValue) ?? .a1111
+        style = request.promptStyle
         let style = style
         let directions = style == .a1111 ? PromptDirection.all(text) : [PromptDirection(text: text)]
         let isComposed = directions.map(\.weight) != [1]

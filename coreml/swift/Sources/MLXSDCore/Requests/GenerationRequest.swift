@@ -5,9 +5,6 @@ import Foundation
 /// The JSON is the same in both languages (`Request.to_json` there). Nil is the model set's default. `checked` says
 /// what makes no sense; reading JSON checks too.
 public struct GenerationRequest: Sendable, Equatable {
-    /// How weights in prompts are written.
-    public enum PromptStyle: String, Codable, Sendable, CaseIterable { case a1111, comfy, compel, plain }
-
     /// Width and height, or x and y, in pixels.
     public struct Pair: Sendable, Equatable {
         public var first: Int
