@@ -62,9 +62,9 @@ public final class StableDiffusion: Sendable {
                 .files, "\(home.path) holds no vocab.json and merges.txt that can be read; copy or export the set again"
             )
         }
+        let shared = try Vocabulary(vocabulary: vocabulary, merges: merges)
         return try info.tokenizers.map {
-            try CLIPTokenizer(
-                vocabulary: vocabulary, merges: merges, start: $0.start, end: $0.end, pad: $0.pad, length: $0.length)
+            try CLIPTokenizer(vocabulary: shared, start: $0.start, end: $0.end, pad: $0.pad, length: $0.length)
         }
     }
 

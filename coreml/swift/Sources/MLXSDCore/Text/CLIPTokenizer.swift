@@ -15,7 +15,12 @@ public struct CLIPTokenizer: Sendable {
     ///
     /// Throws DiffusionError where the files are no vocabulary, or do not fit together or to the ids.
     public init(vocabulary: Data, merges: Data, start: Int, end: Int, pad: Int, length: Int) throws {
-        let vocabulary = try Vocabulary(vocabulary: vocabulary, merges: merges, unknown: end)
+        let vocabulary = try Vocabulary(vocabulary: vocabulary, merges: merges)
+        try self.init(vocabulary: vocabulary, start: start, end: end, pad: pad, length: length)
+    }
+
+    /// Takes a vocabulary, which tokenizers may share; throws as the other.
+    init(vocabulary: Vocabulary, start: Int, end: Int, pad: Int, length: Int) throws {
         guard length > 2 else {
             throw DiffusionError(.files, "a tokenizer's length is above 2, not \(length)")
         }
@@ -73,7 +78,7 @@ public struct CLIPTokenizer: Sendable {
     private func append(_ scalars: ArraySlice<Unicode.Scalar>, to ids: inout [Int]) {
         if scalars.isEmpty { return }
         let text = Self.lowercased(UnicodeForms.composed(Array(scalars)))
-        for word in CLIPPattern.words(text) { vocabulary.append(text[word], to: &ids) }
+        for word in CLIPPattern.words(text) { vocabulary.append(text[word], unknown: end, to: &ids) }
     }
 
     /// Returns scalars in lower case, each by itself: a final sigma is no special case.

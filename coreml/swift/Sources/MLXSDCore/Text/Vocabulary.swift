@@ -10,11 +10,11 @@ struct Vocabulary: Sendable {
     private let ids: [String: Int32]
     private let texts: [Int32: String]
     private let merges: [UInt64: Merge]
-    private let within: [Int32]  // the id of each byte within a word
-    private let last: [Int32]  // the id of each byte at the end of a word
+    private let within: [Int32?]  // the id of each byte within a word
+    private let last: [Int32?]  // the id of each byte at the end of a word
 
-    /// Reads the contents of vocab.json and merges.txt; `unknown` is the id for bytes that the vocabulary lacks.
-    init(vocabulary: Data, merges: Data, unknown: Int) throws {
+    /// Reads the contents of vocab.json and merges.txt.
+    init(vocabulary: Data, merges: Data) throws {
         let ids: [String: Int32]
         do {
             ids = try JSONDecoder().decode([String: Int32].self, from: vocabulary)
@@ -24,9 +24,8 @@ struct Vocabulary: Sendable {
         self.ids = ids
         texts = Dictionary(ids.map { ($1, $0) }) { first, _ in first }
         let names = Self.byteNames()
-        let unknown = Int32(truncatingIfNeeded: unknown)
-        within = names.map { ids[$0] ?? unknown }
-        last = names.map { ids[$0 + "</w>"] ?? unknown }
+        within = names.map { ids[$0] }
+        last = names.map { ids[$0 + "</w>"] }
         self.merges = try Self.merges(merges, ids)
     }
 
@@ -37,11 +36,14 @@ struct Vocabulary: Sendable {
     func text(_ id: Int) -> String? { Int32(exactly: id).flatMap { texts[$0] } }
 
     /// Appends the ids of a word: its bytes, of which the pair of the lowest rank is joined until there is none.
-    func append(_ word: ArraySlice<Unicode.Scalar>, to result: inout [Int]) {
+    ///
+    /// `unknown` is the id for bytes that the vocabulary lacks.
+    func append(_ word: ArraySlice<Unicode.Scalar>, unknown: Int, to result: inout [Int]) {
+        let unknown = Int32(truncatingIfNeeded: unknown)
         var tokens: [Int32] = []
         for byte in word.lazy.flatMap({ UTF8.encode($0) ?? .init() }) { tokens.append(Int32(byte)) }
         guard let final = tokens.last else { return }
-        tokens = tokens.dropLast().map { within[Int($0)] } + [last[Int(final)]]
+        tokens = tokens.dropLast().map { within[Int($0)] ?? unknown } + [last[Int(final)] ?? unknown]
         // The rank of each token with the next one, and of the last with none.
         var ranks = tokens.indices.map { rank(tokens, at: $0) }
         while let place = lowest(ranks) {
