@@ -142,8 +142,7 @@ struct GenerationPlan: Sendable {
                     + "\(evaluations) evaluations; give it more of them, or more steps")
         }
         let acting = ControlNetworks(networks: controls, runner: runner, evaluations: evaluations, isGuessing: false)
-        let guidancePlan = try GuidancePlan(
-            evaluations: evaluations, guidance: isGuided ? max(Double(guidance), 2) : 1, stop: guidanceStop)
+        let guidancePlan = try GuidancePlan(evaluations: evaluations, isGuided: isGuided, stop: guidanceStop)
         texts = guidancePlan.texts
         if guidanceStop != nil, isComposed {
             throw DiffusionError(.request, "AND joins prompts by their guidance, which does not stop; leave AND out")

@@ -78,18 +78,18 @@ public struct GuidancePlan: Sendable, Equatable {
     ///
     /// - Parameters:
     ///   - evaluations: how many the run has.
-    ///   - guidance: the scale; at most 1 is none.
+    ///   - isGuided: whether there is guidance at all.
     ///   - stop: the first evaluation without guidance, counted from 0; nil guides to the end.
     ///
     /// Throws `DiffusionError(.request)` where the run ends before `stop`.
-    public init(evaluations: Int, guidance: Double, stop: Int? = nil) throws {
+    public init(evaluations: Int, isGuided: Bool, stop: Int? = nil) throws {
         if let stop, !(1..<max(evaluations, 1)).contains(stop) {
             throw DiffusionError(
                 .request,
                 "guidance is to stop at evaluation \(stop), but there are only \(evaluations), from 0 to "
                     + "\(evaluations - 1); choose 1 or more, an earlier one, or more steps")
         }
-        texts = (0..<evaluations).map { guidance > 1 && $0 < stop ?? evaluations ? .both : .prompt }
+        texts = (0..<evaluations).map { isGuided && $0 < stop ?? evaluations ? .both : .prompt }
     }
 
     /// Where the batch changes its size, so that no earlier deep features fit: restarts of a `CachePolicy`.

@@ -71,13 +71,13 @@ import Testing
 
     @Test("Guidance that stops has one row fewer from there on, and the cache restarts there")
     func guidance() throws {
-        let plan = try GuidancePlan(evaluations: 10, guidance: 7.5, stop: 6)
+        let plan = try GuidancePlan(evaluations: 10, isGuided: true, stop: 6)
         #expect(plan.texts == Array(repeating: .both, count: 6) + Array(repeating: .prompt, count: 4))
         #expect(plan.restarts == [6])
-        #expect(try GuidancePlan(evaluations: 10, guidance: 1).texts == Array(repeating: .prompt, count: 10))
-        #expect(try GuidancePlan(evaluations: 10, guidance: 2).restarts.isEmpty)
-        #expect(throws: DiffusionError.self) { try GuidancePlan(evaluations: 10, guidance: 7.5, stop: 10) }
-        #expect(throws: DiffusionError.self) { try GuidancePlan(evaluations: 10, guidance: 7.5, stop: 0) }
+        #expect(try GuidancePlan(evaluations: 10, isGuided: false).texts == Array(repeating: .prompt, count: 10))
+        #expect(try GuidancePlan(evaluations: 10, isGuided: true).restarts.isEmpty)
+        #expect(throws: DiffusionError.self) { try GuidancePlan(evaluations: 10, isGuided: true, stop: 10) }
+        #expect(throws: DiffusionError.self) { try GuidancePlan(evaluations: 10, isGuided: true, stop: 0) }
     }
 
     @Test("T-GATE's numbers read as in Python")
