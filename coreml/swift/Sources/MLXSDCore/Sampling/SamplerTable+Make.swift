@@ -53,9 +53,7 @@ extension SamplerTable {
             throw DiffusionError(
                 .request, "the step to begin at must be from 0 to \(count - 1) where there are \(count), not \(begin)")
         }
-        guard let method = Samplers.named(choice.sampler) else {
-            throw Suggestions.unknown("sampler", choice.sampler, Samplers.names)
-        }
+        let method = try Samplers.named(choice.sampler)
         let grid = try method.grid(scheduler, count, choice.schedule, choice.options.rho ?? Schedules.rho)
         guard zip(grid.steps, grid.steps.dropFirst()).allSatisfy({ $0.start != $1.start }) else {
             throw DiffusionError(

@@ -112,7 +112,13 @@ public enum Samplers {
     /// The names of all samplers.
     public static let names = all.map(\.name)
 
-    static func named(_ name: String) -> Sampler? { all.first { $0.name == name } }
+    /// Returns a sampler by our name; throws `DiffusionError(.request)` where there is none.
+    static func named(_ name: String) throws -> Sampler {
+        guard let sampler = all.first(where: { $0.name == name }) else {
+            throw Suggestions.unknown("sampler", name, names)
+        }
+        return sampler
+    }
 
     /// A sampler, a resolved schedule and the options of a run.
     public struct Choice: Sendable, Equatable {
@@ -132,7 +138,7 @@ public enum Samplers {
             throw DiffusionError(
                 .request, "\(scheduler.problem ?? ""); choose a sampler: \(names.joined(separator: ", "))")
         }
-        guard let method = named(name) else { throw Suggestions.unknown("sampler", name, names) }
+        let method = try named(name)
         var possible = method.schedules
         if scheduler.edm != nil {
             possible = edmSchedules.filter(possible.contains)
