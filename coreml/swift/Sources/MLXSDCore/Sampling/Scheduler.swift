@@ -10,7 +10,7 @@ public struct Scheduler: Sendable, Equatable {
         public var sigmaData: Double
     }
 
-    enum BetaSchedule: String {
+    private enum BetaSchedule: String {
         case linear
         case scaledLinear = "scaled_linear"
         case cosine = "squaredcos_cap_v2"
@@ -25,9 +25,6 @@ public struct Scheduler: Sendable, Equatable {
     public let className: String
     public let prediction: PredictionType
     public let trainTimesteps: Int
-    let betaStart, betaEnd: Double
-    let betaSchedule: BetaSchedule
-    let trainedBetas: [Float]?
     let zeroSNR: Bool
     let timestepSpacing: String?
     /// "karras", "exponential" or "beta", used instead of a spacing.
@@ -83,12 +80,12 @@ public struct Scheduler: Sendable, Equatable {
         let type = try config.only("prediction_type", ["epsilon", "v_prediction", "sample"])
         prediction = edm != nil && type == "epsilon" ? .edm : PredictionType(rawValue: type ?? "") ?? .epsilon
         let betas = config.take("trained_betas")
-        trainedBetas = betas == .null ? nil : betas.list.compactMap(\.number).map(Float.init)
+        let trainedBetas = betas == .null ? nil : betas.list.compactMap(\.number).map(Float.init)
         trainTimesteps = try config.integer("num_train_timesteps", 1000)
-        betaStart = try config.number("beta_start", 0.0001)
-        betaEnd = try config.number("beta_end", 0.02)
+        let betaStart = try config.number("beta_start", 0.0001)
+        let betaEnd = try config.number("beta_end", 0.02)
         let shape = try config.only("beta_schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
-        betaSchedule = BetaSchedule(rawValue: shape ?? "") ?? .linear
+        let betaSchedule = BetaSchedule(rawValue: shape ?? "") ?? .linear
         zeroSNR = config.flag("rescale_betas_zero_snr", false)
         timestepSpacing = try config.only("timestep_spacing", [nil] + Self.spacings)
         stepsOffset = try config.integer("steps_offset", 0)
