@@ -105,8 +105,7 @@ public enum SamplerNames {
     /// Every name of a sampler, as `key` writes it, without the schedules that may follow.
     static let samplerTable: [String: Meaning] = {
         var table: [String: Meaning] = [:]
-        for name in SchedulerClasses.names {
-            guard let meaning = SchedulerClasses.meaning(name) else { continue }
+        for (name, meaning) in SchedulerClasses.meanings {
             table[key(name)] = (meaning.sampler ?? meaning.algorithms.first?.sampler).map { Meaning(sampler: $0) }
         }
         for name in Samplers.names { table[key(name)] = Meaning(sampler: name) }

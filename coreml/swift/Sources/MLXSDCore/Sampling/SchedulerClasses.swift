@@ -76,54 +76,41 @@ enum SchedulerClasses {
         Algorithm(type: type, sampler: sampler, orders: orders)
     }
 
-    /// Returns the meaning of a class by its name without "Scheduler"; nil for a class with no equal here.
-    static func meaning(_ name: String) -> Meaning? {
-        let deis = ["deis", "dpmsolver", "dpmsolver++"].map { algorithm($0, "deis") }
-        switch name {
-        case "DDIM": return Meaning(sampler: "ddim", fields: clipped)
-        case "DDPM": return Meaning(sampler: "ddpm", fields: clipped.merging(["variance_type": variance]) { $1 })
-        case "PNDM": return Meaning(sampler: "plms")
-        case "LMSDiscrete": return Meaning(sampler: "lms")
-        case "EulerDiscrete": return Meaning(sampler: "euler", fields: sigmaRange.merging(eulerFields) { $1 })
-        case "EulerAncestralDiscrete": return Meaning(sampler: "euler_ancestral")
-        case "HeunDiscrete": return Meaning(sampler: "heun")
-        case "DPMSolverMultistep":
-            return Meaning(
-                algorithms: [
-                    algorithm("dpmsolver++", "dpmpp_2m"), algorithm("sde-dpmsolver++", "dpmpp_2m_sde", [2, 1]),
-                    algorithm("dpmsolver", "dpm_2m"), algorithm("deis", "dpmpp_2m"),
-                ], solverTypes: dpmTypes, fields: dpmFields)
-        case "DPMSolverSinglestep":
-            return Meaning(
-                algorithms: [algorithm("dpmsolver++", "dpmpp_2s")], solverTypes: dpmTypes, fields: dpmFields)
-        case "DEISMultistep": return Meaning(algorithms: deis, fields: ["variance_type": Field(.null)])
-        case "UniPCMultistep":
-            return Meaning(
-                algorithms: [algorithm(nil, "unipc"), algorithm("dpmsolver++", "unipc")], solverTypes: unipcTypes,
-                fields: sigmaRange.merging(unipcFields) { $1 })
-        case "LCM": return Meaning(sampler: "lcm")
-        case "TCD": return Meaning(sampler: "tcd")
-        case "EDMEuler": return Meaning(sampler: "euler")
-        case "EDMDPMSolverMultistep":
-            return Meaning(
-                algorithms: [
-                    algorithm("dpmsolver++", "dpmpp_2m"), algorithm("sde-dpmsolver++", "dpmpp_2m_sde", [2, 1]),
-                ], solverTypes: dpmTypes)
-        default: return nil
-        }
-    }
-
-    /// The names of the classes, without "Scheduler".
-    static let names = [
-        "DDIM", "DDPM", "PNDM", "LMSDiscrete", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete",
-        "DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep", "UniPCMultistep", "LCM", "TCD", "EDMEuler",
-        "EDMDPMSolverMultistep",
+    /// The classes that have an equal here, by their names without "Scheduler".
+    static let meanings: [String: Meaning] = [
+        "DDIM": Meaning(sampler: "ddim", fields: clipped),
+        "DDPM": Meaning(sampler: "ddpm", fields: clipped.merging(["variance_type": variance]) { $1 }),
+        "PNDM": Meaning(sampler: "plms"),
+        "LMSDiscrete": Meaning(sampler: "lms"),
+        "EulerDiscrete": Meaning(sampler: "euler", fields: sigmaRange.merging(eulerFields) { $1 }),
+        "EulerAncestralDiscrete": Meaning(sampler: "euler_ancestral"),
+        "HeunDiscrete": Meaning(sampler: "heun"),
+        "DPMSolverMultistep": Meaning(
+            algorithms: [
+                algorithm("dpmsolver++", "dpmpp_2m"), algorithm("sde-dpmsolver++", "dpmpp_2m_sde", [2, 1]),
+                algorithm("dpmsolver", "dpm_2m"), algorithm("deis", "dpmpp_2m"),
+            ], solverTypes: dpmTypes, fields: dpmFields),
+        "DPMSolverSinglestep": Meaning(
+            algorithms: [algorithm("dpmsolver++", "dpmpp_2s")], solverTypes: dpmTypes, fields: dpmFields),
+        "DEISMultistep": Meaning(
+            algorithms: ["deis", "dpmsolver", "dpmsolver++"].map { algorithm($0, "deis") },
+            fields: ["variance_type": Field(.null)]),
+        "UniPCMultistep": Meaning(
+            algorithms: [algorithm(nil, "unipc"), algorithm("dpmsolver++", "unipc")], solverTypes: unipcTypes,
+            fields: sigmaRange.merging(unipcFields) { $1 }),
+        "LCM": Meaning(sampler: "lcm"),
+        "TCD": Meaning(sampler: "tcd"),
+        "EDMEuler": Meaning(sampler: "euler"),
+        "EDMDPMSolverMultistep": Meaning(
+            algorithms: [
+                algorithm("dpmsolver++", "dpmpp_2m"), algorithm("sde-dpmsolver++", "dpmpp_2m_sde", [2, 1]),
+            ], solverTypes: dpmTypes),
     ]
 
     /// Returns the sampler, with its options, that a config's class and fields mean; takes those fields.
     static func sampler(_ config: inout ConfigFields, className: String) throws -> (String, SolverOptions) {
         let name = className.hasSuffix("Scheduler") ? String(className.dropLast("Scheduler".count)) : ""
-        guard let meaning = meaning(name) else {
+        guard let meaning = meanings[name] else {
             throw DiffusionError(.files, "\(config.source): \(className) is not among the samplers here")
         }
         var options = SolverOptions()
