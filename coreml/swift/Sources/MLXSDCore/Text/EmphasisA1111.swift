@@ -75,9 +75,7 @@ struct EmphasisA1111 {
     private mutating func append(_ text: PromptText.Scalars) {
         var start = text.startIndex
         for place in PromptText.places(of: "BREAK", in: text) {
-            var end = place.lowerBound
-            while end > start, PromptText.isSpace(text[end - 1]) { end -= 1 }
-            pieces.append(PromptPiece(text: Array(text[start..<end])))
+            pieces.append(PromptPiece(text: Array(PromptText.withoutSpacesBehind(text[start..<place.lowerBound]))))
             breaks.append(pieces.count)
             start = text[place.upperBound...].drop(while: PromptText.isSpace).startIndex
         }

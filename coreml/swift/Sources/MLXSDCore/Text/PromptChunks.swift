@@ -77,7 +77,7 @@ public func promptChunks(
 
 private func tokens(_ pieces: [PromptPiece], _ tokenizer: CLIPTokenizer) -> [WeightedToken] {
     pieces.flatMap { piece in
-        tokenizer.words(String(String.UnicodeScalarView(piece.text))).map {
+        tokenizer.words(PromptText.string(piece.text)).map {
             WeightedToken(id: $0, weight: piece.weight)
         }
     }
@@ -156,7 +156,7 @@ private func loraTag(_ text: [Unicode.Scalar]) -> String? {
             let rest = text[(place + name.unicodeScalars.count)...]
             guard let end = rest.firstIndex(where: { $0 == "<" || $0 == ">" }), text[end] == ">" else { continue }
             guard let first = rest.first, first != ":", first != ">" else { continue }
-            return String(String.UnicodeScalarView(text[place...end]))
+            return PromptText.string(text[place...end])
         }
     }
     return nil
@@ -172,7 +172,7 @@ private func embedding(_ text: [Unicode.Scalar]) -> String? {
                 let name = word[(place + mark.count)...].prefix {
                     !PromptText.isSpace($0) && !",()".unicodeScalars.contains($0)
                 }
-                if !name.isEmpty { return String(String.UnicodeScalarView(word[place..<name.endIndex])) }
+                if !name.isEmpty { return PromptText.string(word[place..<name.endIndex]) }
             }
         }
     }

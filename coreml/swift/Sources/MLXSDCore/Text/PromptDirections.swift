@@ -22,10 +22,11 @@ public struct PromptDirection: Sendable, Equatable {
     }
 
     private static func one(_ text: PromptText.Scalars) -> PromptDirection {
+        var (text, number) = (text, 1.0)
         if let colon = text.lastIndex(of: ":"), let weight = weight(text[(colon + 1)...]) {
-            return PromptDirection(text: string(withoutSpacesBehind(text[..<colon])), weight: weight)
+            (text, number) = (text[..<colon], weight)
         }
-        return PromptDirection(text: string(withoutSpacesBehind(text)))
+        return PromptDirection(text: PromptText.string(PromptText.withoutSpacesBehind(text)), weight: number)
     }
 
     private static func weight(_ text: PromptText.Scalars) -> Double? {
@@ -33,15 +34,5 @@ public struct PromptDirection: Sendable, Equatable {
         let unsigned = digits.first == "+" || digits.first == "-" ? digits.dropFirst() : digits
         guard unsigned.allSatisfy({ $0 == "." || PromptText.digit($0) != nil }) else { return nil }
         return PromptText.number(digits)
-    }
-
-    private static func withoutSpacesBehind(_ text: PromptText.Scalars) -> PromptText.Scalars {
-        var text = text
-        while let last = text.last, PromptText.isSpace(last) { text.removeLast() }
-        return text
-    }
-
-    private static func string(_ scalars: PromptText.Scalars) -> String {
-        String(String.UnicodeScalarView(scalars))
     }
 }

@@ -24,9 +24,19 @@ enum PromptText {
 
     /// Returns a text without spaces around it.
     static func trimmed(_ text: Scalars) -> Scalars {
-        var text = text.drop(while: isSpace)
+        withoutSpacesBehind(text.drop(while: isSpace))
+    }
+
+    /// Returns a text without spaces at its end.
+    static func withoutSpacesBehind(_ text: Scalars) -> Scalars {
+        var text = text
         while let last = text.last, isSpace(last) { text.removeLast() }
         return text
+    }
+
+    /// Returns scalars as text.
+    static func string(_ scalars: some Sequence<Unicode.Scalar>) -> String {
+        String(String.UnicodeScalarView(scalars))
     }
 
     /// Returns the ranges of a word, such as BREAK, that stands by itself: `\bBREAK\b`.
