@@ -49,14 +49,7 @@ struct Recording: Sendable {
 
     /// Returns the numbers of an entry.
     func tensor(_ entry: Entry) -> Tensor {
-        let values = numbers.withUnsafeBytes { bytes in
-            (0..<entry.count).map { i in
-                let place = 4 * (entry.offset + i)
-                return Float(
-                    bitPattern: UInt32(littleEndian: bytes.loadUnaligned(fromByteOffset: place, as: UInt32.self)))
-            }
-        }
-        return Tensor(shape: entry.shape, values: values)
+        Tensor(shape: entry.shape, values: numbers.floats(from: entry.offset, count: entry.count))
     }
 
     /// Returns the largest difference to an entry, over its largest number; infinite for another shape or for NaN.

@@ -85,12 +85,7 @@ struct GoldenPicture: Sendable {
         guard !entry.shape.isEmpty, let data = try? Data(contentsOf: file), data.count == 4 * count else {
             throw DiffusionError(.files, "\(file.path) is missing or has another length; copy the set again")
         }
-        let values = data.withUnsafeBytes { bytes in
-            (0..<count).map {
-                Float(bitPattern: UInt32(littleEndian: bytes.loadUnaligned(fromByteOffset: 4 * $0, as: UInt32.self)))
-            }
-        }
-        return Tensor(shape: entry.shape, values: values)
+        return Tensor(shape: entry.shape, values: data.floats(count: count))
     }
 
     /// Returns an array that `init` found.
