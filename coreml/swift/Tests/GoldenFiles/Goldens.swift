@@ -34,14 +34,21 @@ public enum Goldens {
 
     /// Reads a golden file of float32 numbers in little-endian order.
     public static func floats(_ path: String) throws -> [Float] {
+        try integers(path, as: UInt32.self).map(Float.init(bitPattern:))
+    }
+
+    /// Reads a golden file of whole numbers, or of the bits of others, in little-endian order.
+    public static func integers<T: FixedWidthInteger & BitwiseCopyable>(
+        _ path: String, as type: T.Type = T.self
+    ) throws -> [T] {
         let bytes = try data(path)
-        guard bytes.count % 4 == 0 else {
-            throw Missing(description: "\(path) has \(bytes.count) bytes, which are not float32 numbers")
+        let size = MemoryLayout<T>.size
+        guard bytes.count % size == 0 else {
+            throw Missing(description: "\(path) has \(bytes.count) bytes, which are not numbers of \(size) bytes")
         }
         return bytes.withUnsafeBytes { buffer in
-            (0..<buffer.count / 4).map { index in
-                let bits = buffer.loadUnaligned(fromByteOffset: 4 * index, as: UInt32.self)
-                return Float(bitPattern: UInt32(littleEndian: bits))
+            stride(from: 0, to: buffer.count, by: size).map {
+                T(littleEndian: buffer.loadUnaligned(fromByteOffset: $0, as: type))
             }
         }
     }

@@ -10,12 +10,6 @@ import Testing
         first.bitPattern == second.bitPattern || (first.isNaN && second.isNaN)
     }
 
-    private func words(_ path: String) throws -> [UInt16] {
-        try Goldens.data(path).withUnsafeBytes { bytes in
-            (0..<bytes.count / 2).map { bytes.loadUnaligned(fromByteOffset: 2 * $0, as: UInt16.self).littleEndian }
-        }
-    }
-
     @Test func everyHalfIsTheNumberThatNumPyReads() throws {
         let expected = try Goldens.floats("numbers/halves.f32")
         let widened = (0...UInt16.max).map(HalfFloat.float)
@@ -34,7 +28,7 @@ import Testing
 
     @Test func roundsAsNumPyAtEveryMiddleAndBesideIt() throws {
         let values = try Goldens.floats("numbers/rounded.f32")
-        let expected = try words("numbers/rounded.u16")
+        let expected = try Goldens.integers("numbers/rounded.u16", as: UInt16.self)
         #expect(values.count > 180_000)
         #expect(values.map(HalfFloat.bits) == expected)
     }

@@ -103,12 +103,7 @@ enum SamplingGoldens {
 
     private static func load() throws -> (schedulers: [String: Scheduler], cases: [Golden]) {
         let index: Index = try Goldens.json("sampling/index.json")
-        let data = try Goldens.data("sampling/tables.f64")
-        let numbers = data.withUnsafeBytes { bytes in
-            (0..<bytes.count / 8).map {
-                Double(bitPattern: UInt64(littleEndian: bytes.loadUnaligned(fromByteOffset: 8 * $0, as: UInt64.self)))
-            }
-        }
+        let numbers = try Goldens.integers("sampling/tables.f64", as: UInt64.self).map(Double.init(bitPattern:))
         let latents = try Goldens.floats("sampling/latents.f32")
         var reader = Reader(numbers: numbers)
         var used = 0
