@@ -22,21 +22,17 @@ extension ControlRequest: Codable {
             throw DiffusionError(
                 .request, "a control network has no \"\(other)\"; it has \(known.joined(separator: ", "))")
         }
-        func text(_ key: CodingKeys) throws -> String? {
+        func read<T>(_ key: CodingKeys, _ kind: String, _ meaning: (JSONValue) -> T?) throws -> T? {
             guard let value = fields[key.rawValue], value != .null else { return nil }
-            guard let text = value.string else {
+            guard let read = meaning(value) else {
                 throw DiffusionError(
-                    .request, "the \(key.rawValue) of a control network must be text, not \(value.shown)")
+                    .request, "the \(key.rawValue) of a control network must be \(kind), not \(value.shown)")
             }
-            return text
+            return read
         }
+        func text(_ key: CodingKeys) throws -> String? { try read(key, "text", \.string) }
         func number(_ key: CodingKeys, _ fallback: Double) throws -> Double {
-            guard let value = fields[key.rawValue], value != .null else { return fallback }
-            guard let number = value.number else {
-                throw DiffusionError(
-                    .request, "the \(key.rawValue) of a control network must be a number, not \(value.shown)")
-            }
-            return number
+            try read(key, "a number", \.number) ?? fallback
         }
         guard let model = try text(.model), let image = try text(.image) else {
             throw DiffusionError(.request, "a control network needs a model and an image")

@@ -16,16 +16,20 @@ struct ConfigFields {
 
     /// Reads a number that may be absent.
     mutating func number(_ name: String, _ fallback: Double) throws -> Double {
-        guard let value = unread.removeValue(forKey: name) else { return fallback }
-        guard let number = value.number else { throw unsupported(name, value, ["a number"]) }
-        return number
+        try read(name, fallback, "a number", \.number)
     }
 
     /// Reads a whole number that may be absent.
     mutating func integer(_ name: String, _ fallback: Int) throws -> Int {
+        try read(name, fallback, "a whole number", \.integer)
+    }
+
+    private mutating func read<T>(
+        _ name: String, _ fallback: T, _ kind: String, _ meaning: (JSONValue) -> T?
+    ) throws -> T {
         guard let value = unread.removeValue(forKey: name) else { return fallback }
-        guard let integer = value.integer else { throw unsupported(name, value, ["a whole number"]) }
-        return integer
+        guard let read = meaning(value) else { throw unsupported(name, value, [kind]) }
+        return read
     }
 
     /// Reads a switch that may be absent; null is false.
