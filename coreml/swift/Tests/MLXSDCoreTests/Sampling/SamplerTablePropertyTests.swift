@@ -4,19 +4,6 @@ import Testing
 @testable import MLXSDCore
 
 @Suite struct SamplerTablePropertyTests {
-    /// A small generator of random numbers, so that the settings are the same in every run.
-    private struct Generator: RandomNumberGenerator {
-        var state: UInt64
-
-        mutating func next() -> UInt64 {  // SplitMix64
-            state &+= 0x9E37_79B9_7F4A_7C15
-            var z = state
-            z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-            z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-            return z ^ (z >> 31)
-        }
-    }
-
     private static func scheduler(_ fields: [String: JSONValue]) throws -> Scheduler {
         let common: [String: JSONValue] = [
             "beta_start": .number(0.00085), "beta_end": .number(0.012), "beta_schedule": .string("scaled_linear"),
@@ -44,7 +31,7 @@ import Testing
 
     @Test("500 random tables: rows, last level, finite weights and consistent caches")
     func tables() throws {
-        var generator = Generator(state: 18)
+        var generator = SeededRandom(seed: 18)
         let schedulers = try Self.schedulers()
         var (made, refused) = (0, 0)
         while made < 500 {
