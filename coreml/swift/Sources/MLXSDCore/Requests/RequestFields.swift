@@ -30,6 +30,8 @@ enum RequestFields {
         "checkpoint_hash", "lora_hashes", "init_image_hash", "mask_hash", "refiner_hash", "vae_hash", "hires_hash",
     ]
 
+    private static let dtypes = ["float16", "bfloat16", "float32"]
+
     private static let ways: [String: String] = [
         "loras": "merge them before the export (--lora)", "class": "model sets make pictures of prompts",
         "quantize": "compress the packages at the export", "clip_skip": "choose the layer at the export",
@@ -88,8 +90,8 @@ enum RequestFields {
                 throw DiffusionError(.request, "\(name) must be two whole numbers from 0 up, such as 1024x768")
             }
         }
-        if let dtype = request.dtype, !["float16", "bfloat16", "float32"].contains(dtype) {
-            throw Suggestions.unknown("dtype", dtype, ["float16", "bfloat16", "float32"])
+        if let dtype = request.dtype, !dtypes.contains(dtype) {
+            throw Suggestions.unknown("dtype", dtype, dtypes)
         }
         for control in request.controls { try control.check() }
     }

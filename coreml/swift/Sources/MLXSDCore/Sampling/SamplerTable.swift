@@ -158,17 +158,14 @@ public struct SamplerTable: Sendable, Equatable {
     ///
     /// Throws `DiffusionError` where the policy does not fit the number of evaluations, or levels are missing.
     public func cached(by policy: CachePolicy?, restarts: Set<Int> = []) throws -> SamplerTable {
-        guard let policy else {
-            var table = self
-            (table.deepcache, table.plan) = (nil, EvaluationPlan.allFull(rows.count))
-            return table
-        }
+        var table = self
+        (table.deepcache, table.plan) = (policy?.description, EvaluationPlan.allFull(rows.count))
+        guard let policy else { return table }
+        let logSNR = logSNR
         guard logSNR.count == rows.count else {
             throw DiffusionError(
                 .files, "this sampler table holds no noise levels; make it from the model set's scheduler instead")
         }
-        var table = self
-        table.deepcache = policy.description
         table.plan = try policy.plan(logSNR: logSNR, restarts: restarts)
         return table
     }
