@@ -23,8 +23,7 @@ import Testing
         #expect(abs(sum - stream.sum) < 1e-7 * Double(values.count))
         let ends = values.prefix(stream.kept) + values.suffix(stream.kept)
         let expected = goldens[stream.offset..<stream.offset + 2 * stream.kept]
-        let worst = zip(ends, expected).map { abs($0 - $1) }.max() ?? 0
-        return (worst, zip(ends, expected).count { $0 != $1 })
+        return (largestDistance(ends, expected), zip(ends, expected).count { $0 != $1 })
     }
 
     @Test(arguments: [(NoiseSource.numpy, Float(0)), (.torch, 4.8e-7), (.cuda, 4.8e-7)])

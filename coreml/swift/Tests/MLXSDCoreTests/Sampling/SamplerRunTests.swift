@@ -26,7 +26,7 @@ import Testing
                     let level = try #require(table.rows[evaluation].level)
                     return zip(latents, image).map { ($0 - Float(level.signal) * $1) / Float(level.noise) }
                 })
-            let error = zip(final, image).map { abs($0 - $1) }.max() ?? .infinity
+            let error = largestDistance(final, image)
             #expect(error < 0.1, "\(name)")
         }
     }

@@ -12,8 +12,9 @@ import Testing
 
         mutating func add(_ ours: [Double], _ theirs: [Double], least: Double = 0, _ place: @autoclosure () -> String) {
             let scale = max(theirs.map(abs).max() ?? 0, least, 1e-30)
-            let error = ours.count == theirs.count ? zip(ours, theirs).map { abs($0 - $1) }.max() ?? 0 : .infinity
-            if !(error / scale <= worst) { (worst, self.place) = (error / scale, place()) }
+            let distance = largestDistance(ours, theirs)
+            let error = distance.isFinite ? distance / scale : .infinity
+            if error > worst { (worst, self.place) = (error, place()) }
         }
     }
 
@@ -33,6 +34,8 @@ import Testing
         far.add(
             [ours.clip?.limit ?? 0, ours.clip?.quantile ?? 0],
             [theirs.limit.isNaN ? 0 : theirs.limit, theirs.quantile.isNaN ? 0 : theirs.quantile], "\(name) clip")
+        let end = ours.end ?? NoiseLevel(signal: .nan, noise: .nan)
+        far.add([end.signal, end.noise], [theirs.end.signal, theirs.end.noise], "\(name) end")
         for (i, (our, their)) in zip(ours.rows, theirs.rows).enumerated() {
             // Timesteps count in whole ones; those of EDM checkpoints are logarithms.
             far.add([our.timestep], [their.timestep], least: 1, "\(name) timestep \(i)")
@@ -79,7 +82,7 @@ import Testing
             guard let theirs = golden.latents, let scheduler = schedulers[golden.entry.checkpoint] else { continue }
             let ours = try await SamplingGoldens.finalLatents(try golden.entry.table(scheduler))
             let largest = theirs.map(abs).max() ?? 0
-            let error = Double(zip(ours, theirs).map { abs($0 - $1) }.max() ?? .infinity) / Double(largest)
+            let error = Double(largestDistance(ours, theirs)) / Double(largest)
             // A few tables extrapolate so far that Python's own latents differ from processor to processor.
             if !(error <= 5e-6) {
                 exceptions += 1

@@ -46,7 +46,7 @@ import Testing
                 let condition = prompt.style == .comfy ? 1 : max(condition(before), condition(theirs))
                 plainlyCompared += condition < 16 ? 1 : 0
                 let scale = max(1, theirs.map(abs).max() ?? 0)
-                let worst = zip(own, theirs).map { abs($0 - $1) / scale }.max() ?? 0
+                let worst = largestDistance(own, theirs) / scale
                 #expect(worst <= 1e-6 * max(1, condition / 16), "\(prompt.text): \(worst), condition \(condition)")
             }
         }
