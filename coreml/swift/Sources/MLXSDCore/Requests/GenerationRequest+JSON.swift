@@ -142,11 +142,8 @@ extension GenerationRequest: Codable {
             let entries = try JSONDecoder().decode(JSONValue.self, from: JSONEncoder().encode(controls))
             values[CodingKeys.controls.rawValue] = entries
         }
-        for (name, value) in options.numbers {
-            values[name] = name == SolverOptions.CodingKeys.order.rawValue ? .integer(Int(value)) : .number(value)
-        }
-        if let kind = options.kind { values["kind"] = .string(kind) }
-        if let corrector = options.corrector { values["corrector"] = .bool(corrector) }
+        let set = try JSONDecoder().decode([String: JSONValue].self, from: JSONEncoder().encode(options))
+        values.merge(set) { $1 }
         try JSONValue.object(values).encode(to: encoder)
     }
 
