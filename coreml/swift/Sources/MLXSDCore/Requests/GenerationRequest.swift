@@ -1,5 +1,3 @@
-import Foundation
-
 /// Everything that decides one picture, under the names, units and defaults of Python's request record.
 ///
 /// The JSON is the same in both languages (`Request.to_json` there). Nil is the model set's default. `checked` says
