@@ -15,8 +15,13 @@ struct ImageCoding: Sendable {
 
     /// Decodes latents of the UNet, (1, channels, height, width).
     func decode(_ latents: Tensor) async throws -> RGBImage {
+        try await RGBImage(pixels: pixels(of: latents))
+    }
+
+    /// Decodes latents of the UNet to pixels about in [-1, 1], (1, 3, height, width).
+    func pixels(of latents: Tensor) async throws -> Tensor {
         let outputs = try await runner.run(Self.decoder, ["z": unscaled(latents)])
-        return try RGBImage(pixels: runner.output("image", of: outputs, role: Self.decoder))
+        return try runner.output("image", of: outputs, role: Self.decoder)
     }
 
     /// Encodes pixels in [-1, 1], (1, 3, height, width).

@@ -12,7 +12,7 @@ struct TextEncoding: Sendable {
     }
 
     /// What the text encoders made of a prompt.
-    private struct Encoded {
+    struct Encoded {
         let context: Tensor  // (1, tokens, channels) of all encoders side by side
         let pooled: Tensor?  // (1, width), of the last encoder
 
@@ -37,7 +37,8 @@ struct TextEncoding: Sendable {
         of plan: GenerationPlan, runner: NetworkRunner, reduceMemory: Bool
     ) async throws -> Conditions {
         let prompts = (plan.isGuided ? [plan.negative] : []) + plan.prompts.map(\.prompt)
-        var encoded = try await encode(prompts, plan, runner, reduceMemory)
+        var encoded = try await encode(
+            prompts, chunks: plan.chunks, style: plan.style, runner: runner, reduceMemory: reduceMemory)
         if plan.isGuided, plan.zerosForNegative { encoded[0] = encoded[0].zeros }
         var inputs = ["encoder_hidden_states": hiddenStates(encoded.map(\.context))]
         if pools {
@@ -50,17 +51,17 @@ struct TextEncoding: Sendable {
         return Conditions(inputs: inputs, isGuided: plan.isGuided, weights: plan.prompts.map(\.weight))
     }
 
-    private func encode(
-        _ prompts: [Prompt], _ plan: GenerationPlan, _ runner: NetworkRunner, _ reduceMemory: Bool
+    /// Encodes prompts, each filled up to so many chunks; reduceMemory: frees each encoder after its last run.
+    func encode(
+        _ prompts: [Prompt], chunks count: Int, style: PromptStyle, runner: NetworkRunner, reduceMemory: Bool
     ) async throws -> [Encoded] {
         var contexts: [[Tensor]] = prompts.map { _ in [] }
         var pooled: [Tensor?] = prompts.map { _ in nil }
-        let style = plan.style
         for (i, part) in info.networks.textEncoders.enumerated() {
             try await runner.backend.load(part.part, size: "any")
             var empty: Tensor?
             if prompts.contains(where: {
-                $0.chunks[i].count < plan.chunks || PromptWeights.needEmpty($0.chunks[i], style: style)
+                $0.chunks[i].count < count || PromptWeights.needEmpty($0.chunks[i], style: style)
             }) {
                 empty = try await run([.empty(tokenizers[i])], part.part, runner).hidden
             }
@@ -69,7 +70,7 @@ struct TextEncoding: Sendable {
                 let (hidden, pool) = try await run(chunks, part.part, runner)
                 pooled[number] = pool
                 let weighted = try PromptWeights.apply(chunks, to: hidden, empty: empty, style: style)
-                let padding = Array(repeating: empty, count: plan.chunks - chunks.count).compactMap { $0 }
+                let padding = Array(repeating: empty, count: count - chunks.count).compactMap { $0 }
                 let rows = Tensor.joined([weighted] + padding)
                 let (tokens, width) = (rows.rows * rows.shape[1], rows.shape[2])
                 contexts[number].append(Tensor(shape: [tokens, width], values: rows.values))
@@ -102,7 +103,7 @@ struct TextEncoding: Sendable {
     }
 
     /// Returns rows (1, tokens, channels) as the networks take them: for Core ML (rows, channels, 1, tokens).
-    private func hiddenStates(_ rows: [Tensor]) -> Tensor {
+    func hiddenStates(_ rows: [Tensor]) -> Tensor {
         let joined = Tensor.joined(rows)
         if info.isCoreAI { return joined }
         let (tokens, width) = (joined.shape[1], joined.shape[2])

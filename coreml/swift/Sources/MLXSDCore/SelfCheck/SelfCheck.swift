@@ -64,19 +64,20 @@ public struct SelfCheck: Sendable {
             if role.hasPrefix("unet"), ![fullRole, Denoiser.shallow].contains(role) { continue }
             try await backend.load(role, size: size)
         }
-        let loadSeconds = seconds(clock.now - start)
+        let loadSeconds = (clock.now - start).seconds
         start = clock.now
         let (states, inputs) = try await encode(runner)
-        let encodeSeconds = seconds(clock.now - start)
+        let encodeSeconds = (clock.now - start).seconds
         let evaluations = Double(2 * golden.table.rows.count)
-        var denoiser = self.denoiser(runner, inputs, fullRole)
-        denoiser.isGuided = false
-        let onGolden = try await predictions(denoiser) { progress(Double($0) / evaluations) }
-        denoiser.isGuided = golden.texts.count > 1
-        let (latents, evaluationSeconds) = try await sample(denoiser) { progress(0.5 + Double($0) / evaluations) }
+        let rows = denoiser(runner, inputs, fullRole, isGuided: false)
+        let onGolden = try await predictions(rows) { progress(Double($0) / evaluations) }
+        let guided = denoiser(runner, inputs, fullRole, isGuided: golden.texts.count > 1)
+        let (latents, evaluationSeconds) = try await sample(guided) { progress(0.5 + Double($0) / evaluations) }
         start = clock.now
-        let image = try await decode(latents[latents.count - 1], runner)
-        let decodeSeconds = seconds(clock.now - start)
+        let final = Tensor(shape: guided.shape, values: latents[latents.count - 1])
+        let pixels = try await ImageCoding(runner: runner).pixels(of: final)
+        let image = pixels.values.map { min(max($0, -1), 1) }
+        let decodeSeconds = (clock.now - start).seconds
         let steps = latents.enumerated().map { Self.distance($1, golden.entry($0, of: "latents")) }
         let worst = steps.indices.max {
             steps[$0] / golden.latentsTolerance[$0] < steps[$1] / golden.latentsTolerance[$1]
@@ -100,10 +101,6 @@ public struct SelfCheck: Sendable {
     private func part(_ name: String, _ values: [Float], _ array: String, _ tolerance: Double) -> SelfCheckReport.Part {
         SelfCheckReport.Part(
             name: name, distance: Self.distance(values, golden.array(array).values), tolerance: tolerance)
-    }
-
-    private func seconds(_ duration: Duration) -> Double {
-        Double(duration.components.seconds) + Double(duration.components.attoseconds) * 1e-18
     }
 }
 
@@ -149,38 +146,33 @@ extension SelfCheck {
 
     /// Returns the hidden states (rows, tokens, channels), and the inputs of the UNet beside latents and timestep.
     private func encode(_ runner: NetworkRunner) async throws -> (states: Tensor, inputs: [String: Tensor]) {
-        var rows: [Tensor] = []
-        var pooled: [Tensor] = []
-        for text in golden.texts {
-            var parts: [Tensor] = []
-            for (encoder, tokenizer) in zip(info.networks.textEncoders, tokenizers) {
-                let ids = tokenizer.encode(text)
-                let padded = ids + Array(repeating: tokenizer.pad, count: tokenizer.length - ids.count)
-                let input = Tensor(shape: [1, padded.count], values: padded.map(Float.init))
-                let outputs = try await runner.run(encoder.part, ["input_ids": input], size: "any")
-                let name = outputs["hidden_embeds"] == nil ? "last_hidden_state" : "hidden_embeds"
-                parts.append(try runner.output(name, of: outputs, role: encoder.part))
-                if encoder == info.networks.textEncoders.last, let pool = outputs["pooled_outputs"] {
-                    pooled.append(pool)
-                }
-            }
-            rows.append(Self.joined(parts))
-        }
-        let states = Tensor.joined(rows)
+        let encoding = TextEncoding(info: info, tokenizers: tokenizers)
+        let prompts = try golden.texts.map { try encoding.prompt($0, second: nil, style: .plain) }
+        let encoded = try await encoding.encode(
+            prompts, chunks: prompts.map(\.count).max() ?? 1, style: .plain, runner: runner, reduceMemory: false)
         var inputs = golden.arrays.filter { ["time_ids", "timestep_cond", "class_labels"].contains($0.key) }
-        if golden.arrays["text_embeds"] != nil { inputs["text_embeds"] = Tensor.joined(pooled) }
-        inputs["encoder_hidden_states"] = info.isCoreAI ? states : Self.channelsFirst(states)
-        return (states, inputs)
+        if golden.arrays["text_embeds"] != nil { inputs["text_embeds"] = .joined(encoded.compactMap(\.pooled)) }
+        inputs["encoder_hidden_states"] = encoding.hiddenStates(encoded.map(\.context))
+        return (.joined(encoded.map(\.context)), inputs)
     }
 
-    private func denoiser(_ runner: NetworkRunner, _ inputs: [String: Tensor], _ fullRole: String) -> GoldenDenoiser {
-        GoldenDenoiser(
-            runner: runner, inputs: inputs, fullRole: fullRole, golden: golden,
-            shape: [1] + golden.array("latents").shape.dropFirst())
+    /// Returns the UNet of the golden picture; isGuided: whether the rows of both texts become one prediction.
+    private func denoiser(
+        _ runner: NetworkRunner, _ inputs: [String: Tensor], _ fullRole: String, isGuided: Bool
+    ) -> Denoiser {
+        let rows = golden.table.rows
+        return Denoiser(
+            runner: runner,
+            conditions: Conditions(
+                inputs: inputs, isGuided: isGuided, weights: isGuided ? [1] : golden.texts.map { _ in 1 }),
+            texts: rows.map { _ in .both }, guidance: golden.guidance, rescale: 0, plan: golden.table.plan,
+            timesteps: rows.map(\.timestep), shape: [1] + golden.array("latents").shape.dropFirst(),
+            channels: golden.arrays["channels"].map { Tensor(shape: [1] + $0.shape, values: $0.values) },
+            controls: nil, fullRole: fullRole)
     }
 
     /// Evaluates the UNet on golden latents; returns the largest distance of a prediction.
-    private func predictions(_ denoiser: GoldenDenoiser, _ progress: (Int) -> Void) async throws -> Double {
+    private func predictions(_ denoiser: Denoiser, _ progress: (Int) -> Void) async throws -> Double {
         var worst = 0.0
         for evaluation in golden.table.rows.indices {
             try Task.checkCancellation()
@@ -194,7 +186,7 @@ extension SelfCheck {
 
     /// Makes the picture; returns the latents at each evaluation and at the end, and the seconds of each evaluation.
     private func sample(
-        _ denoiser: GoldenDenoiser, _ progress: (Int) -> Void
+        _ denoiser: Denoiser, _ progress: (Int) -> Void
     ) async throws -> (latents: [[Float]], seconds: [Double]) {
         var generator = try golden.noise.generator(seed: golden.seed)
         let count = denoiser.shape.reduce(1, *)
@@ -207,18 +199,10 @@ extension SelfCheck {
                 latents.append(x)
                 let start = clock.now
                 let prediction = try await denoiser.predict(x, evaluation)
-                times.append(seconds(clock.now - start))
+                times.append((clock.now - start).seconds)
                 progress(evaluation + 1)
                 return prediction
             })
         return (latents + [final], times)
-    }
-
-    /// Returns the pixels in [-1, 1] of final latents.
-    private func decode(_ latents: [Float], _ runner: NetworkRunner) async throws -> [Float] {
-        let shape = [1] + golden.array("latents").shape.dropFirst()
-        let z = ImageCoding(runner: runner).unscaled(Tensor(shape: shape, values: latents))
-        let outputs = try await runner.run(ImageCoding.decoder, ["z": z])
-        return try runner.output("image", of: outputs, role: ImageCoding.decoder).values.map { min(max($0, -1), 1) }
     }
 }
