@@ -106,7 +106,9 @@ public actor ModelStore {
             done += file.bytes
             progress(DownloadProgress(bytes: done, total: total, file: path))
         }
-        try info.verify(folder: partial)
+        try Task.checkCancellation()
+        try info.checkLengths(in: partial)  // each file was hashed when it came
+        try info.checkPackages(in: partial)
         do {
             try FileManager.default.moveItem(at: partial, to: target)
         } catch {
@@ -187,7 +189,10 @@ public actor ModelStore {
     ) async throws {
         let url = path.split(separator: "/").reduce(address) { $0.appendingPathComponent(String($1)) }
         let target = partial.appendingPathComponent(path)
-        if KeptFolder.bytes(ofFile: target) == file.bytes, try SHA256.hex(of: target) == file.sha256 { return }
+        if KeptFolder.bytes(ofFile: target) == file.bytes {
+            if try SHA256.hex(of: target) == file.sha256 { return }
+            try? FileManager.default.removeItem(at: target)
+        }
         for attempt in 0..<2 {
             let isContinued = try await HTTPFile.fetch(
                 url, to: target, bytes: file.bytes, configuration: configuration, progress: progress)
