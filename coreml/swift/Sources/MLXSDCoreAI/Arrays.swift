@@ -13,17 +13,7 @@
             guard let source = values.baseAddress else { return }
             let view = array.mutableRawView()
             view.withUnsafeMutableBytes { bytes, _, _ in
-                switch dtype {
-                case .float16:
-                    let target = bytes.assumingMemoryBound(to: UInt16.self)
-                    StridedArray.write(source, shape: shape, strides: strides, halves: target)
-                case .float32:
-                    let target = bytes.assumingMemoryBound(to: Float.self)
-                    StridedArray.write(source, shape: shape, strides: strides, floats: target)
-                case .int32:
-                    let target = bytes.assumingMemoryBound(to: Int32.self)
-                    StridedArray.write(source, shape: shape, strides: strides, integers: target)
-                }
+                StridedArray.write(source, to: bytes, of: dtype, shape: shape, strides: strides)
             }
         }
     }
@@ -37,17 +27,7 @@
         let values = [Float](unsafeUninitializedCapacity: count) { values, written in
             guard let target = values.baseAddress else { return }
             array.rawView().withUnsafeBytes { bytes, _, _ in
-                switch dtype {
-                case .float16:
-                    let source = bytes.assumingMemoryBound(to: UInt16.self)
-                    StridedArray.read(halves: source, shape: shape, strides: strides, into: target)
-                case .float32:
-                    let source = bytes.assumingMemoryBound(to: Float.self)
-                    StridedArray.read(floats: source, shape: shape, strides: strides, into: target)
-                case .int32:
-                    let source = bytes.assumingMemoryBound(to: Int32.self)
-                    StridedArray.read(integers: source, shape: shape, strides: strides, into: target)
-                }
+                StridedArray.read(bytes, of: dtype, shape: shape, strides: strides, into: target)
             }
             written = count
         }

@@ -30,17 +30,7 @@
             guard let source = values.baseAddress else { return }
             array.withUnsafeMutableBytes { bytes, strides in
                 guard let start = bytes.baseAddress else { return }
-                switch port.dtype {
-                case .float16:
-                    let target = start.assumingMemoryBound(to: UInt16.self)
-                    StridedArray.write(source, shape: port.shape, strides: strides, halves: target)
-                case .float32:
-                    let target = start.assumingMemoryBound(to: Float.self)
-                    StridedArray.write(source, shape: port.shape, strides: strides, floats: target)
-                case .int32:
-                    let target = start.assumingMemoryBound(to: Int32.self)
-                    StridedArray.write(source, shape: port.shape, strides: strides, integers: target)
-                }
+                StridedArray.write(source, to: start, of: port.dtype, shape: port.shape, strides: strides)
             }
         }
         return array
@@ -50,25 +40,14 @@
     func tensor(_ array: MLMultiArray, _ name: String) throws -> Tensor {
         let shape = array.shape.map(\.intValue)
         let strides = array.strides.map(\.intValue)
-        let type = array.dataType
-        guard [.float16, .float32, .int32].contains(type) else {
+        guard let dtype = ModelSetInfo.PortType(rawValue: MLXSDCoreML.name(of: array.dataType)) else {
             throw DiffusionError(.network, "\(name) is of a type that is neither float16, float32 nor int32")
         }
         let count = shape.reduce(1, *)
         let values = [Float](unsafeUninitializedCapacity: count) { values, written in
             array.withUnsafeBytes { bytes in
                 guard let target = values.baseAddress, let start = bytes.baseAddress else { return }
-                switch type {
-                case .float16:
-                    let source = start.assumingMemoryBound(to: UInt16.self)
-                    StridedArray.read(halves: source, shape: shape, strides: strides, into: target)
-                case .int32:
-                    let source = start.assumingMemoryBound(to: Int32.self)
-                    StridedArray.read(integers: source, shape: shape, strides: strides, into: target)
-                default:
-                    let source = start.assumingMemoryBound(to: Float.self)
-                    StridedArray.read(floats: source, shape: shape, strides: strides, into: target)
-                }
+                StridedArray.read(start, of: dtype, shape: shape, strides: strides, into: target)
                 written = count
             }
         }

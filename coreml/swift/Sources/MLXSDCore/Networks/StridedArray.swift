@@ -26,63 +26,51 @@ public enum StridedArray {
         }
     }
 
-    /// Copies an array of halves into numbers in row-major order.
-    public static func read(
-        halves: UnsafePointer<UInt16>, shape: [Int], strides: [Int], into values: UnsafeMutablePointer<Float>
-    ) {
-        let length = shape.last ?? 1
-        forEachRow(shape: shape, strides: strides) { index, place, step in
-            for i in 0..<length { values[index + i] = HalfFloat.float(halves[place + i * step]) }
-        }
-    }
-
-    /// Copies an array of numbers into row-major order.
-    public static func read(
-        floats: UnsafePointer<Float>, shape: [Int], strides: [Int], into values: UnsafeMutablePointer<Float>
-    ) {
-        let length = shape.last ?? 1
-        forEachRow(shape: shape, strides: strides) { index, place, step in
-            for i in 0..<length { values[index + i] = floats[place + i * step] }
-        }
-    }
-
-    /// Rounds numbers in row-major order into an array of halves.
+    /// Writes numbers in row-major order into an array of a type; halves are rounded, integers are whole already.
     public static func write(
-        _ values: UnsafePointer<Float>, shape: [Int], strides: [Int], halves: UnsafeMutablePointer<UInt16>
+        _ values: UnsafePointer<Float>, to array: UnsafeMutableRawPointer, of type: ModelSetInfo.PortType,
+        shape: [Int], strides: [Int]
     ) {
-        let length = shape.last ?? 1
-        forEachRow(shape: shape, strides: strides) { index, place, step in
-            for i in 0..<length { halves[place + i * step] = HalfFloat.bits(values[index + i]) }
+        switch type {
+        case .float16: write(values, to: array, shape, strides, HalfFloat.bits)
+        case .float32: write(values, to: array, shape, strides) { $0 }
+        case .int32: write(values, to: array, shape, strides) { Int32($0) }
         }
     }
 
-    /// Copies numbers in row-major order into an array of numbers.
-    public static func write(
-        _ values: UnsafePointer<Float>, shape: [Int], strides: [Int], floats: UnsafeMutablePointer<Float>
-    ) {
-        let length = shape.last ?? 1
-        forEachRow(shape: shape, strides: strides) { index, place, step in
-            for i in 0..<length { floats[place + i * step] = values[index + i] }
-        }
-    }
-
-    /// Copies whole numbers, stored as floats in row-major order, into an array of int32.
-    public static func write(
-        _ values: UnsafePointer<Float>, shape: [Int], strides: [Int], integers: UnsafeMutablePointer<Int32>
-    ) {
-        let length = shape.last ?? 1
-        forEachRow(shape: shape, strides: strides) { index, place, step in
-            for i in 0..<length { integers[place + i * step] = Int32(values[index + i]) }
-        }
-    }
-
-    /// Copies an array of int32 into floats in row-major order.
+    /// Reads an array of a type into numbers in row-major order.
     public static func read(
-        integers: UnsafePointer<Int32>, shape: [Int], strides: [Int], into values: UnsafeMutablePointer<Float>
+        _ array: UnsafeRawPointer, of type: ModelSetInfo.PortType, shape: [Int], strides: [Int],
+        into values: UnsafeMutablePointer<Float>
     ) {
+        switch type {
+        case .float16: read(array, shape, strides, into: values, HalfFloat.float)
+        case .float32: read(array, shape, strides, into: values) { $0 }
+        case .int32: read(array, shape, strides, into: values) { (number: Int32) in Float(number) }
+        }
+    }
+
+    @inline(__always)
+    private static func write<Number>(
+        _ values: UnsafePointer<Float>, to array: UnsafeMutableRawPointer, _ shape: [Int], _ strides: [Int],
+        _ convert: (Float) -> Number
+    ) {
+        let target = array.assumingMemoryBound(to: Number.self)
         let length = shape.last ?? 1
         forEachRow(shape: shape, strides: strides) { index, place, step in
-            for i in 0..<length { values[index + i] = Float(integers[place + i * step]) }
+            for i in 0..<length { target[place + i * step] = convert(values[index + i]) }
+        }
+    }
+
+    @inline(__always)
+    private static func read<Number>(
+        _ array: UnsafeRawPointer, _ shape: [Int], _ strides: [Int], into values: UnsafeMutablePointer<Float>,
+        _ convert: (Number) -> Float
+    ) {
+        let source = array.assumingMemoryBound(to: Number.self)
+        let length = shape.last ?? 1
+        forEachRow(shape: shape, strides: strides) { index, place, step in
+            for i in 0..<length { values[index + i] = convert(source[place + i * step]) }
         }
     }
 }
