@@ -11,7 +11,8 @@
         private let units: ComputeUnits
         private var loaded: [ModelSetInfo.FunctionName: InferenceFunction] = [:]
         private var loading: [ModelSetInfo.FunctionName: Task<InferenceFunction, any Error>] = [:]
-        private var features: [FeatureKey: NDArray] = [:]
+        private var features = KeptFeatures<NDArray>()
+        private var zeros: [ModelSetInfo.FunctionName: [String: NDArray]] = [:]
 
         /// Prepares to run a set; nothing is loaded yet.
         ///
@@ -35,6 +36,10 @@
             folder.appendingPathComponent("\(name).aimodel")
         }
 
+        private static func name(of step: ModelSetInfo.FunctionName) -> String {
+            "\(step.package).aimodel, \(step.function)"
+        }
+
         public nonisolated func has(_ role: String, size: String) -> Bool { info.has(role, size: size) }
 
         public func load(_ role: String, size: String) async throws {
@@ -42,13 +47,10 @@
         }
 
         public func unload(_ role: String, size: String) {
-            for step in (try? functions(of: role, size: size)) ?? [] { loaded[step] = nil }
+            for step in (try? functions(of: role, size: size)) ?? [] { (loaded[step], zeros[step]) = (nil, nil) }
         }
 
-        public func forget(_ keys: [FeatureKey]?) {
-            guard let keys else { return features.removeAll() }
-            for key in keys { features[key] = nil }
-        }
+        public func forget(_ keys: [FeatureKey]?) { features.forget(keys) }
 
         /// Returns the functions of a role; where there is one that writes the deep feature in place, it takes the place
         /// of unet_full.
@@ -66,17 +68,17 @@
                 let function = try await function(step)
                 guard let description = info.packages[step.package]?.functions[step.function] else { continue }
                 try Task.checkCancellation()
-                let name = "\(step.package).aimodel, \(step.function)"
                 let states = description.states ?? []
                 var values: [String: NDArray] = [:]
                 for (input, port) in description.inputs where !states.contains(input) {
                     if let known = computed[input] {
                         values[input] = known
                     } else {
-                        values[input] = try value(input, port, function, name, inputs[input], deepFeature)
+                        values[input] = try value(
+                            input, port, step, function, inputs[input], deepFeature)
                     }
                 }
-                let outputs = try await run(function, name, description, values)
+                let outputs = try await run(function, Self.name(of: step), description, values)
                 computed.merge(outputs) { $1 }
                 results = results.filter { description.inputs[$0.key] == nil }.merging(outputs) { $1 }
             }
@@ -122,44 +124,31 @@
 
         /// Returns the value of an input that no function before computed.
         private func value(
-            _ input: String, _ port: ModelSetInfo.Port, _ function: InferenceFunction, _ name: String,
-            _ tensor: Tensor?, _ deepFeature: [WeightedFeature]
+            _ input: String, _ port: ModelSetInfo.Port, _ step: ModelSetInfo.FunctionName,
+            _ function: InferenceFunction, _ given: Tensor?, _ deepFeature: [WeightedFeature]
         ) throws -> NDArray {
+            let name = Self.name(of: step)
             guard case .ndArray(let descriptor) = function.descriptor.inputDescriptor(of: input) else {
                 throw RoleInputs.missing(input, of: name)
             }
-            var array = NDArray(descriptor: descriptor)
+            func array(_ values: [Float]) throws -> NDArray {
+                var array = NDArray(descriptor: descriptor)
+                try write(values, into: &array, input)
+                return array
+            }
             if input == RoleInputs.deepFeature {
-                if let only = deepFeature.first, deepFeature.count == 1, only.weight == 1 {
-                    guard let feature = features[only.key] else { throw RoleInputs.missing(only.key) }
-                    return feature
-                }
-                try write(sum(deepFeature, port, name), into: &array, input)
-                return array
+                return try features.sum(
+                    deepFeature, port, of: name, numbers: { try tensor($0, input) }, array: array)
             }
-            guard let tensor else {
-                guard input.hasPrefix(RoleInputs.residual) else { throw RoleInputs.missing(input, of: name) }
-                try write([Float](repeating: 0, count: port.shape.reduce(1, *)), into: &array, input)
-                return array
+            if let given {
+                try RoleInputs.check(given, input, port, of: name)
+                return try array(given.values)
             }
-            try RoleInputs.check(tensor, input, port, of: name)
-            try write(tensor.values, into: &array, input)
-            return array
-        }
-
-        /// Returns the weighted sum of kept features.
-        private func sum(
-            _ weighted: [WeightedFeature], _ port: ModelSetInfo.Port, _ name: String
-        ) throws -> [Float] {
-            guard !weighted.isEmpty else { throw RoleInputs.missing(RoleInputs.deepFeature, of: name) }
-            var total = [Float](repeating: 0, count: port.shape.reduce(1, *))
-            for entry in weighted {
-                guard let feature = features[entry.key] else { throw RoleInputs.missing(entry.key) }
-                let numbers = try tensor(feature, RoleInputs.deepFeature)
-                try RoleInputs.check(numbers, RoleInputs.deepFeature, port, of: name)
-                for index in total.indices { total[index] += entry.weight * numbers.values[index] }
-            }
-            return total
+            guard input.hasPrefix(RoleInputs.residual) else { throw RoleInputs.missing(input, of: name) }
+            if let value = zeros[step]?[input] { return value }
+            let value = try array([Float](repeating: 0, count: port.shape.reduce(1, *)))
+            zeros[step, default: [:]][input] = value
+            return value
         }
 
         /// Returns a loaded function; callers at the same time wait for one load.
@@ -182,7 +171,7 @@
             _ step: ModelSetInfo.FunctionName, _ asset: URL, _ description: ModelSetInfo.Function?,
             _ units: ComputeUnits
         ) async throws -> InferenceFunction {
-            let name = "\(asset.lastPathComponent), \(step.function)"
+            let name = name(of: step)
             let function: InferenceFunction?
             do {
                 function = try await AIModel(contentsOf: asset, options: options(units)).loadFunction(

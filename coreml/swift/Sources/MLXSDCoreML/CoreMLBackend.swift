@@ -14,7 +14,7 @@
         private let unitsOfRoles: [String: ComputeUnits]
         private let compiled: CompiledPackages
         private var loaded: [ModelSetInfo.FunctionName: LoadedFunction] = [:]
-        private var features: [FeatureKey: MLFeatureValue] = [:]
+        private var features = KeptFeatures<MLFeatureValue>()
         private let queue = OwnQueue("mlx-sd.core-ml")
 
         public nonisolated var unownedExecutor: UnownedSerialExecutor { queue.asUnownedSerialExecutor() }
@@ -74,10 +74,7 @@
             for step in info.functions(of: role, size: size) ?? [] { loaded[step] = nil }
         }
 
-        public func forget(_ keys: [FeatureKey]?) {
-            guard let keys else { return features.removeAll() }
-            for key in keys { features[key] = nil }
-        }
+        public func forget(_ keys: [FeatureKey]?) { features.forget(keys) }
 
         public func run(
             _ role: String, size: String, inputs: [String: Tensor], deepFeature: [WeightedFeature], keepAs: FeatureKey?
@@ -124,33 +121,21 @@
 
         /// Returns the value of an input that no function before computed.
         private func value(
-            _ name: String, _ port: ModelSetInfo.Port, _ function: LoadedFunction, _ tensor: Tensor?,
+            _ name: String, _ port: ModelSetInfo.Port, _ function: LoadedFunction, _ given: Tensor?,
             _ deepFeature: [WeightedFeature]
         ) throws -> MLFeatureValue {
-            if name == RoleInputs.deepFeature { return try sum(deepFeature, port, function.name) }
-            guard let tensor else {
+            if name == RoleInputs.deepFeature {
+                return try features.sum(
+                    deepFeature, port, of: function.name,
+                    numbers: { try $0.multiArrayValue.map { try tensor($0, name) } },
+                    array: { MLFeatureValue(multiArray: try array($0, port)) })
+            }
+            guard let given else {
                 guard name.hasPrefix(RoleInputs.residual) else { throw RoleInputs.missing(name, of: function.name) }
                 return try function.zeros(name, port)
             }
-            try RoleInputs.check(tensor, name, port, of: function.name)
-            return MLFeatureValue(multiArray: try array(tensor.values, port))
-        }
-
-        /// Returns the weighted sum of kept features; one of weight 1 is handed on as it is.
-        private func sum(
-            _ weighted: [WeightedFeature], _ port: ModelSetInfo.Port, _ function: String
-        ) throws -> MLFeatureValue {
-            guard let first = weighted.first else { throw RoleInputs.missing(RoleInputs.deepFeature, of: function) }
-            var total = [Float](repeating: 0, count: port.shape.reduce(1, *))
-            for entry in weighted {
-                guard let feature = features[entry.key] else { throw RoleInputs.missing(entry.key) }
-                if weighted.count == 1, first.weight == 1 { return feature }
-                guard let array = feature.multiArrayValue else { throw RoleInputs.missing(entry.key) }
-                let numbers = try tensor(array, RoleInputs.deepFeature)
-                try RoleInputs.check(numbers, RoleInputs.deepFeature, port, of: function)
-                for index in total.indices { total[index] += entry.weight * numbers.values[index] }
-            }
-            return MLFeatureValue(multiArray: try array(total, port))
+            try RoleInputs.check(given, name, port, of: function.name)
+            return MLFeatureValue(multiArray: try array(given.values, port))
         }
 
         private func function(_ step: ModelSetInfo.FunctionName, _ role: String) async throws -> LoadedFunction {

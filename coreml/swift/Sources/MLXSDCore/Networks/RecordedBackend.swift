@@ -7,9 +7,8 @@ import Foundation
 public final class RecordedBackend: NetworkBackend {
     private struct State {
         var next: [String: Int] = [:]  // role and size -> number among its calls
-        var features: [FeatureKey: Tensor] = [:]
+        var features = KeptFeatures<Tensor>()
         var calls = 0
-        var counts: [String: Int] = [:]
         var loads: [String] = []
         var loaded: Set<String> = []
         var largestDistance: Float = 0
@@ -36,8 +35,6 @@ public final class RecordedBackend: NetworkBackend {
 
     /// The number of runs of a function so far, since the beginning or `rewind`.
     public var callCount: Int { state.withLock { $0.calls } }
-    /// The number of runs of a role so far, by "role size".
-    public var callCounts: [String: Int] { state.withLock { $0.counts } }
     /// The number of recorded runs.
     public var recordedCount: Int { recording.calls.count }
     /// The number of deep features that are kept.
@@ -78,13 +75,7 @@ public final class RecordedBackend: NetworkBackend {
 
     /// Drops kept features; nil drops all of them.
     public func forget(_ keys: [FeatureKey]?) async {
-        state.withLock { state in
-            guard let keys else {
-                state.features = [:]
-                return
-            }
-            for key in keys { state.features[key] = nil }
-        }
+        state.withLock { $0.features.forget(keys) }
     }
 
     /// Compares the inputs with the next recorded run of a role, and returns what that gave.
@@ -99,8 +90,9 @@ public final class RecordedBackend: NetworkBackend {
         }
         return try state.withLock { state in
             var feeds = inputs
-            if !deepFeature.isEmpty { feeds[Self.deepFeature] = try sum(deepFeature, state.features, role, ports) }
-            state.counts["\(role) \(size)", default: 0] += 1
+            if !deepFeature.isEmpty {
+                feeds[RoleInputs.deepFeature] = try sum(deepFeature, state.features, role, ports)
+            }
             var results: [String: Tensor] = [:]
             for step in steps {
                 let number = try choose(role, size, step, feeds, &state)
@@ -112,7 +104,7 @@ public final class RecordedBackend: NetworkBackend {
                 }
                 state.calls += 1
             }
-            if let feature = results.removeValue(forKey: Self.deepFeature), let keepAs {
+            if let feature = results.removeValue(forKey: RoleInputs.deepFeature), let keepAs {
                 state.features[keepAs] = feature
             }
             return results
@@ -126,8 +118,6 @@ public final class RecordedBackend: NetworkBackend {
         let refresh = "unet_refresh"
         return role == "unet_full" && recording.calls.contains { $0.role == refresh } ? refresh : role
     }
-
-    private static let deepFeature = "deep_feature"
 
     private static func key(_ role: String, _ size: String, _ package: String, _ function: String) -> String {
         [role, size, package, function].joined(separator: " ")
@@ -146,11 +136,11 @@ public final class RecordedBackend: NetworkBackend {
         let key = Self.key(role, size, step.package, step.function)
         let numbers = callsByFunction[key] ?? []
         if Self.isUnordered(role) {
-            let distances = numbers.map { largest(problems($0, feeds, role)) }
-            guard let place = distances.indices.min(by: { distances[$0] < distances[$1] }) else {
+            let found = numbers.map { problems($0, feeds, role) }
+            guard let place = found.indices.min(by: { largest(found[$0]) < largest(found[$1]) }) else {
                 throw DiffusionError(.network, "the recording has no run of \(role) at \(size)")
             }
-            try compare(numbers[place], place, feeds, role, &state)
+            try check(found[place], numbers[place], place, role, &state)
             return numbers[place]
         }
         let next = state.next[key, default: 0]
@@ -158,15 +148,14 @@ public final class RecordedBackend: NetworkBackend {
             throw DiffusionError(
                 .network, "run \(next + 1) of \(role) at \(size) is one too many: the recording has \(numbers.count)")
         }
-        try compare(numbers[next], next, feeds, role, &state)
+        try check(problems(numbers[next], feeds, role), numbers[next], next, role, &state)
         state.next[key] = next + 1
         return numbers[next]
     }
 
-    private func compare(
-        _ number: Int, _ place: Int, _ feeds: [String: Tensor], _ role: String, _ state: inout State
+    private func check(
+        _ problems: [Problem], _ number: Int, _ place: Int, _ role: String, _ state: inout State
     ) throws {
-        let problems = problems(number, feeds, role)
         state.largestDistance = max(state.largestDistance, largest(problems.filter { $0.distance.isFinite }))
         guard let worst = problems.max(by: { $0.distance < $1.distance }), worst.distance > tolerance else { return }
         throw DiffusionError(
@@ -199,7 +188,7 @@ public final class RecordedBackend: NetworkBackend {
                 return Problem(name: name, distance: distance, words: words)
             }
             if computed.contains(name) { return Problem(name: name, distance: 0, words: "") }
-            if name.hasPrefix(NetworkRunner.residual) {
+            if name.hasPrefix(RoleInputs.residual) {
                 let zeros = Tensor(shape: entry.shape, values: Array(repeating: 0, count: entry.count))
                 let distance = recording.distance(zeros, entry)
                 return Problem(name: name, distance: distance, words: "is left out, and was not zero")
@@ -210,7 +199,7 @@ public final class RecordedBackend: NetworkBackend {
 
     /// Returns the sum of kept features, the oldest first, rounded to the type of the port.
     private func sum(
-        _ unordered: [WeightedFeature], _ features: [FeatureKey: Tensor], _ role: String,
+        _ unordered: [WeightedFeature], _ features: KeptFeatures<Tensor>, _ role: String,
         _ ports: [String: ModelSetInfo.Port]
     ) throws -> Tensor {
         let terms = unordered.sorted { $0.key.evaluation < $1.key.evaluation }
@@ -226,7 +215,7 @@ public final class RecordedBackend: NetworkBackend {
         if terms.count == 1, terms[0].weight == 1 { return tensors[0] }
         var total = Tensor(shape: tensors[0].shape, values: Array(repeating: 0, count: tensors[0].values.count))
         for (term, tensor) in zip(terms, tensors) { total.add(tensor.scaled(term.weight)) }
-        if ports[Self.deepFeature]?.dtype == .float16 {
+        if ports[RoleInputs.deepFeature]?.dtype == .float16 {
             total.values = total.values.map { HalfFloat.float(HalfFloat.bits($0)) }
         }
         return total

@@ -84,8 +84,8 @@ struct ControlNetworks: Sendable {
             let role = isShallow ? Self.shallowRole(network.name) : Self.mainRole(network.name)
             let outputs = try await runner.runRows(role, inputs)
             let scales = scales(network)
-            for (name, output) in outputs where name.hasPrefix(NetworkRunner.residual) {
-                guard let place = Int(name.dropFirst(NetworkRunner.residual.count)), place < scales.count else {
+            for (name, output) in outputs where name.hasPrefix(RoleInputs.residual) {
+                guard let place = Int(name.dropFirst(RoleInputs.residual.count)), place < scales.count else {
                     throw DiffusionError(.network, "\(role) gave \(name), which is no residual; export again")
                 }
                 var residual = output.scaled(scales[place])
@@ -100,7 +100,7 @@ struct ControlNetworks: Sendable {
     /// Returns the factor of each residual, the middle's last; in guess mode they grow from a tenth of the scale.
     private func scales(_ network: Network) -> [Float] {
         let outputs = runner.info.outputs(of: Self.mainRole(network.name), size: runner.size)
-        let count = outputs.keys.count { $0.hasPrefix(NetworkRunner.residual) }
+        let count = outputs.keys.count { $0.hasPrefix(RoleInputs.residual) }
         guard isGuessing, !network.pools, count > 1 else { return Array(repeating: network.scale, count: count) }
         return (0..<count).map { i in
             network.scale * pow(Self.weakest, 1 - Float(i) / Float(count - 1))

@@ -5,9 +5,6 @@ struct NetworkRunner: Sendable {
     /// Of the pictures, for example "512x512".
     let size: String
 
-    /// Begins the names of a UNet's inputs that control networks feed.
-    static let residual = "additional_residual_"
-    static let deepFeature = "deep_feature"
     static let noise = "noise_pred"
 
     /// Returns whether the set has a role at this size.
@@ -30,7 +27,7 @@ struct NetworkRunner: Sendable {
         deepFeature: (_ stream: Int) -> [WeightedFeature] = { _ in [] },
         keepAs: (_ stream: Int) -> FeatureKey? = { _ in nil }
     ) async throws -> [String: Tensor] {
-        let ports = info.inputs(of: role, size: size).filter { $0.key != Self.deepFeature }
+        let ports = info.inputs(of: role, size: size).filter { $0.key != RoleInputs.deepFeature }
         guard let sample = inputs["sample"], let batch = ports["sample"]?.shape.first else {
             throw missing(role)
         }
@@ -69,7 +66,7 @@ struct NetworkRunner: Sendable {
         var feeds: [String: Tensor] = [:]
         for (name, port) in ports {
             guard let tensor = inputs[name] else {
-                if name.hasPrefix(Self.residual) { continue }
+                if name.hasPrefix(RoleInputs.residual) { continue }
                 throw DiffusionError(.files, "\(role) at \(size) takes \(name), which nothing gives; export again")
             }
             guard tensor.shape.dropFirst() == port.shape.dropFirst() else {
