@@ -37,7 +37,7 @@ let targets: [Target] = [
 var tests: [Target] = []
 if FileManager.default.fileExists(atPath: "\(Context.packageDirectory)/Tests") {
     tests = [
-        .target(name: "GoldenFiles", path: "Tests/GoldenFiles"),
+        .target(name: "GoldenFiles", dependencies: ["MLXSDCore"], path: "Tests/GoldenFiles"),
         .testTarget(name: "MLXSDCoreTests", dependencies: ["MLXSDCore", "GoldenFiles"]),
         .testTarget(name: "BackendTests", dependencies: ofTests),
         .testTarget(name: "CommandTests", dependencies: ["MLXSDCommand"]),

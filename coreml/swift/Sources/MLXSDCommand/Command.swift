@@ -108,7 +108,7 @@ public enum Command {
     private static func inputs(_ arguments: Arguments, _ request: inout GenerationRequest) throws -> InputPictures {
         var pictures = InputPictures()
         if let recorded = arguments.recorded {
-            pictures = try RecordedInputs.pictures(in: URL(fileURLWithPath: recorded, isDirectory: true))
+            pictures = try InputPictures(recording: URL(fileURLWithPath: recorded, isDirectory: true))
         }
         if let path = arguments.initImage ?? request.initImage {
             pictures.image = try PictureFile.read(path, option: "--init-image")

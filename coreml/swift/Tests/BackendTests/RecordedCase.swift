@@ -63,10 +63,3 @@ struct RecordedCase {
         return target
     }
 }
-
-/// Returns the largest difference over the largest expected number; infinite for another count or a NaN.
-func distance(_ a: [Float], _ b: [Float]) -> Float {
-    guard a.count == b.count, a.allSatisfy(\.isFinite) else { return .infinity }
-    let largest = b.reduce(Float.leastNormalMagnitude) { max($0, abs($1)) }
-    return zip(a, b).reduce(0) { max($0, abs($1.0 - $1.1)) } / largest
-}

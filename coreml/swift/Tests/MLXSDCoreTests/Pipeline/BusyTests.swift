@@ -5,8 +5,8 @@ import Testing
 
 /// One picture is made at a time, whatever the number of requests.
 @Suite struct BusyTests {
-    private func pipeline(_ rule: BusyRule) throws -> (StableDiffusion, FormulaBackend, RecordedCase) {
-        let recorded = try RecordedCase("deepcache")
+    private func pipeline(_ rule: BusyRule) throws -> (StableDiffusion, FormulaBackend, RecordedPicture) {
+        let recorded = try RecordedPicture("deepcache")
         let backend = FormulaBackend(try ModelSetInfo(folder: recorded.folder), delay: .microseconds(200))
         return (try recorded.pipeline(backend, whenBusy: rule), backend, recorded)
     }

@@ -13,7 +13,7 @@ import Testing
     }
 
     @Test(arguments: Way.allCases) func leavesNothingRunning(way: Way) async throws {
-        let recorded = try RecordedCase("deepcache")
+        let recorded = try RecordedPicture("deepcache")
         let info = try ModelSetInfo(folder: recorded.folder)
         let backend = FormulaBackend(info, delay: .microseconds(300))
         var sd: StableDiffusion? = try recorded.pipeline(backend)
@@ -42,7 +42,7 @@ import Testing
         #expect(remaining.sd == nil, "a task still holds the pipeline")
     }
 
-    private func leave(_ way: Way, _ sd: StableDiffusion, _ recorded: RecordedCase, after moment: Duration) async throws
+    private func leave(_ way: Way, _ sd: StableDiffusion, _ recorded: RecordedPicture, after moment: Duration) async throws
     {
         switch way {
         case .taskOfPicture:
@@ -66,7 +66,7 @@ import Testing
 
     /// A loop that is left after an event begins at most one more run of a network.
     @Test func leavingTheLoopStopsWithinOneRun() async throws {
-        let recorded = try RecordedCase("text_to_image")
+        let recorded = try RecordedPicture("text_to_image")
         let backend = FormulaBackend(try ModelSetInfo(folder: recorded.folder), delay: .milliseconds(5))
         let sd = try recorded.pipeline(backend)
         var calls = 0
@@ -80,7 +80,7 @@ import Testing
 
     /// A task that is cancelled before it begins runs no network.
     @Test func cancelledBeforeItBegins() async throws {
-        let recorded = try RecordedCase("text_to_image")
+        let recorded = try RecordedPicture("text_to_image")
         let backend = FormulaBackend(try ModelSetInfo(folder: recorded.folder))
         let sd = try recorded.pipeline(backend)
         let task = Task {

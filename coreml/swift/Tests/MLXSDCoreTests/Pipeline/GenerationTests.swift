@@ -7,8 +7,8 @@ import Testing
 @Suite struct GenerationTests {
     private func pipeline(
         _ name: String, reduceMemory: Bool = false
-    ) throws -> (sd: StableDiffusion, backend: FormulaBackend, recorded: RecordedCase) {
-        let recorded = try RecordedCase(name)
+    ) throws -> (sd: StableDiffusion, backend: FormulaBackend, recorded: RecordedPicture) {
+        let recorded = try RecordedPicture(name)
         let backend = FormulaBackend(try ModelSetInfo(folder: recorded.folder))
         return (try recorded.pipeline(backend, reduceMemory: reduceMemory), backend, recorded)
     }
@@ -102,11 +102,11 @@ import Testing
 
     /// Networks come one after the other, and none stays: the peak is the largest one.
     @Test func reducedMemoryHoldsOneStageAtATime() async throws {
-        let recorded = try RecordedCase("sdxl_deepcache")
+        let recorded = try RecordedPicture("sdxl_deepcache")
         let backend = try recorded.backend()
         let sd = try recorded.pipeline(backend, reduceMemory: true)
         let picture = try await sd.picture(recorded.prompt, recorded.request)
-        #expect(try levels(picture.image, recorded.expectedImage()) <= 1)
+        #expect(levels(picture.image, recorded.expectedImage) <= 1)
         #expect(backend.loadedRoles.isEmpty)
         #expect(
             backend.loadHistory == [
@@ -117,7 +117,7 @@ import Testing
     }
 
     @Test func networksStayOtherwise() async throws {
-        let recorded = try RecordedCase("deepcache")
+        let recorded = try RecordedPicture("deepcache")
         let backend = try recorded.backend()
         let sd = try recorded.pipeline(backend)
         try await sd.load()
@@ -144,7 +144,7 @@ import Testing
 
     /// A failed picture leaves neither features nor the turn behind.
     @Test func aFailureLeavesNothing() async throws {
-        let recorded = try RecordedCase("deepcache")
+        let recorded = try RecordedPicture("deepcache")
         let backend = try recorded.backend()
         let sd = try recorded.pipeline(backend)
         var request = recorded.request
@@ -157,20 +157,20 @@ import Testing
 
     /// The table of a kit makes the picture that the scheduler's own makes.
     @Test func tablesOfAKit() async throws {
-        let recorded = try RecordedCase("self_check")
+        let recorded = try RecordedPicture("self_check")
         let sd = try recorded.pipeline(recorded.backend())
         let file = recorded.folder.appendingPathComponent("kit/tables/dpmpp_2m-karras-6-deepcache-3-0.json")
         var request = GenerationRequest(
             prompt: recorded.prompt, negative: recorded.request.negative, seed: recorded.request.seed)
         request.guidance = recorded.request.guidance
         let picture = try await sd.picture(recorded.prompt, request, table: SamplerTable(contentsOf: file))
-        #expect(try levels(picture.image, recorded.expectedImage()) <= 1)
+        #expect(levels(picture.image, recorded.expectedImage) <= 1)
     }
 
     /// Memory does not grow with the number of pictures. MLXSD_PROOF=1 makes a thousand.
     @Test func memoryDoesNotGrow() async throws {
         let proof = ProcessInfo.processInfo.environment["MLXSD_PROOF"] == "1"
-        let recorded = try RecordedCase("deepcache")
+        let recorded = try RecordedPicture("deepcache")
         let backend = try recorded.backend()
         let sd = try recorded.pipeline(backend)
         func make(_ count: Int) async throws {

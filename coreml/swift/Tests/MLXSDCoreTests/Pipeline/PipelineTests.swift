@@ -15,7 +15,7 @@ import Testing
     /// Every input of every network is within 1e-4 of Python's, the estimates and latents too, pixels within one level.
     @Test(arguments: coreML + coreAI)
     func makesPythonsPicture(name: String) async throws {
-        let recorded = try RecordedCase(name)
+        let recorded = try RecordedPicture(name)
         let backend = try recorded.backend()
         let sd = try recorded.pipeline(backend)
         let estimates = Collected<[Float]>()
@@ -33,7 +33,7 @@ import Testing
         }
         #expect(picture.latents.shape == recorded.expected.latents.shape)
         #expect(try distance(picture.latents.values, recorded.numbers(recorded.expected.latents)) < 1e-4)
-        #expect(try levels(picture.image, recorded.expectedImage()) <= 1)
+        #expect(levels(picture.image, recorded.expectedImage) <= 1)
         #expect(backend.largestDistance < 1e-4)
         #expect(backend.featureCount == 0)
     }
@@ -41,7 +41,7 @@ import Testing
     /// Networks run as often as in Python: no evaluation is doubled, none is left out.
     @Test(arguments: ["text_to_image", "deepcache", "batch_1", "functions", "controls_deepcache", "sdxl_deepcache"])
     func runsAsManyNetworks(name: String) async throws {
-        let recorded = try RecordedCase(name)
+        let recorded = try RecordedPicture(name)
         let backend = try recorded.backend()
         _ = try await recorded.pipeline(backend).picture(recorded.prompt, recorded.request, pictures: recorded.pictures)
         #expect(backend.callCount == backend.recordedCount)

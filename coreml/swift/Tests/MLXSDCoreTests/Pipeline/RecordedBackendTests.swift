@@ -17,7 +17,7 @@ import Testing
     }
 
     private func error(_ name: String, change: (inout GenerationRequest) -> Void) async throws -> String {
-        let recorded = try RecordedCase(name)
+        let recorded = try RecordedPicture(name)
         var request = recorded.request
         change(&request)
         let sd = try recorded.pipeline(recorded.backend())
@@ -60,7 +60,7 @@ import Testing
     }
 
     @Test func leftOutControl() async throws {
-        let recorded = try RecordedCase("control")
+        let recorded = try RecordedPicture("control")
         var request = recorded.request
         request.controls = []
         let sd = try recorded.pipeline(recorded.backend())
@@ -70,7 +70,7 @@ import Testing
 
     /// A feature of an earlier full evaluation in the place of the latest is another input.
     @Test func staleFeature() async throws {
-        let recorded = try RecordedCase("deepcache")
+        let recorded = try RecordedPicture("deepcache")
         let backend = try recorded.backend(tolerance: .infinity)
         let sd = try recorded.pipeline(StaleFeatures(backend: backend))
         _ = try await sd.picture(recorded.prompt, recorded.request)
@@ -81,7 +81,7 @@ import Testing
     }
 
     @Test func aRunTooMany() async throws {
-        let recorded = try RecordedCase("text_to_image")
+        let recorded = try RecordedPicture("text_to_image")
         let backend = try recorded.backend()
         let sd = try recorded.pipeline(backend)
         _ = try await sd.picture(recorded.prompt, recorded.request)
@@ -94,7 +94,7 @@ import Testing
     }
 
     @Test func wrongCalls() async throws {
-        let recorded = try RecordedCase("text_to_image")
+        let recorded = try RecordedPicture("text_to_image")
         let backend = try recorded.backend()
         let image = Tensor(shape: [1, 4, 8, 8], values: Array(repeating: 0, count: 256))
         func run(_ role: String, _ size: String, _ inputs: [String: Tensor]) async -> String {
@@ -109,7 +109,7 @@ import Testing
     }
 
     @Test func aFeatureThatIsNotKept() async throws {
-        let recorded = try RecordedCase("deepcache")
+        let recorded = try RecordedPicture("deepcache")
         let backend = try recorded.backend()
         let feature = WeightedFeature(key: FeatureKey(evaluation: 5, stream: 1), weight: 1)
         let text = await error {
@@ -123,7 +123,7 @@ import Testing
         let folder = FileManager.default.temporaryDirectory.appendingPathComponent(UUID().uuidString)
         try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
         defer { try? FileManager.default.removeItem(at: folder) }
-        let info = try RecordedCase("text_to_image").folder.appendingPathComponent("info.json")
+        let info = try RecordedPicture("text_to_image").folder.appendingPathComponent("info.json")
         try FileManager.default.copyItem(at: info, to: folder.appendingPathComponent("info.json"))
         #expect(throws: DiffusionError.self) { try RecordedBackend(folder: folder) }
     }

@@ -67,7 +67,7 @@ import Testing
     }
 
     @Test(arguments: mistakes) func isOneErrorBeforeTheFirstNetwork(_ mistake: Mistake) async throws {
-        let recorded = try RecordedCase(mistake.set)
+        let recorded = try RecordedPicture(mistake.set)
         var request = recorded.request
         var pictures = recorded.pictures
         mistake.change(&request, &pictures)
@@ -92,7 +92,7 @@ import Testing
     func missingRole(role: String) async throws {
         let name =
             role.hasPrefix("control") ? "control_deepcache" : role == "vae_encoder" ? "image_to_image" : "deepcache"
-        let recorded = try RecordedCase(name)
+        let recorded = try RecordedPicture(name)
         let sd = try recorded.pipeline(
             Without(backend: FormulaBackend(ModelSetInfo(folder: recorded.folder)), role: role))
         do {
@@ -106,7 +106,7 @@ import Testing
     }
 
     @Test func aTokenizerForEachEncoder() throws {
-        let recorded = try RecordedCase("sdxl")
+        let recorded = try RecordedPicture("sdxl")
         let info = try ModelSetInfo(folder: recorded.folder)
         #expect(throws: DiffusionError.self) {
             try StableDiffusion(backend: FormulaBackend(info), info: info, tokenizers: [])
@@ -114,7 +114,7 @@ import Testing
     }
 
     @Test func aFolderWithoutATokenizer() throws {
-        let recorded = try RecordedCase("sdxl")
+        let recorded = try RecordedPicture("sdxl")
         let info = try ModelSetInfo(folder: recorded.folder)
         #expect(throws: DiffusionError.self) {
             try StableDiffusion(
