@@ -98,14 +98,22 @@ struct Arguments: Equatable {
         if settings["prompt"] == nil, request == nil, recorded == nil {
             throw mistake("the prompt is missing: mlxsd-swift \"a red tent on green grass\" --folder DIR")
         }
-        if let units, !Self.units.contains(units) {
-            throw mistake("--units is one of \(Self.units.joined(separator: ", ")), not '\(units)'")
+        if let units, computeUnits == nil {
+            let names = Self.unitsByName.map(\.key).joined(separator: ", ")
+            throw mistake("--units is one of \(names), not '\(units)'")
         }
         if let output { _ = try PictureFile.format(of: output) }
     }
 
-    /// Names of compute units.
-    static let units = ["all", "cpu", "cpu-and-gpu", "cpu-and-neural-engine"]
+    /// Compute units by what --units calls them.
+    static let unitsByName: KeyValuePairs<String, ComputeUnits> = [
+        "all": .all, "cpu": .cpuOnly, "cpu-and-gpu": .cpuAndGPU, "cpu-and-neural-engine": .cpuAndNeuralEngine,
+    ]
+
+    /// The compute units asked for; nil is what suits the model set.
+    var computeUnits: ComputeUnits? {
+        Self.unitsByName.first { $0.key == units }?.value
+    }
 }
 
 /// The error for a mistake on the command line.

@@ -139,29 +139,19 @@ public enum Command {
     }
 }
 
-extension Arguments {
-    /// The compute units asked for; nil is what suits the model set.
-    var computeUnits: ComputeUnits? {
-        switch units {
-        case "all": return .all
-        case "cpu": return .cpuOnly
-        case "cpu-and-gpu": return .cpuAndGPU
-        case "cpu-and-neural-engine": return .cpuAndNeuralEngine
-        default: return nil
-        }
-    }
-}
-
-/// A line on a terminal that shows how far a picture is.
+/// A line on a terminal that shows how far the work is.
 struct Progress: Sendable {
     let isShown: Bool
 
     init(isShown: Bool) { self.isShown = isShown && isatty(2) == 1 }
 
     func show(_ progress: GenerationProgress) {
-        guard isShown else { return }
         let seconds = progress.secondsPerEvaluation.map { String(format: ", %.2f s each", $0) } ?? ""
-        Command.say("\r\(progress.stage) \(progress.evaluation)/\(progress.evaluations)\(seconds)   ", end: "")
+        show("\(progress.stage) \(progress.evaluation)/\(progress.evaluations)\(seconds)   ")
+    }
+
+    func show(_ line: String) {
+        if isShown { Command.say("\r\(line)", end: "") }
     }
 
     func end() {

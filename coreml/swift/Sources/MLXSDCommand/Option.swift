@@ -22,6 +22,11 @@ struct Option {
         (self.name, self.aliases, self.placeholder, self.target, self.help) = (name, aliases, placeholder, target, help)
     }
 
+    private static var unitNames: String {
+        let names = Arguments.unitsByName.map(\.key)
+        return "\(names.dropLast().joined(separator: ", ")) or \(names[names.count - 1])"
+    }
+
     /// All options, in the order of the help. Names and meanings are those of `python -m mlx_sd.generate`.
     static var all: [Option] {
         [
@@ -53,7 +58,7 @@ struct Option {
                 "--control", [], "NAME:FILE[:SCALE]", .list(\.controls),
                 "a control network and its picture; may be repeated"),
             Option("--output", [], "FILE", .path(\.output), "NAME.png or NAME.ppm (default: mlxsd-SEED.png)"),
-            Option("--units", [], "NAME", .path(\.units), "all, cpu, cpu-and-gpu or cpu-and-neural-engine"),
+            Option("--units", [], "NAME", .path(\.units), unitNames),
             Option(
                 "--reduce-memory", [], "", .flag(\.reduceMemory), "load each network when it is needed, then free it"),
             Option("--self-check", [], "", .flag(\.selfCheck), "make the kit's golden picture and compare the numbers"),
@@ -67,25 +72,9 @@ struct Option {
     static func named(_ name: String) throws -> Option {
         if let option = all.first(where: { $0.name == name || $0.aliases.contains(name) }) { return option }
         let names = all.flatMap { [$0.name] + $0.aliases }
-        let nearest = names.map { (distance($0, name), $0) }.min { $0.0 < $1.0 }
+        let nearest = names.map { (Suggestions.distance(Array($0.utf8), Array(name.utf8)), $0) }.min { $0.0 < $1.0 }
         let advice = nearest.flatMap { $0.0 <= 3 ? "; did you mean \($0.1)?" : nil } ?? "; see --help"
         throw mistake("there is no option \(name)\(advice)")
-    }
-
-    /// Returns how many letters must be put in, left out or replaced between two names.
-    static func distance(_ a: String, _ b: String) -> Int {
-        let (a, b) = (Array(a.utf8), Array(b.utf8))
-        var row = Array(0...b.count)
-        for i in 0..<a.count {
-            var corner = row[0]
-            row[0] = i + 1
-            for j in 0..<b.count {
-                let replaced = corner + (a[i] == b[j] ? 0 : 1)
-                corner = row[j + 1]
-                row[j + 1] = min(replaced, row[j] + 1, row[j + 1] + 1)
-            }
-        }
-        return row[b.count]
     }
 
     /// The text of --help.

@@ -1,5 +1,5 @@
 /// The nearest right name for one that is spelled wrong.
-enum Suggestions {
+package enum Suggestions {
     /// Returns the error for a name of some kind that is not among `names`.
     static func unknown(_ kind: String, _ name: String, _ names: [String]) -> DiffusionError {
         let hint = closest(name, names).map { " did you mean \"\($0)\"?" } ?? ""
@@ -15,7 +15,8 @@ enum Suggestions {
         return nearest
     }
 
-    private static func distance(_ a: [Character], _ b: [Character]) -> Int {
+    /// Returns how many letters must be put in, left out or replaced between two names.
+    package static func distance<Letter: Equatable>(_ a: [Letter], _ b: [Letter]) -> Int {
         var row = Array(0...b.count)
         for (i, letter) in a.enumerated() {
             var diagonal = row[0]

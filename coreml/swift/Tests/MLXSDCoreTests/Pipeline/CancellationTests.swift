@@ -42,7 +42,8 @@ import Testing
         #expect(remaining.sd == nil, "a task still holds the pipeline")
     }
 
-    private func leave(_ way: Way, _ sd: StableDiffusion, _ recorded: RecordedPicture, after moment: Duration) async throws
+    private func leave(_ way: Way, _ sd: StableDiffusion, _ recorded: RecordedPicture, after moment: Duration)
+        async throws
     {
         switch way {
         case .taskOfPicture:
