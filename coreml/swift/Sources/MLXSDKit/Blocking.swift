@@ -51,24 +51,6 @@ final class Exchange<Event: Sendable, Output: Sendable>: @unchecked Sendable {
     }
 }
 
-/// A mark that one task sets and others read.
-final class Stop: @unchecked Sendable {
-    private let lock = NSLock()
-    private var value = false
-
-    var isSet: Bool {
-        lock.lock()
-        defer { lock.unlock() }
-        return value
-    }
-
-    func set() {
-        lock.lock()
-        defer { lock.unlock() }
-        value = true
-    }
-}
-
 /// Runs asynchronous work for a caller that waits.
 enum Blocking {
     /// Blocks until the work is done.

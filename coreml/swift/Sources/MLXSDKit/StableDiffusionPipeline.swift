@@ -82,21 +82,22 @@ public struct StableDiffusionPipeline: Sendable {
     public func images(
         configuration: Configuration, progressHandler: @escaping @Sendable (Progress) -> Bool = { _ in true }
     ) async throws -> [PlatformImage?] {
-        let stop = Stop()
+        let isStopped = Locked(false)
         do {
             return try await withThrowingTaskGroup(of: [GeneratedPicture].self) { group in
                 group.addTask {
                     try await makePictures(configuration) { progress in
-                        guard progress.stage == .denoising, progress.evaluation > 0, !stop.isSet else { return }
+                        guard progress.stage == .denoising, progress.evaluation > 0, !isStopped.withLock({ $0 })
+                        else { return }
                         if !progressHandler(PipelineProgress(progress, configuration, self)) {
-                            stop.set()
+                            isStopped.withLock { $0 = true }
                             withUnsafeCurrentTask { $0?.cancel() }
                         }
                     }
                 }
                 return try await group.next()?.map(\.image.platformImage) ?? []
             }
-        } catch is CancellationError where stop.isSet {
+        } catch is CancellationError where isStopped.withLock({ $0 }) {
             return []
         }
     }

@@ -15,7 +15,6 @@ final class HTTPFile: NSObject, URLSessionDataDelegate, @unchecked Sendable {
     private var written: Int  // bytes in the file; `lock` guards it, for the session's threads are not the caller's
     private var problem: (any Error)?
     private var continuation: CheckedContinuation<Void, any Error>?
-    private var task: URLSessionTask?
 
     /// bytes: that the file has. progress: is told how many are there.
     private init(_ url: URL, _ file: URL, _ bytes: Int, _ progress: @escaping @Sendable (Int) -> Void) {
@@ -71,10 +70,7 @@ final class HTTPFile: NSObject, URLSessionDataDelegate, @unchecked Sendable {
         let task = session.dataTask(with: request)
         try await withTaskCancellationHandler {
             try await withCheckedThrowingContinuation { continuation in
-                lock.withLock {
-                    self.continuation = continuation
-                    self.task = task
-                }
+                lock.withLock { self.continuation = continuation }
                 task.resume()
                 if Task.isCancelled { task.cancel() }
             }

@@ -39,7 +39,6 @@ struct GenerationPlan: Sendable {
     let shape: [Int]
     private let width: Int
     private let height: Int
-    private let isXL: Bool
 
     /// Completes and checks a request; throws the first thing that does not fit the model set.
     init(
@@ -64,7 +63,7 @@ struct GenerationPlan: Sendable {
         let factor = info.latents.factor
         let channels = info.networks.vae.latentChannels
         shape = [1, channels, height / factor, width / factor]
-        isXL = encoding.pools
+        let isXL = encoding.pools
 
         // Prompts
         let embedsGuidance = info.networks.unet.guidanceWidth != nil

@@ -80,11 +80,3 @@ final class FormulaBackend: NetworkBackend, @unchecked Sendable {
         }
     }
 }
-
-extension NSLock {
-    func withLock<Value>(_ body: () throws -> Value) rethrows -> Value {
-        lock()
-        defer { unlock() }
-        return try body()
-    }
-}
