@@ -16,9 +16,19 @@ Attend = Callable[[Attention, mx.array, mx.array], mx.array]
 Resample = Callable[[mx.array], mx.array]
 
 
+# How a layer of a stage is run on x (B, h, w, C).
+RunLayer = Callable[[nn.Module, mx.array, "Conditioning"], mx.array]
+
+
 def apply_attention(layer: Attention, x: mx.array, context: mx.array) -> mx.array:
     """Applies an attention layer as the UNet was trained with it; (B, N, C) -> (B, N, C)."""
     return layer(x, context)
+
+
+def run_layer(layer: nn.Module, x: mx.array, conditioning: "Conditioning") -> mx.array:
+    """Runs a layer of a stage on x (B, h, w, C); training has other ways, which compute it again for its gradient."""
+    y: mx.array = layer(x, conditioning)
+    return y
 
 
 class Conditioning(NamedTuple):
@@ -27,6 +37,7 @@ class Conditioning(NamedTuple):
     embedding: mx.array  # (B, E): `UNetEmbedding`'s
     context: mx.array | None  # (B, tokens, C): the encoded prompt, or what stands for it; None where none is read
     attend: Attend = apply_attention
+    run: RunLayer = run_layer
     skip_size: tuple[int, ...] | None = None  # (height, width) of the skip that the next stage joins
     features: Mapping[int, mx.array] = MappingProxyType(
         {}

@@ -20,7 +20,7 @@ import mlx.nn as nn
 
 from ..core.errors import InputError
 from . import ops
-from .blocks import Conditioning
+from .blocks import Conditioning, RunLayer, run_layer
 from .control_config import ControlConfig
 from .embeddings import UNetEmbedding
 from .layers import Conv
@@ -124,6 +124,7 @@ class ControlNet(nn.Module):
         guess: bool = False,
         depth: int | None = None,
         mode: int | tuple[int, ...] = 0,
+        run: RunLayer = run_layer,
     ) -> Residuals:
         """Returns the residuals for latents x (B, h, w, C), the input of the UNet at this evaluation.
 
@@ -132,7 +133,7 @@ class ControlNet(nn.Module):
         mode, in which residuals grow from a tenth at skip 0 to all at the middle (Zhang et al. 2023, sec. 3.5).
         depth: None is all residuals; a number those of the outer `depth` skips, from the first stages alone and equal
         to the others bit for bit, which is all that a UNet reads that is called with `deep` at this depth. mode: of a
-        union, as for `embed`; several where the image is the sum of several.
+        union, as for `embed`; several where the image is the sum of several. run: as of `UNet.__call__`.
         """
         x = x.astype(self.dtype)
         timesteps = mx.broadcast_to(t, (x.shape[0],))
@@ -141,7 +142,7 @@ class ControlNet(nn.Module):
         embedding = self.embedding(timesteps, x.dtype, text_embeds, time_ids, class_labels, mode=of_mode)
         if self.config.unet.takes_context and context is None:
             raise InputError("this ControlNet takes a context")
-        conditioning = Conditioning(embedding, None if context is None else context.astype(x.dtype))
+        conditioning = Conditioning(embedding, None if context is None else context.astype(x.dtype), run=run)
         first = self.down(x, conditioning, stop=1)[0] + image
         skips = [first, *self.down(first, conditioning, start=1, stop=depth)]
         scales = residual_scales(len(self.skip_outputs) + 1, scale, guess and not self.config.pools)

@@ -1,11 +1,13 @@
 """Attention and activations for MLX's CPU back end, which computes exp and erf one element at a time.
 
 Here they are made of additions, multiplications and shifts, which it vectorises, on pieces that stay in the cache:
-three to five times faster on x86. On a GPU `ops` uses MLX's own functions.
+three to five times faster on x86. On a GPU `ops` uses MLX's own functions. Shifts of bits have no gradient, so each
+function comes with its own, which is computed in the same way.
 """
 
 from collections.abc import Callable
 from functools import wraps
+from typing import Any
 
 import mlx.core as mx
 
@@ -17,9 +19,29 @@ _ROUND = 1.5 * 2**23  # adding it rounds to an integer, left in the low bits of 
 # 2**f on [-1/2, 1/2], minimax of relative error 8e-8, highest power first
 _EXP2 = (0.00132764718, 0.00967554133, 0.0555071327, 0.240221197, 0.693146967, 1.00000007)
 # erf by Abramowitz and Stegun 7.1.26, absolute error 1.5e-7
+_HALF_ROOT, _NORMAL = 0.7071067811865476, 0.3989422804014327  # 1 / sqrt(2), 1 / sqrt(2 pi)
 _ERF_P, _ERF = 0.3275911, (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
 
 Elementwise = Callable[[mx.array], mx.array]
+
+
+def _differentiable(slope: Elementwise) -> Callable[[Elementwise], Elementwise]:
+    """Gives an elementwise function its gradient, whose slope is another one."""
+
+    def decorate(function: Elementwise) -> Elementwise:
+        """Returns the function with its gradient."""
+
+        @wraps(function)
+        def call(x: mx.array) -> mx.array:
+            """Applies the function as one operation of MLX, whose vector-Jacobian product is known."""
+            differentiable: Any = mx.custom_function(function)
+            differentiable.vjp(lambda x, cotangent, _: cotangent * slope(x))
+            y: mx.array = differentiable(x)
+            return y
+
+        return call
+
+    return decorate
 
 
 def _elementwise(function: Elementwise) -> Elementwise:
@@ -39,17 +61,35 @@ def _elementwise(function: Elementwise) -> Elementwise:
 
 
 @_elementwise
+def _silu_slope(x: mx.array) -> mx.array:
+    return _swish_slope(x, 1.0)
+
+
+@_differentiable(_silu_slope)
+@_elementwise
 def silu(x: mx.array) -> mx.array:
     """Returns x sigmoid(x), elementwise."""
     return x / (1 + exp(-x))
 
 
 @_elementwise
+def _gelu_slope(x: mx.array) -> mx.array:
+    return 0.5 * (1 + _erf(x * _HALF_ROOT)) + x * (_NORMAL * exp(-0.5 * x * x))
+
+
+@_differentiable(_gelu_slope)
+@_elementwise
 def gelu(x: mx.array) -> mx.array:
     """Returns x Phi(x), elementwise, with Phi from erf."""
-    return 0.5 * x * (1 + _erf(x * 0.7071067811865476))
+    return 0.5 * x * (1 + _erf(x * _HALF_ROOT))
 
 
+@_elementwise
+def _quick_gelu_slope(x: mx.array) -> mx.array:
+    return _swish_slope(x, 1.702)
+
+
+@_differentiable(_quick_gelu_slope)
 @_elementwise
 def quick_gelu(x: mx.array) -> mx.array:
     """Returns x sigmoid(1.702 x), elementwise."""
@@ -59,8 +99,21 @@ def quick_gelu(x: mx.array) -> mx.array:
 def attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, scale: float) -> mx.array:
     """Returns softmax(scale q k^T + mask) v, a few queries at a time so that the scores stay in the cache.
 
-    q, k, v: (B, heads, tokens, dim); mask: (queries, keys). Computed in float32; the result has q's dtype.
+    q, k, v: (B, heads, tokens, dim); mask: (queries, keys), without a gradient. Computed in float32; the result has q's
+    dtype. The gradient computes the scores again, a few queries at a time, and keeps none of them.
     """
+    differentiable: Any = mx.custom_function(lambda q, k, v: _attention(q, k, v, mask, scale))
+    differentiable.vjp(lambda qkv, cotangent, y: _attention_gradient(*qkv, mask, scale, y, cotangent))
+    y: mx.array = differentiable(q, k, v)
+    return y
+
+
+def exp(x: mx.array) -> mx.array:
+    """Returns e**x in float32, elementwise and clamped to the finite range; relative error at most 1e-7 (4 + |x|)."""
+    return _exp2(mx.minimum(x, 88.0) * _LOG2E)
+
+
+def _attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, scale: float) -> mx.array:
     dtype, (batch, heads, tokens, _) = q.dtype, q.shape
     q, k, v = (a.astype(mx.float32) for a in (q, k, v))
     q, k = q * (scale * _LOG2E), mx.contiguous(k)  # else each piece below would copy k anew
@@ -81,9 +134,60 @@ def attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, scal
     return (y[..., :-1] / y[..., -1:]).astype(dtype)
 
 
-def exp(x: mx.array) -> mx.array:
-    """Returns e**x in float32, elementwise and clamped to the finite range; relative error at most 1e-7 (4 + |x|)."""
-    return _exp2(mx.minimum(x, 88.0) * _LOG2E)
+def _attention_gradient(
+    q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, scale: float, y: mx.array, cotangent: mx.array
+) -> tuple[mx.array, mx.array, mx.array]:
+    """Returns the gradients of q, k and v, in their dtypes, for the attention y and its cotangent."""
+    dtypes, shape = (q.dtype, k.dtype, v.dtype), q.shape
+    q, k, v, y, cotangent = (a.astype(mx.float32) for a in (q, k, v, y, cotangent))
+    mask = None if mask is None else mask.astype(mx.float32) * _LOG2E
+    shares = (y * cotangent).sum(axis=-1, keepdims=True)
+    (batch, heads, tokens, _), keys = shape, k.shape[2]
+    if batch * heads * tokens * keys <= _SCORES:
+        gradients: tuple[mx.array, ...] = _attend_gradient(q, k, v, mask, scale, shares, cotangent)
+    else:
+        rows = max(1, _SCORES // keys)
+        heads_of = [(b, h) for b in range(batch) for h in range(heads)]
+        by_head = []
+        for b, h in heads_of:
+            pieces = [
+                _attend_gradient(
+                    q[b, h, i : i + rows],
+                    k[b, h],
+                    v[b, h],
+                    mask if mask is None else mask[i : i + rows],
+                    scale,
+                    shares[b, h, i : i + rows],
+                    cotangent[b, h, i : i + rows],
+                )
+                for i in range(0, tokens, rows)
+            ]
+            dq, dk, dv = zip(*pieces, strict=True)
+            by_head.append((mx.concatenate(dq), sum(dk[1:], dk[0]), sum(dv[1:], dv[0])))
+        gradients = tuple(
+            mx.stack(parts).reshape(batch, heads, *parts[0].shape) for parts in zip(*by_head, strict=True)
+        )
+    dq, dk, dv = (gradient.astype(dtype) for gradient, dtype in zip(gradients, dtypes, strict=True))
+    return dq, dk, dv
+
+
+def _attend_gradient(
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    mask: mx.array | None,
+    scale: float,
+    shares: mx.array,
+    cotangent: mx.array,
+) -> tuple[mx.array, mx.array, mx.array]:
+    # With weights P = softmax(S), S = scale q k^T: dS = P (cotangent v^T - shares), shares = sum of y cotangent.
+    scores = (q * (scale * _LOG2E)) @ k.swapaxes(-1, -2)
+    if mask is not None:
+        scores = scores + mask
+    powers = _powers(scores, scores.max(axis=-1, keepdims=True))
+    weights = powers / powers.sum(axis=-1, keepdims=True)
+    slopes = weights * (cotangent @ v.swapaxes(-1, -2) - shares)
+    return scale * (slopes @ k), scale * (slopes.swapaxes(-1, -2) @ q), weights.swapaxes(-1, -2) @ cotangent
 
 
 def _attend(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, powers: Callable[..., mx.array]) -> mx.array:
@@ -111,6 +215,11 @@ def _exp2(z: mx.array) -> mx.array:
 def _erf(x: mx.array) -> mx.array:
     t = 1 / (1 + _ERF_P * mx.abs(x))
     return mx.sign(x) * (1 - _horner(_ERF, t) * t * exp(-x * x))
+
+
+def _swish_slope(x: mx.array, factor: float) -> mx.array:
+    sigmoid = 1 / (1 + exp(-factor * x))
+    return sigmoid * (1 + factor * x * (1 - sigmoid))
 
 
 def _horner(coefficients: tuple[float, ...], x: mx.array) -> mx.array:

@@ -31,10 +31,12 @@ from .blocks import (
     Downsample,
     InputConv,
     ResBlock,
+    RunLayer,
     Transformer,
     Upsample,
     apply_attention,
     average_pool,
+    run_layer,
 )
 from .embeddings import UNetEmbedding
 from .layers import Conv, GroupNorm
@@ -203,6 +205,7 @@ class UNet(nn.Module):
         depth: int = 1,
         join: Join = concatenate,
         attend: Attend = apply_attention,
+        run: RunLayer = run_layer,
         skip_residuals: Sequence[mx.array] | None = None,
         middle_residual: mx.array | None = None,
         features: Mapping[int, mx.array] | None = None,
@@ -219,7 +222,8 @@ class UNet(nn.Module):
         function is called with the last output above the cut and returns features or None. depth is the DeepCache
         branch + 1 (Ma et al. 2023, sec. 3).
 
-        join: called for every skip (FreeU). attend: called for every attention of a transformer (T-GATE).
+        join: called for every skip (FreeU). attend: called for every attention of a transformer (T-GATE). run: called
+        for every layer of a stage (training with less memory).
 
         skip_residuals: one array for each skip, of its shape, added where the skip is joined, on the way up only; a
         call with `deep` reads the first `depth` of them, so they act anew in every call. middle_residual: of the shape
@@ -236,7 +240,7 @@ class UNet(nn.Module):
         if self.config.takes_context != (context is not None):
             raise InputError(f"this UNet takes {'a' if self.config.takes_context else 'no'} context")
         context = None if context is None else context.astype(x.dtype)
-        conditioning = Conditioning(embedding, context, attend, features=features or {})
+        conditioning = Conditioning(embedding, context, attend, run, features=features or {})
         if self.config.centers_input:
             x = 2 * x - 1
 
@@ -273,7 +277,7 @@ def _add(x: mx.array, residual: mx.array | None) -> mx.array:
 
 def _run(stage: Stage, x: mx.array, conditioning: Conditioning) -> mx.array:
     for layer in stage:
-        x = layer(x, conditioning)
+        x = conditioning.run(layer, x, conditioning)
     return x
 
 

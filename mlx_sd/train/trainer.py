@@ -1,0 +1,154 @@
+"""One step of training: gradients of micro-batches are averaged, clipped and applied; and the state between steps.
+
+The step knows nothing of pictures. Its loss is a function of a micro-batch, its parameters are those of one module,
+and everything that the next step needs is in `state`.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
+
+from ..core.errors import Failure
+from . import optimizers
+from .optimizers import GroupedOptimizer
+
+Batch = TypeVar("Batch")
+Tree = Any  # nested dictionaries and lists of arrays, as MLX's modules have their parameters
+Average = Callable[[Tree], Tree]
+
+_WEIGHTS, _AVERAGES = "weights", "averages"
+
+
+class Step(NamedTuple):
+    """The numbers of one step."""
+
+    loss: float
+    gradient_norm: float
+    rate: float
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Learning rates over a run."""
+
+    peak: float
+    steps: int
+    schedule: str = "constant"
+    warmup: int = 0
+
+    def at(self, step: int) -> float:
+        """Returns the learning rate of a step, counted from 0."""
+        return optimizers.rate(self.schedule, self.peak, step, self.steps, self.warmup)
+
+
+class Trainer(Generic[Batch]):
+    """Learns the trainable parameters of a module by descending a loss."""
+
+    def __init__(
+        self,
+        learned: nn.Module,
+        loss: Callable[[Batch], mx.array],
+        optimizer: GroupedOptimizer,
+        rates: Rates,
+        *,
+        clip: float | None = 1.0,
+        average_decay: float | None = None,
+        average_over_ranks: Average | None = None,
+        compute_dtype: mx.Dtype | None = None,
+        hint: str = "",
+    ):
+        """loss: of one micro-batch, a mean over its examples.
+
+        clip: largest norm of all gradients together; None does not clip. average_decay: of averaged weights, None keeps
+        none. average_over_ranks: averages gradients of several processes. compute_dtype: of the parameters while the
+        loss is computed; they are kept in their own. hint: what is likely wrong where the loss is not finite.
+        """
+        self.learned, self._loss, self._optimizer, self._rates = learned, loss, optimizer, rates
+        self._clip, self._decay, self._hint = clip, average_decay, hint
+        self._average_over_ranks, self._compute_dtype = average_over_ranks or (lambda tree: tree), compute_dtype
+        self._gradients = mx.value_and_grad(self._loss_of)
+        self.step = 0
+        optimizer.init(learned.trainable_parameters())
+        self.averages: Tree = tree_map(mx.array, learned.trainable_parameters()) if average_decay else None
+
+    def run(self, batches: Iterable[Batch]) -> Step:
+        """Takes one step on micro-batches of equal size, and returns its numbers.
+
+        Raises Failure where the loss is not finite; the parameters are then as they were before the step.
+        """
+        losses, total, count = [], None, 0
+        for batch in batches:
+            loss, gradients = self._gradients(self.learned.trainable_parameters(), batch)
+            total = gradients if total is None else tree_map(mx.add, total, gradients)
+            mx.eval(loss, total)  # one micro-batch's activations at a time
+            losses.append(loss)
+            count += 1
+        mean = mx.stack(losses).mean()
+        gradients, mean = self._average_over_ranks((tree_map(lambda gradient: gradient / count, total), mean))
+        norm = mx.sqrt(sum(mx.square(array.astype(mx.float32)).sum() for _, array in tree_flatten(gradients)))
+        mx.eval(mean, norm)
+        if not (math.isfinite(mean.item()) and math.isfinite(norm.item())):
+            where = "loss" if not math.isfinite(mean.item()) else "gradient"
+            raise Failure(f"the {where} is not finite at step {self.step + 1}{self._hint}")
+        if self._clip is not None:
+            factor = mx.minimum(self._clip / (norm + 1e-6), 1.0)
+            gradients = tree_map(lambda gradient: gradient * factor.astype(gradient.dtype), gradients)
+        rate = self._rates.at(self.step)
+        self._optimizer.update(self.learned, gradients, rate)
+        self.step += 1
+        if self.averages is not None:
+            self._move_averages()
+        mx.eval(self.learned.trainable_parameters(), self._optimizer.state, self.averages or {})
+        return Step(mean.item(), norm.item(), rate)
+
+    def measure(self, batches: Sequence[Batch]) -> float:
+        """Returns the mean loss of micro-batches without learning from them."""
+        losses = []
+        for batch in batches:
+            losses.append(self._loss_of(self.learned.trainable_parameters(), batch))
+            mx.eval(losses[-1])
+        return float(mx.stack(losses).mean().item())
+
+    def state(self) -> dict[str, mx.array]:
+        """Returns everything that the next steps depend on, by name."""
+        arrays = {f"{_WEIGHTS}.{name}": a for name, a in tree_flatten(self.learned.trainable_parameters())}
+        if self.averages is not None:
+            arrays |= {f"{_AVERAGES}.{name}": array for name, array in tree_flatten(self.averages)}
+        return arrays | self._optimizer.state
+
+    def restore(self, step: int, arrays: Mapping[str, mx.array]) -> None:
+        """Continues after `step` steps with a state of `state`."""
+        self.learned.update(_tree(arrays, _WEIGHTS))
+        if self.averages is not None:
+            self.averages = _tree(arrays, _AVERAGES)
+        self._optimizer.restore(arrays, self.learned.trainable_parameters())
+        self.step = step
+        mx.eval(self.learned.parameters())
+
+    def _loss_of(self, parameters: Tree, batch: Batch) -> mx.array:
+        before = self.learned.trainable_parameters()
+        dtype = self._compute_dtype
+        try:
+            self.learned.update(parameters if dtype is None else tree_map(lambda a: a.astype(dtype), parameters))
+            return self._loss(batch)
+        finally:
+            self.learned.update(before)
+
+    def _move_averages(self) -> None:
+        """Moves averaged weights towards the new ones; at first they follow them closely (Karras et al. 2023)."""
+        assert self._decay is not None
+        keep = min(self._decay, (1 + self.step) / (10 + self.step))
+        weights = self.learned.trainable_parameters()
+        self.averages = tree_map(lambda mean, weight: mean + (1 - keep) * (weight - mean), self.averages, weights)
+
+
+def _tree(arrays: Mapping[str, mx.array], prefix: str) -> Tree:
+    beginning = f"{prefix}."
+    return tree_unflatten(
+        [(name.removeprefix(beginning), array) for name, array in arrays.items() if name.startswith(beginning)]
+    )
