@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import mlx.nn as nn
 
 from .checkpoint.embedded import EMBEDDED
@@ -155,6 +156,22 @@ def runtime_plan(adapters: list[Any], networks: Mapping[str, nn.Module], strict:
     from convert.adapters.runtime import plan_runtime
 
     return plan_runtime(adapters, networks, strict)
+
+
+def write_trained_model(
+    folder: Path, out: Path, dtype: mx.Dtype, networks: Mapping[str, tuple[Mapping[str, Any], nn.Module]]
+) -> None:
+    """Writes the diffusers folder of a model folder, some of whose networks were trained; see `convert.writers`."""
+    from convert.writers.diffusers_folder import write_diffusers_folder
+
+    write_diffusers_folder(folder, out, dtype, networks)
+
+
+def write_trained_control(network: nn.Module, unet: Mapping[str, Any], out: Path, dtype: mx.Dtype) -> None:
+    """Writes the diffusers folder of a ControlNet; unet: the config of the UNet that it is for."""
+    from convert.writers.control_folder import write_control_folder
+
+    write_control_folder(network, unet, out, dtype)  # type: ignore[arg-type] - of training, which knows its class
 
 
 def converted(model: str) -> Path | None:
