@@ -157,6 +157,16 @@ def runtime_plan(adapters: list[Any], networks: Mapping[str, nn.Module], strict:
     return plan_runtime(adapters, networks, strict)
 
 
+def layer_name(part: str, names: Mapping[str, str], layer: str) -> str:
+    """Returns the name by which trainers' files are written for a layer of network `part`, as diffusers spells it.
+
+    names: the network's own. What is returned is read by `adapters`.
+    """
+    from convert.files.diffusers_names import written_name
+
+    return written_name(part, names, layer)
+
+
 def converted(model: str) -> Path | None:
     """Returns the model folder that a checkpoint is, or has been converted to; None where there is none yet."""
     folder = EMBEDDED.get(model) or Path(model)

@@ -12,7 +12,7 @@ from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import TENSOR_DTYPES, Tensor, atomic_folder
 from mlx_sd.core.terminal import progress
 
-from ..files.diffusers_names import diffusers_name
+from ..files.diffusers_names import written_name
 from ..files.safetensors_stream import Entry, write_tensors
 from ..sources.checkpoint import SCHEDULERS, VQ, Vocabulary
 from .model_folder import write_tokenizer
@@ -94,9 +94,7 @@ def _entries(folder: Path, part: str, version: int, config: dict[str, Any], dtyp
     convolutions = part == "unet" and not config.get("use_linear_projection")
     entries = []
     for parameter, tensor in stored.items():
-        name = diffusers_name(part, network.names, parameter)
-        if part.startswith("text_encoder") and not name.startswith("text_projection"):
-            name = f"text_model.{name}"
+        name = written_name(part, network.names, parameter)
         projection = convolutions and name.endswith((".proj_in.weight", ".proj_out.weight"))
         entries.append(_entry(name, tensor, projection, dtype or TENSOR_DTYPES[tensor.dtype][1]))
     return entries

@@ -1,0 +1,1 @@
+"""Trains adapters, embeddings and networks of Stable Diffusion."""
