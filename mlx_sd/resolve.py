@@ -157,14 +157,16 @@ def runtime_plan(adapters: list[Any], networks: Mapping[str, nn.Module], strict:
     return plan_runtime(adapters, networks, strict)
 
 
-def layer_name(part: str, names: Mapping[str, str], layer: str) -> str:
-    """Returns the name by which trainers' files are written for a layer of network `part`, as diffusers spells it.
+def layer_names(part: str, names: Mapping[str, str], layer: str) -> tuple[str, str]:
+    """Returns the names by which files are written for a layer of network `part`; `adapters` reads both.
 
-    names: the network's own. What is returned is read by `adapters`.
+    They are diffusers', and that of the UNet in the original code, or diffusers' again. names: the network's own.
     """
     from convert.files.diffusers_names import written_name
+    from convert.files.original_names import unet_layer
 
-    return written_name(part, names, layer)
+    name = written_name(part, names, layer)
+    return name, unet_layer(layer, name) if part == "unet" else name
 
 
 def converted(model: str) -> Path | None:

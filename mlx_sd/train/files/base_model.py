@@ -24,6 +24,7 @@ class Layer(NamedTuple):
     """A linear layer or a convolution of the checkpoint."""
 
     name: str  # as diffusers writes it
+    original: str  # as the original code called it, if it is in the UNet
     shape: tuple[int, ...]  # of its weight in the checkpoint, as in torch: (out, in) or (out, in, h, w)
 
 
@@ -66,9 +67,9 @@ def _layers(model: Model) -> dict[LayerKey, Layer]:
     for part, network in {"unet": model.unet, **dict(zip(TEXT, model.text_encoders, strict=False))}.items():
         for path, module in network.named_modules():
             if shape := _shape(module):
-                name = resolve.layer_name(part, network.names, path)
+                name, original = resolve.layer_names(part, network.names, path)
                 kernel = (1, 1) if convolutions and part == "unet" and name.endswith(_PROJECTIONS) else ()
-                layers[part, path] = Layer(name, (*shape, *kernel))
+                layers[part, path] = Layer(name, original, (*shape, *kernel))
     return layers
 
 

@@ -49,9 +49,10 @@ def write(
     layers: by ("unet", "text_encoder" or "text_encoder_2", path of the layer). base: the checkpoint, described before
     adapters stood beside its layers. record: what the metadata say of the training.
 
-    spelling: "kohya" writes lora_down, lora_up and alpha. "diffusers" writes lora_A and lora_B, as PEFT does, without
-    an alpha: the factor alpha / rank is in lora_B, because not every reader looks for alphas under these names. Of
-    alphas that differ between layers diffusers reads those of the UNet alone.
+    spelling: "kohya" writes lora_down, lora_up and alpha; the layers of SDXL's UNet have the original code's names
+    there, those of others diffusers'. "diffusers" writes lora_A and lora_B, as PEFT does, without an alpha: the factor
+    alpha / rank is in lora_B, because not every reader looks for alphas under these names. Of alphas that differ
+    between layers diffusers reads those of the UNet alone.
 
     dtype: of the factors, "float16" or "float32"; alphas are float32 always, because 0.1 is not a half-precision
     number. force: an existing file may be replaced.
@@ -66,7 +67,8 @@ def write(
     if not layers:
         raise InputError(f"{path}: there is no layer to write; name layers that are trained")
     safetensors_file.check(path, force)
-    prefixes = _TWO_ENCODERS if base.family is Family.SDXL else _ONE_ENCODER
+    xl = base.family is Family.SDXL
+    prefixes = _TWO_ENCODERS if xl else _ONE_ENCODER
     arrays: dict[str, np.ndarray] = {}
     ranks: list[Rank] = []
     kernels: list[Rank] = []
@@ -77,7 +79,7 @@ def write(
         target = base.layers[part, layer]
         down, up = _factors(weights, target, where)
         if spelling == "kohya":
-            module = prefixes[part] + target.name.replace(".", "_")
+            module = prefixes[part] + (target.original if xl else target.name).replace(".", "_")
             arrays[f"{module}.lora_down.weight"] = numbers_of(down, dtype, where)
             arrays[f"{module}.lora_up.weight"] = numbers_of(up, dtype, where)
             arrays[f"{module}.alpha"] = np.array(weights.alpha, np.float32)

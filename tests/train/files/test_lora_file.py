@@ -160,8 +160,14 @@ def test_names_and_shapes_are_those_of_kohyas_scripts(models, tmp_path):
             "lora_te1_text_model_encoder_layers_0_self_attn_out_proj": ((4, 32), (32, 4)),
             "lora_te2_text_model_encoder_layers_2_mlp_fc2": ((4, 128), (48, 4)),
             "lora_te2_text_projection": ((4, 48), (24, 4)),
-            "lora_unet_mid_block_attentions_0_proj_in": ((4, 64), (64, 4)),
-            "lora_unet_up_blocks_0_attentions_1_transformer_blocks_2_ff_net_2": ((4, 256), (64, 4)),
+            "lora_unet_middle_block_1_proj_in": ((4, 64), (64, 4)),
+            "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q": ((4, 64), (64, 4)),
+            "lora_unet_output_blocks_1_1_transformer_blocks_2_ff_net_2": ((4, 256), (64, 4)),
+            "lora_unet_output_blocks_2_2_conv": ((3, 64, 3, 3), (64, 3, 1, 1)),
+            "lora_unet_input_blocks_3_0_op": ((3, 32, 3, 3), (32, 3, 1, 1)),
+            "lora_unet_input_blocks_4_0_in_layers_2": ((3, 32, 3, 3), (64, 3, 1, 1)),
+            "lora_unet_input_blocks_4_0_skip_connection": ((4, 32, 1, 1), (64, 4, 1, 1)),
+            "lora_unet_middle_block_2_emb_layers_1": ((4, 128), (64, 4)),
         },
     }
     for family, expected in places.items():
