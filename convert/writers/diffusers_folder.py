@@ -14,7 +14,7 @@ from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import TENSOR_DTYPES, atomic_folder
 from mlx_sd.core.terminal import progress
 
-from ..files.diffusers_names import diffusers_name
+from ..files.diffusers_names import written_name
 from ..files.safetensors_stream import Entry, write_tensors
 from ..sources.checkpoint import SCHEDULERS, VQ, Vocabulary
 from .model_folder import write_tokenizer
@@ -128,7 +128,21 @@ def _entry(
     if part.startswith("text_encoder") and not name.startswith("text_projection"):
         name = f"text_model.{name}"
     # The one layer that is a convolution in some checkpoints and a linear one in others, which compute the same
+<<<<<<< HEAD
     convolutions = part in ("unet", CONTROL) and not config.get("use_linear_projection")
+=======
+    convolutions = part == "unet" and not config.get("use_linear_projection")
+    entries = []
+    for parameter, tensor in stored.items():
+        name = written_name(part, network.names, parameter)
+        projection = convolutions and name.endswith((".proj_in.weight", ".proj_out.weight"))
+        entries.append(_entry(name, tensor, projection, dtype or TENSOR_DTYPES[tensor.dtype][1]))
+    return entries
+
+
+def _entry(name: str, tensor: Tensor, projection: bool, dtype: mx.Dtype) -> Entry:
+    shape = tensor.shape
+>>>>>>> tc
     if len(shape) == 4:
         o, h, w, i = shape
         shape = (o, i, h, w)
