@@ -1,0 +1,1 @@
+"""Training in MLX: LoRAs, embeddings, networks, ControlNets and distilled students."""
