@@ -158,7 +158,6 @@ def runtime_plan(adapters: list[Any], networks: Mapping[str, nn.Module], strict:
     return plan_runtime(adapters, networks, strict)
 
 
-<<<<<<< HEAD
 def write_trained_model(
     folder: Path, out: Path, dtype: mx.Dtype, networks: Mapping[str, tuple[Mapping[str, Any], nn.Module]]
 ) -> None:
@@ -173,7 +172,8 @@ def write_trained_control(network: nn.Module, unet: Mapping[str, Any], out: Path
     from convert.writers.control_folder import write_control_folder
 
     write_control_folder(network, unet, out, dtype)  # type: ignore[arg-type] - of training, which knows its class
-=======
+
+
 def layer_names(part: str, names: Mapping[str, str], layer: str) -> tuple[str, str]:
     """Returns the names by which files are written for a layer of network `part`; `adapters` reads both.
 
@@ -184,7 +184,6 @@ def layer_names(part: str, names: Mapping[str, str], layer: str) -> tuple[str, s
 
     name = written_name(part, names, layer)
     return name, unet_layer(layer, name) if part == "unet" else name
->>>>>>> tc
 
 
 def converted(model: str) -> Path | None:

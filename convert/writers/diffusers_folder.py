@@ -124,25 +124,9 @@ def _entry(
     dtype: mx.Dtype,
     read: Callable[[], mx.array],
 ) -> Entry:
-    name = diffusers_name(part, network.names, parameter)
-    if part.startswith("text_encoder") and not name.startswith("text_projection"):
-        name = f"text_model.{name}"
+    name = written_name(part, network.names, parameter)
     # The one layer that is a convolution in some checkpoints and a linear one in others, which compute the same
-<<<<<<< HEAD
     convolutions = part in ("unet", CONTROL) and not config.get("use_linear_projection")
-=======
-    convolutions = part == "unet" and not config.get("use_linear_projection")
-    entries = []
-    for parameter, tensor in stored.items():
-        name = written_name(part, network.names, parameter)
-        projection = convolutions and name.endswith((".proj_in.weight", ".proj_out.weight"))
-        entries.append(_entry(name, tensor, projection, dtype or TENSOR_DTYPES[tensor.dtype][1]))
-    return entries
-
-
-def _entry(name: str, tensor: Tensor, projection: bool, dtype: mx.Dtype) -> Entry:
-    shape = tensor.shape
->>>>>>> tc
     if len(shape) == 4:
         o, h, w, i = shape
         shape = (o, i, h, w)
