@@ -1,6 +1,6 @@
 """A control network (Zhang et al. 2023), begun as a copy of the UNet's way down and middle, with zero convolutions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import mlx.core as mx
@@ -9,7 +9,7 @@ from mlx.utils import tree_flatten
 from ...checkpoint.model import Model
 from ...networks.control import ControlNet
 from ...networks.control_config import ControlConfig
-from ..examples import CaptionEncoder, MicroBatch
+from ..examples import Captions, MicroBatch
 from ..objective import Objective
 from ..recomputing import recomputing
 from ..settings import ControlSettings
@@ -22,13 +22,13 @@ _COPIED = ("embedding.", "down.", "middle.")  # the beginnings of parameters tha
 class Control:
     """A control network for a model, whose UNet does not learn."""
 
-    def __init__(self, model: Model, settings: ControlSettings, captions: Sequence[str], objective: Objective):
+    def __init__(self, model: Model, settings: ControlSettings, captions: Captions, objective: Objective):
         self._model, self._objective = model, objective
         for network in (model.unet, *model.text_encoders):
             network.freeze()
         mx.random.seed(settings.seed)
         self.learned = network_like(model)
-        self._captions = CaptionEncoder(model, captions)
+        self._captions = captions
         networks = {"unet": model.unet, "control": self.learned}
         self._run: Mapping[str, Any] = {"run": recomputing(networks)} if settings.recompute else {}
 

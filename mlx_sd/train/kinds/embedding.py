@@ -8,7 +8,7 @@ import mlx.nn as nn
 from ...checkpoint.model import Model
 from ...core.errors import InputError
 from ...prompts.embeddings import Embedding, Vectors
-from ..examples import CaptionEncoder, MicroBatch
+from ..examples import Captions, MicroBatch
 from ..objective import Objective
 from ..recomputing import recomputing
 from ..settings import EmbeddingSettings
@@ -28,8 +28,8 @@ class WordVectors(nn.Module):
 class TextualInversion:
     """The vectors of a new word; nothing else learns."""
 
-    def __init__(self, model: Model, settings: EmbeddingSettings, captions: Sequence[str], objective: Objective):
-        self._model, self._objective, self._token, self._texts = model, objective, settings.token, captions
+    def __init__(self, model: Model, settings: EmbeddingSettings, captions: Captions, objective: Objective):
+        self._model, self._objective, self._token, self._captions = model, objective, settings.token, captions
         if not model.text_encoders:
             raise InputError("this model takes no prompt, so it has no words to learn")
         for network in (model.unet, *model.text_encoders):
@@ -46,8 +46,7 @@ class TextualInversion:
     def loss(self, batch: MicroBatch) -> mx.array:
         """Returns the loss of a micro-batch."""
         vectors = Vectors(Embedding("", self._token), tuple(self.learned.arrays))
-        captions = CaptionEncoder(self._model, batch.captions, learns=True, embeddings=[vectors])
-        inputs, unet = captions.inputs(batch), self._model.unet
+        inputs, unet = self._captions.learning(batch, [vectors]), self._model.unet
 
         def predict(x: mx.array, timesteps: mx.array) -> mx.array:
             """Returns the UNet's prediction for captions with the word."""

@@ -1,12 +1,10 @@
 """A whole UNet: fine-tuned from a checkpoint's weights, or from random ones (Ho et al. 2020, algorithm 1)."""
 
-from collections.abc import Sequence
-
 import mlx.core as mx
 
 from ...checkpoint.model import Model
 from ...networks.unet import UNet
-from ..examples import CaptionEncoder, MicroBatch
+from ..examples import Captions, MicroBatch
 from ..objective import Objective
 from ..recomputing import recomputing
 from ..settings import UNetSettings
@@ -17,7 +15,7 @@ RATE, SCRATCH_RATE, WEIGHT_DECAY = 1e-5, 1e-4, 1e-2
 class WholeUNet:
     """The UNet of a model, all of whose weights are learned; they are kept in float32 while they learn."""
 
-    def __init__(self, model: Model, settings: UNetSettings, captions: Sequence[str], objective: Objective):
+    def __init__(self, model: Model, settings: UNetSettings, captions: Captions, objective: Objective):
         self._model, self._objective = model, objective
         for encoder in model.text_encoders:
             encoder.freeze()
@@ -26,7 +24,7 @@ class WholeUNet:
             mx.random.seed(settings.seed)
             self.learned.update(UNet(model.unet.config).parameters())
         self.learned.unfreeze()
-        self._captions = CaptionEncoder(model, captions)
+        self._captions = captions
         self._run = {"run": recomputing({"unet": model.unet})} if settings.recompute else {}
 
     def loss(self, batch: MicroBatch) -> mx.array:
