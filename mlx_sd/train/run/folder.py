@@ -33,6 +33,8 @@ _ADVICE = "free some space, and go on with --resume"
 class RunFolder:
     """The folder of a run, a context manager: inside the block this process alone trains into it.
 
+    Of several processes that train together, only the first has a RunFolder.
+
     path: the folder. step: the step after which the run goes on, 0 at its beginning. log, samples: what is written
     while it trains.
     """

@@ -96,6 +96,14 @@ def test_a_run_that_is_resumed_ends_bit_equal(tmp_path):
         assert {n: bits(a) for n, a in tree_flatten(one)} == {n: bits(a) for n, a in tree_flatten(other)}
 
 
+def test_arrays_that_are_read_need_their_file_no_more(tmp_path):
+    path = checkpoint.write(tmp_path, 1, state(1), {})
+    loaded = checkpoint.read(path).arrays
+    for file in path.iterdir():
+        file.write_bytes(b"")
+    assert same(loaded, state(1))
+
+
 def test_two_checkpoints_stay(tmp_path):
     for step in (1, 2, 3, 10, 999_999, 1_000_000):
         checkpoint.write(tmp_path, step, state(step), {})

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import is_folder
-from mlx_sd.train.run import log
+from mlx_sd.train.run import durable, log
 from mlx_sd.train.run.folder import RunFolder
 from tests.train.run.records import Settings, opened, same, state, train
 
@@ -65,6 +66,23 @@ def test_a_run_without_a_checkpoint_is_resumed_at_its_beginning(tmp_path):
     with opened(tmp_path, resume=True) as run:
         assert run.step == 0 and run.latest() is None and log.read(run.log.path) == []
         train(run, 2)
+
+
+def test_ctrl_c_while_saving_counts_when_the_checkpoint_is_whole(tmp_path, monkeypatch):
+    flush, times = durable.flush, []
+
+    def interrupted(handle):
+        times.append(os.kill(os.getpid(), signal.SIGINT))
+        flush(handle)
+
+    with opened(tmp_path) as run:
+        run.log.flush()
+        monkeypatch.setattr(run.log, "flush", lambda: None)
+        monkeypatch.setattr(durable, "flush", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run.save(1, state(1))
+        monkeypatch.undo()
+        assert len(times) == 3 and run.latest().step == 1
 
 
 def test_resuming_where_there_is_nothing_and_beginning_where_there_is_a_run_are_refused(tmp_path):

@@ -65,6 +65,16 @@ def test_lines_that_are_none_are_dropped(tmp_path):
     assert path.read_bytes() == b'{"step": 1}\n{"step": 2}\n'
 
 
+def test_a_line_without_its_end_is_none_so_that_the_next_does_not_stick_to_it(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"step": 2}')
+    assert read(path) == [{"step": 1}]
+    log = Log(path, 2)
+    log.write(2, loss=0.5)
+    log.close()
+    assert read(path) == [{"step": 1}, {"step": 2, "loss": 0.5}]
+
+
 def test_a_new_run_begins_with_an_empty_log_and_may_have_a_step_0(tmp_path):
     path = tmp_path / "log.jsonl"
     assert read(path) == []
