@@ -66,11 +66,13 @@ class Adapters(nn.Module):
     """The adapters of all layers that are trained; its parameters are what is learned."""
 
     def __init__(self, layers: Mapping[LayerName, Layer], rank: int, alpha: float, seed: int):
-        """Makes an adapter for each layer, and puts it beside the layer."""
+        """Makes an adapter for each layer, and puts it beside the layer; alpha / rank is the scale of all of them."""
         super().__init__()
         self.layers = {}
         for number, (name, layer) in enumerate(layers.items()):
-            adapter = LowRank(layer, min(rank, *_shape(layer)[:1]), alpha, mx.random.key((seed << 20) + number))
+            outputs, *inputs = _shape(layer)
+            own = min(rank, outputs, math.prod(inputs))  # more would be the same differences of the weight
+            adapter = LowRank(layer, own, alpha * own / rank, mx.random.key((seed << 20) + number))
             self.layers[name.key] = adapter
             layer.beside = adapter.added  # type: ignore[assignment] - called as Beside is
         self._layers = dict(layers)

@@ -32,6 +32,10 @@ class TextualInversion:
         self._model, self._objective, self.token, self._captions = model, objective, settings.token, captions
         if not model.text_encoders:
             raise InputError("this model takes no prompt, so it has no words to learn")
+        if any(tokenizer.token(settings.token.lower()) is not None for tokenizer in model.tokenizers):
+            raise InputError(
+                f"--token {settings.token!r} is a word already; take one that no prompt has, as my-{settings.token}"
+            )
         for network in (model.unet, *model.text_encoders):
             network.freeze()
         rows = [_first_rows(model, number, settings) for number in range(len(model.text_encoders))]
