@@ -16,17 +16,17 @@ from ..load import load
 from ..pipeline import StableDiffusion
 from . import results
 from .data import dataset
-from .examples import Captions
 from .files.base_model import BaseModel
 from .files.training_record import TrainingRecord
 from .kinds import control, embedding, lora, unet
-from .objective import Objective
-from .optimizers import Group, GroupedOptimizer
+from .learning.examples import Captions
+from .learning.objective import Objective
+from .learning.optimizers import Group, GroupedOptimizer
+from .learning.settings import ControlSettings, EmbeddingSettings, LoraSettings, TrainSettings, UNetSettings
+from .learning.trainer import Rates, Step, Trainer
 from .pictures import Pictures, hint_file
 from .results import Result
 from .run.folder import RunFolder
-from .settings import ControlSettings, EmbeddingSettings, LoraSettings, TrainSettings, UNetSettings
-from .trainer import Rates, Step, Trainer
 
 BETAS = (0.9, 0.999)
 SAMPLE_STEPS = 20

@@ -8,9 +8,9 @@ import pytest
 
 from mlx_sd import StableDiffusion
 from mlx_sd.checkpoint.model import Model
-from mlx_sd.train.examples import MicroBatch
-from mlx_sd.train.objective import Objective
-from mlx_sd.train.random_keys import Place
+from mlx_sd.train.learning.examples import MicroBatch
+from mlx_sd.train.learning.objective import Objective
+from mlx_sd.train.learning.random_keys import Place
 from tests.support import families
 
 TEXT = "a red zorb"

@@ -6,7 +6,7 @@ from mlx.utils import tree_flatten
 
 from mlx_sd.core.errors import InputError
 from mlx_sd.networks.layers import Conv, Linear
-from mlx_sd.train.low_rank import TARGETS, Adapters, LayerName, layers_of
+from mlx_sd.train.learning.low_rank import TARGETS, Adapters, LayerName, layers_of
 
 LAYERS = {
     "linear": (lambda: Linear(6, 5), (2, 3, 6)),

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ..core.errors import InputError
-from ..request import DTYPES
-from ..setting import Range, fields_from_json, setting, settings_of
+from ...core.errors import InputError
+from ...request import DTYPES
+from ...setting import Range, fields_from_json, setting, settings_of
 from . import low_rank, optimizers
 
 _COUNT, _SHARE = Range(1), Range(0, 1)

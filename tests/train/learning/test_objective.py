@@ -10,9 +10,9 @@ from mlx_sd.core.errors import InputError
 from mlx_sd.sampling.denoise import estimate_image
 from mlx_sd.sampling.scheduler import Scheduler
 from mlx_sd.sampling.steps import Level
-from mlx_sd.train import random_keys
-from mlx_sd.train.objective import Objective
-from mlx_sd.train.random_keys import Place
+from mlx_sd.train.learning import random_keys
+from mlx_sd.train.learning.objective import Objective
+from mlx_sd.train.learning.random_keys import Place
 
 BETAS = {"_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 TYPES = ("epsilon", "v_prediction", "sample")

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 
 from mlx_sd.core.errors import Failure
-from mlx_sd.train import optimizers
-from mlx_sd.train.optimizers import OPTIMIZERS, SCHEDULES, Group, GroupedOptimizer
-from mlx_sd.train.trainer import Rates, Trainer
+from mlx_sd.train.learning import optimizers
+from mlx_sd.train.learning.optimizers import OPTIMIZERS, SCHEDULES, Group, GroupedOptimizer
+from mlx_sd.train.learning.trainer import Rates, Trainer
 
 BETAS = (0.9, 0.999)
 
