@@ -118,7 +118,7 @@ class TrainSettings:
     )
     seed: int = setting(0, "of all random numbers", kind=int, range=Range(0, 2**32 - 1))
     cache: str | None = setting(
-        None, "folder of encoded pictures and captions (default: in the run's folder)", metavar="DIR"
+        None, "folder that keeps encoded pictures and captions (default: memory)", metavar="DIR"
     )
     save_every: int = setting(
         100, "steps between checkpoints of the run", kind=int, range=_COUNT, aliases="checkpointing-steps"
