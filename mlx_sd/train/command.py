@@ -53,7 +53,7 @@ def overview() -> Parser:
 def parser() -> Parser:
     """Returns a parser of all kinds together, by which shells complete; `kind_parser` is that of one."""
     p = Parser(prog=program(NAME))
-    p.add_argument("kind", choices=tuple(KINDS))
+    p.add_argument("kind", choices=tuple(KINDS), help="the kind of training")
     described = {field: setting for kind in KINDS.values() for field, setting in settings_of(kind.settings).items()}
     for field, setting in described.items():
         add_setting(p, field, setting)
