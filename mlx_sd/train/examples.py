@@ -10,6 +10,7 @@ from ..checkpoint.model import Model
 from ..prompts.embeddings import Vectors
 from ..prompts.encoding import Encoding, PromptEncoder
 from .objective import Draws
+from .random_keys import Place
 
 
 class Sizes(NamedTuple):
@@ -36,6 +37,7 @@ class MicroBatch:
     labels: tuple[int, ...] = ()  # of class-conditional models
     weights: mx.array | None = None  # (B,), of each example
     hints: mx.array | None = None  # (B, H, W, 3): the images of a control network
+    places: tuple[Place, ...] = ()  # of the examples in the run, for kinds that draw more numbers than `draws` has
 
 
 class CaptionEncoder:
