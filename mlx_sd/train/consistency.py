@@ -105,7 +105,7 @@ class Consistency:
         """
         starts, solved_at, ends = zip(*jumps, strict=True)
         t, u = mx.array(starts), mx.array(solved_at)
-        solved = mx.stop_gradient(self.solve(noisy, teacher(noisy, t), starts, solved_at))
+        solved = self.solve(noisy, teacher(noisy, t), starts, solved_at)
         goal = mx.stop_gradient(self.function(solved, target(solved, u), solved_at, ends))
         estimate = self.function(noisy, student(noisy, t), starts, ends)
         distances = self._distance(estimate - goal).mean(axis=(1, 2, 3))

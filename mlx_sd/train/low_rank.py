@@ -89,7 +89,7 @@ class Adapters(nn.Module):
             yield
         finally:
             for name, layer in self._layers.items():
-                layer.beside = self.layers[name.key].added
+                layer.beside = self.layers[name.key].added  # type: ignore[assignment]
 
     def remove(self) -> None:
         """Takes the adapters away from their layers, which are then what they were."""

@@ -95,6 +95,17 @@ def test_steps_of_the_sampler_lcm_are_the_consistency_function_in_noise(predicti
         assert close(end.signal * image, stepped(table, row, x, output))
 
 
+@pytest.mark.parametrize("scaling", [10.0, 3.0])
+def test_latent_consistency_mixes_latents_and_image_by_the_scaled_timestep(scaling):
+    consistency = Consistency(scheduler("sample", timestep_scaling=scaling), "lcm")
+    x, image = arrays("x", "output")
+    places = np.array([19, 499, 999])
+    square = (scaling * places) ** 2
+    skip, out = 0.25 / (square + 0.25), np.sqrt(square / (square + 0.25))
+    mixed = skip[:, None, None, None] * np.array(x) + out[:, None, None, None] * np.array(image)
+    assert np.allclose(consistency.function(x, image, places.tolist(), [0, 0, 0]), mixed, rtol=1e-6)
+
+
 @pytest.mark.parametrize("method", ["lcm", "tcd"])
 def test_the_timesteps_are_those_that_distilled_samplers_know(method):
     config = scheduler()

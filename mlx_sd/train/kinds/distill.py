@@ -103,10 +103,11 @@ class Distillation:
         """Returns the jump of each example and the scale of its guidance."""
         settings, (low, high) = self._settings, self._guidance
         jumps, scales = [], []
-        for timestep, place in zip(batch.draws.timesteps.tolist(), batch.places, strict=True):
+        for number, place in enumerate(batch.places):
             growing = settings.widen * settings.steps
             width = min(place.step / growing, 1.0) if growing and place.step >= 0 else 1.0
             end = random_keys.chance(settings.seed, place, "jump")
+            timestep = int(batch.draws.timesteps[number].item())
             jumps.append(self._consistency.jump(timestep, end, width))
             scales.append(low + (high - low) * random_keys.chance(settings.seed, place, "guidance"))
         return jumps, scales
@@ -114,14 +115,14 @@ class Distillation:
     def _predict_guided(self, x: mx.array, timesteps: mx.array, inputs: Inputs, scales: Sequence[float]) -> mx.array:
         """Returns u + scale (c - u) of the teacher, in float32; c alone where all scales are 1."""
         unet = self._model.unet
-        with self._adapters.switched_off() if self._adapters else nullcontext():
+        with nullcontext() if self._adapters is None else self._adapters.switched_off():
             if all(scale == 1 for scale in scales):
                 return _predict(unet, x, timesteps, inputs)
             without = self._without_subject(inputs)
             both = {name: mx.concatenate([without[name], array]) for name, array in inputs.items()}
             output = _predict(unet, mx.concatenate([x, x]), mx.concatenate([timesteps, timesteps]), both)
         unconditional, conditional = mx.split(output, 2)
-        return unconditional + mx.array(scales)[:, None, None, None] * (conditional - unconditional)
+        return unconditional + mx.array(list(scales))[:, None, None, None] * (conditional - unconditional)
 
     def _predict_target(self, x: mx.array, timesteps: mx.array, inputs: Inputs) -> mx.array:
         if self._averages is None:
@@ -142,7 +143,7 @@ class Distillation:
             replaced["context"] = mx.broadcast_to(nothing.context, inputs["context"].shape)
             if nothing.pooled is not None and "text_embeds" in inputs:
                 replaced["text_embeds"] = mx.broadcast_to(nothing.pooled, inputs["text_embeds"].shape)
-        elif self._model.classes is not None:
+        elif self._model.classes is not None and self._model.classes.null is not None:
             replaced["class_labels"] = mx.full(inputs["class_labels"].shape, self._model.classes.null)
         return replaced
 
