@@ -264,7 +264,7 @@ def parse_guidance(value: Any) -> tuple[float, float]:
     return scales[0], scales[-1]
 
 
-_LCM_GUIDANCE = "in LCM's convention the scale is one lower than in generate's --guidance, which --guidance takes here"
+_LCM_GUIDANCE = "say --guidance LOWEST:HIGHEST, in generate's convention, where LCM's scale of {value} is one more"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,10 +311,7 @@ class DistillSettings(TrainSettings):
         to_json=lambda value: value and list(value),
         metavar="SCALE[:SCALE]",
         aliases="guidance-scale cfg cfg-scale",
-        false_friends={
-            "w-min": f"{_LCM_GUIDANCE}: --guidance 1 + {{value}}",
-            "w-max": f"{_LCM_GUIDANCE}: --guidance LOWEST:1 + {{value}}",
-        },
+        false_friends=dict.fromkeys(("w-min", "w-max"), _LCM_GUIDANCE),
         group="kind",
     )
     solver_steps: int = setting(

@@ -10,6 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx.utils import tree_flatten, tree_map
 
 from ...checkpoint.model import Model
@@ -103,12 +104,11 @@ class Distillation:
         """Returns the jump of each example and the scale of its guidance."""
         settings, (low, high) = self._settings, self._guidance
         jumps, scales = [], []
-        for number, place in enumerate(batch.places):
+        for timestep, place in zip(np.array(batch.draws.timesteps), batch.places, strict=True):
             growing = settings.widen * settings.steps
             width = min(place.step / growing, 1.0) if growing and place.step >= 0 else 1.0
             end = random_keys.chance(settings.seed, place, "jump")
-            timestep = int(batch.draws.timesteps[number].item())
-            jumps.append(self._consistency.jump(timestep, end, width))
+            jumps.append(self._consistency.jump(int(timestep), end, width))
             scales.append(low + (high - low) * random_keys.chance(settings.seed, place, "guidance"))
         return jumps, scales
 
@@ -119,8 +119,8 @@ class Distillation:
             if all(scale == 1 for scale in scales):
                 return _predict(unet, x, timesteps, inputs)
             without = self._without_subject(inputs)
-            both = {name: mx.concatenate([without[name], array]) for name, array in inputs.items()}
-            output = _predict(unet, mx.concatenate([x, x]), mx.concatenate([timesteps, timesteps]), both)
+            doubled = {name: mx.concatenate([without[name], array]) for name, array in inputs.items()}
+            output = _predict(unet, mx.concatenate([x, x]), mx.concatenate([timesteps, timesteps]), doubled)
         unconditional, conditional = mx.split(output, 2)
         return unconditional + mx.array(list(scales))[:, None, None, None] * (conditional - unconditional)
 

@@ -337,10 +337,10 @@ def test_a_student_learns_its_teachers_picture():
     options = {"seed": 4, "output": "latent"}
     picture = sd.generate(caption, sampler="ddim", schedule="trailing", steps=50, **options).latents
     objective = Objective.of(sd.model.scheduler)
-    settings = DistillSettings(rank=8, targets="attention", steps=40)
+    settings = DistillSettings(rank=8, targets="attention", steps=30)
     distillation = Distillation(sd.model, settings, [caption], objective)
     optimizer = GroupedOptimizer("adamw", WEIGHT_DECAY, (0.9, 0.999))
-    trainer = Trainer(distillation.learned, distillation.loss, optimizer, Rates(2e-3, settings.steps))
+    trainer = Trainer(distillation.learned, distillation.loss, optimizer, Rates(2e-3, settings.steps, "cosine"))
 
     def distance() -> float:
         fast = sd.generate(caption, sampler="tcd", gamma=0.0, steps=4, guidance=1.0, **options).latents
@@ -352,4 +352,4 @@ def test_a_student_learns_its_teachers_picture():
         draws = objective.draw(1, places, picture.shape[1:])
         clean = mx.concatenate([picture, picture])
         trainer.run([MicroBatch(clean, draws, (caption, caption), places=places)])
-    assert distance() < 0.7 * before
+    assert distance() < 0.5 * before  # measured: 0.31 of it
