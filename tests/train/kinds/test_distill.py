@@ -184,8 +184,15 @@ def test_jumps_grow_over_the_share_of_the_steps(family, kind):
     assert min(half, end) > 700
 
 
-@pytest.mark.parametrize("method", ["tcd", "lcm"])
-@pytest.mark.parametrize("student", STUDENTS)
+@pytest.mark.parametrize(
+    ("student", "method"),
+    [
+        ("lora", "tcd"),
+        ("full", "lcm"),
+        pytest.param("lora", "lcm", marks=pytest.mark.slow),
+        pytest.param("full", "tcd", marks=pytest.mark.slow),
+    ],
+)
 def test_gradients_do_not_pass_through_targets(student, method, family, kind):
     """With averages equal to the student, which no gradient can reach, the gradients are the same; and finite
     differences, in which such a target stays, agree."""
