@@ -177,7 +177,7 @@ def speed_words(model: Model, speed: str, request: Request) -> str:
         **own_preset.settings,
         "schedule": schedule,
         **{name: getattr(options, name) for name in SOLVER},
-        "guidance": _default_guidance(model),
+        "guidance": default_guidance(model),
         "guidance_rescale": 0.0,
         "clip_skip": 0,
         "denoise_tile": _denoise_tile(model, None),
@@ -235,7 +235,7 @@ def _size(model: Model, width: int | None, height: int | None) -> tuple[int, int
     return width, height
 
 
-def _default_guidance(model: Model) -> float:
+def default_guidance(model: Model) -> float:
     """Returns the guidance of the family; 1 is none, for models that cannot do without a prompt or a class."""
     if model.family in (Family.UNCONDITIONAL, Family.SUPER_RESOLUTION):
         return 1.0
@@ -250,7 +250,7 @@ def _default_guidance(model: Model) -> float:
 
 
 def _guidance(model: Model, guidance: float | None) -> float:
-    default = _default_guidance(model)
+    default = default_guidance(model)
     if guidance is None:
         return default
     if guidance > 1 and default == 1:

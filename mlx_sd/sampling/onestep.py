@@ -66,13 +66,18 @@ def _with_noise(steps: Steps, scheduler: Scheduler, noises: Sequence[float]) -> 
 
 def lcm(steps: Steps, scheduler: Scheduler, options: Options) -> Table:
     """Tabulates latent consistency (Luo et al. 2023, algorithm 3): to the image, then fresh noise to the step's end."""
-    sigma_data = 0.5  # of the consistency function's boundary condition (eq. 9), whatever the images are
     rows = []
     for timestep, start, end in steps:
-        t = timestep * scheduler.timestep_scaling
-        skip, out = sigma_data**2 / (t**2 + sigma_data**2), t / sqrt(t**2 + sigma_data**2)
+        skip, out = boundary(timestep, scheduler.timestep_scaling)
         rows.append(Row(timestep, start, Mix(end.signal * skip, (end.signal * out,)), fresh_noise=end.noise))
     return Table(tuple(rows), scheduler.prediction_type)
+
+
+def boundary(timestep: float, scaling: float) -> tuple[float, float]:
+    """Returns the weights of latents and image in a consistency function, (1, 0) at timestep 0 (ibid., eq. 9)."""
+    sigma_data = 0.5  # whatever the standard deviation of the images is
+    t = timestep * scaling
+    return sigma_data**2 / (t**2 + sigma_data**2), t / sqrt(t**2 + sigma_data**2)
 
 
 def tcd(steps: Steps, scheduler: Scheduler, options: Options) -> Table:

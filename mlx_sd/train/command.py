@@ -29,6 +29,10 @@ _EXAMPLES = {
     "unet": """examples:
   python -m mlx_sd.train unet --model models/sd15 --data pictures/ --out tuned/ --average 0.999
 """,
+    "distill": """examples:
+  python -m mlx_sd.train distill --data pictures/ --out fast.safetensors --steps 4000
+  python -m mlx_sd.generate "a lighthouse" --lora fast.safetensors --sampler tcd --steps 4 --guidance 1
+""",
     "control": """examples:
   python -m mlx_sd.train control --model models/sd15 --data pictures/ --images edges --out edges-net/
 """,
@@ -80,7 +84,8 @@ def kind_parser(name: str) -> Parser:
         if setting.kind in (int, float):
             action.metavar = "N"
         spell_setting(p, action, setting)
-    _add_command(p, "a folder" if kind.folder else "a .safetensors file")
+    result = "a folder" if kind.folder(defaults) else "a .safetensors file"
+    _add_command(p, f"{result}; a folder of a full student" if name == "distill" else result)
     return p
 
 

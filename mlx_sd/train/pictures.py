@@ -106,6 +106,7 @@ class Pictures:
             time_ids=tuple(cut.time_ids for cut in fits),
             weights=self._weights(batch),
             hints=self._hints(examples, fits),
+            places=tuple(places),
         )
 
     def _fit(self, example: Example, size: Size, place: Place, draw: object, learns: bool) -> Fit:

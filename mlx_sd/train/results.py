@@ -16,6 +16,7 @@ from .files.base_model import BaseModel
 from .files.lora_file import LowRankWeights
 from .files.training_record import TrainingRecord
 from .kinds.control import Control
+from .kinds.distill import Distillation
 from .kinds.embedding import TextualInversion
 from .kinds.lora import Lora
 from .kinds.unet import WholeUNet
@@ -48,7 +49,7 @@ class Result:
 
         weights: in the place of the kind's own, such as averages; None takes these.
         """
-        if isinstance(kind, Lora):
+        if isinstance(kind, (Lora, Distillation)) and kind.layers:
             assert self.base is not None
             layers = {(name, path): LowRankWeights(*layer) for (name, path), layer in kind.layers.items()}
             lora_file.write(out, layers, self.base, record, dtype=self.dtype, force=force)
@@ -56,10 +57,10 @@ class Result:
             sdxl = self.model.family is Family.SDXL
             vectors = {_SDXL_NAMES[name] if sdxl else name: array for name, array in kind.vectors.items()}
             embedding_file.write(out, kind.token, vectors, base=self.base, record=record, force=force)
-        elif isinstance(kind, (WholeUNet, Control)):
+        elif isinstance(kind, (WholeUNet, Control, Distillation)):
             self._write_folder(kind, out, weights, force)
 
-    def _write_folder(self, kind: WholeUNet | Control, out: Path, weights: Any, force: bool) -> None:
+    def _write_folder(self, kind: WholeUNet | Control | Distillation, out: Path, weights: Any, force: bool) -> None:
         folder = self.model.folder
         if folder is None:
             raise InputError(f"{self.model.name} has no model folder, so its configs are not known")

@@ -18,11 +18,18 @@ from . import results
 from .data import dataset
 from .files.base_model import BaseModel
 from .files.training_record import TrainingRecord
-from .kinds import control, embedding, lora, unet
+from .kinds import control, distill, embedding, lora, unet
 from .learning.examples import Captions
 from .learning.objective import Objective
 from .learning.optimizers import Group, GroupedOptimizer
-from .learning.settings import ControlSettings, EmbeddingSettings, LoraSettings, TrainSettings, UNetSettings
+from .learning.settings import (
+    ControlSettings,
+    DistillSettings,
+    EmbeddingSettings,
+    LoraSettings,
+    TrainSettings,
+    UNetSettings,
+)
 from .learning.trainer import Rates, Step, Trainer
 from .pictures import Pictures, hint_file
 from .results import Result
@@ -41,22 +48,38 @@ class Kind(NamedTuple):
     build: Callable[..., Any]
     rate: float
     weight_decay: float
-    folder: bool  # whether the result is a folder
+    folder: Callable[[Any], bool]  # whether the result of settings is a folder, and no file
     summary: str
 
 
+def _always(_settings: TrainSettings) -> bool:
+    return True
+
+
+def _never(_settings: TrainSettings) -> bool:
+    return False
+
+
 KINDS = {
-    "lora": Kind(LoraSettings, lora.Lora, lora.RATE, lora.WEIGHT_DECAY, False, "a LoRA: a style, a thing, a person"),
+    "lora": Kind(LoraSettings, lora.Lora, lora.RATE, lora.WEIGHT_DECAY, _never, "a LoRA: a style, a thing, a person"),
     "embedding": Kind(
         EmbeddingSettings,
         embedding.TextualInversion,
         embedding.RATE,
         embedding.WEIGHT_DECAY,
-        False,
+        _never,
         "a textual inversion: a new word",
     ),
-    "unet": Kind(UNetSettings, unet.WholeUNet, unet.RATE, unet.WEIGHT_DECAY, True, "the whole UNet"),
-    "control": Kind(ControlSettings, control.Control, control.RATE, control.WEIGHT_DECAY, True, "a ControlNet"),
+    "unet": Kind(UNetSettings, unet.WholeUNet, unet.RATE, unet.WEIGHT_DECAY, _always, "the whole UNet"),
+    "control": Kind(ControlSettings, control.Control, control.RATE, control.WEIGHT_DECAY, _always, "a ControlNet"),
+    "distill": Kind(
+        DistillSettings,
+        distill.Distillation,
+        distill.RATE,
+        distill.WEIGHT_DECAY,
+        lambda settings: settings.student == "full",
+        "a student that needs few steps: TCD or LCM",
+    ),
 }
 
 
@@ -96,7 +119,7 @@ class Session:
         kind, settings = KINDS[self.kind], self.settings
         settings.check()
         _check_settings(settings)
-        results.check_out(self.out, folder=kind.folder, force=self.force or self.resume)
+        results.check_out(self.out, folder=kind.folder(settings), force=self.force or self.resume)
         folder = self.folder or self.out.with_name(f"{self.out.name}-training")
         data = dataset.read(settings.data, caption=settings.caption)
         for line in data.warnings:
@@ -108,7 +131,7 @@ class Session:
             for example in data.examples:
                 hint_file(hints, example.path)
         model = _load(settings)
-        base = None if kind.folder else BaseModel.of(model)
+        base = None if kind.folder(settings) else BaseModel.of(model)
         cache = Path(settings.cache) if settings.cache else None
         captions = Captions(model, [example.caption for example in data.examples], cache)
         objective = Objective.of(
@@ -132,21 +155,34 @@ class Session:
 
     def _trainer(self, kind: Kind, learner: Any, model: Model) -> Trainer[Any]:
         settings = self.settings
-        rate = settings.rate or (unet.SCRATCH_RATE if getattr(settings, "scratch", False) else kind.rate)
+        rate = settings.rate or self._usual_rate(kind)
         decay = kind.weight_decay if settings.weight_decay is None else settings.weight_decay
         text_rate = settings.text_rate if isinstance(settings, LoraSettings) else None
         groups = [Group("layers.text_encoder", text_rate / rate)] if text_rate is not None else []
-        half = model.dtype if model.dtype != mx.float32 and kind.folder else None
-        return Trainer(
+        half = model.dtype if model.dtype != mx.float32 and kind.folder(settings) else None
+        decay_of_averages = settings.average if isinstance(settings, UNetSettings) else None
+        if isinstance(learner, distill.Distillation):
+            decay_of_averages = learner.average_decay
+        trainer: Trainer[Any] = Trainer(
             learner.learned,
             learner.loss,
             GroupedOptimizer(settings.optimizer, decay, BETAS, groups),
             Rates(rate, settings.steps, settings.schedule, settings.warmup),
             clip=settings.clip or None,
-            average_decay=settings.average if isinstance(settings, UNetSettings) else None,
+            average_decay=decay_of_averages,
             compute_dtype=half,
             hint=_hint(model, rate, kind.rate),
         )
+        if isinstance(learner, distill.Distillation) and decay_of_averages is not None:
+            learner.follow(lambda: trainer.averages)
+        return trainer
+
+    def _usual_rate(self, kind: Kind) -> float:
+        if isinstance(self.settings, UNetSettings) and self.settings.scratch:
+            return unet.SCRATCH_RATE
+        if isinstance(self.settings, DistillSettings) and self.settings.student == "full":
+            return distill.FULL_RATE
+        return kind.rate
 
     def _learn(
         self,

@@ -12,6 +12,7 @@ from ...prompts.embeddings import Vectors
 from ...prompts.encoding import Encoding, PromptEncoder
 from ..data.texts import TextCache
 from .objective import Draws
+from .random_keys import Place
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class MicroBatch:
     labels: tuple[int, ...] = ()  # of class-conditional models
     weights: mx.array | None = None  # (B,), of each example
     hints: mx.array | None = None  # (B, H, W, 3): the images of a control network
+    places: tuple[Place, ...] = ()  # of the examples in the run, for kinds that draw more numbers than `draws` has
 
 
 class Captions:
@@ -48,6 +50,11 @@ class Captions:
             return {"class_labels": mx.array(batch.labels)} if batch.labels else {}
         cache = self._cache
         return self._inputs(batch, [cache.unconditional() if t is None else cache.encode(t) for t in batch.captions])
+
+    @property
+    def unconditional(self) -> Encoding | None:
+        """Returns what stands for no caption, None in models without captions."""
+        return None if self._cache is None else self._cache.unconditional()
 
     def learning(self, batch: MicroBatch, embeddings: Sequence[Vectors] = ()) -> Mapping[str, Any]:
         """Returns the same, through text encoders and embeddings as they are now, for their gradients."""

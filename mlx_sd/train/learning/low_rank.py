@@ -8,6 +8,7 @@ step of training is smaller than half precision can add.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -81,6 +82,16 @@ class Adapters(nn.Module):
     def by_layer(self) -> dict[LayerName, LowRank]:
         """Returns the adapters by the names of their layers."""
         return {name: self.layers[name.key] for name in self._layers}
+
+    @contextmanager
+    def switched_off(self) -> Iterator[None]:
+        """Takes the adapters away from their layers while it is open; the network is then the base."""
+        self.remove()
+        try:
+            yield
+        finally:
+            for name, layer in self._layers.items():
+                layer.beside = self.layers[name.key].added  # type: ignore[assignment]
 
     def remove(self) -> None:
         """Takes the adapters away from their layers, which are then what they were."""

@@ -10,7 +10,9 @@ from typing import Any
 from ...core.errors import InputError
 from ...request import DTYPES
 from ...setting import Range, fields_from_json, setting, settings_of
-from . import low_rank, optimizers
+from . import consistency, low_rank, optimizers
+
+STUDENTS = ("lora", "full")
 
 _COUNT, _SHARE = Range(1), Range(0, 1)
 _POSITIVE, _NOT_NEGATIVE = Range(0, open_minimum=True), Range(0)
@@ -246,5 +248,100 @@ class ControlSettings(TrainSettings):
         "conditioning_images",
         "folder in the data of the control images, with the pictures' names",
         metavar="DIR",
+        group="kind",
+    )
+
+
+def parse_guidance(value: Any) -> tuple[float, float]:
+    """Returns (lowest, highest) scale of 7.5, "7.5" or "5:9"; InputError for anything else, or below 1."""
+    parts = value if isinstance(value, (tuple, list)) else str(value).split(":")
+    try:
+        scales = [float(part) for part in parts]
+    except (TypeError, ValueError):
+        scales = []
+    if len(scales) not in (1, 2) or not all(scale in Range(1) for scale in scales) or scales[0] > scales[-1]:
+        raise InputError(f"guidance must be a number from 1 up, or two as 5:9, the lower one first, not {value!r}")
+    return scales[0], scales[-1]
+
+
+_LCM_GUIDANCE = "say --guidance LOWEST:HIGHEST, in generate's convention, where LCM's scale of {value} is one more"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillSettings(TrainSettings):
+    """Settings of a student that makes pictures in a few steps, without guidance."""
+
+    method: str = setting(
+        "tcd",
+        "what the student learns: tcd for the sampler tcd, lcm for lcm",
+        choices=consistency.METHODS,
+        group="kind",
+    )
+    student: str = setting(
+        "lora", "what learns: adapters beside the teacher's layers, or a whole UNet", choices=STUDENTS, group="kind"
+    )
+    rank: int = setting(
+        64,
+        "of the adapters, at most the width of their layers",
+        kind=int,
+        range=_COUNT,
+        aliases="network-dim lora-rank dim",
+        group="kind",
+    )
+    alpha: float | None = setting(
+        None,
+        "scale of the adapters over their rank (default: the rank)",
+        kind=float,
+        range=_POSITIVE,
+        aliases="network-alpha lora-alpha",
+        group="kind",
+    )
+    targets: str = setting(
+        "all",
+        "layers with an adapter: of attentions, of whole transformers, or all with the convolutions",
+        choices=low_rank.TARGETS,
+        group="kind",
+    )
+    guidance: tuple[float, float] | None = setting(
+        None,
+        "of the teacher, u + SCALE (c - u) as generate's --guidance; two numbers, 5:9, are drawn between for each "
+        "picture (default: as generate)",
+        kind=object,
+        parse=parse_guidance,
+        to_json=lambda value: value and list(value),
+        metavar="SCALE[:SCALE]",
+        aliases="guidance-scale cfg cfg-scale",
+        false_friends=dict.fromkeys(("w-min", "w-max"), _LCM_GUIDANCE),
+        group="kind",
+    )
+    solver_steps: int = setting(
+        50,
+        "of the teacher's solver, between whose timesteps the student learns to jump",
+        kind=int,
+        range=_COUNT,
+        aliases="num-ddim-timesteps",
+        group="kind",
+    )
+    widen: float = setting(
+        0.0,
+        "share of the steps over which tcd's jumps grow from one step of the solver to all lengths",
+        kind=float,
+        range=_SHARE,
+        group="kind",
+    )
+    huber: float | None = setting(
+        None,
+        "c of the pseudo-Huber loss; 0.001 is usual (default: squares)",
+        kind=float,
+        range=_POSITIVE,
+        aliases="huber-c",
+        group="kind",
+    )
+    average: float | None = setting(
+        None,
+        "decay of the averaged student that targets are made with (default: 0.95 for a whole UNet, none for adapters)",
+        kind=float,
+        range=Range(0, 1, open_minimum=True, open_maximum=True),
+        aliases="ema ema-decay",
         group="kind",
     )
