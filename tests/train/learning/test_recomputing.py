@@ -39,6 +39,7 @@ def test_gradients_are_the_same(kind, family, fresh, micro_batch):
         assert mx.abs(array - recomputed[name]).max().item() <= 1e-6 * largest, name
 
 
+@pytest.mark.slow
 def test_it_needs_less_memory(fresh, micro_batch):
     peaks = []
     for recompute in (False, True):
