@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import mlx.nn as nn
 
 from .checkpoint.embedded import EMBEDDED
@@ -155,6 +156,34 @@ def runtime_plan(adapters: list[Any], networks: Mapping[str, nn.Module], strict:
     from convert.adapters.runtime import plan_runtime
 
     return plan_runtime(adapters, networks, strict)
+
+
+def write_trained_model(
+    folder: Path, out: Path, dtype: mx.Dtype, networks: Mapping[str, tuple[Mapping[str, Any], nn.Module]]
+) -> None:
+    """Writes the diffusers folder of a model folder, some of whose networks were trained; see `convert.writers`."""
+    from convert.writers.diffusers_folder import write_diffusers_folder
+
+    write_diffusers_folder(folder, out, dtype, networks)
+
+
+def write_trained_control(network: nn.Module, unet: Mapping[str, Any], out: Path, dtype: mx.Dtype) -> None:
+    """Writes the diffusers folder of a ControlNet; unet: the config of the UNet that it is for."""
+    from convert.writers.control_folder import write_control_folder
+
+    write_control_folder(network, unet, out, dtype)  # type: ignore[arg-type] - of training, which knows its class
+
+
+def layer_names(part: str, names: Mapping[str, str], layer: str) -> tuple[str, str]:
+    """Returns the names by which files are written for a layer of network `part`; `adapters` reads both.
+
+    They are diffusers', and that of the UNet in the original code, or diffusers' again. names: the network's own.
+    """
+    from convert.files.diffusers_names import written_name
+    from convert.files.original_names import unet_layer
+
+    name = written_name(part, names, layer)
+    return name, unet_layer(layer, name) if part == "unet" else name
 
 
 def converted(model: str) -> Path | None:

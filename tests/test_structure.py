@@ -19,6 +19,7 @@ ORDER = (
     ("networks", "sampling"),
     ("reuse", "prompts", "checkpoint", "tasks", "metadata"),
     ("files of mlx_sd",),
+    ("train",),
     ("cli", "generate", "studio"),
 )
 # Importer -> package that it imports although the package lies above it: converting on first use, and --coreml.

@@ -69,6 +69,16 @@ def diffusers_name(part: str, layers: Mapping[str, str], parameter: str) -> str:
     return ".".join(s for s in (layers.get(layer, ""), *segments) if s)
 
 
+def written_name(part: str, layers: Mapping[str, str], parameter: str) -> str:
+    """Returns the name by which diffusers' folders and trainers' files are written.
+
+    It is that of `diffusers_name`, but a text encoder's layers stand below `text_model`, all but its projection.
+    """
+    name = diffusers_name(part, layers, parameter)
+    below = part.startswith("text_encoder") and not name.startswith("text_projection")
+    return f"text_model.{name}" if below else name
+
+
 def current_name(name: str) -> str | None:
     """Returns a checkpoint's name in current spelling, or None for a constant that is not a weight."""
     segments = name.split(".")

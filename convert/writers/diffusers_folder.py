@@ -1,18 +1,20 @@
 """A model folder -> a diffusers folder: names, layout and configs as diffusers and transformers save them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
 
 from mlx_sd.checkpoint.model_folder import CONTROL, build, network_tensors, read_model_json, shapes
 from mlx_sd.core.errors import InputError
-from mlx_sd.core.files import TENSOR_DTYPES, Tensor, atomic_folder
+from mlx_sd.core.files import TENSOR_DTYPES, atomic_folder
 from mlx_sd.core.terminal import progress
 
-from ..files.diffusers_names import diffusers_name
+from ..files.diffusers_names import written_name
 from ..files.safetensors_stream import Entry, write_tensors
 from ..sources.checkpoint import SCHEDULERS, VQ, Vocabulary
 from .model_folder import write_tokenizer
@@ -32,19 +34,28 @@ _ABSENT = {
 }
 
 
-def write_diffusers_folder(folder: Path, out: Path, dtype: mx.Dtype | None = None) -> None:
+def write_diffusers_folder(
+    folder: Path,
+    out: Path,
+    dtype: mx.Dtype | None = None,
+    trained: Mapping[str, tuple[Mapping[str, Any], nn.Module]] | None = None,
+) -> None:
     """Writes the diffusers folder `out`, which must not exist, from a model folder; complete or not at all.
 
-    dtype: of the weights; None keeps the model folder's. Raises InputError where `folder` is no model folder, or one
-    that diffusers could not load.
+    dtype: of the weights; None keeps the model folder's. trained: networks in memory, with their configs, that take the
+    places of the folder's. Raises InputError where `folder` is no model folder, or one that diffusers could not load.
     """
     about = read_model_json(folder)
     if about.get("quantization"):
         raise InputError(f"{folder} is quantized, which diffusers does not read; convert the checkpoint again without")
     if problem := _problem(about["networks"]):
         raise InputError(f"{folder}: {problem}")
+    about["networks"] |= {part: config for part, (config, _) in (trained or {}).items()}
     networks = {
-        part: _entries(folder, part, about["version"], config, dtype) for part, config in about["networks"].items()
+        part: network_entries(part, config, trained[part][1], dtype or mx.float32)
+        if trained and part in trained
+        else _entries(folder, part, about["version"], config, dtype)
+        for part, config in about["networks"].items()
     }
     total = sum(entry.size for entries in networks.values() for entry in entries)
     with atomic_folder(out, total) as home, progress(total, "diffusers") as advance:
@@ -90,32 +101,44 @@ def _entries(folder: Path, part: str, version: int, config: dict[str, Any], dtyp
     stored = network_tensors(folder, part, version)
     if {name: tensor.shape for name, tensor in stored.items()} != shapes(network):
         raise InputError(f"{folder}/{part}.safetensors does not fit model.json; convert the checkpoint again")
+    return [
+        _entry(part, config, network, parameter, tensor.shape, dtype or TENSOR_DTYPES[tensor.dtype][1], tensor.read)
+        for parameter, tensor in stored.items()
+    ]
+
+
+def network_entries(part: str, config: Mapping[str, Any], network: nn.Module, dtype: mx.Dtype) -> list[Entry]:
+    """Returns the tensors of a network in memory as diffusers names and lays them out."""
+    return [
+        _entry(part, config, network, parameter, array.shape, dtype, lambda array=array: array)
+        for parameter, array in tree_flatten(network.parameters())
+    ]
+
+
+def _entry(
+    part: str,
+    config: Mapping[str, Any],
+    network: Any,
+    parameter: str,
+    shape: tuple[int, ...],
+    dtype: mx.Dtype,
+    read: Callable[[], mx.array],
+) -> Entry:
+    name = written_name(part, network.names, parameter)
     # The one layer that is a convolution in some checkpoints and a linear one in others, which compute the same
-    convolutions = part == "unet" and not config.get("use_linear_projection")
-    entries = []
-    for parameter, tensor in stored.items():
-        name = diffusers_name(part, network.names, parameter)
-        if part.startswith("text_encoder") and not name.startswith("text_projection"):
-            name = f"text_model.{name}"
-        projection = convolutions and name.endswith((".proj_in.weight", ".proj_out.weight"))
-        entries.append(_entry(name, tensor, projection, dtype or TENSOR_DTYPES[tensor.dtype][1]))
-    return entries
-
-
-def _entry(name: str, tensor: Tensor, projection: bool, dtype: mx.Dtype) -> Entry:
-    shape = tensor.shape
+    convolutions = part in ("unet", CONTROL) and not config.get("use_linear_projection")
     if len(shape) == 4:
         o, h, w, i = shape
         shape = (o, i, h, w)
-    elif projection:
+    elif convolutions and name.endswith((".proj_in.weight", ".proj_out.weight")):
         shape = (*shape, 1, 1)
 
-    def read() -> mx.array:
+    def first_channels() -> mx.array:
         """Reads the tensor, channels first as in torch."""
-        array = tensor.read()
+        array = read()
         return array.transpose(0, 3, 1, 2) if array.ndim == 4 else array
 
-    return Entry(name, shape, dtype, read)
+    return Entry(name, shape, dtype, first_channels)
 
 
 def _index(about: dict[str, Any], schedulers: Mapping[str, Any]) -> dict[str, Any]:

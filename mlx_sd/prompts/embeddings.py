@@ -23,8 +23,8 @@ LONGEST = 75  # vectors, as a chunk of the text encoder has room for
 _LARGEST = LONGEST * 10_000  # numbers of a tensor, far above any text encoder's width
 _PICTURES = (".png", ".webp", ".jxl", ".avif")
 _PICTURE_TEXT = "sd-ti-embedding"  # of a PNG that holds an embedding: base64 of JSON, as A1111 writes it
-_TRAINER_KEYS = ("emb_params", "*")  # keys that are no name
-_SDXL_KEYS = ("clip_l", "clip_g")
+TRAINER_KEYS = ("emb_params", "*")  # keys that are no name
+SDXL_KEYS = ("clip_l", "clip_g")  # of its first text encoder, and of its second
 
 
 class Embedding(NamedTuple):
@@ -102,7 +102,7 @@ def _read(text: str, name: str | None, widths: tuple[int, ...], state: tuple[int
 def _of_tensors(path: Path) -> tuple[str | None, dict[str, mx.array]]:
     """Returns the name that a safetensors file has for its embedding, if any, and its tensors."""
     entries = {tensor.name: tensor for tensor in tensors(path)}
-    if len(entries) != 1 and entries.keys() != set(_SDXL_KEYS):
+    if len(entries) != 1 and entries.keys() != set(SDXL_KEYS):
         keys = ", ".join(sorted(entries)[:4]) or "none"
         raise InputError(
             f"{path} is no textual inversion: it has {len(entries)} tensors ({keys}); --lora is for adapters"
@@ -113,7 +113,7 @@ def _of_tensors(path: Path) -> tuple[str | None, dict[str, mx.array]]:
         if math.prod(tensor.shape) > _LARGEST:
             raise InputError(f"{path} is no textual inversion: {tensor.name} is {tensor.shape}; --lora is for adapters")
     key = next(iter(entries))
-    name = None if len(entries) > 1 or key in (*_TRAINER_KEYS, *_SDXL_KEYS) else key
+    name = None if len(entries) > 1 or key in (*TRAINER_KEYS, *SDXL_KEYS) else key
     return name, {key: tensor.read() for key, tensor in entries.items()}
 
 
@@ -142,7 +142,7 @@ def _of_picture(path: Path) -> tuple[str | None, dict[str, mx.array]]:
 
 def _fitting(path: str, arrays: Mapping[str, mx.array], widths: Sequence[int]) -> tuple[mx.array, ...]:
     """Returns the arrays in the order of the text encoders, float32 (k, C)."""
-    ordered = [arrays[key] for key in (_SDXL_KEYS if len(arrays) > 1 else arrays)]
+    ordered = [arrays[key] for key in (SDXL_KEYS if len(arrays) > 1 else arrays)]
     matrices = [array.reshape(1, -1) if array.ndim == 1 else array for array in ordered]
     if any(matrix.ndim != 2 for matrix in matrices):
         raise InputError(f"{path} is no textual inversion: a tensor of {ordered[0].ndim} dimensions")

@@ -2,27 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 
 from ..checkpoint.model import Model
 from ..prompts.embeddings import Vectors
 from ..prompts.encoding import Encoding, PromptEncoder
+from .data.texts import TextCache
 from .objective import Draws
-
-
-class Sizes(NamedTuple):
-    """What SDXL is told about a picture: its size before it was scaled and cut, where, and the size it has now."""
-
-    original: tuple[int, int]  # width, height
-    corner: tuple[int, int]  # left, top
-    target: tuple[int, int]  # width, height
-
-    @property
-    def time_ids(self) -> tuple[int, ...]:
-        """Returns heights before widths, in the order of SDXL's conditioning."""
-        return tuple(number for pair in self for number in reversed(pair))
 
 
 @dataclass(frozen=True)
@@ -31,51 +20,48 @@ class MicroBatch:
 
     clean: mx.array  # (B, h, w, C): latents, scaled as the UNet takes them
     draws: Draws
-    captions: tuple[str, ...] = ()
-    sizes: tuple[Sizes, ...] = ()
+    captions: tuple[str | None, ...] = ()  # None is no caption
+    time_ids: tuple[tuple[int, ...], ...] = ()  # of SDXL: sizes and corners, heights before widths
     labels: tuple[int, ...] = ()  # of class-conditional models
     weights: mx.array | None = None  # (B,), of each example
     hints: mx.array | None = None  # (B, H, W, 3): the images of a control network
 
 
-class CaptionEncoder:
-    """Captions as a model's UNet is conditioned on them.
+class Captions:
+    """Captions as a model's UNet is conditioned on them; None stands for no caption.
 
-    Each caption is encoded once and kept, unless `learns`: then text encoders or embeddings change while training.
+    They are encoded once and kept, unless something that they are encoded by learns: `learning` then encodes anew.
     """
 
-    def __init__(
-        self, model: Model, captions: Sequence[str], *, learns: bool = False, embeddings: Sequence[Vectors] = ()
-    ):
-        """captions: all that will be asked for, by which all contexts have the same length."""
-        self._model, self._learns = model, learns
+    def __init__(self, model: Model, texts: Sequence[str], folder: Path | None = None):
+        """texts: all that will be asked for, so that contexts have one length. folder: where they are kept."""
+        self._model = model
         self._pools = model.unet.config.added_time_dims is not None
-        self._kept: dict[str, Encoding] = {}
-        self._encoder, self._chunks = None, 0
+        self._chunks, self._cache = 1, None
         if model.text_encoders:
-            self._encoder = PromptEncoder(
-                model.text_encoders, model.tokenizers, style="plain", embeddings=embeddings, pools=self._pools
-            )
-            self._chunks = max(self._encoder.count_chunks(caption) for caption in {*captions, ""})
-
-    def encode(self, caption: str) -> Encoding:
-        """Returns context (1, tokens, C) and pooled text (1, P) of a caption."""
-        assert self._encoder is not None
-        if self._learns:
-            return self._encoder.encode(caption, least_chunks=self._chunks)
-        if caption not in self._kept:
-            encoding = self._encoder.encode(caption, least_chunks=self._chunks)
-            mx.eval(encoding.context, encoding.pooled if encoding.pooled is not None else [])
-            self._kept[caption] = encoding
-        return self._kept[caption]
+            self._chunks = TextCache(model).count_chunks({*texts, ""})
+            self._cache = TextCache(model, folder, chunks=self._chunks)
 
     def inputs(self, batch: MicroBatch) -> Mapping[str, Any]:
         """Returns the UNet's arguments beside latents and timesteps for a micro-batch."""
-        if self._encoder is None:
+        if self._cache is None:
             return {"class_labels": mx.array(batch.labels)} if batch.labels else {}
-        encodings = [self.encode(caption) for caption in batch.captions]
+        cache = self._cache
+        return self._inputs(batch, [cache.unconditional() if t is None else cache.encode(t) for t in batch.captions])
+
+    def learning(self, batch: MicroBatch, embeddings: Sequence[Vectors] = ()) -> Mapping[str, Any]:
+        """Returns the same, through text encoders and embeddings as they are now, for their gradients."""
+        encoder = PromptEncoder(
+            self._model.text_encoders, self._model.tokenizers, embeddings=embeddings, pools=self._pools
+        )
+        encodings = [encoder.encode(text or "", least_chunks=self._chunks) for text in batch.captions]
+        if self._model.zeros_for_empty:
+            encodings = [e.zeros() if t is None else e for t, e in zip(batch.captions, encodings, strict=True)]
+        return self._inputs(batch, encodings)
+
+    def _inputs(self, batch: MicroBatch, encodings: Sequence[Encoding]) -> Mapping[str, Any]:
         inputs: dict[str, Any] = {"context": mx.concatenate([encoding.context for encoding in encodings])}
         if self._pools:
             inputs["text_embeds"] = mx.concatenate([e.pooled for e in encodings if e.pooled is not None])
-            inputs["time_ids"] = mx.array([sizes.time_ids for sizes in batch.sizes], dtype=mx.float32)
+            inputs["time_ids"] = mx.array(batch.time_ids, dtype=mx.float32)
         return inputs

@@ -12,8 +12,6 @@ from mlx.utils import tree_flatten, tree_unflatten
 OPTIMIZERS = ("adamw", "adam", "adafactor", "lion", "sgd")
 SCHEDULES = ("constant", "cosine", "linear")
 
-_STATE = "optimizer."
-
 
 class Group(NamedTuple):
     """Parameters whose names begin in one way, and by how much their learning rate differs from the others'."""
@@ -43,14 +41,13 @@ class GroupedOptimizer:
 
     @property
     def state(self) -> dict[str, mx.array]:
-        """Returns the state by names that begin with "optimizer"."""
-        return {f"{_STATE}{name}": array for name, array in tree_flatten(self._optimizer.state)}
+        """Returns the state by name."""
+        return dict(tree_flatten(self._optimizer.state))
 
     def restore(self, arrays: Mapping[str, mx.array], parameters: Any) -> None:
-        """Continues with the arrays of a `state`; others among them are not read."""
+        """Continues with a `state`."""
         self.init(parameters)
-        state = [(name.removeprefix(_STATE), a) for name, a in arrays.items() if name.startswith(_STATE)]
-        self._optimizer.state = tree_unflatten(state)
+        self._optimizer.state = tree_unflatten(list(arrays.items()))
 
 
 def _make(name: str, weight_decay: float, betas: tuple[float, float]) -> optim.Optimizer:

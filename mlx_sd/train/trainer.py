@@ -21,7 +21,7 @@ Batch = TypeVar("Batch")
 Tree = Any  # nested dictionaries and lists of arrays, as MLX's modules have their parameters
 Average = Callable[[Tree], Tree]
 
-_WEIGHTS, _AVERAGES = "weights", "averages"
+_WEIGHTS, _AVERAGES, _OPTIMIZER = "weights", "averages", "optimizer"
 
 
 class Step(NamedTuple):
@@ -114,19 +114,17 @@ class Trainer(Generic[Batch]):
             mx.eval(losses[-1])
         return float(mx.stack(losses).mean().item())
 
-    def state(self) -> dict[str, mx.array]:
-        """Returns everything that the next steps depend on, by name."""
-        arrays = {f"{_WEIGHTS}.{name}": a for name, a in tree_flatten(self.learned.trainable_parameters())}
-        if self.averages is not None:
-            arrays |= {f"{_AVERAGES}.{name}": array for name, array in tree_flatten(self.averages)}
-        return arrays | self._optimizer.state
+    def state(self) -> dict[str, dict[str, mx.array]]:
+        """Returns everything that the next steps depend on, by part and name."""
+        parts = {_WEIGHTS: dict(tree_flatten(self.learned.trainable_parameters())), _OPTIMIZER: self._optimizer.state}
+        return parts if self.averages is None else parts | {_AVERAGES: dict(tree_flatten(self.averages))}
 
-    def restore(self, step: int, arrays: Mapping[str, mx.array]) -> None:
+    def restore(self, step: int, parts: Mapping[str, Mapping[str, mx.array]]) -> None:
         """Continues after `step` steps with a state of `state`."""
-        self.learned.update(_tree(arrays, _WEIGHTS))
+        self.learned.update(tree_unflatten(list(parts[_WEIGHTS].items())))
         if self.averages is not None:
-            self.averages = _tree(arrays, _AVERAGES)
-        self._optimizer.restore(arrays, self.learned.trainable_parameters())
+            self.averages = tree_unflatten(list(parts[_AVERAGES].items()))
+        self._optimizer.restore(parts[_OPTIMIZER], self.learned.trainable_parameters())
         self.step = step
         mx.eval(self.learned.parameters())
 
@@ -145,10 +143,3 @@ class Trainer(Generic[Batch]):
         keep = min(self._decay, (1 + self.step) / (10 + self.step))
         weights = self.learned.trainable_parameters()
         self.averages = tree_map(lambda mean, weight: mean + (1 - keep) * (weight - mean), self.averages, weights)
-
-
-def _tree(arrays: Mapping[str, mx.array], prefix: str) -> Tree:
-    beginning = f"{prefix}."
-    return tree_unflatten(
-        [(name.removeprefix(beginning), array) for name, array in arrays.items() if name.startswith(beginning)]
-    )

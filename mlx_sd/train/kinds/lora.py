@@ -1,12 +1,10 @@
 """Low-rank adapters of the UNet, and of the text encoders where these learn too."""
 
-from collections.abc import Sequence
-
 import mlx.core as mx
 import mlx.nn as nn
 
 from ...checkpoint.model import Model
-from ..examples import CaptionEncoder, MicroBatch
+from ..examples import Captions, MicroBatch
 from ..low_rank import Adapters, LayerName, layers_of
 from ..objective import Objective
 from ..recomputing import recomputing
@@ -23,7 +21,7 @@ def network_names(model: Model) -> list[str]:
 class Lora:
     """The adapters of a model, which are added beside its layers; the layers themselves do not learn."""
 
-    def __init__(self, model: Model, settings: LoraSettings, captions: Sequence[str], objective: Objective):
+    def __init__(self, model: Model, settings: LoraSettings, captions: Captions, objective: Objective):
         self._model, self._objective = model, objective
         networks: dict[str, nn.Module] = {"unet": model.unet}
         layers = layers_of("unet", model.unet, settings.targets)
@@ -34,7 +32,7 @@ class Lora:
             network.freeze()
         alpha = float(settings.rank) if settings.alpha is None else settings.alpha
         self.learned = Adapters(layers, settings.rank, alpha, settings.seed)
-        self._captions = CaptionEncoder(model, captions, learns=settings.text_rate is not None)
+        self._inputs = captions.inputs if settings.text_rate is None else captions.learning
         self._run = {"run": recomputing(networks, self.learned)} if settings.recompute else {}
 
     @property
@@ -44,7 +42,7 @@ class Lora:
 
     def loss(self, batch: MicroBatch) -> mx.array:
         """Returns the loss of a micro-batch."""
-        unet, inputs = self._model.unet, self._captions.inputs(batch)
+        unet, inputs = self._model.unet, self._inputs(batch)
 
         def predict(x: mx.array, timesteps: mx.array) -> mx.array:
             """Returns the UNet's prediction, with the adapters."""

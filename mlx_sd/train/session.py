@@ -1,0 +1,256 @@
+"""A training from its settings to its result: model, pictures, steps, checkpoints, losses, samples."""
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from ..checkpoint.model import Model, default_dtype
+from ..core.errors import Failure, InputError
+from ..load import load
+from ..pipeline import StableDiffusion
+from . import results
+from .data import dataset
+from .examples import Captions
+from .files.base_model import BaseModel
+from .files.training_record import TrainingRecord
+from .kinds import control, embedding, lora, unet
+from .objective import Objective
+from .optimizers import Group, GroupedOptimizer
+from .pictures import Pictures, hint_file
+from .results import Result
+from .run.folder import RunFolder
+from .settings import ControlSettings, EmbeddingSettings, LoraSettings, TrainSettings, UNetSettings
+from .trainer import Rates, Step, Trainer
+
+BETAS = (0.9, 0.999)
+SAMPLE_STEPS = 20
+PLOT_SECONDS = 30.0
+DISPLAY = ("save_every", "sample_every", "sample_prompts", "cache")  # settings that change nothing that is learned
+
+
+class Kind(NamedTuple):
+    """What the session knows of one kind of training."""
+
+    settings: type[TrainSettings]
+    build: Callable[..., Any]
+    rate: float
+    weight_decay: float
+    folder: bool  # whether the result is a folder
+    summary: str
+
+
+KINDS = {
+    "lora": Kind(LoraSettings, lora.Lora, lora.RATE, lora.WEIGHT_DECAY, False, "a LoRA: a style, a thing, a person"),
+    "embedding": Kind(
+        EmbeddingSettings,
+        embedding.TextualInversion,
+        embedding.RATE,
+        embedding.WEIGHT_DECAY,
+        False,
+        "a textual inversion: a new word",
+    ),
+    "unet": Kind(UNetSettings, unet.WholeUNet, unet.RATE, unet.WEIGHT_DECAY, True, "the whole UNet"),
+    "control": Kind(ControlSettings, control.Control, control.RATE, control.WEIGHT_DECAY, True, "a ControlNet"),
+}
+
+
+class Progress(NamedTuple):
+    """The numbers that are shown while training."""
+
+    step: int
+    steps: int
+    numbers: Step
+    validation: float | None
+    seconds: float  # of this step
+
+
+@dataclass
+class Session:
+    """One training; `run` does all of it.
+
+    kind: a name of `KINDS`. out: the result. folder: of the run, beside the result by default. show: is called after
+    every step. force: replaces a result that is there.
+    """
+
+    kind: str
+    settings: TrainSettings
+    out: Path
+    folder: Path | None = None
+    resume: bool = False
+    force: bool = False
+    tensorboard: bool = False
+    show: Callable[[Progress], None] = field(default=lambda progress: None)
+
+    def run(self) -> Path:
+        """Trains, writes the result and returns its path.
+
+        Raises InputError before anything expensive where settings, data or paths do not fit, Failure where the loss is
+        not finite; the last checkpoint then stays, and `resume` goes on from it.
+        """
+        kind, settings = KINDS[self.kind], self.settings
+        settings.check()
+        _check_settings(settings)
+        results.check_out(self.out, folder=kind.folder, force=self.force or self.resume)
+        folder = self.folder or self.out.with_name(f"{self.out.name}-training")
+        data = dataset.read(settings.data, caption=settings.caption)
+        for line in data.warnings:
+            warnings.warn(line, stacklevel=2)
+        if isinstance(settings, ControlSettings):
+            hints = Path(settings.data) / settings.images
+            for example in data.examples:
+                hint_file(hints, example.path)
+        with RunFolder(folder, settings, resume=self.resume, display=DISPLAY, tensorboard=self.tensorboard) as run:
+            return self._run(kind, data, run)
+
+    def _run(self, kind: Kind, data: dataset.Dataset, run: RunFolder) -> Path:
+        settings = self.settings
+        model = _load(settings)
+        objective = Objective.of(
+            model.scheduler, settings.snr_gamma, settings.noise_offset, settings.input_perturbation
+        )
+        base = BaseModel.of(model) if not kind.folder else None
+        cache = Path(settings.cache) if settings.cache else None
+        captions = Captions(model, [example.caption for example in data.examples], cache)
+        pictures = Pictures(model, data, settings, objective, cache)
+        if not settings.random_crop:
+            pictures.encode_all()
+        learner = kind.build(model, settings, captions, objective)
+        trainer = self._trainer(kind, learner, model)
+        record = _record(settings, data, pictures)
+        if (checkpoint := run.latest()) is not None:
+            if checkpoint.record.get("data") != data.fingerprint:
+                raise InputError(f"the pictures or captions in {settings.data} have changed; begin a new run")
+            trainer.restore(checkpoint.step, checkpoint.arrays)
+        result = Result(base, model)
+        self._learn(trainer, pictures, run, {"data": data.fingerprint}, lambda: self._sample(model, learner, run, data))
+        result.write(learner, self.out, record, trainer.averages, force=self.force or self.resume)
+        return self.out
+
+    def _trainer(self, kind: Kind, learner: Any, model: Model) -> Trainer[Any]:
+        settings = self.settings
+        rate = settings.rate or (unet.SCRATCH_RATE if getattr(settings, "scratch", False) else kind.rate)
+        decay = kind.weight_decay if settings.weight_decay is None else settings.weight_decay
+        text_rate = settings.text_rate if isinstance(settings, LoraSettings) else None
+        groups = [Group("layers.text_encoder", text_rate / rate)] if text_rate is not None else []
+        half = model.dtype if model.dtype != mx.float32 and kind.folder else None
+        return Trainer(
+            learner.learned,
+            learner.loss,
+            GroupedOptimizer(settings.optimizer, decay, BETAS, groups),
+            Rates(rate, settings.steps, settings.schedule, settings.warmup),
+            clip=settings.clip or None,
+            average_decay=settings.average if isinstance(settings, UNetSettings) else None,
+            compute_dtype=half,
+            hint=_hint(model, rate, kind.rate),
+        )
+
+    def _learn(
+        self,
+        trainer: Trainer[Any],
+        pictures: Pictures,
+        run: RunFolder,
+        record: dict[str, Any],
+        sample: Callable[[], None],
+    ) -> None:
+        """Takes the steps that are left, and keeps the folder of the run up to date."""
+        settings, fixed = self.settings, pictures.validation()
+        plotted, saved = time.monotonic(), trainer.step
+        if trainer.step == 0:
+            first = trainer.measure(fixed) if settings.validate_every else None
+            run.log.write(0, validation=first)
+            if settings.sample_every:
+                sample()
+        try:
+            while trainer.step < settings.steps:
+                start = time.monotonic()
+                numbers = trainer.run(pictures.step(trainer.step))
+                step = trainer.step
+                seconds, last = time.monotonic() - start, step == settings.steps
+                due = settings.validate_every and (step % settings.validate_every == 0 or last)
+                validation = trainer.measure(fixed) if due else None
+                run.log.write(
+                    step,
+                    loss=numbers.loss,
+                    lr=numbers.rate,
+                    grad_norm=numbers.gradient_norm,
+                    seconds=seconds,
+                    validation=validation,
+                )
+                self.show(Progress(step, settings.steps, numbers, validation, seconds))
+                if settings.sample_every and (step % settings.sample_every == 0 or last):
+                    sample()
+                if step % settings.save_every == 0 or last:
+                    run.save(step, trainer.state(), record)
+                    saved = step
+                if last or time.monotonic() - plotted > PLOT_SECONDS:
+                    run.plot()
+                    plotted = time.monotonic()
+        except KeyboardInterrupt:
+            if trainer.step > saved:
+                run.save(trainer.step, trainer.state(), record)
+            run.plot()
+            raise KeyboardInterrupt(f"step {trainer.step} is saved; go on with --resume") from None
+
+    def _sample(self, model: Model, learner: Any, run: RunFolder, data: dataset.Dataset) -> None:
+        """Makes the sample pictures of a step with what was learned so far."""
+        settings = self.settings
+        prompts = list(settings.sample_prompts) or list(dict.fromkeys(e.caption for e in data.examples))[:2]
+        options: dict[str, Any] = {"steps": SAMPLE_STEPS, "seed": settings.seed, "prompt_style": "plain"}
+        if settings.resolution:
+            options |= dict(zip(("width", "height"), settings.resolution, strict=True))
+        sd = StableDiffusion(model)
+        images = [sd.generate(prompt, **options, **learner.sampled(run.path)).images[0] for prompt in prompts]
+        run.samples.write(run.log.step, images, prompts)
+        mx.clear_cache()
+
+
+def _load(settings: TrainSettings) -> Model:
+    quantize = settings.quantize if isinstance(settings, LoraSettings) else None
+    dtype = settings.dtype or ("float32" if default_dtype() == mx.float32 else "bfloat16")
+    model = load(settings.model, dtype, quantize=quantize)
+    if dtype == "float16":
+        warnings.warn("gradients vanish in float16; --dtype bfloat16 is as fast, and has its range", stacklevel=2)
+    return model
+
+
+def _check_settings(settings: TrainSettings) -> None:
+    if not settings.data:
+        raise InputError("--data is missing: a folder of pictures with captions")
+    if isinstance(settings, EmbeddingSettings):
+        for name in ("token", "like"):
+            if not getattr(settings, name).strip():
+                raise InputError(f"--{name} is missing: {'the new word' if name == 'token' else 'a word like it'}")
+    if isinstance(settings, UNetSettings) and settings.dtype == "float16":
+        raise InputError("a whole UNet does not learn in float16; take bfloat16 or float32")
+
+
+def _hint(model: Model, rate: float, usual: float) -> str:
+    """Returns what is likely wrong where a loss is not finite, as the end of a sentence."""
+    causes = []
+    if model.dtype == mx.float16:
+        causes.append("float16 overflows: --dtype bfloat16")
+    if rate > 10 * usual:
+        causes.append(f"the learning rate {rate:g} is large: {usual:g} is usual")
+    return f" ({'; '.join(causes) or 'a smaller --rate, or --clip 1'}); the last checkpoint stays"
+
+
+def _record(settings: TrainSettings, data: dataset.Dataset, pictures: Pictures) -> TrainingRecord:
+    instances = [example for example in data.examples if not example.prior]
+    return TrainingRecord(
+        pictures=len(instances),
+        prior_pictures=len(data.examples) - len(instances),
+        resolution=settings.resolution,
+        steps=settings.steps,
+        total_steps=settings.steps,
+        epoch=settings.steps * settings.accumulate // pictures.length,
+        batch=settings.batch,
+        accumulation=settings.accumulate,
+    )
+
+
+__all__ = ["KINDS", "Failure", "Progress", "Session"]
