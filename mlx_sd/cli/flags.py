@@ -1,15 +1,13 @@
 """The flags of python -m mlx_sd.generate: those of a request, from its fields, and those of the command itself."""
 
 import argparse
-import os
-from pathlib import Path
 from typing import Any
 
 from ..core.errors import InputError
 from ..core.parser import Parser, program
 from ..core.version import VERSION
 from ..request import SETTINGS
-from ..setting import Setting
+from ..setting_flags import add_setting, home, path, spell_setting, text
 from ..spellings import COUNT, COUNT_ALIASES, RATIO, count_words, folder_words, parse_size
 
 _EXAMPLES = """examples:
@@ -50,8 +48,8 @@ def parser(name: str) -> Parser:
     groups |= {group: p.add_argument_group(group, text) for group, text in _GROUPS.items()}
     for field, setting in SETTINGS.items():
         if not setting.hidden:
-            action = _add(schedules if field == "schedule" else groups[setting.group], field, setting)
-            p.add_spellings(action, setting.aliases, setting.conversions, setting.false_friends, setting.form)
+            action = add_setting(schedules if field == "schedule" else groups[setting.group], field, setting)
+            spell_setting(p, action, setting)
             if field == "height":
                 size = p.add_argument("--size", action=_Size, metavar="WIDTHxHEIGHT", help="both, for example 512x768")
                 p.add_spellings(size, aliases="resolution res dimensions image-size", false_friends=RATIO)
@@ -67,13 +65,13 @@ def _add_command(p: Parser, work: Any) -> None:
     """Adds the flags of the command itself."""
     prompts = work.add_argument(
         "--prompts",
-        type=_path,
+        type=path,
         metavar="FILE",
         help="one prompt a line, or JSON with settings; - is the standard input",
     )
     p.add_spellings(prompts, aliases="prompt-file prompts-file prompts-from-file from-file")
     source = work.add_argument(
-        "--from-image", type=_path, metavar="FILE", help="make a picture again; other flags change it"
+        "--from-image", type=path, metavar="FILE", help="make a picture again; other flags change it"
     )
     p.add_spellings(source, aliases="config-from-metadata C from-metadata from-png png-info")
     work.add_argument(
@@ -86,7 +84,7 @@ def _add_command(p: Parser, work: Any) -> None:
     )
     grid = work.add_argument(
         "--grid",
-        type=_text,
+        type=text,
         metavar="AXES",
         help='a sheet over settings, such as "steps=10,20;sampler=euler,dpmpp_2m", and its single pictures in a folder '
         "of its name",
@@ -108,7 +106,7 @@ def _add_command(p: Parser, work: Any) -> None:
     p.add_spellings(batch, false_friends=dict.fromkeys(("batch-size", "n-samples", "b"), f"{COUNT} --batch {{value}}"))
     output = work.add_argument(
         "--output",
-        type=_text,
+        type=text,
         metavar="PATH",
         help="a .png, .jpg or .webp file, a folder/, or a pattern as {seed}-{prompt}.png (default: named after the "
         "prompt, here)",
@@ -125,19 +123,19 @@ def _add_command(p: Parser, work: Any) -> None:
         "--no-metadata", dest="metadata", action="store_false", help="write no settings into the pictures"
     )
     loras = work.add_argument(
-        "--lora-folder", type=_path, metavar="DIR", help="where LoRAs given by name lie (default: MLX_SD_LORAS)"
+        "--lora-folder", type=path, metavar="DIR", help="where LoRAs given by name lie (default: MLX_SD_LORAS)"
     )
     p.add_spellings(loras, aliases="lora-dir lora-model-dir")
     work.add_argument(
         "--lora-strict", action="store_true", help="a LoRA that fits the model only in part is an error, not a warning"
     )
     preview = work.add_argument(
-        "--preview", type=_text, metavar="FOLDER", help="write an image of each step while the picture is made"
+        "--preview", type=text, metavar="FOLDER", help="write an image of each step while the picture is made"
     )
     p.add_spellings(preview, aliases="preview-dir stepwise-image-output-dir")
     method = work.add_argument(
         "--preview-method",
-        type=_text,
+        type=text,
         metavar="METHOD",
         help="of the images of steps: linear, colours alone (default), taesd, or another tiny autoencoder",
     )
@@ -146,7 +144,7 @@ def _add_command(p: Parser, work: Any) -> None:
         "--animate",
         nargs="?",
         const="",
-        type=_home,
+        type=home,
         metavar="PATH",
         help="write all steps as an animated .png or .gif (default: beside the picture)",
     )
@@ -171,49 +169,3 @@ class _Size(argparse.Action):
             namespace.width, namespace.height = parse_size(value)
         except InputError as error:
             raise argparse.ArgumentError(self, str(error)) from None
-
-
-def _text(value: str) -> str:
-    """Text that is not empty, for argparse."""
-    if not value:
-        raise argparse.ArgumentTypeError("must not be empty")
-    return _home(value)
-
-
-def _home(value: str) -> str:
-    """Text in which ~ in front is the home folder, as in --output=~/a.png, where a shell leaves it."""
-    return os.path.expanduser(value) if value == "~" or value.startswith("~/") else value  # noqa: PTH111 - keeps a / at the end
-
-
-def _path(value: str) -> Path:
-    """A path that is not empty, for argparse."""
-    return Path(_text(value))
-
-
-def _add(group: Any, field: str, setting: Setting) -> argparse.Action:
-    """Adds the flag of one field of a request."""
-    text = setting.help
-    if setting.range is not None and not setting.range.trivial:
-        text += f"; {setting.range.words(setting.unit)}"
-    options: dict[str, Any] = {"help": text.replace("%", "%%"), "dest": field, "metavar": setting.metavar}
-    if setting.kind is bool:
-        options |= {"action": argparse.BooleanOptionalAction}
-        del options["metavar"]
-    elif setting.kind in (int, float):
-        options |= {"type": setting.kind}
-    elif setting.metavar in ("FILE", "FOLDER"):
-        options |= {"type": _home}
-    if setting.choices:
-        options |= {"choices": tuple(setting.choices), "type": setting.value_of}
-    if setting.repeat:
-        options |= {"action": "append"}
-    if setting.without_value is not None:
-        options |= {"nargs": "?", "const": setting.without_value}
-    flag = setting.flag or f"--{field.replace('_', '-')}"
-    action: argparse.Action
-    if flag.startswith("--"):
-        action = group.add_argument(flag, **options)
-    else:  # the prompt, which has a place and no flag
-        del options["dest"]
-        action = group.add_argument(flag, nargs="?", **options)
-    return action

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from ..checkpoint.model import Model, default_dtype
-from ..core.errors import Failure, InputError
+from ..core.errors import InputError
 from ..load import load
 from ..pipeline import StableDiffusion
 from . import results
@@ -203,10 +203,28 @@ class Session:
         options: dict[str, Any] = {"steps": SAMPLE_STEPS, "seed": settings.seed, "prompt_style": "plain"}
         if settings.resolution:
             options |= dict(zip(("width", "height"), settings.resolution, strict=True))
+        if isinstance(learner, embedding.TextualInversion):
+            options["embeddings"] = [(self._written(model, learner, run.path / "sample.safetensors"), learner.token)]
+        controls: list[Any] = [None] * len(prompts)
+        if isinstance(settings, ControlSettings):
+            folder = self._written(model, learner, run.path / "sample")
+            model.networks_beside.clear()
+            examples = [data.examples[i % len(data.examples)] for i in range(len(prompts))]
+            hints = Path(settings.data) / settings.images
+            controls = [[(folder, hint_file(hints, example.path))] for example in examples]
         sd = StableDiffusion(model)
-        images = [sd.generate(prompt, **options, **learner.sampled(run.path)).images[0] for prompt in prompts]
+        images = [
+            sd.generate(prompt, controls=control, **options).images[0]
+            for prompt, control in zip(prompts, controls, strict=True)
+        ]
         run.samples.write(run.log.step, images, prompts)
         mx.clear_cache()
+
+    @staticmethod
+    def _written(model: Model, learner: Any, path: Path) -> Path:
+        """Writes what was learned so far, and returns its path."""
+        Result(None, model, "float32").write(learner, path, TrainingRecord())
+        return path
 
 
 def _load(settings: TrainSettings) -> Model:
@@ -251,6 +269,3 @@ def _record(settings: TrainSettings, data: dataset.Dataset, pictures: Pictures) 
         batch=settings.batch,
         accumulation=settings.accumulate,
     )
-
-
-__all__ = ["KINDS", "Failure", "Progress", "Session"]

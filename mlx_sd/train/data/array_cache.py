@@ -73,7 +73,8 @@ class ArrayCache:
             self._folder.mkdir(parents=True, exist_ok=True)
             with atomic_file(self._folder / f"{key}.npz") as file:
                 stored: dict[str, Any] = dict(_stored(name, array) for name, array in arrays.items())
-                np.savez(file, **stored, **{_NAMES: np.array([*stored])})
+                stored[_NAMES] = np.array([*stored])
+                np.savez(file, **stored)
         except OSError as error:
             warnings.warn(
                 f"{self._folder} cannot be written ({error.strerror}); what would be cached there stays in memory",
@@ -94,10 +95,7 @@ def _read(file: Path) -> Arrays | None:
     try:
         # Opened here, since NumPy leaves a file open that is damaged.
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
-            names = archive[_NAMES].tolist()
-            if {*names, _NAMES} != {*archive.files}:
-                return None
-            stored = {name: mx.array(archive[name]) for name in names}
+            stored = {name: mx.array(archive[name]) for name in archive[_NAMES].tolist()}
     except _DAMAGE:
         return None
     return {

@@ -4,6 +4,7 @@ import io
 import re
 import struct
 import warnings
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,8 +30,8 @@ _APPLE = frozenset((".heic", ".heif"))
 _SEVERAL_VIEWS = (
     "MPO"  # a JPEG with further views behind it, as cameras and phones write them; the first is the picture
 )
-_UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError)
-_DAMAGED_EXIF = (struct.error, LookupError, TypeError, ArithmeticError)
+_UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, RuntimeError)  # the last of AVIF
+_DAMAGED_EXIF = (struct.error, zlib.error, LookupError, TypeError, ArithmeticError)
 
 
 class Picture(NamedTuple):
@@ -88,6 +89,8 @@ def _check(path: Path, image: Image.Image, minimum_side: int, maximum_aspect: fl
             f"{path} is {image.width} x {image.height} pixels, longer than {maximum_aspect:g}:1, and most of it would "
             "be cut off; cut out the part that matters"
         )
+    if image.mode == "LAB":
+        raise InputError(f"{path} has colours in CIELAB, which are not converted; save it as RGB (sRGB)")
     if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):  # older Pillows open 16 bits of PNG as I
         raise InputError(f"{path} has 32 bits a channel, and its white is not known; save it with 8 bits")
 

@@ -29,7 +29,7 @@ class TextualInversion:
     """The vectors of a new word; nothing else learns."""
 
     def __init__(self, model: Model, settings: EmbeddingSettings, captions: Captions, objective: Objective):
-        self._model, self._objective, self._token, self._captions = model, objective, settings.token, captions
+        self._model, self._objective, self.token, self._captions = model, objective, settings.token, captions
         if not model.text_encoders:
             raise InputError("this model takes no prompt, so it has no words to learn")
         for network in (model.unet, *model.text_encoders):
@@ -45,7 +45,7 @@ class TextualInversion:
 
     def loss(self, batch: MicroBatch) -> mx.array:
         """Returns the loss of a micro-batch."""
-        vectors = Vectors(Embedding("", self._token), tuple(self.learned.arrays))
+        vectors = Vectors(Embedding("", self.token), tuple(self.learned.arrays))
         inputs, unet = self._captions.learning(batch, [vectors]), self._model.unet
 
         def predict(x: mx.array, timesteps: mx.array) -> mx.array:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...core.errors import InputError
 from ...core.files import read_json
-from ...setting import settings_of
+from ...setting import fields_from_json, settings_of
 from . import durable
 
 NAME = "settings.json"
@@ -31,6 +31,16 @@ def write(folder: Path, settings: Any) -> None:
     """Writes settings.json into a folder; OSError where that fails."""
     content = {"version": VERSION, "settings": to_json(settings)}
     durable.write(folder / NAME, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def read(folder: Path, record: type) -> Any:
+    """Returns the settings record of a run; InputError where settings.json is missing, damaged or of another kind."""
+    path = folder / NAME
+    content = read_json(path)
+    recorded = content.get("settings")
+    if content.get("version") != VERSION or not isinstance(recorded, dict):
+        raise InputError(f"{path} is not of this version of mlx-sd; begin a new run in another folder")
+    return record(**fields_from_json(settings_of(record), recorded, str(path)))
 
 
 def check(folder: Path, settings: Any, *, display: Collection[str] = (), growing: Collection[str] = ()) -> None:

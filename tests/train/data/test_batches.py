@@ -62,6 +62,8 @@ def test_priors_are_taken_in_turn_and_else_from_the_nearest_aspect_ratio():
     square = Counter(i for entry in entries if entry.size == (64, 64) for i in entry.priors)
     assert square == {1: 2, 2: 2, 3: 2}
     assert [entry.priors for entry in entries if entry.size == (192, 64)] == [(4, 4)]
+    rows = [((128, 128), 1, False), ((64, 64), 1, True), ((128, 128), 1, True)]
+    assert epoch_of(rows, 1)[0].priors == (2,)
 
 
 def test_orders_differ_between_epochs_and_seeds_and_buckets_are_mixed():

@@ -70,6 +70,12 @@ def test_a_picture_of_a_bucket_s_size_is_left_alone():
         assert buckets((512, 512)).bucket_of(size) == (size, size)
 
 
+def test_of_buckets_with_one_aspect_ratio_a_picture_takes_that_of_its_own_size():
+    table = Buckets(((64, 64), (128, 128)), 64, 128 * 128)
+    assert table.bucket_of((128, 128)) == ((128, 128), (128, 128))
+    assert table.bucket_of((256, 256)) == ((64, 64), (64, 64))
+
+
 def test_the_difference_is_that_of_the_ratios_not_of_their_logarithms():
     table = Buckets(((64, 64), (64, 256)), 64, 64 * 256)
     assert table.bucket_of((1000, 1700)).size == (64, 256)  # 0.59 is nearer to 0.25 than to 1, unlike in logarithms

@@ -75,16 +75,19 @@ def test_arrays_come_back_from_a_folder_bit_for_bit(folder, numbers, dtype):
     assert [*again] == ["a", "b"] and same(again.values(), arrays.values())
 
 
-@given(st.floats(0, 1, exclude_max=True), st.integers(1, 255))
-def test_a_file_with_any_byte_changed_gives_the_same_arrays_all_the_same(folder, place, change):
+def test_a_file_with_any_byte_changed_gives_the_same_arrays_or_none(tmp_path):
     arrays = {"a": mx.arange(6).astype(mx.float32), "b": mx.ones((2,), mx.bfloat16)}
-    file = folder / "key.npz"
-    file.unlink(missing_ok=True)
-    ArrayCache(folder).get("key", lambda: arrays)
-    content = bytearray(file.read_bytes())
-    content[int(place * len(content))] ^= change
-    file.write_bytes(content)
-    assert same([*ArrayCache(folder).get("key", lambda: arrays).values()], [*arrays.values()])
+    file, cache = tmp_path / "key.npz", ArrayCache(tmp_path)
+    cache.get("key", lambda: arrays)
+    content = file.read_bytes()
+    losses = 0
+    for i in range(len(content)):
+        file.write_bytes(content[:i] + bytes([content[i] ^ 255]) + content[i + 1 :])
+        stored = cache.peek("key")
+        losses += stored is None
+        assert stored is None or (stored.keys() == arrays.keys() and same(stored.values(), arrays.values())), i
+    assert losses > len(content) / 2
+    assert same(cache.get("key", lambda: arrays).values(), arrays.values())
 
 
 @pytest.mark.parametrize("size", [0, 10, 200])

@@ -262,9 +262,9 @@ def test_lines_of_a_list_that_cannot_be_used_are_named_by_number(tmp_path, pictu
         11: "names gone.png, which does not exist",
         12: "is nested too deeply",
     }
-    found = problems(tmp_path)
-    assert len(found) == len(expected)
-    for line, (number, part) in zip(found, expected.items(), strict=True):
+    errors = problems(tmp_path)
+    assert len(errors) == len(expected)
+    for line, (number, part) in zip(errors, expected.items(), strict=True):
         assert f"metadata.jsonl, line {number} {part}" in line and ";" in line
 
 

@@ -1,7 +1,11 @@
 """One picture: what is converted and said of it, and the one line for each that cannot be used."""
 
+import io
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from mlx_sd.core.errors import InputError
@@ -148,8 +152,34 @@ def test_files_that_are_no_pictures_are_refused_each_with_its_reason(tmp_path, m
     assert problem(tmp_path / "folder.png").startswith("is a folder")
     Image.new("F", (70, 70)).save(tmp_path / "float.tif")
     assert problem(tmp_path / "float.tif").startswith("has 32 bits")
+    Image.new("LAB", (70, 70)).save(tmp_path / "lab.tif")
+    assert problem(tmp_path / "lab.tif").startswith("has colours in CIELAB")
     Image.new("RGB", (70, 70)).save(tmp_path / "large.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
     assert problem(tmp_path / "large.png").startswith("has more than 4000 pixels")
     with pytest.raises(InputError, match="does not exist"):
         picture_file.read(tmp_path / "none.png")
+
+
+FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "gif": "GIF", "tif": "TIFF"}
+
+
+CHANGES = st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255))
+
+
+@given(st.sampled_from([*FORMATS]), st.lists(CHANGES, max_size=4))
+def test_damage_of_any_kind_is_a_line_or_a_picture_and_never_a_traceback(folder, suffix, damage):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    options = {} if suffix == "gif" else {"exif": exif, "icc_profile": swapped_profile()}
+    noise(70, 64).save(buffer, FORMATS[suffix], **options)
+    content = bytearray(buffer.getvalue())
+    for place, change in damage:
+        content[int(place**3 * len(content))] ^= change  # headers more than pixels
+    path = folder / f"a.{suffix}"
+    path.write_bytes(content)
+    try:
+        assert picture_file.read(path).image.mode == "RGB"
+    except InputError as error:
+        assert str(error).startswith(str(path)) and "\n" not in str(error)

@@ -1,0 +1,152 @@
+"""The command python -m mlx_sd.train: one kind of training, its settings as flags, progress and the result."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..core import command, terminal
+from ..core.errors import InputError
+from ..core.parser import Parser, program
+from ..core.suggestions import unknown
+from ..setting import settings_of
+from ..setting_flags import add_setting, path, spell_setting
+from .run import settings_file
+from .session import KINDS, Kind, Progress, Session
+
+NAME = "mlx_sd.train"
+_EXAMPLES = {
+    "lora": """examples:
+  python -m mlx_sd.train lora --data photos/ --out me.safetensors --steps 800
+  python -m mlx_sd.train lora --model models/sd15 --data style/ --out style.safetensors --rank 16 --text-rate 5e-5
+  python -m mlx_sd.train lora --data photos/ --out me.safetensors --steps 1200 --resume
+""",
+    "embedding": """examples:
+  python -m mlx_sd.train embedding --data toy/ --token mytoy --like toy --out mytoy.safetensors
+""",
+    "unet": """examples:
+  python -m mlx_sd.train unet --model models/sd15 --data pictures/ --out tuned/ --average 0.999
+""",
+    "control": """examples:
+  python -m mlx_sd.train control --model models/sd15 --data pictures/ --images edges --out edges-net/
+""",
+}
+_GROUPS = {"kind": "of this kind of training"}
+
+
+def overview() -> Parser:
+    """Returns the parser whose help lists the kinds."""
+    width = max(map(len, KINDS))
+    listing = "\n".join(f"  {name:{width}}  {kind.summary}" for name, kind in KINDS.items())
+    p = Parser(
+        prog=program(NAME),
+        usage=f"{program(NAME)} KIND --data DIR --out PATH ...",
+        description="Train on your own pictures: adapters, words, networks.",
+        epilog=f"kinds:\n{listing}\n\n{program(NAME)} KIND --help lists the options of a kind.\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return p
+
+
+def parser(name: str) -> Parser:
+    """Returns the parser of one kind."""
+    kind = KINDS[name]
+    p = Parser(
+        prog=f"{program(NAME)} {name}",
+        description=f"Train {kind.summary}.",
+        epilog=_EXAMPLES[name],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    groups: dict[str, Any] = {group: p.add_argument_group(group, line) for group, line in _GROUPS.items()}
+    for field, setting in settings_of(kind.settings).items():
+        spell_setting(p, add_setting(groups.get(setting.group, p), field, setting), setting)
+    work = p.add_argument_group("command", "where the result goes, and how to go on")
+    out = "a folder" if kind.folder else "a .safetensors file"
+    spelled = work.add_argument("--out", type=path, required=True, metavar="PATH", help=f"the result, {out}")
+    p.add_spellings(spelled, aliases="output o output-dir output-name")
+    work.add_argument(
+        "--run", type=path, metavar="DIR", help="folder of checkpoints, log and samples (default: OUT-training)"
+    )
+    work.add_argument("--resume", action="store_true", help="go on with the run in that folder, with its settings")
+    work.add_argument("--force", action="store_true", help="replace a result that is there")
+    work.add_argument("--tensorboard", action="store_true", help="write the log for TensorBoard too")
+    amount = work.add_mutually_exclusive_group()
+    amount.add_argument("--quiet", action="store_true", help="print errors, and nothing else")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        overview().print_help()
+        return 0
+    if words[0] not in KINDS:
+        print(f"{program(NAME)}: {unknown('kind of training', words[0], tuple(KINDS))}", file=sys.stderr)
+        return 2
+    arguments = parser(words[0]).parse_args(words[1:])
+    return command.run(f"{program(NAME)} {words[0]}", lambda: _train(words[0], arguments), arguments.quiet)
+
+
+def _train(name: str, arguments: argparse.Namespace) -> None:
+    kind, folder = KINDS[name], arguments.run or arguments.out.with_name(f"{arguments.out.name}-training")
+    settings = _settings(kind, arguments, folder)
+    line = _Line()
+    session = Session(
+        name,
+        settings,
+        arguments.out,
+        folder,
+        resume=arguments.resume,
+        force=arguments.force,
+        tensorboard=arguments.tensorboard,
+        show=line.show,
+    )
+    try:
+        out = session.run()
+    finally:
+        line.end()
+    if not arguments.quiet:
+        print(out)
+
+
+def _settings(kind: Kind, arguments: argparse.Namespace, folder: Path) -> Any:
+    """Returns the settings of the flags; a run that is resumed has its own, over which flags are put."""
+    described = settings_of(kind.settings)
+    flags = {name: getattr(arguments, name) for name in described if getattr(arguments, name) is not None}
+    settings = kind.settings()
+    if arguments.resume:
+        if not (folder / settings_file.NAME).is_file():
+            raise InputError(f"{folder} holds no run to go on with; leave out --resume to begin one")
+        settings = settings_file.read(folder, kind.settings)
+    return settings.with_values(**flags)
+
+
+class _Line:
+    """One line on the terminal that is written over at every step."""
+
+    def __init__(self) -> None:
+        self._start, self._first, self._shown = time.monotonic(), 0, False
+        self._validation: float | None = None
+
+    def show(self, progress: Progress) -> None:
+        """Shows the numbers of a step."""
+        if progress.validation is not None:
+            self._validation = progress.validation
+        if not terminal.visible():
+            return
+        self._first = self._first or progress.step
+        rate = (time.monotonic() - self._start) / (progress.step - self._first + 1)
+        left = rate * (progress.steps - progress.step)
+        validation = "" if self._validation is None else f", at fixed noise {self._validation:.4f}"
+        losses = f"loss {progress.numbers.loss:.4f}{validation}"
+        text = f"step {progress.step}/{progress.steps}  {losses}  {left / 60:.0f} min left"
+        print(f"\r{text:<79}", end="", file=sys.stderr, flush=True)
+        self._shown = True
+
+    def end(self) -> None:
+        """Ends the line."""
+        if self._shown:
+            print(file=sys.stderr)
