@@ -11,6 +11,9 @@ from ..core.errors import InputError
 from ..request import DTYPES
 from ..setting import Range, fields_from_json, setting, settings_of
 from . import low_rank, optimizers
+from .pruning.scores import MEASURES
+from .pruning.shapes import SHAPES
+from .pruning.widths import COSTS
 
 _COUNT, _SHARE = Range(1), Range(0, 1)
 _POSITIVE, _NOT_NEGATIVE = Range(0, open_minimum=True), Range(0)
@@ -246,5 +249,48 @@ class ControlSettings(TrainSettings):
         "conditioning_images",
         "folder in the data of the control images, with the pictures' names",
         metavar="DIR",
+        group="kind",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneSettings(UNetSettings):
+    """Settings of a smaller UNet, which is cut out of the model's and then trained as a whole one."""
+
+    remove: float = setting(
+        0.3,
+        "share of the cost to remove",
+        kind=float,
+        range=Range(0, 0.95, open_minimum=True),
+        aliases="pruning-ratio prune-ratio sparsity",
+        group="kind",
+    )
+    cost: str = setting(
+        "macs", "what the share is of: multiplications of one evaluation, or weights", choices=COSTS, group="kind"
+    )
+    score: str = setting(
+        "taylor",
+        "by which channels are removed: what the loss would change (Diff-Pruning), or for comparison their weights' "
+        "size, or chance",
+        choices=MEASURES,
+        aliases="pruner",
+        group="kind",
+    )
+    threshold: float = setting(
+        0.05,
+        "timesteps whose loss is below this share of the largest do not count",
+        kind=float,
+        range=_SHARE,
+        aliases="thr",
+        group="kind",
+    )
+    score_timesteps: int = setting(
+        32, "timesteps that channels are scored at", kind=int, range=Range(1, 1000), group="kind"
+    )
+    score_batches: int = setting(4, "micro-batches that channels are scored on", kind=int, range=_COUNT, group="kind")
+    shape: str | None = setting(
+        None,
+        "leave out whole blocks instead, as BK-SDM does: base, small (no middle) or tiny (a level less)",
+        choices=SHAPES,
         group="kind",
     )

@@ -17,7 +17,7 @@ from .plan import Indices, Plan
 Weights = dict[str, mx.array]
 
 _TIMESTEPS, _HALVES = 1000, 2  # embeddings of timesteps are fitted at these, and half way between
-_NEGLIGIBLE = 1e-5  # singular values of the fit, relative to the largest, that would need huge weights
+_RIDGE = 1e-3  # of that fit: sinusoids of long waves are nearly alike, and would be weighed hugely against each other
 
 
 def weights_of(unet: UNet) -> Weights:
@@ -38,7 +38,7 @@ def cut(weights: Mapping[str, mx.array], channels: Channels, remaining: Indices)
         smaller[parameter] = mx.take(smaller[parameter], mx.array(np.concatenate(parts)), axis=axis)
     for name, space in channels.spaces.items():
         if name.endswith(".q") and name in remaining and space.heads:
-            smaller |= _rescaled_queries(smaller, name, _kept_size(space.size // space.heads, remaining[name]))
+            smaller |= _rescaled_queries(smaller, name, _head_ratio(space.size // space.heads, remaining[name]))
     return smaller
 
 
@@ -66,8 +66,9 @@ def apply(unet: UNet, plan: Plan) -> Weights:
 def refit(unet: UNet, layer: str, width: int) -> Weights:
     """Returns the weights of a layer that reads sinusoids of timesteps, for sinusoids of another width.
 
-    layer: its path, of an `EmbeddingMLP`. Its outputs are fitted by least squares at all timesteps. A latent
-    consistency model's embedded guidance, which is added to the sinusoids, is fitted to add what it added.
+    layer: its path, of an `EmbeddingMLP`. Its outputs are fitted by least squares at all timesteps, which is no more
+    than close: the waves have other lengths. A latent consistency model's embedded guidance, which is added to the
+    sinusoids, is fitted to add what it added.
     """
     config = unet.config
     old = {name.removeprefix(f"{layer}."): a for name, a in weights_of(unet).items() if name.startswith(f"{layer}.")}
@@ -80,7 +81,9 @@ def refit(unet: UNet, layer: str, width: int) -> Weights:
         return np.hstack([np.asarray(waves, np.float64), np.ones((t.size, 1))])
 
     outputs = features(config.channels)[:, :-1] @ weight.T
-    fitted = np.linalg.lstsq(features(width), outputs, rcond=_NEGLIGIBLE)[0].T  # (embedding, width + 1)
+    inputs = features(width)
+    ridge = _RIDGE * t.size * np.eye(width + 1)
+    fitted = np.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ outputs).T  # (embedding, width + 1)
     dtype = old["linear1.weight"].dtype
     new = {
         "linear1.weight": mx.array(fitted[:, :-1].astype(np.float32)).astype(dtype),
@@ -88,7 +91,7 @@ def refit(unet: UNet, layer: str, width: int) -> Weights:
     }
     if "guidance.weight" in old:
         added = weight @ np.asarray(old["guidance.weight"].astype(mx.float32), np.float64)
-        guidance = np.linalg.lstsq(fitted[:, :-1], added, rcond=_NEGLIGIBLE)[0]
+        guidance = np.linalg.lstsq(fitted[:, :-1], added, rcond=None)[0]
         new["guidance.weight"] = mx.array(guidance.astype(np.float32)).astype(dtype)
     return {f"{layer}.{name}": array for name, array in new.items()}
 
@@ -99,7 +102,7 @@ def _readers_of_sinusoids(unet: UNet) -> list[str]:
     return ["embedding.timestep", *classes]
 
 
-def _kept_size(size: int, indices: np.ndarray) -> float:
+def _head_ratio(size: int, indices: np.ndarray) -> float:
     """The features of a head that remain, relative to those it had."""
     heads = np.unique(indices // size).size
     return indices.size / heads / size

@@ -22,8 +22,8 @@ from ...networks.unet_config import UNetConfig
 from .channels import Channels
 
 COSTS = ("macs", "parameters")
-TOLERANCE = 0.02  # by how much, relative to the target, a plan's cost may differ from it
-EVEN = math.log(1.15)  # the largest and the smallest of the levels' ratios may differ by this factor
+TOLERANCE = 0.02  # by how much of its target, or of half the whole cost, a plan's cost may differ from its target
+EVEN = math.log(1.25)  # the largest and the smallest of the levels' ratios may differ by this factor
 _TOKENS = 77  # of a prompt
 _MOST_TRIED = 200  # widths whose network is built to see whether it has the same layers
 
@@ -142,7 +142,7 @@ class WidthCosts:
 
 
 def choose_widths(costs: WidthCosts, share: float, attending: Sequence[bool]) -> Widths:
-    """Returns widths that cost 1 - share of the UNet's, within TOLERANCE of that.
+    """Returns widths that cost 1 - share of the UNet's, but for TOLERANCE.
 
     Norms keep their number of groups where all levels can then shrink nearly alike, by EVEN; otherwise whole groups
     fall too. attending: whether a level has attentions, whose heads must divide its width. InputError where no widths
@@ -150,6 +150,7 @@ def choose_widths(costs: WidthCosts, share: float, attending: Sequence[bool]) ->
     """
     before = np.array([costs.widths.channels[group[0]] for group in costs.levels])
     target = (1 - share) * costs.whole_cost
+    layers = layers_of(UNet(costs.outline(costs.widths)))
     uneven: list[tuple[float, Widths]] = []
     nearest: list[float] = []
     for groups in range(costs.widths.groups, 0, -1):
@@ -157,15 +158,15 @@ def choose_widths(costs: WidthCosts, share: float, attending: Sequence[bool]) ->
         if not len(table):
             continue
         counts = costs.at(table)
-        misses = np.abs(counts / target - 1)
+        misses = np.abs(counts - target) / max(target, costs.whole_cost / 2)
         nearest.append(float(1 - counts[misses.argmin()] / costs.whole_cost))
         ratios = np.log(table / before)
         spreads = ratios.max(axis=1) - ratios.min(axis=1)
         order = [i for i in np.lexsort((misses, spreads.round(2))) if misses[i] <= TOLERANCE][:_MOST_TRIED]
         for i in order:
             widths = _widths(costs, table[i], groups, attending)
-            if not _same_layers(costs, widths):
-                continue
+            if layers_of(UNet(costs.outline(widths))) != layers:
+                continue  # two widths have become equal, and a shortcut has lost its layer
             if spreads[i] <= EVEN:
                 return widths
             uneven.append((float(spreads[i]), widths))
@@ -212,11 +213,6 @@ def _widths(costs: WidthCosts, row: np.ndarray, groups: int, attending: Sequence
     old = costs.widths
     heads = [heads_of(*pair) for pair in zip(channels, old.channels, old.heads, attending, strict=True)]
     return Widths(channels, groups, tuple(heads))
-
-
-def _same_layers(costs: WidthCosts, widths: Widths) -> bool:
-    """Whether a UNet has shortcuts with a layer where it had them before: two widths may have become equal."""
-    return layers_of(UNet(costs.outline(widths))) == layers_of(UNet(costs.outline(costs.widths)))
 
 
 def _tied(levels: int, ties: frozenset[tuple[int, int]]) -> list[list[int]]:
