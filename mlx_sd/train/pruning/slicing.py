@@ -59,6 +59,8 @@ def apply(unet: UNet, plan: Plan) -> Weights:
     wrong = {name for name in expected.keys() | weights.keys() if _shape(weights, name) != expected.get(name)}
     if wrong:
         raise Failure(f"the plan does not fit the UNet ({', '.join(sorted(wrong)[:8])})")
+    # In memory as a file's are, so that a run that is resumed multiplies in the same order.
+    weights = {name: mx.contiguous(array) for name, array in weights.items()}
     mx.eval(weights)
     return weights
 
@@ -91,7 +93,7 @@ def refit(unet: UNet, layer: str, width: int) -> Weights:
     }
     if "guidance.weight" in old:
         added = weight @ np.asarray(old["guidance.weight"].astype(mx.float32), np.float64)
-        guidance = np.linalg.lstsq(fitted[:, :-1], added, rcond=None)[0]
+        guidance = np.linalg.lstsq(fitted[:, :-1], added, rcond=_RIDGE)[0]
         new["guidance.weight"] = mx.array(guidance.astype(np.float32)).astype(dtype)
     return {f"{layer}.{name}": array for name, array in new.items()}
 

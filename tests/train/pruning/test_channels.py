@@ -16,7 +16,7 @@ from tests.train.pruning import small_unets as small
 
 CONFIGS = {name: FAMILIES[name]["unet"] for name in ("sd1", "sd2v", "sdxl", "inpaint9")} | UNETS
 SHAPES = ("sd1", "sd2v", "sdxl")
-ONE, ALL = 1e-6, 3e-6  # of float32, where channels of one space go, and of up to 183 spaces together
+ROUNDING = 3e-6  # of float32: the same channels in another order alone make 1.7e-6
 
 
 def distances(name: str, removed: set[tuple[str, int]]) -> tuple[float, float]:
@@ -56,7 +56,7 @@ def test_channels_that_are_zero_in_all_spaces_go_without_a_trace(name):
     for components in by_space.values():
         removed |= components[len(components) // 2]
     error, change = distances(name, removed)
-    assert error <= ALL
+    assert error <= ROUNDING
     assert change > 0.1  # the channels were of use
 
 
@@ -64,7 +64,7 @@ def test_channels_that_are_zero_in_all_spaces_go_without_a_trace(name):
 @pytest.mark.parametrize("name", SHAPES)
 def test_channels_that_are_zero_in_one_space_go_without_a_trace(name):
     for components in removable(name)[0].values():
-        assert distances(name, set(components[0]))[0] <= ONE
+        assert distances(name, set(components[0]))[0] <= ROUNDING
 
 
 @pytest.mark.parametrize("name", CONFIGS)

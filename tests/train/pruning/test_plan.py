@@ -53,7 +53,7 @@ def test_a_plan_costs_what_it_shall(name, cost, share):
     assert abs(counted / (1 - share) / cost_of(UNetConfig.from_hf(FULL[name]), cost) - 1) <= TOLERANCE
 
 
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(ratios=st.tuples(*[st.integers(4, 10)] * 3), kind=st.sampled_from(["macs", "parameters"]))
 def test_costs_are_a_polynomial_of_the_widths(ratios, kind):
     config = FAMILIES["sdxl"]["unet"] | {"block_out_channels": [32, 64, 96], "attention_head_dim": 4}
@@ -70,7 +70,7 @@ def test_costs_of_the_parameters_are_those_of_the_published_unet():
     assert cost_of(UNetConfig.from_hf(FULL["sdxl"]), "parameters") == 2_567_463_684
 
 
-@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.9])
+@pytest.mark.parametrize("share", [0.1, 0.9])
 def test_something_of_every_space_remains_and_no_more_than_there_was(share):
     result, unet = planned(EMBEDDED, share)
     for name, space in channels_of(unet).spaces.items():
@@ -80,7 +80,9 @@ def test_something_of_every_space_remains_and_no_more_than_there_was(share):
         assert (np.diff(indices) > 0).all() and 0 <= indices[0] and indices[-1] < space.size
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, *UNETS])
+@pytest.mark.parametrize(
+    "name", [n if n in ("sd1", "ssd1b") else pytest.param(n, marks=pytest.mark.slow) for n in (*FAMILIES, *UNETS)]
+)
 def test_all_kinds_of_unets_have_a_plan(name):
     config = FAMILIES[name]["unet"] if name in FAMILIES else UNETS[name]
     result, unet = planned(config, 0.3)
