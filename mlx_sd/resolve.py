@@ -19,6 +19,7 @@ from .checkpoint.network_names import IMAGE_ENCODER, IP_ADAPTER, JSON, NETWORKS,
 from .core import terminal
 from .core.errors import InputError
 from .core.places import cache_folder
+from .networks.control import ControlNet
 
 
 def model_folder(model: str, variant: str | None = None, part: str = "unet") -> Path:
@@ -167,11 +168,11 @@ def write_trained_model(
     write_diffusers_folder(folder, out, dtype, networks)
 
 
-def write_trained_control(network: nn.Module, unet: Mapping[str, Any], out: Path, dtype: mx.Dtype) -> None:
+def write_trained_control(network: ControlNet, unet: Mapping[str, Any], out: Path, dtype: mx.Dtype) -> None:
     """Writes the diffusers folder of a ControlNet; unet: the config of the UNet that it is for."""
     from convert.writers.control_folder import write_control_folder
 
-    write_control_folder(network, unet, out, dtype)  # type: ignore[arg-type] - of training, which knows its class
+    write_control_folder(network, unet, out, dtype)
 
 
 def layer_names(part: str, names: Mapping[str, str], layer: str) -> tuple[str, str]:

@@ -15,6 +15,7 @@ import pytest
 from mlx_sd.sampling import samplers, schedules
 from mlx_sd.sampling.scheduler import Scheduler
 from mlx_sd.sampling.table import Options
+from mlx_sd.train.session import KINDS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -132,6 +133,8 @@ def test_every_command_has_the_options_it_is_shown_with(page):
         command = [module]
         if module == "bench" and words and re.fullmatch(r"[a-z]+", words[0]):
             command.append(words[0])
+        if module == "mlx_sd.train" and words[:1] and words[0] in KINDS:
+            command.append(words[0])
         if module == "coreml" and words[:1] in (["verify"], ["bits"]):
             command.append(words[0])
         if module == "coreml" and words[:1] == ["drive"]:  # whose options are those of generate
@@ -146,6 +149,13 @@ def test_every_option_is_in_the_guide(command):
     guide = "".join(map(text, sorted((ROOT / "docs" / "guide").glob("*.md"))))
     for option in options(command) - {"--help"}:
         assert re.search(rf"{option}\b(?!-)", guide), option
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_option_of_training_is_in_its_page(kind):
+    guide = text(ROOT / "docs" / "guide" / "training.md")
+    for option in options("mlx_sd.train", kind) - {"--help"}:
+        assert option.startswith("--no-") or re.search(rf"{option}\b(?!-)", guide), option
 
 
 def test_every_target_of_make_exists():

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,10 @@ def _entries(folder: Path, part: str, version: int, config: dict[str, Any], dtyp
 
 def network_entries(part: str, config: Mapping[str, Any], network: nn.Module, dtype: mx.Dtype) -> list[Entry]:
     """Returns the tensors of a network in memory as diffusers names and lays them out."""
+    arrays: Any = tree_flatten(network.parameters())
     return [
-        _entry(part, config, network, parameter, array.shape, dtype, lambda array=array: array)
-        for parameter, array in tree_flatten(network.parameters())
+        _entry(part, config, network, parameter, array.shape, dtype, partial(mx.array, array))
+        for parameter, array in arrays
     ]
 
 

@@ -24,6 +24,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "generate": Command("mlx_sd.cli.generate", 'pictures from a prompt; what mlx-sd "a red tent" runs too'),
     "studio": Command("mlx_sd.studio.command", "a page in the browser, and the APIs of OpenAI Images and A1111"),
+    "train": Command("mlx_sd.train.command", "adapters, words, control networks and UNets from your own pictures"),
     "convert": Command("convert.__main__", "checkpoints to model folders and back; what a file is"),
     "coreml": Command("coreml.__main__", "Core ML packages for apps"),
     "models": Command("mlx_sd.cli.model_command", "the models of this machine: list them, remove one"),

@@ -5,7 +5,7 @@ three to five times faster on x86. On a GPU `ops` uses MLX's own functions. Shif
 function comes with its own, which is computed in the same way.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
@@ -103,7 +103,7 @@ def attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, scal
     dtype. The gradient computes the scores again, a few queries at a time, and keeps none of them.
     """
     differentiable: Any = mx.custom_function(lambda q, k, v: _attention(q, k, v, mask, scale))
-    differentiable.vjp(lambda qkv, cotangent, y: _attention_gradient(*qkv, mask, scale, y, cotangent))
+    differentiable.vjp(lambda qkv, cotangent, y: _attention_gradient(qkv, mask, scale, y, cotangent))
     y: mx.array = differentiable(q, k, v)
     return y
 
@@ -135,40 +135,39 @@ def _attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, sca
 
 
 def _attention_gradient(
-    q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, scale: float, y: mx.array, cotangent: mx.array
+    qkv: Sequence[mx.array], mask: mx.array | None, scale: float, y: mx.array, cotangent: mx.array
 ) -> tuple[mx.array, mx.array, mx.array]:
     """Returns the gradients of q, k and v, in their dtypes, for the attention y and its cotangent."""
-    dtypes, shape = (q.dtype, k.dtype, v.dtype), q.shape
-    q, k, v, y, cotangent = (a.astype(mx.float32) for a in (q, k, v, y, cotangent))
+    dtypes, shape = [a.dtype for a in qkv], qkv[0].shape
+    q, k, v, y, cotangent = (a.astype(mx.float32) for a in (*qkv, y, cotangent))
     mask = None if mask is None else mask.astype(mx.float32) * _LOG2E
     shares = (y * cotangent).sum(axis=-1, keepdims=True)
     (batch, heads, tokens, _), keys = shape, k.shape[2]
     if batch * heads * tokens * keys <= _SCORES:
-        gradients: tuple[mx.array, ...] = _attend_gradient(q, k, v, mask, scale, shares, cotangent)
+        gradients = _attend_gradient(q, k, v, mask, scale, shares, cotangent)
     else:
         rows = max(1, _SCORES // keys)
-        heads_of = [(b, h) for b in range(batch) for h in range(heads)]
-        by_head = []
-        for b, h in heads_of:
-            pieces = [
-                _attend_gradient(
-                    q[b, h, i : i + rows],
-                    k[b, h],
-                    v[b, h],
-                    mask if mask is None else mask[i : i + rows],
-                    scale,
-                    shares[b, h, i : i + rows],
-                    cotangent[b, h, i : i + rows],
-                )
-                for i in range(0, tokens, rows)
-            ]
-            dq, dk, dv = zip(*pieces, strict=True)
-            by_head.append((mx.concatenate(dq), sum(dk[1:], dk[0]), sum(dv[1:], dv[0])))
-        gradients = tuple(
-            mx.stack(parts).reshape(batch, heads, *parts[0].shape) for parts in zip(*by_head, strict=True)
-        )
-    dq, dk, dv = (gradient.astype(dtype) for gradient, dtype in zip(gradients, dtypes, strict=True))
-    return dq, dk, dv
+        by_head: list[tuple[mx.array, mx.array, mx.array]] = []
+        for b in range(batch):
+            for h in range(heads):
+                pieces = [
+                    _attend_gradient(
+                        q[b, h, i : i + rows],
+                        k[b, h],
+                        v[b, h],
+                        mask if mask is None else mask[i : i + rows],
+                        scale,
+                        shares[b, h, i : i + rows],
+                        cotangent[b, h, i : i + rows],
+                    )
+                    for i in range(0, tokens, rows)
+                ]
+                of_q, of_k, of_v = (list(parts) for parts in zip(*pieces, strict=True))
+                by_head.append((mx.concatenate(of_q), sum(of_k[1:], of_k[0]), sum(of_v[1:], of_v[0])))
+        stacked = [mx.stack([parts[i] for parts in by_head]) for i in range(3)]
+        gradients = stacked[0].reshape(q.shape), stacked[1].reshape(k.shape), stacked[2].reshape(v.shape)
+    dq, dk, dv = gradients
+    return dq.astype(dtypes[0]), dk.astype(dtypes[1]), dv.astype(dtypes[2])
 
 
 def _attend_gradient(

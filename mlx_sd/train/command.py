@@ -50,7 +50,18 @@ def overview() -> Parser:
     return p
 
 
-def parser(name: str) -> Parser:
+def parser() -> Parser:
+    """Returns a parser of all kinds together, by which shells complete; `kind_parser` is that of one."""
+    p = Parser(prog=program(NAME))
+    p.add_argument("kind", choices=tuple(KINDS), help="the kind of training")
+    described = {field: setting for kind in KINDS.values() for field, setting in settings_of(kind.settings).items()}
+    for field, setting in described.items():
+        add_setting(p, field, setting)
+    _add_command(p, "a .safetensors file or a folder")
+    return p
+
+
+def kind_parser(name: str) -> Parser:
     """Returns the parser of one kind."""
     kind = KINDS[name]
     p = Parser(
@@ -60,21 +71,31 @@ def parser(name: str) -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     groups: dict[str, Any] = {group: p.add_argument_group(group, line) for group, line in _GROUPS.items()}
+    defaults = kind.settings()
     for field, setting in settings_of(kind.settings).items():
-        spell_setting(p, add_setting(groups.get(setting.group, p), field, setting), setting)
+        action = add_setting(groups.get(setting.group, p), field, setting)
+        default = getattr(defaults, field)
+        if not isinstance(default, bool) and default not in (None, "", ()):
+            action.help = f"{action.help} (default: {default})"
+        if setting.kind in (int, float):
+            action.metavar = "N"
+        spell_setting(p, action, setting)
+    _add_command(p, "a folder" if kind.folder else "a .safetensors file")
+    return p
+
+
+def _add_command(p: Parser, result: str) -> None:
+    """Adds the flags of the command itself."""
     work = p.add_argument_group("command", "where the result goes, and how to go on")
-    out = "a folder" if kind.folder else "a .safetensors file"
-    spelled = work.add_argument("--out", type=path, required=True, metavar="PATH", help=f"the result, {out}")
-    p.add_spellings(spelled, aliases="output o output-dir output-name")
+    out = work.add_argument("--out", type=path, required=True, metavar="PATH", help=f"the result, {result}")
+    p.add_spellings(out, aliases="output o output-dir output-name")
     work.add_argument(
         "--run", type=path, metavar="DIR", help="folder of checkpoints, log and samples (default: OUT-training)"
     )
     work.add_argument("--resume", action="store_true", help="go on with the run in that folder, with its settings")
     work.add_argument("--force", action="store_true", help="replace a result that is there")
     work.add_argument("--tensorboard", action="store_true", help="write the log for TensorBoard too")
-    amount = work.add_mutually_exclusive_group()
-    amount.add_argument("--quiet", action="store_true", help="print errors, and nothing else")
-    return p
+    work.add_argument("--quiet", action="store_true", help="print errors, and nothing else")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] not in KINDS:
         print(f"{program(NAME)}: {unknown('kind of training', words[0], tuple(KINDS))}", file=sys.stderr)
         return 2
-    arguments = parser(words[0]).parse_args(words[1:])
+    arguments = kind_parser(words[0]).parse_args(words[1:])
     return command.run(f"{program(NAME)} {words[0]}", lambda: _train(words[0], arguments), arguments.quiet)
 
 

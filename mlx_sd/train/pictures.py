@@ -9,17 +9,17 @@ from ..checkpoint.model import Model
 from ..core import terminal
 from ..core.errors import InputError
 from ..tasks.images import to_pixels
-from . import random_keys
 from .data import batches as order
 from .data import picture_file
 from .data.buckets import Buckets, Size, buckets, cover
 from .data.dataset import Dataset, Example
 from .data.fit import Fit, fit, generator
 from .data.latents import LatentCache
-from .examples import MicroBatch
-from .objective import Objective
-from .random_keys import Place
-from .settings import ControlSettings, LoraSettings, TrainSettings
+from .learning import random_keys
+from .learning.examples import MicroBatch
+from .learning.objective import Objective
+from .learning.random_keys import Place
+from .learning.settings import ControlSettings, LoraSettings, TrainSettings
 
 VALIDATION = 8  # examples, at least
 _BEFORE = -1  # the step whose random numbers validation has: no step of training
@@ -36,7 +36,8 @@ class Pictures:
         self._examples, self._cache = dataset.examples, LatentCache(model.vae, folder)
         table = _buckets(model, settings)
         self.sizes: list[Size] = [table.bucket_of(example.size).size for example in self._examples]
-        self._table, self._epoch, self._order = table, -1, []
+        self._table, self._epoch = table, -1
+        self._order: list[order.Batch] = []
         self._length = len(self._batches(0))
 
     @property

@@ -6,9 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-import mlx.nn as nn
-
 from .. import resolve
 from ..checkpoint.model import DTYPES, Model
 from ..checkpoint.model_folder import network_configs, read_model_json
@@ -53,7 +50,7 @@ class Result:
         """
         if isinstance(kind, Lora):
             assert self.base is not None
-            layers = {name: LowRankWeights(*layer) for name, layer in kind.layers.items()}
+            layers = {(name, path): LowRankWeights(*layer) for (name, path), layer in kind.layers.items()}
             lora_file.write(out, layers, self.base, record, dtype=self.dtype, force=force)
         elif isinstance(kind, TextualInversion):
             sdxl = self.model.family is Family.SDXL
@@ -63,24 +60,19 @@ class Result:
             self._write_folder(kind, out, weights, force)
 
     def _write_folder(self, kind: WholeUNet | Control, out: Path, weights: Any, force: bool) -> None:
-        network: nn.Module = kind.learned
-        own = network.parameters()
-        if weights is not None:
-            network.update(weights)
-        try:
-            if force and out.is_dir():
-                shutil.rmtree(out)
-            self._write_network(kind, network, out)
-        finally:
-            network.update(own)
-
-    def _write_network(self, kind: WholeUNet | Control, network: nn.Module, out: Path) -> None:
         folder = self.model.folder
         if folder is None:
             raise InputError(f"{self.model.name} has no model folder, so its configs are not known")
         config: Mapping[str, Any] = network_configs(read_model_json(folder))["unet"]
-        dtype: mx.Dtype = DTYPES[self.dtype]
-        if isinstance(kind, Control):
-            resolve.write_trained_control(network, config, out, dtype)
-        else:
-            resolve.write_trained_model(folder, out, dtype, {"unet": (config, network)})
+        before = kind.learned.parameters()
+        if weights is not None:
+            kind.learned.update(weights)
+        try:
+            if force and out.is_dir():
+                shutil.rmtree(out)
+            if isinstance(kind, Control):
+                resolve.write_trained_control(kind.learned, config, out, DTYPES[self.dtype])
+            else:
+                resolve.write_trained_model(folder, out, DTYPES[self.dtype], {"unet": (config, kind.learned)})
+        finally:
+            kind.learned.update(before)

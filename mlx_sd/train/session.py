@@ -4,6 +4,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,17 +16,17 @@ from ..load import load
 from ..pipeline import StableDiffusion
 from . import results
 from .data import dataset
-from .examples import Captions
 from .files.base_model import BaseModel
 from .files.training_record import TrainingRecord
 from .kinds import control, embedding, lora, unet
-from .objective import Objective
-from .optimizers import Group, GroupedOptimizer
+from .learning.examples import Captions
+from .learning.objective import Objective
+from .learning.optimizers import Group, GroupedOptimizer
+from .learning.settings import ControlSettings, EmbeddingSettings, LoraSettings, TrainSettings, UNetSettings
+from .learning.trainer import Rates, Step, Trainer
 from .pictures import Pictures, hint_file
 from .results import Result
 from .run.folder import RunFolder
-from .settings import ControlSettings, EmbeddingSettings, LoraSettings, TrainSettings, UNetSettings
-from .trainer import Rates, Step, Trainer
 
 BETAS = (0.9, 0.999)
 SAMPLE_STEPS = 20
@@ -100,35 +101,33 @@ class Session:
         data = dataset.read(settings.data, caption=settings.caption)
         for line in data.warnings:
             warnings.warn(line, stacklevel=2)
+        if isinstance(settings, EmbeddingSettings):
+            _check_token(settings.token, data)
         if isinstance(settings, ControlSettings):
             hints = Path(settings.data) / settings.images
             for example in data.examples:
                 hint_file(hints, example.path)
-        with RunFolder(folder, settings, resume=self.resume, display=DISPLAY, tensorboard=self.tensorboard) as run:
-            return self._run(kind, data, run)
-
-    def _run(self, kind: Kind, data: dataset.Dataset, run: RunFolder) -> Path:
-        settings = self.settings
         model = _load(settings)
+        base = None if kind.folder else BaseModel.of(model)
+        cache = Path(settings.cache) if settings.cache else None
+        captions = Captions(model, [example.caption for example in data.examples], cache)
         objective = Objective.of(
             model.scheduler, settings.snr_gamma, settings.noise_offset, settings.input_perturbation
         )
-        base = BaseModel.of(model) if not kind.folder else None
-        cache = Path(settings.cache) if settings.cache else None
-        captions = Captions(model, [example.caption for example in data.examples], cache)
         pictures = Pictures(model, data, settings, objective, cache)
-        if not settings.random_crop:
-            pictures.encode_all()
         learner = kind.build(model, settings, captions, objective)
         trainer = self._trainer(kind, learner, model)
-        record = _record(settings, data, pictures)
-        if (checkpoint := run.latest()) is not None:
-            if checkpoint.record.get("data") != data.fingerprint:
-                raise InputError(f"the pictures or captions in {settings.data} have changed; begin a new run")
-            trainer.restore(checkpoint.step, checkpoint.arrays)
-        result = Result(base, model)
-        self._learn(trainer, pictures, run, {"data": data.fingerprint}, lambda: self._sample(model, learner, run, data))
-        result.write(learner, self.out, record, trainer.averages, force=self.force or self.resume)
+        with RunFolder(folder, settings, resume=self.resume, display=DISPLAY, tensorboard=self.tensorboard) as run:
+            if (checkpoint := run.latest()) is not None:
+                if checkpoint.record.get("data") != data.fingerprint:
+                    raise InputError(f"the pictures or captions in {settings.data} have changed; begin a new run")
+                trainer.restore(checkpoint.step, checkpoint.arrays)
+            if not settings.random_crop:
+                pictures.encode_all()
+            sample = partial(self._sample, model, learner, run, data)
+            self._learn(trainer, pictures, run, {"data": data.fingerprint}, sample)
+            record = _record(settings, data, pictures)
+            Result(base, model).write(learner, self.out, record, trainer.averages, force=self.force or self.resume)
         return self.out
 
     def _trainer(self, kind: Kind, learner: Any, model: Model) -> Trainer[Any]:
@@ -245,6 +244,19 @@ def _check_settings(settings: TrainSettings) -> None:
                 raise InputError(f"--{name} is missing: {'the new word' if name == 'token' else 'a word like it'}")
     if isinstance(settings, UNetSettings) and settings.dtype == "float16":
         raise InputError("a whole UNet does not learn in float16; take bfloat16 or float32")
+
+
+def _check_token(token: str, data: dataset.Dataset) -> None:
+    """Raises InputError where no caption has the new word, of which then nothing would be learned."""
+    without = [example for example in data.examples if token not in example.caption]
+    if len(without) == len(data.examples):
+        raise InputError(
+            f'no caption has the word {token!r}; write it into them, or give --caption "a photo of {token}"'
+        )
+    if without:
+        warnings.warn(
+            f"{len(without)} captions are without the word {token!r}: nothing is learned of them", stacklevel=3
+        )
 
 
 def _hint(model: Model, rate: float, usual: float) -> str:

@@ -17,6 +17,7 @@ from .training_record import TrainingRecord, describe_embedding
 
 FORMATS = ("a1111", "diffusers")
 _ONE_ENCODER = ("text_encoder",)
+_NO_WORDS = (*TRAINER_KEYS, *SDXL_KEYS, "__metadata__")  # names of tensors that readers take for no word
 
 
 def write(
@@ -46,7 +47,7 @@ def write(
     keys = tuple(vectors)
     if keys != _ONE_ENCODER and set(keys) != set(SDXL_KEYS):
         raise InputError(f"{path}: an embedding has vectors of text_encoder, or of clip_l and clip_g, not of {keys}")
-    if not token or token != token.strip() or token in (*TRAINER_KEYS, *SDXL_KEYS):
+    if not token.isprintable() or not token.strip() == token != "" or token in _NO_WORDS:
         raise InputError(f"{path}: {token!r} cannot be an embedding's word; choose another, for example <my-cat>")
     names = {key: key for key in keys} if len(keys) > 1 else {keys[0]: _name(token, format)}
     arrays = {names[key]: _matrix(array, f"{path}: {key}") for key, array in vectors.items()}

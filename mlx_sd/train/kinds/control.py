@@ -1,18 +1,16 @@
 """A control network (Zhang et al. 2023), begun as a copy of the UNet's way down and middle, with zero convolutions."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import mlx.core as mx
-from mlx.utils import tree_flatten
 
 from ...checkpoint.model import Model
+from ...networks.blocks import RunLayer, run_layer
 from ...networks.control import ControlNet
 from ...networks.control_config import ControlConfig
-from ..examples import Captions, MicroBatch
-from ..objective import Objective
-from ..recomputing import recomputing
-from ..settings import ControlSettings
+from ..learning.examples import Captions, MicroBatch
+from ..learning.objective import Objective
+from ..learning.optimizers import arrays_of
+from ..learning.recomputing import recomputing
+from ..learning.settings import ControlSettings
 
 RATE, WEIGHT_DECAY = 1e-5, 1e-2
 _WIDTHS = (16, 32, 96, 256)  # of the layers that embed a control image, for 8 pixels a latent
@@ -30,21 +28,21 @@ class Control:
         self.learned = network_like(model)
         self._captions = captions
         networks = {"unet": model.unet, "control": self.learned}
-        self._run: Mapping[str, Any] = {"run": recomputing(networks)} if settings.recompute else {}
+        self._run: RunLayer = recomputing(networks) if settings.recompute else run_layer
 
     def loss(self, batch: MicroBatch) -> mx.array:
         """Returns the loss of a micro-batch, whose hints are the control images in [0, 1]."""
         inputs, unet, control = self._captions.inputs(batch), self._model.unet, self.learned
-        assert batch.hints is not None
+        hints = batch.hints
+        assert hints is not None
         others = {name: value for name, value in inputs.items() if name != "context"}
 
         def predict(x: mx.array, timesteps: mx.array) -> mx.array:
             """Returns the UNet's prediction with the residuals of the control network."""
             x, context = x.astype(unet.dtype), inputs.get("context")
-            image = control.embed(batch.hints)
-            skips, middle = control(x, timesteps, context, image, **others, **self._run)
-            more = {"skip_residuals": skips, "middle_residual": middle}
-            return unet(x, timesteps, **inputs, **more, **self._run)[0]
+            image = control.embed(hints)
+            skips, middle = control(x, timesteps, context, image, **others, run=self._run)
+            return unet(x, timesteps, **inputs, skip_residuals=skips, middle_residual=middle, run=self._run)[0]
 
         return self._objective.loss(predict, batch.clean, batch.draws, batch.weights)
 
@@ -55,9 +53,10 @@ def network_like(model: Model) -> ControlNet:
     widths = (*_WIDTHS[:halvings], _WIDTHS[min(halvings, len(_WIDTHS) - 1)])
     config = ControlConfig(model.unet.config, 3, widths, bgr=False, pools=False)
     network = ControlNet(config)
-    own = dict(tree_flatten(model.unet.parameters()))
-    copied = {name: own[name] for name, _ in tree_flatten(network.parameters()) if name.startswith(_COPIED)}
-    network.load_weights([(name, mx.array(array)) for name, array in copied.items()], strict=False)
+    weights = arrays_of(model.unet.parameters())
+    names = [name for name in arrays_of(network.parameters()) if name.startswith(_COPIED)]
+    copied = [(name, mx.array(weights[name])) for name in names]
+    network.load_weights(copied, strict=False)
     network.image.last.update(
         {"weight": mx.zeros_like(network.image.last.weight), "bias": mx.zeros_like(network.image.last.bias)}
     )

@@ -7,11 +7,12 @@ import mlx.nn as nn
 
 from ...checkpoint.model import Model
 from ...core.errors import InputError
+from ...networks.blocks import RunLayer, run_layer
 from ...prompts.embeddings import Embedding, Vectors
-from ..examples import Captions, MicroBatch
-from ..objective import Objective
-from ..recomputing import recomputing
-from ..settings import EmbeddingSettings
+from ..learning.examples import Captions, MicroBatch
+from ..learning.objective import Objective
+from ..learning.recomputing import recomputing
+from ..learning.settings import EmbeddingSettings
 from .lora import network_names
 
 RATE, WEIGHT_DECAY = 5e-3, 0.0
@@ -32,11 +33,15 @@ class TextualInversion:
         self._model, self._objective, self.token, self._captions = model, objective, settings.token, captions
         if not model.text_encoders:
             raise InputError("this model takes no prompt, so it has no words to learn")
+        if any(tokenizer.token(settings.token.lower()) is not None for tokenizer in model.tokenizers):
+            raise InputError(
+                f"--token {settings.token!r} is a word already; take one that no prompt has, as my-{settings.token}"
+            )
         for network in (model.unet, *model.text_encoders):
             network.freeze()
         rows = [_first_rows(model, number, settings) for number in range(len(model.text_encoders))]
         self.learned = WordVectors(rows)
-        self._run = {"run": recomputing({"unet": model.unet})} if settings.recompute else {}
+        self._run: RunLayer = recomputing({"unet": model.unet}) if settings.recompute else run_layer
 
     @property
     def vectors(self) -> dict[str, mx.array]:
@@ -50,7 +55,7 @@ class TextualInversion:
 
         def predict(x: mx.array, timesteps: mx.array) -> mx.array:
             """Returns the UNet's prediction for captions with the word."""
-            return unet(x.astype(unet.dtype), timesteps, **inputs, **self._run)[0]
+            return unet(x.astype(unet.dtype), timesteps, **inputs, run=self._run)[0]
 
         return self._objective.loss(predict, batch.clean, batch.draws, batch.weights)
 

@@ -4,11 +4,12 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ...checkpoint.model import Model
-from ..examples import Captions, MicroBatch
-from ..low_rank import Adapters, LayerName, layers_of
-from ..objective import Objective
-from ..recomputing import recomputing
-from ..settings import LoraSettings
+from ...networks.blocks import RunLayer, run_layer
+from ..learning.examples import Captions, MicroBatch
+from ..learning.low_rank import Adapters, LayerName, layers_of
+from ..learning.objective import Objective
+from ..learning.recomputing import recomputing
+from ..learning.settings import LoraSettings
 
 RATE, WEIGHT_DECAY = 1e-4, 1e-2
 
@@ -33,7 +34,7 @@ class Lora:
         alpha = float(settings.rank) if settings.alpha is None else settings.alpha
         self.learned = Adapters(layers, settings.rank, alpha, settings.seed)
         self._inputs = captions.inputs if settings.text_rate is None else captions.learning
-        self._run = {"run": recomputing(networks, self.learned)} if settings.recompute else {}
+        self._run: RunLayer = recomputing(networks, self.learned) if settings.recompute else run_layer
 
     @property
     def layers(self) -> dict[LayerName, tuple[mx.array, mx.array, float]]:
@@ -46,6 +47,6 @@ class Lora:
 
         def predict(x: mx.array, timesteps: mx.array) -> mx.array:
             """Returns the UNet's prediction, with the adapters."""
-            return unet(x.astype(unet.dtype), timesteps, **inputs, **self._run)[0]
+            return unet(x.astype(unet.dtype), timesteps, **inputs, run=self._run)[0]
 
         return self._objective.loss(predict, batch.clean, batch.draws, batch.weights)

@@ -3,11 +3,12 @@
 import mlx.core as mx
 
 from ...checkpoint.model import Model
+from ...networks.blocks import RunLayer, run_layer
 from ...networks.unet import UNet
-from ..examples import Captions, MicroBatch
-from ..objective import Objective
-from ..recomputing import recomputing
-from ..settings import UNetSettings
+from ..learning.examples import Captions, MicroBatch
+from ..learning.objective import Objective
+from ..learning.recomputing import recomputing
+from ..learning.settings import UNetSettings
 
 RATE, SCRATCH_RATE, WEIGHT_DECAY = 1e-5, 1e-4, 1e-2
 
@@ -25,7 +26,7 @@ class WholeUNet:
             self.learned.update(UNet(model.unet.config).parameters())
         self.learned.unfreeze()
         self._captions = captions
-        self._run = {"run": recomputing({"unet": model.unet})} if settings.recompute else {}
+        self._run: RunLayer = recomputing({"unet": model.unet}) if settings.recompute else run_layer
 
     def loss(self, batch: MicroBatch) -> mx.array:
         """Returns the loss of a micro-batch."""
@@ -33,6 +34,6 @@ class WholeUNet:
 
         def predict(x: mx.array, timesteps: mx.array) -> mx.array:
             """Returns the UNet's prediction."""
-            return self.learned(x.astype(self.learned.dtype), timesteps, **inputs, **self._run)[0]
+            return self.learned(x.astype(self.learned.dtype), timesteps, **inputs, run=self._run)[0]
 
         return self._objective.loss(predict, batch.clean, batch.draws, batch.weights)

@@ -6,6 +6,8 @@ import os
 import mlx.core as mx
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors import safe_open
 
 from mlx_sd.core.errors import Failure, InputError
@@ -41,6 +43,12 @@ def test_our_reader_has_the_vectors_bit_for_bit(format, count, dtype, tmp_path):
     assert same(arrays[0], made["text_encoder"].astype(mx.float32))
     assert embedding.name == (TOKEN if format == "diffusers" else "my-cat")
     assert embedding.sha256 == digest == sha256(tmp_path / "my-cat.safetensors")
+
+
+@given(st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1).filter(lambda token: token != "*"))
+def test_any_printable_word_is_kept(folder, token):
+    write(folder / "a.safetensors", token, vectors(), "diffusers", force=True)
+    assert read(Embedding(str(folder / "a.safetensors")), [32]).embedding.name == token
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -100,6 +108,9 @@ def test_what_no_reader_takes_is_one_line_and_no_file(tmp_path):
         (InputError, TOKEN, {"format": "a1112"}, "unknown format 'a1112'"),
         (InputError, "", {}, "'' cannot be an embedding's word"),
         (InputError, " cat", {}, "' cat' cannot be an embedding's word"),
+        (InputError, "two\nlines", {}, r"'two\\nlines' cannot be an embedding's word"),
+        (InputError, "odd\udcff", {}, "cannot be an embedding's word"),
+        (InputError, "__metadata__", {}, "'__metadata__' cannot be an embedding's word"),
         (InputError, "emb_params", {}, "'emb_params' cannot be an embedding's word"),
         (InputError, "clip_l", {}, "'clip_l' cannot be an embedding's word"),
         (InputError, TOKEN, {"vectors": {}}, "of text_encoder, or of clip_l and clip_g"),

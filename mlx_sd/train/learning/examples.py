@@ -7,10 +7,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..checkpoint.model import Model
-from ..prompts.embeddings import Vectors
-from ..prompts.encoding import Encoding, PromptEncoder
-from .data.texts import TextCache
+from ...checkpoint.model import Model
+from ...prompts.embeddings import Vectors
+from ...prompts.encoding import Encoding, PromptEncoder
+from ..data.texts import TextCache
 from .objective import Draws
 
 

@@ -13,6 +13,12 @@ OPTIMIZERS = ("adamw", "adam", "adafactor", "lion", "sgd")
 SCHEDULES = ("constant", "cosine", "linear")
 
 
+def arrays_of(tree: Any) -> dict[str, mx.array]:
+    """Returns the arrays of a tree by their names with dots."""
+    flat: Any = tree_flatten(tree)
+    return dict(flat)
+
+
 class Group(NamedTuple):
     """Parameters whose names begin in one way, and by how much their learning rate differs from the others'."""
 
@@ -42,7 +48,7 @@ class GroupedOptimizer:
     @property
     def state(self) -> dict[str, mx.array]:
         """Returns the state by name."""
-        return dict(tree_flatten(self._optimizer.state))
+        return arrays_of(self._optimizer.state)
 
     def restore(self, arrays: Mapping[str, mx.array], parameters: Any) -> None:
         """Continues with a `state`."""

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from ..core.errors import InputError
-from ..sampling.scheduler import Scheduler
+from ...core.errors import InputError
+from ...sampling.scheduler import Scheduler
 from . import random_keys
 from .random_keys import Place
 
@@ -63,7 +63,7 @@ class Objective:
     def draw(self, seed: int, places: Sequence[Place], shape: Sequence[int]) -> Draws:
         """Returns the random numbers of examples at their places, each of `shape` (h, w, C)."""
         drawn = [self._draw(seed, place, shape) for place in places]
-        timesteps, noise, input_noise = (mx.stack(arrays) for arrays in zip(*drawn, strict=True))
+        timesteps, noise, input_noise = (mx.stack(list(arrays)) for arrays in zip(*drawn, strict=True))
         return Draws(timesteps, noise, input_noise)
 
     def _draw(self, seed: int, place: Place, shape: Sequence[int]) -> tuple[mx.array, mx.array, mx.array]:

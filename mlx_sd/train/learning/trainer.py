@@ -11,11 +11,11 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_map, tree_unflatten
+from mlx.utils import tree_map, tree_unflatten
 
-from ..core.errors import Failure
+from ...core.errors import Failure
 from . import optimizers
-from .optimizers import GroupedOptimizer
+from .optimizers import GroupedOptimizer, arrays_of
 
 Batch = TypeVar("Batch")
 Tree = Any  # nested dictionaries and lists of arrays, as MLX's modules have their parameters
@@ -90,10 +90,11 @@ class Trainer(Generic[Batch]):
             count += 1
         mean = mx.stack(losses).mean()
         gradients, mean = self._average_over_ranks((tree_map(lambda gradient: gradient / count, total), mean))
-        norm = mx.sqrt(sum(mx.square(array.astype(mx.float32)).sum() for _, array in tree_flatten(gradients)))
+        norm = mx.sqrt(mx.stack([mx.square(a.astype(mx.float32)).sum() for a in arrays_of(gradients).values()]).sum())
         mx.eval(mean, norm)
-        if not (math.isfinite(mean.item()) and math.isfinite(norm.item())):
-            where = "loss" if not math.isfinite(mean.item()) else "gradient"
+        numbers = float(mean.item()), float(norm.item())  # type: ignore[arg-type]
+        if not all(map(math.isfinite, numbers)):
+            where = "gradient" if math.isfinite(numbers[0]) else "loss"
             raise Failure(f"the {where} is not finite at step {self.step + 1}{self._hint}")
         if self._clip is not None:
             factor = mx.minimum(self._clip / (norm + 1e-6), 1.0)
@@ -104,7 +105,7 @@ class Trainer(Generic[Batch]):
         if self.averages is not None:
             self._move_averages()
         mx.eval(self.learned.trainable_parameters(), self._optimizer.state, self.averages or {})
-        return Step(mean.item(), norm.item(), rate)
+        return Step(*numbers, rate)
 
     def measure(self, batches: Sequence[Batch]) -> float:
         """Returns the mean loss of micro-batches without learning from them."""
@@ -112,12 +113,13 @@ class Trainer(Generic[Batch]):
         for batch in batches:
             losses.append(self._loss_of(self.learned.trainable_parameters(), batch))
             mx.eval(losses[-1])
-        return float(mx.stack(losses).mean().item())
+        mean = mx.stack(losses).mean().item()
+        return float(mean)  # type: ignore[arg-type]
 
     def state(self) -> dict[str, dict[str, mx.array]]:
         """Returns everything that the next steps depend on, by part and name."""
-        parts = {_WEIGHTS: dict(tree_flatten(self.learned.trainable_parameters())), _OPTIMIZER: self._optimizer.state}
-        return parts if self.averages is None else parts | {_AVERAGES: dict(tree_flatten(self.averages))}
+        parts = {_WEIGHTS: arrays_of(self.learned.trainable_parameters()), _OPTIMIZER: self._optimizer.state}
+        return parts if self.averages is None else parts | {_AVERAGES: arrays_of(self.averages)}
 
     def restore(self, step: int, parts: Mapping[str, Mapping[str, mx.array]]) -> None:
         """Continues after `step` steps with a state of `state`."""

@@ -13,12 +13,12 @@ from typing import NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..core.errors import InputError
-from ..networks import ops
-from ..networks.beside import Apply
-from ..networks.blocks import Transformer
-from ..networks.clip import TextEncoder
-from ..networks.layers import Attention, Conv, Linear, QuantizedLinear
+from ...core.errors import InputError
+from ...networks import ops
+from ...networks.beside import Apply
+from ...networks.blocks import Transformer
+from ...networks.clip import TextEncoder
+from ...networks.layers import Attention, Conv, Linear, QuantizedLinear
 
 # What --targets names: layers of attentions alone, all of transformers, or these and all convolutions.
 TARGETS = ("attention", "transformers", "all")
@@ -66,13 +66,15 @@ class Adapters(nn.Module):
     """The adapters of all layers that are trained; its parameters are what is learned."""
 
     def __init__(self, layers: Mapping[LayerName, Layer], rank: int, alpha: float, seed: int):
-        """Makes an adapter for each layer, and puts it beside the layer."""
+        """Makes an adapter for each layer, and puts it beside the layer; alpha / rank is the scale of all of them."""
         super().__init__()
         self.layers = {}
         for number, (name, layer) in enumerate(layers.items()):
-            adapter = LowRank(layer, min(rank, *_shape(layer)[:1]), alpha, mx.random.key((seed << 20) + number))
+            outputs, *inputs = _shape(layer)
+            most = min(rank, outputs, math.prod(inputs))  # more would be the same differences of the weight
+            adapter = LowRank(layer, most, alpha * most / rank, mx.random.key((seed << 20) + number))
             self.layers[name.key] = adapter
-            layer.beside = adapter.added  # type: ignore[assignment] - called as Beside is
+            layer.beside = adapter.added  # type: ignore[assignment]
         self._layers = dict(layers)
 
     @property
@@ -98,11 +100,11 @@ def layers_of(name: str, network: nn.Module, targets: str) -> dict[LayerName, La
         inside = [network] if convolutions else [m for _, m in network.named_modules() if isinstance(m, Transformer)]
     if targets == "attention":
         inside = [m for module in inside for _, m in module.named_modules() if isinstance(m, Attention)]
-    chosen = {id(layer) for module in inside for layer in _layers(module)}
+    numbers = {id(layer) for module in inside for layer in _layers(module)}
     return {
         LayerName(name, path): layer
         for path, layer in sorted(network.named_modules())
-        if id(layer) in chosen and isinstance(layer, (Linear, QuantizedLinear, Conv)) and _learns(path)
+        if id(layer) in numbers and isinstance(layer, (Linear, QuantizedLinear, Conv)) and _learns(path)
     }
 
 

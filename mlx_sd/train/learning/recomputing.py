@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..networks.blocks import Conditioning, ResBlock, RunLayer, Transformer, run_layer
+from ...networks.blocks import Conditioning, ResBlock, RunLayer, Transformer, run_layer
 from .low_rank import Adapters, LowRank
 
 _LARGE = (ResBlock, Transformer)
@@ -35,13 +35,15 @@ def recomputing(networks: Mapping[str, nn.Module], adapters: Adapters | None = N
             before = [module.trainable_parameters() for module in learned]
             for module, values in zip(learned, parameters, strict=True):
                 module.update(values)
-            y = run_layer(layer, x, conditioning._replace(**vectors))
+            changed = conditioning._replace(embedding=vectors["embedding"], context=vectors.get("context"))
+            y = run_layer(layer, x, changed)
             for module, values in zip(learned, before, strict=True):
                 module.update(values)
             return y
 
-        vectors = {name: getattr(conditioning, name) for name in ("embedding", "context")}
-        vectors = {name: array for name, array in vectors.items() if array is not None}
+        vectors = {"embedding": conditioning.embedding}
+        if conditioning.context is not None:
+            vectors["context"] = conditioning.context
         y: mx.array = mx.checkpoint(inner)([module.trainable_parameters() for module in learned], x, vectors)
         return y
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ..core.errors import InputError
-from ..request import DTYPES
-from ..setting import Range, fields_from_json, setting, settings_of
+from ...core.errors import InputError
+from ...request import DTYPES
+from ...setting import Range, fields_from_json, setting, settings_of
 from . import low_rank, optimizers
 from .pruning.scores import MEASURES
 from .pruning.shapes import SHAPES
@@ -121,7 +121,7 @@ class TrainSettings:
     )
     seed: int = setting(0, "of all random numbers", kind=int, range=Range(0, 2**32 - 1))
     cache: str | None = setting(
-        None, "folder of encoded pictures and captions (default: in the run's folder)", metavar="DIR"
+        None, "folder that keeps encoded pictures and captions (default: memory)", metavar="DIR"
     )
     save_every: int = setting(
         100, "steps between checkpoints of the run", kind=int, range=_COUNT, aliases="checkpointing-steps"
