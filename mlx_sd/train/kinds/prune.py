@@ -11,14 +11,14 @@ from ...checkpoint.model_folder import network_configs, read_model_json
 from ...core.errors import InputError
 from ...networks.unet import UNet
 from ...networks.unet_config import UNetConfig
-from ..examples import Captions, MicroBatch
-from ..objective import Objective
+from ..learning.examples import Captions, MicroBatch
+from ..learning.objective import Objective
+from ..learning.settings import PruneSettings
 from ..pruning import scores, shapes
 from ..pruning.channels import channels_of
 from ..pruning.plan import plan
 from ..pruning.slicing import Weights, apply, weights_of
 from ..pruning.widths import cost_of
-from ..settings import PruneSettings
 from .unet import WholeUNet
 
 RATE, WEIGHT_DECAY = 5e-5, 1e-2

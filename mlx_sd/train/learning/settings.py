@@ -11,9 +11,9 @@ from ...core.errors import InputError
 from ...request import DTYPES
 from ...setting import Range, fields_from_json, setting, settings_of
 from . import low_rank, optimizers
-from .pruning.scores import MEASURES
-from .pruning.shapes import SHAPES
-from .pruning.widths import COSTS
+
+# Of pruning: what channels are scored by, what the share to remove is of, and BK-SDM's shapes.
+SCORES, COSTS, SHAPES = ("taylor", "magnitude", "random"), ("macs", "parameters"), ("base", "small", "tiny")
 
 _COUNT, _SHARE = Range(1), Range(0, 1)
 _POSITIVE, _NOT_NEGATIVE = Range(0, open_minimum=True), Range(0)
@@ -272,7 +272,7 @@ class PruneSettings(UNetSettings):
         "taylor",
         "by which channels are removed: what the loss would change (Diff-Pruning), or for comparison their weights' "
         "size, or chance",
-        choices=MEASURES,
+        choices=SCORES,
         aliases="pruner",
         group="kind",
     )

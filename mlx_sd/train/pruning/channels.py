@@ -113,7 +113,9 @@ class _Walk:
         }
         return Channels(spaces, tuple(self.axes), frozenset(self.ties))
 
-    def space(self, name: str, level: int, size: int, multiple: int = 1, heads: int = 0, attention: str = "") -> _Joined:
+    def space(
+        self, name: str, level: int, size: int, multiple: int = 1, heads: int = 0, attention: str = ""
+    ) -> _Joined:
         """Begins a space."""
         self.spaces[name] = Space(name, level, size, multiple, heads=heads, attention=attention)
         return (name,)

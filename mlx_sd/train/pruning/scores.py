@@ -18,10 +18,8 @@ from mlx.utils import tree_flatten, tree_map
 
 from ...core.errors import Failure
 from ...networks.unet import UNet
-from ..examples import MicroBatch
+from ..learning.examples import MicroBatch
 from .channels import Channels, Space
-
-MEASURES = ("taylor", "magnitude", "random")
 
 Loss = Callable[[MicroBatch], mx.array]
 Scores = Mapping[str, np.ndarray]  # space -> (channels,), in float64

@@ -17,10 +17,9 @@ from ...core.errors import InputError
 from ...core.suggestions import unknown
 from ...networks.unet import UNet
 from ...networks.unet_config import UNetConfig
+from ..learning.settings import SHAPES
 from .plan import check
 from .slicing import Weights, weights_of
-
-SHAPES = ("base", "small", "tiny")
 
 
 def shape_config(config: Mapping[str, Any], shape: str) -> dict[str, Any]:
@@ -68,9 +67,8 @@ def shape_weights(unet: UNet, config: Mapping[str, Any], shape: str) -> Weights:
         source = paths.get(_source(name, layers, shift))
         if source is not None:
             start = f"{source}."
-            weights |= {
-                f"{path}.{rest.removeprefix(start)}": array for rest, array in before.items() if rest.startswith(start)
-            }
+            inside = {name.removeprefix(start): a for name, a in before.items() if name.startswith(start)}
+            weights |= {f"{path}.{name}": array for name, array in inside.items()}
     for parameter, array in weights_of(smaller).items():
         if parameter not in weights or weights[parameter].shape != array.shape:
             raise InputError(
@@ -95,13 +93,13 @@ def _source(name: str, layers: Sequence[int], shift: int) -> str:
 
     layers: residual blocks of each level up of the whole UNet; shift: how many coarse levels it has more.
     """
-    path, *rest = name.split(".")
-    if path != "up_blocks":
+    if not name.startswith("up_blocks."):
         return name
-    level = int(rest[0]) + shift
-    kind, number = rest[1], int(rest[2])
-    last = layers[level] - 1
-    return ".".join((path, str(level), kind, str(last if kind != "upsamplers" and number == 1 else number), *rest[3:]))
+    path, block, kind, number = name.split(".")
+    level = int(block) + shift
+    if kind != "upsamplers" and number == "1":
+        number = str(layers[level] - 1)
+    return f"{path}.{level}.{kind}.{number}"
 
 
 def _listed(value: Any, length: int) -> list[Any]:

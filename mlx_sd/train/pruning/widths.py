@@ -21,7 +21,6 @@ from ...networks.unet import UNet
 from ...networks.unet_config import UNetConfig
 from .channels import Channels
 
-COSTS = ("macs", "parameters")
 TOLERANCE = 0.02  # by how much of its target, or of half the whole cost, a plan's cost may differ from its target
 EVEN = math.log(1.25)  # the largest and the smallest of the levels' ratios may differ by this factor
 _TOKENS = 77  # of a prompt
@@ -98,7 +97,7 @@ class WidthCosts:
     """
 
     def __init__(self, config: Mapping[str, Any], channels: Channels, kind: str):
-        """config: of Hugging Face; kind: one of COSTS."""
+        """config: of Hugging Face; kind: "macs" or "parameters"."""
         self._config, self.kind = config, kind
         outline = UNetConfig.from_hf(config)
         self._embedding, self.widths = outline.embedding, Widths.of(outline)

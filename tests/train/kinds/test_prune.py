@@ -11,16 +11,16 @@ import pytest
 
 from mlx_sd import StableDiffusion, codec, resolve
 from mlx_sd.core.errors import InputError
-from mlx_sd.train.examples import Captions, MicroBatch
 from mlx_sd.train.kinds.prune import Prune, smaller
 from mlx_sd.train.kinds.unet import WholeUNet
-from mlx_sd.train.objective import Objective
-from mlx_sd.train.optimizers import GroupedOptimizer
+from mlx_sd.train.learning.examples import Captions, MicroBatch
+from mlx_sd.train.learning.objective import Objective
+from mlx_sd.train.learning.optimizers import GroupedOptimizer
+from mlx_sd.train.learning.random_keys import Place
+from mlx_sd.train.learning.settings import PruneSettings
+from mlx_sd.train.learning.trainer import Rates, Trainer
 from mlx_sd.train.pruning.scores import spread_timesteps
 from mlx_sd.train.pruning.slicing import weights_of
-from mlx_sd.train.random_keys import Place
-from mlx_sd.train.settings import PruneSettings
-from mlx_sd.train.trainer import Rates, Trainer
 from tests.support import families
 
 TEXT = "a red tent"

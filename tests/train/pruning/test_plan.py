@@ -77,7 +77,7 @@ def test_something_of_every_space_remains_and_no_more_than_there_was(share):
         indices = result.remaining[name]
         assert len(indices) == space.multiple * result.widths.channels[space.level]
         assert 0 < len(indices) <= space.size
-        assert (np.diff(indices) > 0).all() and 0 <= indices[0] and indices[-1] < space.size
+        assert (np.diff(indices) > 0).all() and indices[0] >= 0 and indices[-1] < space.size
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_something_of_every_space_remains_and_no_more_than_there_was(share):
 )
 def test_all_kinds_of_unets_have_a_plan(name):
     config = FAMILIES[name]["unet"] if name in FAMILIES else UNETS[name]
-    result, unet = planned(config, 0.3)
+    result, _ = planned(config, 0.3)
     before, after = UNetConfig.from_hf(config), UNetConfig.from_hf(result.config)
     assert after.embedding == before.embedding
     assert {name: value for name, value in result.config.items() if config.get(name, value) != value}.keys() <= {
@@ -140,7 +140,13 @@ def test_queries_and_values_lose_the_same_heads():
 
 @pytest.mark.parametrize(
     ("width", "before", "heads", "attends", "expected"),
-    [(192, 320, 5, True, 3), (288, 320, 8, True, 8), (56, 64, 4, True, 4), (90, 128, 4, True, 0), (90, 128, 4, False, 2)],
+    [
+        (192, 320, 5, True, 3),
+        (288, 320, 8, True, 8),
+        (56, 64, 4, True, 4),
+        (90, 128, 4, True, 0),
+        (90, 128, 4, False, 2),
+    ],
 )
 def test_heads_keep_their_size_or_their_number(width, before, heads, attends, expected):
     assert heads_of(width, before, heads, attends) == expected

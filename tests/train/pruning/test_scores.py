@@ -8,12 +8,12 @@ import pytest
 from mlx.utils import tree_unflatten
 
 from mlx_sd.core.errors import Failure
-from mlx_sd.train.examples import MicroBatch
-from mlx_sd.train.objective import Objective
+from mlx_sd.train.learning.examples import MicroBatch
+from mlx_sd.train.learning.objective import Objective
+from mlx_sd.train.learning.random_keys import Place
 from mlx_sd.train.pruning import scores
 from mlx_sd.train.pruning.channels import channels_of
 from mlx_sd.train.pruning.slicing import weights_of
-from mlx_sd.train.random_keys import Place
 from tests.support import families
 from tests.support.families import UNETS
 from tests.train.pruning.small_unets import unet_of
@@ -119,7 +119,9 @@ def test_scores_are_sums_over_all_that_goes_with_a_channel(network):
     path = hidden.removesuffix(".down")
     size = channels.spaces[hidden].size
     up, bias = np.abs(np.asarray(weights[f"{path}.up.weight"])), np.abs(np.asarray(weights[f"{path}.up.bias"]))
-    expected = (up.sum(1) + bias)[:size] + (up.sum(1) + bias)[size:] + np.abs(np.asarray(weights[f"{hidden}.weight"])).sum(0)
+    expected = (
+        (up.sum(1) + bias)[:size] + (up.sum(1) + bias)[size:] + np.abs(np.asarray(weights[f"{hidden}.weight"])).sum(0)
+    )
     np.testing.assert_allclose(result[hidden], expected, rtol=1e-5)
     assert {name: score.shape for name, score in result.items()} == {n: (s.size,) for n, s in channels.spaces.items()}
 

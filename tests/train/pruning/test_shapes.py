@@ -3,7 +3,6 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx.utils import tree_unflatten
 
 from mlx_sd.core.errors import InputError
 from mlx_sd.networks.blocks import ResBlock, Transformer
@@ -67,7 +66,9 @@ def test_the_shape_tiny_has_the_weights_of_the_levels_that_stay(name):
     assert mx.array_equal(weights[f"{up}.conv1.weight"], whole.conv1.weight)
 
 
-@pytest.mark.parametrize(("shape", "parameters"), [("base", 579_384_964), ("small", 482_346_884), ("tiny", 323_384_964)])
+@pytest.mark.parametrize(
+    ("shape", "parameters"), [("base", 579_384_964), ("small", 482_346_884), ("tiny", 323_384_964)]
+)
 def test_the_shapes_have_the_published_numbers_of_parameters(shape, parameters):
     assert cost_of(UNetConfig.from_hf(shape_config(FULL["sd1"], shape)), "parameters") == parameters
 
