@@ -14,11 +14,10 @@ network's layers as its call does:
 Each space has the width of one level of the UNet, or a multiple of it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
@@ -57,17 +56,11 @@ class Channels:
     axes: tuple[Axis, ...]
     ties: frozenset[tuple[int, int]]  # pairs of levels
 
-    def norms_of(self, name: str) -> Iterator[Axis]:
-        """Yields the scales of the norms that read a space."""
-        for axis in self.axes:
-            layer = axis.parameter.split(".")[-2]
-            if layer.startswith("norm") and axis.parameter.endswith(".weight") and name in axis.spaces:
-                yield axis
-
 
 def channels_of(unet: UNet) -> Channels:
     """Returns the spaces of a UNet's channels; InputError for a UNet of which this is not known."""
-    walk = _Walk({name: array.shape for name, array in _parameters(unet)})
+    parameters: Any = tree_flatten(unet.parameters())
+    walk = _Walk({name: array.shape for name, array in parameters})
     config = unet.config
     down: list[_Joined] = []
     x: _Joined = ()
@@ -86,11 +79,6 @@ def channels_of(unet: UNet) -> Channels:
     walk.scale("norm", x, grouped=True)
     walk.layer("conv", x, None)
     return walk.channels()
-
-
-def _parameters(unet: UNet) -> list[tuple[str, mx.array]]:
-    flat: list[tuple[str, mx.array]] = tree_flatten(unet.parameters())
-    return flat
 
 
 _Joined = tuple[str, ...]  # the spaces of features, in a row where they are joined

@@ -65,8 +65,8 @@ def products(
             _, gradients = gradient(_at(batch, t))
             total = gradients if total is None else tree_map(mx.add, total, gradients)
             mx.eval(total)
-    weights = dict(tree_flatten(unet.trainable_parameters()))
-    arrays = {name: array * weights[name] / len(batches) for name, array in tree_flatten(total)}
+    flat: Any = tree_flatten(tree_map(mx.multiply, total, unet.trainable_parameters()))
+    arrays = {name: array / len(batches) for name, array in flat}
     mx.eval(arrays)
     rows = (Timestep(t, float(value), bool(c)) for t, value, c in zip(timesteps, losses, counts, strict=True))
     return Products(arrays, tuple(rows))

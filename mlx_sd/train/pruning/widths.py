@@ -6,7 +6,7 @@ number of heads for each level. So these are what a plan may choose, and its res
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +65,7 @@ def cost_of(config: UNetConfig, kind: str) -> int:
     return sum(operation.macs for operation in operations)
 
 
-def _inputs(config: UNetConfig) -> dict[str, mx.array]:
+def _inputs(config: UNetConfig) -> dict[str, Any]:
     """Returns zeros of the shapes that a UNet is called with."""
     inputs = {"x": mx.zeros((1, config.sample_size, config.sample_size, config.in_channels)), "t": mx.zeros((1,))}
     widths = {block.context for block in (*config.down, *config.up) if block.transformers}
@@ -109,7 +109,7 @@ class WidthCosts:
         self._scale = before
         self._factors = np.linalg.solve(_monomials(np.array(points) / before), np.array(counts, float))
 
-    def spread(self, widths: Sequence[float]) -> tuple[int, ...]:
+    def spread(self, widths: Iterable[float]) -> tuple[int, ...]:
         """Returns the width of every level, where tied levels have one."""
         values = {level: int(w) for group, w in zip(self.levels, widths, strict=True) for level in group}
         return tuple(values[level] for level in sorted(values))

@@ -63,11 +63,11 @@ def test_a_smaller_unet_learns(family):
     kind, objective = pruned(family("sd1"), score="random")
     batch = micro_batch(objective)
     optimizer = GroupedOptimizer("adamw", 0.01, (0.9, 0.999))
-    trainer = Trainer(kind.learned, kind.loss, optimizer, Rates(1e-3, 8))
+    trainer = Trainer(kind.learned, kind.loss, optimizer, Rates(1e-3, 4))
     first = trainer.measure([batch])
-    for _ in range(8):
+    for _ in range(4):
         trainer.run([batch])
-    assert trainer.measure([batch]) < 0.9 * first
+    assert trainer.measure([batch]) < 0.95 * first
 
 
 def test_a_smaller_unet_is_a_function_of_settings_and_pictures(family):
