@@ -63,6 +63,7 @@ def products(
     for t in [timestep for timestep, count in zip(timesteps, counts, strict=True) if count]:
         for batch in batches:
             _, gradients = gradient(_at(batch, t))
+            gradients = tree_map(lambda array: array.astype(mx.float32), gradients)  # which half precision cannot sum
             total = gradients if total is None else tree_map(mx.add, total, gradients)
             mx.eval(total)
     flat: Any = tree_flatten(tree_map(mx.multiply, total, unet.trainable_parameters()))

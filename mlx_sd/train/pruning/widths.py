@@ -154,6 +154,7 @@ def choose_widths(costs: WidthCosts, share: float, attending: Sequence[bool]) ->
     nearest: list[float] = []
     for groups in range(costs.widths.groups, 0, -1):
         table = np.array(list(_multiples(costs, groups, attending)), dtype=np.int64).reshape(-1, len(before))
+        table = table[(table < before).any(axis=1)]
         if not len(table):
             continue
         counts = costs.at(table)

@@ -133,9 +133,9 @@ def test_by_taylor_the_embedded_checkpoint_loses_less_than_at_random(tmp_path: P
         return float(np.mean([kind.loss(replace(test, draws=draws)).item() for draws in at]))
 
     losses = {}
-    for score in ("taylor", "random"):
-        settings = PruneSettings(score=score, score_timesteps=8)
+    for score, seed in (("taylor", 0), ("random", 0), ("random", 1), ("random", 2)):
+        settings = PruneSettings(score=score, score_timesteps=8, seed=seed)
         result = smaller(sd.model, settings, captions, objective, lambda: [batch(range(8))])
         assert abs(result.cost_after / result.cost_before - 0.7) < 0.014
-        losses[score] = loss(Prune(sd.model, settings, captions, objective, result))
-    assert losses["taylor"] < 0.85 * losses["random"]
+        losses[score, seed] = loss(Prune(sd.model, settings, captions, objective, result))
+    assert losses["taylor", 0] == min(losses.values())
