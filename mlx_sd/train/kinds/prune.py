@@ -35,10 +35,10 @@ class Smaller:
 
     @property
     def unet(self) -> UNet:
-        """Returns the network; it has random weights where these are not known, as where a run is resumed."""
+        """Returns the network, in float32, in which it learns; its weights are random where there are none to keep."""
         network = UNet(UNetConfig.from_hf(self.config))
         if self.weights:
-            network.load_weights(list(self.weights.items()))
+            network.load_weights([(name, array.astype(mx.float32)) for name, array in self.weights.items()])
         return network
 
 
@@ -48,7 +48,7 @@ class Prune(WholeUNet):
     def __init__(
         self, model: Model, settings: PruneSettings, captions: Captions, objective: Objective, smaller: Smaller
     ):
-        """smaller: of `smaller`, or of its config alone where a checkpoint's weights follow."""
+        """smaller: of the function `smaller`."""
         self.model = replace(model, unet=smaller.unet)
         self.config = smaller.config
         super().__init__(self.model, settings, captions, objective)
@@ -57,6 +57,23 @@ class Prune(WholeUNet):
     def weights(self) -> Weights:
         """Returns the UNet's weights as they are now, by name."""
         return weights_of(self.learned)
+
+
+def build(
+    model: Model,
+    settings: PruneSettings,
+    captions: Captions,
+    objective: Objective,
+    batches: Callable[[], Sequence[MicroBatch]],
+    *,
+    resumed: bool = False,
+) -> Prune:
+    """Returns the kind of training that the settings ask for; the arguments are those of `smaller`.
+
+    resumed: the weights of a checkpoint follow, so that nothing is scored: the shape does not depend on scores.
+    """
+    cheap = settings.with_values(score="random") if resumed else settings
+    return Prune(model, settings, captions, objective, smaller(model, cheap, captions, objective, batches))
 
 
 def smaller(

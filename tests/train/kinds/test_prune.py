@@ -8,10 +8,12 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx.utils import tree_map
 
 from mlx_sd import StableDiffusion, codec, resolve
 from mlx_sd.core.errors import InputError
-from mlx_sd.train.kinds.prune import Prune, smaller
+from mlx_sd.networks.unet import UNet
+from mlx_sd.train.kinds.prune import Prune, build, smaller
 from mlx_sd.train.kinds.unet import WholeUNet
 from mlx_sd.train.learning.examples import Captions, MicroBatch
 from mlx_sd.train.learning.objective import Objective
@@ -38,8 +40,7 @@ def pruned(sd: StableDiffusion, **values) -> tuple[Prune, Objective]:
     settings = PruneSettings(**{"score_timesteps": 2, "score_batches": 1} | values)
     objective = Objective.of(sd.model.scheduler)
     captions = Captions(sd.model, [TEXT])
-    result = smaller(sd.model, settings, captions, objective, lambda: [micro_batch(objective)])
-    return Prune(sd.model, settings, captions, objective, result), objective
+    return build(sd.model, settings, captions, objective, lambda: [micro_batch(objective)]), objective
 
 
 @pytest.mark.parametrize("name", ["sd1", "sdxl"])
@@ -72,11 +73,28 @@ def test_a_smaller_unet_learns(family):
 
 def test_a_smaller_unet_is_a_function_of_settings_and_pictures(family):
     sd = family("sd1")
-    (first, _), (second, _) = pruned(sd), pruned(sd)
+    (first, _), (second, _) = pruned(sd, score_timesteps=1), pruned(sd, score_timesteps=1)
     assert first.config == second.config
     assert all(mx.array_equal(array, second.weights[name]) for name, array in first.weights.items())
     other, _ = pruned(sd, score="random", seed=3)
     assert any(not mx.array_equal(array, other.weights[name]) for name, array in first.weights.items())
+
+
+def test_a_run_that_is_resumed_has_the_shape_without_scores(family):
+    sd = family("sd1")
+    first, objective = pruned(sd, score="magnitude")
+    again = build(sd.model, PruneSettings(), Captions(sd.model, [TEXT]), objective, _none, resumed=True)
+    assert again.config == first.config
+    assert {n: a.shape for n, a in again.weights.items()} == {n: a.shape for n, a in first.weights.items()}
+
+
+def test_weights_learn_in_float32_whatever_the_model_has(family):
+    sd = family("sd1")
+    unet = UNet(sd.unet.config)
+    unet.update(tree_map(lambda array: array.astype(mx.bfloat16), sd.unet.parameters()))
+    half = StableDiffusion(replace(sd.model, unet=unet, dtype=mx.bfloat16))
+    assert {array.dtype for array in pruned(half)[0].weights.values()} == {mx.float32}
+    assert unet.dtype == mx.bfloat16
 
 
 def test_a_shape_needs_no_scores(family):
