@@ -43,11 +43,11 @@ def pruned(sd: StableDiffusion, **values) -> tuple[Prune, Objective]:
     return build(sd.model, settings, captions, objective, lambda: [micro_batch(objective)]), objective
 
 
-@pytest.mark.parametrize("name", ["sd1", "sdxl"])
+@pytest.mark.parametrize("name", ["sd1", pytest.param("sdxl", marks=pytest.mark.slow)])
 def test_a_smaller_unet_is_written_as_a_checkpoint_and_loaded_strictly(name, family, tmp_path):
     sd = family(name)
     before = weights_of(sd.unet)
-    kind, _ = pruned(sd, score="taylor" if name == "sdxl" else "magnitude")
+    kind, _ = pruned(sd, score="random" if name == "sdxl" else "magnitude")
     assert sd.unet is not kind.learned and kind.learned is kind.model.unet
     after = weights_of(sd.unet)
     assert all(mx.array_equal(before[parameter], after[parameter]) for parameter in before)
@@ -61,7 +61,7 @@ def test_a_smaller_unet_is_written_as_a_checkpoint_and_loaded_strictly(name, fam
 
 
 def test_a_smaller_unet_learns(family):
-    kind, objective = pruned(family("sd1"), score="random")
+    kind, objective = pruned(family("sd2v"), score="random")
     batch = micro_batch(objective)
     optimizer = GroupedOptimizer("adamw", 0.01, (0.9, 0.999))
     trainer = Trainer(kind.learned, kind.loss, optimizer, Rates(1e-3, 4))
@@ -72,7 +72,7 @@ def test_a_smaller_unet_learns(family):
 
 
 def test_a_smaller_unet_is_a_function_of_settings_and_pictures(family):
-    sd = family("sd1")
+    sd = family("sd2v")
     (first, _), (second, _) = pruned(sd, score_timesteps=1), pruned(sd, score_timesteps=1)
     assert first.config == second.config
     assert all(mx.array_equal(array, second.weights[name]) for name, array in first.weights.items())
@@ -81,7 +81,7 @@ def test_a_smaller_unet_is_a_function_of_settings_and_pictures(family):
 
 
 def test_a_run_that_is_resumed_has_the_shape_without_scores(family):
-    sd = family("sd1")
+    sd = family("sd2v")
     first, objective = pruned(sd, score="magnitude")
     again = build(sd.model, PruneSettings(), Captions(sd.model, [TEXT]), objective, _none, resumed=True)
     assert again.config == first.config
@@ -89,11 +89,11 @@ def test_a_run_that_is_resumed_has_the_shape_without_scores(family):
 
 
 def test_weights_learn_in_float32_whatever_the_model_has(family):
-    sd = family("sd1")
+    sd = family("sd2v")
     unet = UNet(sd.unet.config)
     unet.update(tree_map(lambda array: array.astype(mx.bfloat16), sd.unet.parameters()))
     half = StableDiffusion(replace(sd.model, unet=unet, dtype=mx.bfloat16))
-    assert {array.dtype for array in pruned(half)[0].weights.values()} == {mx.float32}
+    assert {array.dtype for array in pruned(half, score="magnitude")[0].weights.values()} == {mx.float32}
     assert unet.dtype == mx.bfloat16
 
 

@@ -19,7 +19,7 @@ from tests.support.families import UNETS
 from tests.train.pruning.small_unets import unet_of
 
 CONFIG = UNETS["no_middle"] | {"sample_size": 4}
-TIMESTEPS = [100, 500, 900]
+TIMESTEPS = [100, 900]
 
 
 def objective() -> Objective:
@@ -59,7 +59,7 @@ def test_the_products_of_a_channel_are_the_slope_of_the_loss_as_it_fades(network
     arrays = scores.products(unet, loss, batches, TIMESTEPS, 0).arrays
     weights, channels = weights_of(unet), channels_of(unet)
     step = 1e-2
-    for name in ("down.stages.0.0", "down.stages.1.0.conv1", "down.stages.3.1.blocks.0.down"):
+    for name in ("down.stages.0.0", "down.stages.3.1.blocks.0.down"):
         channel = 5
         slope, faded = 0.0, {-1: {}, 1: {}}
         for parameter, axis, spaces in channels.axes:
@@ -83,7 +83,7 @@ def test_a_score_is_the_change_of_the_loss_without_a_weight_to_first_order(netwo
     arrays = scores.products(unet, loss, batches, TIMESTEPS, 0).arrays
     weights = weights_of(unet)
     parameter = "up.stages.3.0.norm2.weight"
-    largest = np.argsort(-np.abs(np.asarray(arrays[parameter])))[:4]
+    largest = np.argsort(-np.abs(np.asarray(arrays[parameter])))[:2]
     for channel in largest:
         values = {sign: np.array(weights[parameter]) for sign in (-1, 1)}
         for sign, array in values.items():
@@ -101,7 +101,7 @@ def test_timesteps_whose_loss_is_small_do_not_count(network):
         return loss(batch) / mx.stop_gradient(loss(batch)) * batch.draws.timesteps[0].astype(mx.float32)
 
     result = scores.products(unet, graded, batches, TIMESTEPS, 0.5)
-    assert [t.counts for t in result.timesteps] == [False, True, True]
+    assert [t.counts for t in result.timesteps] == [False, True]
     assert [t.loss for t in result.timesteps] == pytest.approx(TIMESTEPS)
     rest = scores.products(unet, graded, batches, TIMESTEPS[1:], 0)
     for name, array in rest.arrays.items():
