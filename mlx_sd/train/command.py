@@ -33,6 +33,10 @@ _EXAMPLES = {
   python -m mlx_sd.train distill --data pictures/ --out fast.safetensors --steps 4000
   python -m mlx_sd.generate "a lighthouse" --lora fast.safetensors --sampler tcd --steps 4 --guidance 1
 """,
+    "prune": """examples:
+  python -m mlx_sd.train prune --model models/sd15 --data pictures/ --out small/ --remove 0.3 --steps 10000
+  python -m mlx_sd.train prune --model models/sd15 --data pictures/ --out small/ --shape small --steps 50000
+""",
     "control": """examples:
   python -m mlx_sd.train control --model models/sd15 --data pictures/ --images edges --out edges-net/
 """,

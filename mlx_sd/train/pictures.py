@@ -17,9 +17,10 @@ from .data.fit import Fit, fit, generator
 from .data.latents import LatentCache
 from .learning import random_keys
 from .learning.examples import MicroBatch
+from .learning.kind_settings import ControlSettings, LoraSettings
 from .learning.objective import Objective
 from .learning.random_keys import Place
-from .learning.settings import ControlSettings, LoraSettings, TrainSettings
+from .learning.settings import TrainSettings
 
 VALIDATION = 8  # examples, at least
 _BEFORE = -1  # the step whose random numbers validation has: no step of training

@@ -19,6 +19,7 @@ from .kinds.control import Control
 from .kinds.distill import Distillation
 from .kinds.embedding import TextualInversion
 from .kinds.lora import Lora
+from .kinds.prune import Prune
 from .kinds.unet import WholeUNet
 
 _SDXL_NAMES = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
@@ -65,6 +66,8 @@ class Result:
         if folder is None:
             raise InputError(f"{self.model.name} has no model folder, so its configs are not known")
         config: Mapping[str, Any] = network_configs(read_model_json(folder))["unet"]
+        if isinstance(kind, Prune):
+            config = kind.config
         before = kind.learned.parameters()
         if weights is not None:
             kind.learned.update(weights)

@@ -18,18 +18,19 @@ from . import results
 from .data import dataset
 from .files.base_model import BaseModel
 from .files.training_record import TrainingRecord
-from .kinds import control, distill, embedding, lora, unet
+from .kinds import control, distill, embedding, lora, prune, unet
 from .learning.examples import Captions
-from .learning.objective import Objective
-from .learning.optimizers import Group, GroupedOptimizer
-from .learning.settings import (
+from .learning.kind_settings import (
     ControlSettings,
     DistillSettings,
     EmbeddingSettings,
     LoraSettings,
-    TrainSettings,
+    PruneSettings,
     UNetSettings,
 )
+from .learning.objective import Objective
+from .learning.optimizers import Group, GroupedOptimizer
+from .learning.settings import TrainSettings
 from .learning.trainer import Rates, Step, Trainer
 from .pictures import Pictures, hint_file
 from .results import Result
@@ -41,15 +42,35 @@ PLOT_SECONDS = 30.0
 DISPLAY = ("save_every", "sample_every", "sample_prompts", "cache")  # settings that change nothing that is learned
 
 
+# (model, settings, captions, objective, pictures, whether a run goes on) -> what learns
+Builder = Callable[[Model, Any, Captions, Objective, Pictures, bool], Any]
+
+
 class Kind(NamedTuple):
     """What the session knows of one kind of training."""
 
     settings: type[TrainSettings]
-    build: Callable[..., Any]
+    build: Builder
     rate: float
     weight_decay: float
     folder: Callable[[Any], bool]  # whether the result of settings is a folder, and no file
     summary: str
+
+
+def _plain(kind: Callable[..., Any]) -> Builder:
+    """Returns how a kind is built that needs neither pictures nor the knowledge that a run goes on."""
+    return lambda model, settings, captions, objective, _pictures, _resumed: kind(model, settings, captions, objective)
+
+
+def _pruned(
+    model: Model, settings: PruneSettings, captions: Captions, objective: Objective, pictures: Pictures, resumed: bool
+) -> prune.Prune:
+    def batches() -> list[Any]:
+        """Returns the micro-batches that channels are scored on."""
+        numbers = range(settings.score_batches)
+        return [next(iter(pictures.step(number))) for number in numbers]
+
+    return prune.build(model, settings, captions, objective, batches, resumed=resumed)
 
 
 def _always(_settings: TrainSettings) -> bool:
@@ -61,24 +82,31 @@ def _never(_settings: TrainSettings) -> bool:
 
 
 KINDS = {
-    "lora": Kind(LoraSettings, lora.Lora, lora.RATE, lora.WEIGHT_DECAY, _never, "a LoRA: a style, a thing, a person"),
+    "lora": Kind(
+        LoraSettings, _plain(lora.Lora), lora.RATE, lora.WEIGHT_DECAY, _never, "a LoRA: a style, a thing, a person"
+    ),
     "embedding": Kind(
         EmbeddingSettings,
-        embedding.TextualInversion,
+        _plain(embedding.TextualInversion),
         embedding.RATE,
         embedding.WEIGHT_DECAY,
         _never,
         "a textual inversion: a new word",
     ),
-    "unet": Kind(UNetSettings, unet.WholeUNet, unet.RATE, unet.WEIGHT_DECAY, _always, "the whole UNet"),
-    "control": Kind(ControlSettings, control.Control, control.RATE, control.WEIGHT_DECAY, _always, "a ControlNet"),
+    "unet": Kind(UNetSettings, _plain(unet.WholeUNet), unet.RATE, unet.WEIGHT_DECAY, _always, "the whole UNet"),
+    "control": Kind(
+        ControlSettings, _plain(control.Control), control.RATE, control.WEIGHT_DECAY, _always, "a ControlNet"
+    ),
     "distill": Kind(
         DistillSettings,
-        distill.Distillation,
+        _plain(distill.Distillation),
         distill.RATE,
         distill.WEIGHT_DECAY,
         lambda settings: settings.student == "full",
         "a student that needs few steps: TCD or LCM",
+    ),
+    "prune": Kind(
+        PruneSettings, _pruned, prune.RATE, prune.WEIGHT_DECAY, _always, "a smaller UNet, which learns what it lost"
     ),
 }
 
@@ -138,7 +166,8 @@ class Session:
             model.scheduler, settings.snr_gamma, settings.noise_offset, settings.input_perturbation
         )
         pictures = Pictures(model, data, settings, objective, cache)
-        learner = kind.build(model, settings, captions, objective)
+        learner = kind.build(model, settings, captions, objective, pictures, self.resume)
+        model = getattr(learner, "model", model)
         trainer = self._trainer(kind, learner, model)
         with RunFolder(folder, settings, resume=self.resume, display=DISPLAY, tensorboard=self.tensorboard) as run:
             if (checkpoint := run.latest()) is not None:
@@ -278,6 +307,8 @@ def _check_settings(settings: TrainSettings) -> None:
         for name in ("token", "like"):
             if not getattr(settings, name).strip():
                 raise InputError(f"--{name} is missing: {'the new word' if name == 'token' else 'a word like it'}")
+    if isinstance(settings, PruneSettings) and settings.scratch and settings.shape is None:
+        raise InputError("--scratch is for --shape; channels are chosen by the weights that there are")
     if isinstance(settings, UNetSettings) and settings.dtype == "float16":
         raise InputError("a whole UNet does not learn in float16; take bfloat16 or float32")
 

@@ -17,8 +17,8 @@ from mlx_sd.train.kinds.embedding import TextualInversion
 from mlx_sd.train.kinds.lora import Lora
 from mlx_sd.train.kinds.unet import WholeUNet
 from mlx_sd.train.learning.examples import Captions
+from mlx_sd.train.learning.kind_settings import ControlSettings, EmbeddingSettings, LoraSettings, UNetSettings
 from mlx_sd.train.learning.objective import Objective
-from mlx_sd.train.learning.settings import ControlSettings, EmbeddingSettings, LoraSettings, UNetSettings
 from mlx_sd.train.results import Result
 from tests.support import families
 from tests.support.effort import slow_but

@@ -23,6 +23,7 @@ OPTIONS = {
     "embedding": ["--token", "zorb", "--like", "tent", "--rate", "5e-2"],
     "unet": ["--rate", "1e-3"],
     "control": ["--rate", "1e-2"],
+    "prune": ["--remove", "0.2", "--score-timesteps", "4", "--score-batches", "2", "--rate", "1e-3"],
     "distill": ["--rank", "4", "--rate", "1e-2", "--guidance", "3"],
 }
 
@@ -46,7 +47,7 @@ def train(checkpoint, data, tmp_path) -> Callable[..., Path]:
     """train("lora", "--steps", "4") runs the command line and returns the result's path; it must succeed."""
 
     def run(kind: str, *options: str, out: str = "result", code: int = 0) -> Path:
-        path = tmp_path / (out if kind in ("unet", "control") else f"{out}.safetensors")
+        path = tmp_path / (out if kind in ("unet", "control", "prune") else f"{out}.safetensors")
         common = ["--model", str(checkpoint), "--data", str(data), "--out", str(path), "--resolution", "64"]
         assert main([kind, *common, *OPTIONS[kind], *options]) == code
         return path
@@ -63,7 +64,7 @@ def pictures(checkpoint: Path, kind: str, result: Path, data: Path) -> list[mx.a
         base = StableDiffusion.load(checkpoint, dtype="float32", loras=[result])
     elif kind == "embedding":
         options["embeddings"] = [(result, "zorb")]
-    elif kind == "unet":
+    elif kind in ("unet", "prune"):
         base = StableDiffusion.load(result, dtype="float32")
     else:
         options["controls"] = [Control(result, data / "conditioning_images" / "0.png")]
@@ -195,7 +196,11 @@ def test_a_wrong_turn_is_one_line_and_leaves_nothing(name, checkpoint, data, tmp
     words, expected = WRONG[name]
     kind = words[0] if not words[0].startswith("-") else "lora"
     options = words[words[0] == kind :]
-    out = [] if "--out" in options else ["--out", "result" if kind in ("unet", "control") else "result.safetensors"]
+    out = (
+        []
+        if "--out" in options
+        else ["--out", "result" if kind in ("unet", "control", "prune") else "result.safetensors"]
+    )
     common = ["--model", str(checkpoint), "--data", str(data), "--steps", "1", *out]
     try:
         code = main([kind, *common, *OPTIONS.get(kind, []), *options])

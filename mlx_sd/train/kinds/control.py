@@ -7,10 +7,10 @@ from ...networks.blocks import RunLayer, run_layer
 from ...networks.control import ControlNet
 from ...networks.control_config import ControlConfig
 from ..learning.examples import Captions, MicroBatch
+from ..learning.kind_settings import ControlSettings
 from ..learning.objective import Objective
 from ..learning.optimizers import arrays_of
 from ..learning.recomputing import recomputing
-from ..learning.settings import ControlSettings
 
 RATE, WEIGHT_DECAY = 1e-5, 1e-2
 _WIDTHS = (16, 32, 96, 256)  # of the layers that embed a control image, for 8 pixels a latent
@@ -55,7 +55,7 @@ def network_like(model: Model) -> ControlNet:
     network = ControlNet(config)
     weights = arrays_of(model.unet.parameters())
     names = [name for name in arrays_of(network.parameters()) if name.startswith(_COPIED)]
-    copied = [(name, mx.array(weights[name])) for name in names]
+    copied = [(name, weights[name].astype(mx.float32)) for name in names]  # small steps are lost in less
     network.load_weights(copied, strict=False)
     network.image.last.update(
         {"weight": mx.zeros_like(network.image.last.weight), "bias": mx.zeros_like(network.image.last.bias)}

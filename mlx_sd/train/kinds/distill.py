@@ -21,11 +21,11 @@ from ...networks.unet import UNet
 from ..learning import random_keys
 from ..learning.consistency import Consistency, Jump
 from ..learning.examples import Captions, MicroBatch
+from ..learning.kind_settings import DistillSettings
 from ..learning.low_rank import Adapters, LayerName, layers_of
 from ..learning.objective import Objective
 from ..learning.optimizers import arrays_of
 from ..learning.recomputing import recomputing
-from ..learning.settings import DistillSettings
 
 RATE, FULL_RATE, WEIGHT_DECAY = 1e-4, 1e-5, 0.0
 AVERAGE = 0.95  # decay of the averages of a whole student (Luo et al. 2023)

@@ -10,9 +10,9 @@ from ...core.errors import InputError
 from ...networks.blocks import RunLayer, run_layer
 from ...prompts.embeddings import Embedding, Vectors
 from ..learning.examples import Captions, MicroBatch
+from ..learning.kind_settings import EmbeddingSettings
 from ..learning.objective import Objective
 from ..learning.recomputing import recomputing
-from ..learning.settings import EmbeddingSettings
 from .lora import network_names
 
 RATE, WEIGHT_DECAY = 5e-3, 0.0

@@ -6,10 +6,10 @@ import mlx.nn as nn
 from ...checkpoint.model import Model
 from ...networks.blocks import RunLayer, run_layer
 from ..learning.examples import Captions, MicroBatch
+from ..learning.kind_settings import LoraSettings
 from ..learning.low_rank import Adapters, LayerName, layers_of
 from ..learning.objective import Objective
 from ..learning.recomputing import recomputing
-from ..learning.settings import LoraSettings
 
 RATE, WEIGHT_DECAY = 1e-4, 1e-2
 

@@ -6,9 +6,9 @@ from ...checkpoint.model import Model
 from ...networks.blocks import RunLayer, run_layer
 from ...networks.unet import UNet
 from ..learning.examples import Captions, MicroBatch
+from ..learning.kind_settings import UNetSettings
 from ..learning.objective import Objective
 from ..learning.recomputing import recomputing
-from ..learning.settings import UNetSettings
 
 RATE, SCRATCH_RATE, WEIGHT_DECAY = 1e-5, 1e-4, 1e-2
 
@@ -25,6 +25,7 @@ class WholeUNet:
             mx.random.seed(settings.seed)
             self.learned.update(UNet(model.unet.config).parameters())
         self.learned.unfreeze()
+        self.learned.set_dtype(mx.float32)
         self._captions = captions
         self._run: RunLayer = recomputing({"unet": model.unet}) if settings.recompute else run_layer
 

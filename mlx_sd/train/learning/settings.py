@@ -1,4 +1,4 @@
-"""The settings of training: one frozen record for each kind, which the command line, JSON and Python use."""
+"""The settings that all kinds of training share: a frozen record for the command line, JSON and Python."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from typing import Any
 from ...core.errors import InputError
 from ...request import DTYPES
 from ...setting import Range, fields_from_json, setting, settings_of
-from . import consistency, low_rank, optimizers
+from . import optimizers
 
-STUDENTS = ("lora", "full")
-
-_COUNT, _SHARE = Range(1), Range(0, 1)
-_POSITIVE, _NOT_NEGATIVE = Range(0, open_minimum=True), Range(0)
+COUNT, SHARE = Range(1), Range(0, 1)
+POSITIVE, NOT_NEGATIVE = Range(0, open_minimum=True), Range(0)
 _SIZE = re.compile(r"(\d+)(?:x(\d+))?$")
 
 
@@ -45,34 +43,34 @@ class TrainSettings:
         None, "of all pictures, where they have none of their own", metavar="TEXT", aliases="instance-prompt"
     )
     steps: int = setting(
-        1000, "steps of the optimizer", kind=int, range=_COUNT, aliases="max-train-steps iterations iters"
+        1000, "steps of the optimizer", kind=int, range=COUNT, aliases="max-train-steps iterations iters"
     )
-    batch: int = setting(1, "pictures in a micro-batch", kind=int, range=_COUNT, aliases="train-batch-size batch-size")
+    batch: int = setting(1, "pictures in a micro-batch", kind=int, range=COUNT, aliases="train-batch-size batch-size")
     accumulate: int = setting(
         1,
         "micro-batches in a step, whose gradients are averaged",
         kind=int,
-        range=_COUNT,
+        range=COUNT,
         aliases="gradient-accumulation-steps grad-accumulate",
     )
     rate: float | None = setting(
-        None, "learning rate (default: by kind)", kind=float, range=_POSITIVE, aliases="learning-rate lr"
+        None, "learning rate (default: by kind)", kind=float, range=POSITIVE, aliases="learning-rate lr"
     )
     schedule: str = setting(
         "constant", "of the learning rate", choices=optimizers.SCHEDULES, aliases="lr-scheduler lr-schedule"
     )
     warmup: int = setting(
-        0, "steps over which the learning rate rises", kind=int, range=_NOT_NEGATIVE, aliases="lr-warmup-steps"
+        0, "steps over which the learning rate rises", kind=int, range=NOT_NEGATIVE, aliases="lr-warmup-steps"
     )
     optimizer: str = setting("adamw", "of the weights", choices=optimizers.OPTIMIZERS, aliases="optimizer-type")
     weight_decay: float | None = setting(
-        None, "of the optimizer (default: by kind)", kind=float, range=_NOT_NEGATIVE, aliases="adam-weight-decay"
+        None, "of the optimizer (default: by kind)", kind=float, range=NOT_NEGATIVE, aliases="adam-weight-decay"
     )
     clip: float = setting(
         1.0,
         "largest norm of the gradients; 0 does not clip",
         kind=float,
-        range=_NOT_NEGATIVE,
+        range=NOT_NEGATIVE,
         aliases="max-grad-norm",
     )
     resolution: tuple[int, int] | None = setting(
@@ -92,18 +90,18 @@ class TrainSettings:
         None,
         "weigh timesteps by min-SNR with this gamma; 5 is usual",
         kind=float,
-        range=_POSITIVE,
+        range=POSITIVE,
         aliases="min-snr-gamma",
     )
-    noise_offset: float = setting(0.0, "shift of whole channels of the noise; 0.05 is usual", kind=float, range=_SHARE)
+    noise_offset: float = setting(0.0, "shift of whole channels of the noise; 0.05 is usual", kind=float, range=SHARE)
     input_perturbation: float = setting(
-        0.0, "more noise in the input alone; 0.1 is usual", kind=float, range=_SHARE, aliases="ip-noise-gamma"
+        0.0, "more noise in the input alone; 0.1 is usual", kind=float, range=SHARE, aliases="ip-noise-gamma"
     )
     caption_dropout: float = setting(
         0.0,
         "share of captions that are left out",
         kind=float,
-        range=_SHARE,
+        range=SHARE,
         aliases="caption-dropout-rate proportion-empty-prompts",
     )
     dtype: str | None = setting(
@@ -123,16 +121,16 @@ class TrainSettings:
         None, "folder that keeps encoded pictures and captions (default: memory)", metavar="DIR"
     )
     save_every: int = setting(
-        100, "steps between checkpoints of the run", kind=int, range=_COUNT, aliases="checkpointing-steps"
+        100, "steps between checkpoints of the run", kind=int, range=COUNT, aliases="checkpointing-steps"
     )
     validate_every: int = setting(
         50,
         "steps between losses at fixed noise and timesteps; 0 is never",
         kind=int,
-        range=_NOT_NEGATIVE,
+        range=NOT_NEGATIVE,
         aliases="validation-steps",
     )
-    sample_every: int = setting(0, "steps between sample pictures; 0 is never", kind=int, range=_NOT_NEGATIVE)
+    sample_every: int = setting(0, "steps between sample pictures; 0 is never", kind=int, range=NOT_NEGATIVE)
     sample_prompts: tuple[str, ...] = setting(
         (),
         "prompt of a sample picture; may be repeated (default: the first captions)",
@@ -163,185 +161,3 @@ class TrainSettings:
     def from_json(cls, values: Mapping[str, Any], where: str) -> Any:
         """Returns the settings of a JSON object; InputError names `where` and the wrong key."""
         return cls(**fields_from_json(settings_of(cls), values, where))
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoraSettings(TrainSettings):
-    """Settings of low-rank adapters."""
-
-    rank: int = setting(
-        8,
-        "of the adapters; large ones learn more and are larger files",
-        kind=int,
-        range=_COUNT,
-        aliases="network-dim lora-rank dim",
-        group="kind",
-    )
-    alpha: float | None = setting(
-        None,
-        "scale of the adapters over their rank (default: the rank; kohya's is 1, with rates that fit it)",
-        kind=float,
-        range=_POSITIVE,
-        aliases="network-alpha lora-alpha",
-        group="kind",
-    )
-    targets: str = setting(
-        "attention",
-        "layers with an adapter: of attentions, of whole transformers, or all with the convolutions",
-        choices=low_rank.TARGETS,
-        group="kind",
-    )
-    text_rate: float | None = setting(
-        None,
-        "learning rate of adapters in the text encoders (default: these are not trained)",
-        kind=float,
-        range=_POSITIVE,
-        aliases="text-encoder-lr",
-        group="kind",
-    )
-    prior_weight: float = setting(
-        1.0,
-        "of class pictures, which keep the class what it was (folder reg/ in the data)",
-        kind=float,
-        range=_NOT_NEGATIVE,
-        aliases="prior-loss-weight",
-        group="kind",
-    )
-    quantize: str | None = setting(None, "the base in 4 or 8 bits while training", metavar="BITS[:GROUP]", group="kind")
-
-
-@dataclass(frozen=True, kw_only=True)
-class UNetSettings(TrainSettings):
-    """Settings of a whole UNet."""
-
-    scratch: bool = setting(False, "begin with random weights, in the model's shape", kind=bool, group="kind")
-    average: float | None = setting(
-        None,
-        "decay of averaged weights, which are what is written; 0.9999 is usual",
-        kind=float,
-        range=Range(0, 1, open_minimum=True, open_maximum=True),
-        aliases="ema ema-decay use-ema",
-        group="kind",
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmbeddingSettings(TrainSettings):
-    """Settings of a textual inversion."""
-
-    token: str = setting(
-        "", "the new word, as captions and prompts have it", aliases="placeholder-token", group="kind", empty=True
-    )
-    like: str = setting(
-        "", "a word of the vocabulary that it begins as", aliases="initializer-token", group="kind", empty=True
-    )
-    vectors: int = setting(
-        1, "tokens that it takes the place of", kind=int, range=Range(1, 32), aliases="num-vectors", group="kind"
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ControlSettings(TrainSettings):
-    """Settings of a control network."""
-
-    images: str = setting(
-        "conditioning_images",
-        "folder in the data of the control images, with the pictures' names",
-        metavar="DIR",
-        group="kind",
-    )
-
-
-def parse_guidance(value: Any) -> tuple[float, float]:
-    """Returns (lowest, highest) scale of 7.5, "7.5" or "5:9"; InputError for anything else, or below 1."""
-    parts = value if isinstance(value, (tuple, list)) else str(value).split(":")
-    try:
-        scales = [float(part) for part in parts]
-    except (TypeError, ValueError):
-        scales = []
-    if len(scales) not in (1, 2) or not all(scale in Range(1) for scale in scales) or scales[0] > scales[-1]:
-        raise InputError(f"guidance must be a number from 1 up, or two as 5:9, the lower one first, not {value!r}")
-    return scales[0], scales[-1]
-
-
-_LCM_GUIDANCE = "say --guidance LOWEST:HIGHEST, in generate's convention, where LCM's scale of {value} is one more"
-
-
-@dataclass(frozen=True, kw_only=True)
-class DistillSettings(TrainSettings):
-    """Settings of a student that makes pictures in a few steps, without guidance."""
-
-    method: str = setting(
-        "tcd",
-        "what the student learns: tcd for the sampler tcd, lcm for lcm",
-        choices=consistency.METHODS,
-        group="kind",
-    )
-    student: str = setting(
-        "lora", "what learns: adapters beside the teacher's layers, or a whole UNet", choices=STUDENTS, group="kind"
-    )
-    rank: int = setting(
-        64,
-        "of the adapters, at most the width of their layers",
-        kind=int,
-        range=_COUNT,
-        aliases="network-dim lora-rank dim",
-        group="kind",
-    )
-    alpha: float | None = setting(
-        None,
-        "scale of the adapters over their rank (default: the rank)",
-        kind=float,
-        range=_POSITIVE,
-        aliases="network-alpha lora-alpha",
-        group="kind",
-    )
-    targets: str = setting(
-        "all",
-        "layers with an adapter: of attentions, of whole transformers, or all with the convolutions",
-        choices=low_rank.TARGETS,
-        group="kind",
-    )
-    guidance: tuple[float, float] | None = setting(
-        None,
-        "of the teacher, u + SCALE (c - u) as generate's --guidance; two numbers, 5:9, are drawn between for each "
-        "picture (default: as generate)",
-        kind=object,
-        parse=parse_guidance,
-        to_json=lambda value: value and list(value),
-        metavar="SCALE[:SCALE]",
-        aliases="guidance-scale cfg cfg-scale",
-        false_friends=dict.fromkeys(("w-min", "w-max"), _LCM_GUIDANCE),
-        group="kind",
-    )
-    solver_steps: int = setting(
-        50,
-        "of the teacher's solver, between whose timesteps the student learns to jump",
-        kind=int,
-        range=_COUNT,
-        aliases="num-ddim-timesteps",
-        group="kind",
-    )
-    widen: float = setting(
-        0.0,
-        "share of the steps over which tcd's jumps grow from one step of the solver to all lengths",
-        kind=float,
-        range=_SHARE,
-        group="kind",
-    )
-    huber: float | None = setting(
-        None,
-        "c of the pseudo-Huber loss; 0.001 is usual (default: squares)",
-        kind=float,
-        range=_POSITIVE,
-        aliases="huber-c",
-        group="kind",
-    )
-    average: float | None = setting(
-        None,
-        "decay of the averaged student that targets are made with (default: 0.95 for a whole UNet, none for adapters)",
-        kind=float,
-        range=Range(0, 1, open_minimum=True, open_maximum=True),
-        aliases="ema ema-decay",
-        group="kind",
-    )

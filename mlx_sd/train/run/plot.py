@@ -22,9 +22,11 @@ def draw(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     """
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
     except ImportError:
         raise InputError("matplotlib is missing; pip install 'mlx-sd[train]'") from None
     losses, validations = _points(lines, "loss"), _points(lines, "validation")
+    style: dict[str, Any]
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.add_subplot()
     if losses:
@@ -49,7 +51,7 @@ def draw(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
         axes.set_xlim(min(steps) - 1, min(steps) + 1)
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(color=_GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

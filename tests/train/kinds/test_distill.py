@@ -18,10 +18,10 @@ from mlx_sd.request import Request
 from mlx_sd.train.kinds.distill import WEIGHT_DECAY, Distillation
 from mlx_sd.train.learning.consistency import Consistency
 from mlx_sd.train.learning.examples import Captions, MicroBatch
+from mlx_sd.train.learning.kind_settings import DistillSettings, parse_guidance
 from mlx_sd.train.learning.objective import Objective
 from mlx_sd.train.learning.optimizers import GroupedOptimizer
 from mlx_sd.train.learning.random_keys import Place
-from mlx_sd.train.learning.settings import DistillSettings, parse_guidance
 from mlx_sd.train.learning.trainer import Rates, Trainer
 from tests.support.families import numbers
 

@@ -9,9 +9,9 @@ from mlx_sd.train.kinds.embedding import TextualInversion
 from mlx_sd.train.kinds.lora import Lora
 from mlx_sd.train.kinds.unet import WholeUNet
 from mlx_sd.train.learning.examples import Captions
+from mlx_sd.train.learning.kind_settings import ControlSettings, EmbeddingSettings, LoraSettings, UNetSettings
 from mlx_sd.train.learning.objective import Objective
 from mlx_sd.train.learning.optimizers import GroupedOptimizer
-from mlx_sd.train.learning.settings import ControlSettings, EmbeddingSettings, LoraSettings, UNetSettings
 from mlx_sd.train.learning.trainer import Rates, Trainer
 from tests.support.effort import slow_but
 from tests.train.conftest import TEXT

@@ -9,8 +9,8 @@ from mlx_sd.train.kinds.control import Control
 from mlx_sd.train.kinds.lora import Lora
 from mlx_sd.train.kinds.unet import WholeUNet
 from mlx_sd.train.learning.examples import Captions
+from mlx_sd.train.learning.kind_settings import ControlSettings, LoraSettings, UNetSettings
 from mlx_sd.train.learning.objective import Objective
-from mlx_sd.train.learning.settings import ControlSettings, LoraSettings, UNetSettings
 from tests.support.effort import slow_but
 from tests.train.conftest import TEXT
 

@@ -1,0 +1,1 @@
+"""Tests of pruning: channels, scores, plans, and the weights that are cut."""
