@@ -12,10 +12,13 @@ import mlx.core as mx
 
 from ..checkpoint.model import Model, default_dtype
 from ..core.errors import InputError
+from ..core.files import sha256
+from ..core.version import VERSION
 from ..load import load
 from ..pipeline import StableDiffusion
 from . import results
 from .data import dataset
+from .data.array_cache import network_hash
 from .files.base_model import BaseModel
 from .files.training_record import TrainingRecord
 from .kinds import control, embedding, lora, unet
@@ -24,9 +27,11 @@ from .learning.objective import Objective
 from .learning.optimizers import Group, GroupedOptimizer
 from .learning.settings import ControlSettings, EmbeddingSettings, LoraSettings, TrainSettings, UNetSettings
 from .learning.trainer import Rates, Step, Trainer
+from .parallel.ranks import RankLost, Ranks
 from .pictures import Pictures, hint_file
 from .results import Result
 from .run.folder import RunFolder
+from .run.unwritten import UnwrittenFolder
 
 BETAS = (0.9, 0.999)
 SAMPLE_STEPS = 20
@@ -75,7 +80,8 @@ class Session:
     """One training; `run` does all of it.
 
     kind: a name of `KINDS`. out: the result. folder: of the run, beside the result by default. show: is called after
-    every step. force: replaces a result that is there.
+    every step. force: replaces a result that is there. ranks: the processes that train together, of which the first
+    alone reads and writes files of the run.
     """
 
     kind: str
@@ -86,6 +92,7 @@ class Session:
     force: bool = False
     tensorboard: bool = False
     show: Callable[[Progress], None] = field(default=lambda progress: None)
+    ranks: Ranks = field(default_factory=Ranks)
 
     def run(self) -> Path:
         """Trains, writes the result and returns its path.
@@ -93,21 +100,23 @@ class Session:
         Raises InputError before anything expensive where settings, data or paths do not fit, Failure where the loss is
         not finite; the last checkpoint then stays, and `resume` goes on from it.
         """
-        kind, settings = KINDS[self.kind], self.settings
+        kind, settings, ranks = KINDS[self.kind], self.settings, self.ranks
         settings.check()
-        _check_settings(settings)
-        results.check_out(self.out, folder=kind.folder, force=self.force or self.resume)
+        _check_settings(settings, ranks.size)
+        if ranks.rank == 0:
+            results.check_out(self.out, folder=kind.folder, force=self.force or self.resume)
         folder = self.folder or self.out.with_name(f"{self.out.name}-training")
         data = dataset.read(settings.data, caption=settings.caption)
         for line in data.warnings:
             warnings.warn(line, stacklevel=2)
         if isinstance(settings, EmbeddingSettings):
             _check_token(settings.token, data)
+        hints: list[Path] = []
         if isinstance(settings, ControlSettings):
-            hints = Path(settings.data) / settings.images
-            for example in data.examples:
-                hint_file(hints, example.path)
+            folder_of_hints = Path(settings.data) / settings.images
+            hints = [hint_file(folder_of_hints, example.path) for example in data.examples]
         model = _load(settings)
+        _check_same(ranks, data, hints, model)
         base = None if kind.folder else BaseModel.of(model)
         cache = Path(settings.cache) if settings.cache else None
         captions = Captions(model, [example.caption for example in data.examples], cache)
@@ -117,17 +126,20 @@ class Session:
         pictures = Pictures(model, data, settings, objective, cache)
         learner = kind.build(model, settings, captions, objective)
         trainer = self._trainer(kind, learner, model)
-        with RunFolder(folder, settings, resume=self.resume, display=DISPLAY, tensorboard=self.tensorboard) as run:
+        folder_kind = UnwrittenFolder if ranks.rank else RunFolder
+        with folder_kind(folder, settings, resume=self.resume, display=DISPLAY, tensorboard=self.tensorboard) as run:
             if (checkpoint := run.latest()) is not None:
                 if checkpoint.record.get("data") != data.fingerprint:
                     raise InputError(f"the pictures or captions in {settings.data} have changed; begin a new run")
                 trainer.restore(checkpoint.step, checkpoint.arrays)
+            trainer.share(ranks)
             if not settings.random_crop:
-                pictures.encode_all()
+                pictures.encode_all(ranks)
             sample = partial(self._sample, model, learner, run, data)
             self._learn(trainer, pictures, run, {"data": data.fingerprint}, sample)
             record = _record(settings, data, pictures)
-            Result(base, model).write(learner, self.out, record, trainer.averages, force=self.force or self.resume)
+            if ranks.rank == 0:
+                Result(base, model).write(learner, self.out, record, trainer.averages, force=self.force or self.resume)
         return self.out
 
     def _trainer(self, kind: Kind, learner: Any, model: Model) -> Trainer[Any]:
@@ -144,6 +156,7 @@ class Session:
             Rates(rate, settings.steps, settings.schedule, settings.warmup),
             clip=settings.clip or None,
             average_decay=settings.average if isinstance(settings, UNetSettings) else None,
+            average_over_ranks=self.ranks.average,
             compute_dtype=half,
             hint=_hint(model, rate, kind.rate),
         )
@@ -157,21 +170,22 @@ class Session:
         sample: Callable[[], None],
     ) -> None:
         """Takes the steps that are left, and keeps the folder of the run up to date."""
-        settings, fixed = self.settings, pictures.validation()
+        settings, ranks = self.settings, self.ranks
+        fixed, samples = pictures.validation(ranks.rank, ranks.size), settings.sample_every if ranks.rank == 0 else 0
         plotted, saved = time.monotonic(), trainer.step
         if trainer.step == 0:
-            first = trainer.measure(fixed) if settings.validate_every else None
+            first = ranks.mean(trainer.losses(fixed)) if settings.validate_every else None
             run.log.write(0, validation=first)
-            if settings.sample_every:
+            if samples:
                 sample()
         try:
             while trainer.step < settings.steps:
                 start = time.monotonic()
-                numbers = trainer.run(pictures.step(trainer.step))
+                numbers = trainer.run(pictures.step(trainer.step, ranks.rank, ranks.size))
                 step = trainer.step
                 seconds, last = time.monotonic() - start, step == settings.steps
                 due = settings.validate_every and (step % settings.validate_every == 0 or last)
-                validation = trainer.measure(fixed) if due else None
+                validation = ranks.mean(trainer.losses(fixed)) if due else None
                 run.log.write(
                     step,
                     loss=numbers.loss,
@@ -181,7 +195,7 @@ class Session:
                     validation=validation,
                 )
                 self.show(Progress(step, settings.steps, numbers, validation, seconds))
-                if settings.sample_every and (step % settings.sample_every == 0 or last):
+                if samples and (step % samples == 0 or last):
                     sample()
                 if step % settings.save_every == 0 or last:
                     run.save(step, trainer.state(), record)
@@ -189,11 +203,12 @@ class Session:
                 if last or time.monotonic() - plotted > PLOT_SECONDS:
                     run.plot()
                     plotted = time.monotonic()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, RankLost) as error:
             if trainer.step > saved:
                 run.save(trainer.step, trainer.state(), record)
             run.plot()
-            raise KeyboardInterrupt(f"step {trainer.step} is saved; go on with --resume") from None
+            line = f"step {trainer.step} is saved; go on with --resume"
+            raise type(error)(f"{error}; {line}" if isinstance(error, RankLost) else line) from None
 
     def _sample(self, model: Model, learner: Any, run: RunFolder, data: dataset.Dataset) -> None:
         """Makes the sample pictures of a step with what was learned so far."""
@@ -235,9 +250,27 @@ def _load(settings: TrainSettings) -> Model:
     return model
 
 
-def _check_settings(settings: TrainSettings) -> None:
+def _check_same(ranks: Ranks, data: dataset.Dataset, hints: list[Path], model: Model) -> None:
+    """Raises InputError where a rank would learn something else than rank 0."""
+    if ranks.size > 1:
+        networks = [model.unet, model.vae, *model.text_encoders]
+        parts = {
+            "another version of mlx-sd": VERSION,
+            "other pictures or captions": data.fingerprint,
+            "other control images": repr([sha256(file) for file in hints]),
+            "another model": repr([network_hash(network) for network in networks]),
+        }
+        ranks.check_same(parts)
+
+
+def _check_settings(settings: TrainSettings, ranks: int) -> None:
     if not settings.data:
         raise InputError("--data is missing: a folder of pictures with captions")
+    if settings.accumulate % ranks:
+        raise InputError(
+            f"--accumulate {settings.accumulate} cannot be dealt out to {ranks} ranks: it counts the micro-batches of "
+            f"all ranks together; take a multiple of {ranks}"
+        )
     if isinstance(settings, EmbeddingSettings):
         for name in ("token", "like"):
             if not getattr(settings, name).strip():
