@@ -163,9 +163,9 @@ def assert_same_training(first: Run, second: Run) -> None:
 
 @pytest.mark.parametrize("kind", slow_but(["lora"], OPTIONS))
 def test_two_ranks_learn_what_one_learns(kind, train):
-    options = [kind, "--steps", "3", "--accumulate", "2", "--batch", "2", "--validate-every", "3", "--flip"]
+    options = [kind, "--steps", "2", "--accumulate", "2", "--batch", "2", "--validate-every", "2", "--flip"]
     together, alone = train(2, *options), train(1, *options, out="alone")
-    assert len(together.lines) == 1 and "step 3/3" in together.lines[0] and together.launcher == [], together
+    assert len(together.lines) == 1 and "step 2/2" in together.lines[0] and together.launcher == [], together
     assert alone.lines == []
     assert_same_training(together, alone)
     if kind == "unet":
@@ -184,13 +184,12 @@ def test_three_ranks_learn_what_one_learns(train):
 @pytest.mark.slow
 @pytest.mark.parametrize("first, second", [(2, 1), (1, 2)])
 def test_a_run_goes_on_with_another_number_of_ranks(first, second, train):
-    options = ["lora", "--accumulate", "2", "--schedule", "cosine", "--warmup", "2", "--validate-every", "2"]
+    options = ["lora", "--accumulate", "2", "--warmup", "3", "--validate-every", "2"]
     train(first, *options, "--steps", "2")
     resumed = train(second, "lora", "--steps", "4", "--resume")
     whole = train(1, *options, "--steps", "4", out="whole")
-    losses = [[entry.get("loss", 0) for entry in run.log[3:]] for run in (resumed, train(1, "lora", "--resume"))]
-    assert losses[0] == losses[1] and len(losses[0]) == 2  # an ended run has nothing to go on with
-    assert resumed.weights("optimizer").keys() == whole.weights("optimizer").keys()
+    assert_same_training(resumed, whole)
+    assert difference(resumed, whole, "optimizer") <= 1e-5
 
 
 def test_micro_batches_that_cannot_be_dealt_out_are_refused(train):
