@@ -15,7 +15,7 @@ import pytest
 from mlx_sd.sampling import samplers, schedules
 from mlx_sd.sampling.scheduler import Scheduler
 from mlx_sd.sampling.table import Options
-from mlx_sd.train.session import KINDS
+from mlx_sd.train.kind_table import KINDS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]

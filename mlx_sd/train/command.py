@@ -1,6 +1,7 @@
 """The command python -m mlx_sd.train: one kind of training, its settings as flags, progress and the result."""
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -13,8 +14,11 @@ from ..core.parser import Parser, program
 from ..core.suggestions import unknown
 from ..setting import settings_of
 from ..setting_flags import add_setting, path, spell_setting
+from .kind_table import KINDS, Kind
+from .parallel import launch
+from .parallel.ranks import Ranks
 from .run import settings_file
-from .session import KINDS, Kind, Progress, Session
+from .session import Progress, Session
 
 NAME = "mlx_sd.train"
 _EXAMPLES = {
@@ -110,20 +114,26 @@ def _add_command(p: Parser, result: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    name = f"{program(NAME)} {words[0]}" if words and words[0] in KINDS else program(NAME)
+    return command.run(name, lambda: launch.run(lambda ranks: _run(words, ranks)), "--quiet" in words)
+
+
+def _run(words: list[str], ranks: Ranks) -> None:
     if not words or words[0] in ("-h", "--help", "help"):
         overview().print_help()
-        return 0
+        return
     if words[0] not in KINDS:
-        print(f"{program(NAME)}: {unknown('kind of training', words[0], tuple(KINDS))}", file=sys.stderr)
-        return 2
-    arguments = kind_parser(words[0]).parse_args(words[1:])
-    return command.run(f"{program(NAME)} {words[0]}", lambda: _train(words[0], arguments), arguments.quiet)
+        raise InputError(unknown("kind of training", words[0], tuple(KINDS)))
+    _train(words[0], kind_parser(words[0]).parse_args(words[1:]), ranks)
 
 
-def _train(name: str, arguments: argparse.Namespace) -> None:
+def _train(name: str, arguments: argparse.Namespace, ranks: Ranks) -> None:
     kind, folder = KINDS[name], arguments.run or arguments.out.with_name(f"{arguments.out.name}-training")
-    settings = _settings(kind, arguments, folder)
-    line = _Line()
+    settings = kind.settings() if ranks.rank else _settings(kind, arguments, folder)
+    if ranks.size > 1:  # other hosts need not see the run's folder, which may hold the settings
+        text = ranks.share_text(json.dumps(settings.to_json()))
+        settings = kind.settings.from_json(json.loads(text), "the settings of rank 0")
+    line = _Line(together=ranks.size > 1 and not arguments.quiet)
     session = Session(
         name,
         settings,
@@ -133,6 +143,7 @@ def _train(name: str, arguments: argparse.Namespace) -> None:
         force=arguments.force,
         tensorboard=arguments.tensorboard,
         show=line.show,
+        ranks=ranks,
     )
     try:
         out = session.run()
@@ -155,9 +166,13 @@ def _settings(kind: Kind, arguments: argparse.Namespace, folder: Path) -> Any:
 
 
 class _Line:
-    """One line on the terminal that is written over at every step."""
+    """One line on the terminal that is written over at every step.
 
-    def __init__(self) -> None:
+    The launcher of several ranks hides the terminal, so there is a line of its own with each validation.
+    """
+
+    def __init__(self, together: bool) -> None:
+        self._together = together
         self._start, self._first, self._shown = time.monotonic(), 0, False
         self._validation: float | None = None
 
@@ -165,7 +180,7 @@ class _Line:
         """Shows the numbers of a step."""
         if progress.validation is not None:
             self._validation = progress.validation
-        if not terminal.visible():
+        if not terminal.visible() and not (self._together and progress.validation is not None):
             return
         self._first = self._first or progress.step
         rate = (time.monotonic() - self._start) / (progress.step - self._first + 1)
@@ -173,6 +188,9 @@ class _Line:
         validation = "" if self._validation is None else f", at fixed noise {self._validation:.4f}"
         losses = f"loss {progress.numbers.loss:.4f}{validation}"
         text = f"step {progress.step}/{progress.steps}  {losses}  {left / 60:.0f} min left"
+        if not terminal.visible():
+            print(text, file=sys.stderr, flush=True)
+            return
         print(f"\r{text:<79}", end="", file=sys.stderr, flush=True)
         self._shown = True
 

@@ -14,13 +14,14 @@ from .data import picture_file
 from .data.buckets import Buckets, Size, buckets, cover
 from .data.dataset import Dataset, Example
 from .data.fit import Fit, fit, generator
-from .data.latents import LatentCache
+from .data.latents import LatentCache, Moments
 from .learning import random_keys
 from .learning.examples import MicroBatch
 from .learning.kind_settings import ControlSettings, LoraSettings
 from .learning.objective import Objective
 from .learning.random_keys import Place
 from .learning.settings import TrainSettings
+from .parallel.ranks import Ranks
 
 VALIDATION = 8  # examples, at least
 _BEFORE = -1  # the step whose random numbers validation has: no step of training
@@ -53,23 +54,35 @@ class Pictures:
             epoch, index = divmod(number * accumulate + micro, self._length)
             yield self._micro_batch(number, micro, epoch, index, self._batches(epoch)[index], learns=True)
 
-    def validation(self) -> list[MicroBatch]:
-        """Returns micro-batches whose noise and timesteps are always the same, of the first pictures."""
+    def validation(self, rank: int = 0, ranks: int = 1) -> list[MicroBatch]:
+        """Returns micro-batches whose noise and timesteps are always the same, of the first pictures; dealt out too."""
         first = self._batches(0)[: max(1, VALIDATION // self._settings.batch)]
         repeated = [first[i % len(first)] for i in range(max(1, VALIDATION // self._settings.batch))]
-        return [self._micro_batch(_BEFORE, i, 0, i, batch, learns=False) for i, batch in enumerate(repeated)]
+        dealt = [*enumerate(repeated)][rank::ranks]
+        return [self._micro_batch(_BEFORE, i, 0, i, batch, learns=False) for i, batch in dealt]
 
-    def encode_all(self) -> None:
-        """Encodes every picture as it is cut at its centre, so that the autoencoder is not needed any more."""
+    def encode_all(self, ranks: Ranks) -> None:
+        """Encodes every picture as it is cut at its centre, so that the autoencoder is not needed any more.
+
+        Each of several ranks encodes its share, and the others get the latents from it.
+        """
         fits = [
             (example, fit(example.size, self._table.bucket_of(example.size), flip=flip))
             for example in self._examples
             for flip in ((False, True) if self._settings.flip else (False,))
         ]
-        with terminal.progress(len(fits), "pictures") as advance:
-            for example, cut in fits:
-                self._cache.moments(example, cut)
-                advance(1)
+        missing = fits
+        if ranks.size > 1:
+            common = ranks.share_sets({str(i) for i, entry in enumerate(fits) if self._cache.holds(*entry)})
+            missing = [entry for i, entry in enumerate(fits) if str(i) not in common]
+        with terminal.progress(len(missing), "pictures") as advance:
+            for start in range(0, len(missing), ranks.size):
+                group = missing[start : start + ranks.size]
+                moments = [self._cache.moments(*entry) for entry in group[ranks.rank : ranks.rank + 1]]
+                for owner, entry in enumerate(group if ranks.size > 1 else ()):
+                    arrays = moments[0]._asdict() if owner == ranks.rank else {}
+                    self._cache.keep(*entry, Moments(**ranks.share(arrays, owner)))
+                advance(len(group))
 
     def _batches(self, epoch: int) -> list[order.Batch]:
         if epoch != self._epoch:

@@ -15,100 +15,34 @@ from ..core.errors import InputError
 from ..load import load
 from ..pipeline import StableDiffusion
 from . import results
+from .checks import check_same, check_settings, check_token
 from .data import dataset
 from .files.base_model import BaseModel
 from .files.training_record import TrainingRecord
-from .kinds import control, distill, embedding, lora, prune, unet
+from .kind_table import KINDS, Kind
+from .kinds import distill, embedding
 from .learning.examples import Captions
 from .learning.kind_settings import (
     ControlSettings,
-    DistillSettings,
     EmbeddingSettings,
     LoraSettings,
-    PruneSettings,
     UNetSettings,
 )
 from .learning.objective import Objective
 from .learning.optimizers import Group, GroupedOptimizer
 from .learning.settings import TrainSettings
 from .learning.trainer import Rates, Step, Trainer
+from .parallel.ranks import RankLost, Ranks
 from .pictures import Pictures, hint_file
 from .results import Result
-from .run.folder import RunFolder
+from .run import checkpoint
+from .run.folder import CHECKPOINTS, RunFolder
+from .run.unwritten import UnwrittenFolder
 
 BETAS = (0.9, 0.999)
 SAMPLE_STEPS = 20
 PLOT_SECONDS = 30.0
 DISPLAY = ("save_every", "sample_every", "sample_prompts", "cache")  # settings that change nothing that is learned
-
-
-# (model, settings, captions, objective, pictures, whether a run goes on) -> what learns
-Builder = Callable[[Model, Any, Captions, Objective, Pictures, bool], Any]
-
-
-class Kind(NamedTuple):
-    """What the session knows of one kind of training."""
-
-    settings: type[TrainSettings]
-    build: Builder
-    rate: float
-    weight_decay: float
-    folder: Callable[[Any], bool]  # whether the result of settings is a folder, and no file
-    summary: str
-
-
-def _plain(kind: Callable[..., Any]) -> Builder:
-    """Returns how a kind is built that needs neither pictures nor the knowledge that a run goes on."""
-    return lambda model, settings, captions, objective, _pictures, _resumed: kind(model, settings, captions, objective)
-
-
-def _pruned(
-    model: Model, settings: PruneSettings, captions: Captions, objective: Objective, pictures: Pictures, resumed: bool
-) -> prune.Prune:
-    def batches() -> list[Any]:
-        """Returns the micro-batches that channels are scored on."""
-        numbers = range(settings.score_batches)
-        return [next(iter(pictures.step(number))) for number in numbers]
-
-    return prune.build(model, settings, captions, objective, batches, resumed=resumed)
-
-
-def _always(_settings: TrainSettings) -> bool:
-    return True
-
-
-def _never(_settings: TrainSettings) -> bool:
-    return False
-
-
-KINDS = {
-    "lora": Kind(
-        LoraSettings, _plain(lora.Lora), lora.RATE, lora.WEIGHT_DECAY, _never, "a LoRA: a style, a thing, a person"
-    ),
-    "embedding": Kind(
-        EmbeddingSettings,
-        _plain(embedding.TextualInversion),
-        embedding.RATE,
-        embedding.WEIGHT_DECAY,
-        _never,
-        "a textual inversion: a new word",
-    ),
-    "unet": Kind(UNetSettings, _plain(unet.WholeUNet), unet.RATE, unet.WEIGHT_DECAY, _always, "the whole UNet"),
-    "control": Kind(
-        ControlSettings, _plain(control.Control), control.RATE, control.WEIGHT_DECAY, _always, "a ControlNet"
-    ),
-    "distill": Kind(
-        DistillSettings,
-        _plain(distill.Distillation),
-        distill.RATE,
-        distill.WEIGHT_DECAY,
-        lambda settings: settings.student == "full",
-        "a student that needs few steps: TCD or LCM",
-    ),
-    "prune": Kind(
-        PruneSettings, _pruned, prune.RATE, prune.WEIGHT_DECAY, _always, "a smaller UNet, which learns what it lost"
-    ),
-}
 
 
 class Progress(NamedTuple):
@@ -126,7 +60,8 @@ class Session:
     """One training; `run` does all of it.
 
     kind: a name of `KINDS`. out: the result. folder: of the run, beside the result by default. show: is called after
-    every step. force: replaces a result that is there.
+    every step. force: replaces a result that is there. ranks: the processes that train together, of which the first
+    alone reads and writes files of the run.
     """
 
     kind: str
@@ -137,6 +72,7 @@ class Session:
     force: bool = False
     tensorboard: bool = False
     show: Callable[[Progress], None] = field(default=lambda progress: None)
+    ranks: Ranks = field(default_factory=Ranks)
 
     def run(self) -> Path:
         """Trains, writes the result and returns its path.
@@ -144,21 +80,23 @@ class Session:
         Raises InputError before anything expensive where settings, data or paths do not fit, Failure where the loss is
         not finite; the last checkpoint then stays, and `resume` goes on from it.
         """
-        kind, settings = KINDS[self.kind], self.settings
+        kind, settings, ranks = KINDS[self.kind], self.settings, self.ranks
         settings.check()
-        _check_settings(settings)
-        results.check_out(self.out, folder=kind.folder(settings), force=self.force or self.resume)
+        check_settings(settings, ranks.size)
+        if ranks.rank == 0:
+            results.check_out(self.out, folder=kind.folder(settings), force=self.force or self.resume)
         folder = self.folder or self.out.with_name(f"{self.out.name}-training")
         data = dataset.read(settings.data, caption=settings.caption)
         for line in data.warnings:
             warnings.warn(line, stacklevel=2)
         if isinstance(settings, EmbeddingSettings):
-            _check_token(settings.token, data)
+            check_token(settings.token, data)
+        hints: list[Path] = []
         if isinstance(settings, ControlSettings):
-            hints = Path(settings.data) / settings.images
-            for example in data.examples:
-                hint_file(hints, example.path)
+            folder_of_hints = Path(settings.data) / settings.images
+            hints = [hint_file(folder_of_hints, example.path) for example in data.examples]
         model = _load(settings)
+        check_same(ranks, data, hints, model)
         base = None if kind.folder(settings) else BaseModel.of(model)
         cache = Path(settings.cache) if settings.cache else None
         captions = Captions(model, [example.caption for example in data.examples], cache)
@@ -166,25 +104,29 @@ class Session:
             model.scheduler, settings.snr_gamma, settings.noise_offset, settings.input_perturbation
         )
         pictures = Pictures(model, data, settings, objective, cache)
-        learner = kind.build(model, settings, captions, objective, pictures, self.resume)
+        goes_on = self.resume and bool(checkpoint.steps(folder / CHECKPOINTS))
+        learner = kind.build(model, settings, captions, objective, pictures, goes_on)
         model = getattr(learner, "model", model)
         trainer = self._trainer(kind, learner, model)
-        with RunFolder(folder, settings, resume=self.resume, display=DISPLAY, tensorboard=self.tensorboard) as run:
-            if (checkpoint := run.latest()) is not None:
-                if checkpoint.record.get("data") != data.fingerprint:
+        folder_kind = UnwrittenFolder if ranks.rank else RunFolder
+        with folder_kind(folder, settings, resume=self.resume, display=DISPLAY, tensorboard=self.tensorboard) as run:
+            if (state := run.latest()) is not None:
+                if state.record.get("data") != data.fingerprint:
                     raise InputError(f"the pictures or captions in {settings.data} have changed; begin a new run")
-                trainer.restore(checkpoint.step, checkpoint.arrays)
+                trainer.restore(state.step, state.arrays)
+            trainer.share(ranks)
             if not settings.random_crop:
-                pictures.encode_all()
+                pictures.encode_all(ranks)
             sample = partial(self._sample, model, learner, run, data)
             self._learn(trainer, pictures, run, {"data": data.fingerprint}, sample)
             record = _record(settings, data, pictures)
-            Result(base, model).write(learner, self.out, record, trainer.averages, force=self.force or self.resume)
+            if ranks.rank == 0:
+                Result(base, model).write(learner, self.out, record, trainer.averages, force=self.force or self.resume)
         return self.out
 
     def _trainer(self, kind: Kind, learner: Any, model: Model) -> Trainer[Any]:
         settings = self.settings
-        rate = settings.rate or self._usual_rate(kind)
+        rate = settings.rate or kind.rate(settings)
         decay = kind.weight_decay if settings.weight_decay is None else settings.weight_decay
         text_rate = settings.text_rate if isinstance(settings, LoraSettings) else None
         groups = [Group("layers.text_encoder", text_rate / rate)] if text_rate is not None else []
@@ -199,19 +141,13 @@ class Session:
             Rates(rate, settings.steps, settings.schedule, settings.warmup),
             clip=settings.clip or None,
             average_decay=decay_of_averages,
+            average_over_ranks=self.ranks.average,
             compute_dtype=half,
-            hint=_hint(model, rate, kind.rate),
+            hint=_hint(model, rate, kind.rate(settings)),
         )
         if isinstance(learner, distill.Distillation) and decay_of_averages is not None:
             learner.follow(lambda: trainer.averages)
         return trainer
-
-    def _usual_rate(self, kind: Kind) -> float:
-        if isinstance(self.settings, UNetSettings) and self.settings.scratch:
-            return unet.SCRATCH_RATE
-        if isinstance(self.settings, DistillSettings) and self.settings.student == "full":
-            return distill.FULL_RATE
-        return kind.rate
 
     def _learn(
         self,
@@ -222,21 +158,22 @@ class Session:
         sample: Callable[[], None],
     ) -> None:
         """Takes the steps that are left, and keeps the folder of the run up to date."""
-        settings, fixed = self.settings, pictures.validation()
+        settings, ranks = self.settings, self.ranks
+        fixed, samples = pictures.validation(ranks.rank, ranks.size), settings.sample_every if ranks.rank == 0 else 0
         plotted, saved = time.monotonic(), trainer.step
         if trainer.step == 0:
-            first = trainer.measure(fixed) if settings.validate_every else None
+            first = ranks.mean(trainer.losses(fixed)) if settings.validate_every else None
             run.log.write(0, validation=first)
-            if settings.sample_every:
+            if samples:
                 sample()
         try:
             while trainer.step < settings.steps:
                 start = time.monotonic()
-                numbers = trainer.run(pictures.step(trainer.step))
+                numbers = trainer.run(pictures.step(trainer.step, ranks.rank, ranks.size))
                 step = trainer.step
                 seconds, last = time.monotonic() - start, step == settings.steps
                 due = settings.validate_every and (step % settings.validate_every == 0 or last)
-                validation = trainer.measure(fixed) if due else None
+                validation = ranks.mean(trainer.losses(fixed)) if due else None
                 run.log.write(
                     step,
                     loss=numbers.loss,
@@ -246,7 +183,7 @@ class Session:
                     validation=validation,
                 )
                 self.show(Progress(step, settings.steps, numbers, validation, seconds))
-                if settings.sample_every and (step % settings.sample_every == 0 or last):
+                if samples and (step % samples == 0 or last):
                     sample()
                 if step % settings.save_every == 0 or last:
                     run.save(step, trainer.state(), record)
@@ -254,11 +191,12 @@ class Session:
                 if last or time.monotonic() - plotted > PLOT_SECONDS:
                     run.plot()
                     plotted = time.monotonic()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, RankLost) as error:
             if trainer.step > saved:
                 run.save(trainer.step, trainer.state(), record)
             run.plot()
-            raise KeyboardInterrupt(f"step {trainer.step} is saved; go on with --resume") from None
+            line = f"step {trainer.step} is saved; go on with --resume"
+            raise type(error)(f"{error}; {line}" if isinstance(error, RankLost) else line) from None
 
     def _sample(self, model: Model, learner: Any, run: RunFolder, data: dataset.Dataset) -> None:
         """Makes the sample pictures of a step with what was learned so far."""
@@ -298,32 +236,6 @@ def _load(settings: TrainSettings) -> Model:
     if dtype == "float16":
         warnings.warn("gradients vanish in float16; --dtype bfloat16 is as fast, and has its range", stacklevel=2)
     return model
-
-
-def _check_settings(settings: TrainSettings) -> None:
-    if not settings.data:
-        raise InputError("--data is missing: a folder of pictures with captions")
-    if isinstance(settings, EmbeddingSettings):
-        for name in ("token", "like"):
-            if not getattr(settings, name).strip():
-                raise InputError(f"--{name} is missing: {'the new word' if name == 'token' else 'a word like it'}")
-    if isinstance(settings, PruneSettings) and settings.scratch and settings.shape is None:
-        raise InputError("--scratch is for --shape; channels are chosen by the weights that there are")
-    if isinstance(settings, UNetSettings) and settings.dtype == "float16":
-        raise InputError("a whole UNet does not learn in float16; take bfloat16 or float32")
-
-
-def _check_token(token: str, data: dataset.Dataset) -> None:
-    """Raises InputError where no caption has the new word, of which then nothing would be learned."""
-    without = [example for example in data.examples if token not in example.caption]
-    if len(without) == len(data.examples):
-        raise InputError(
-            f'no caption has the word {token!r}; write it into them, or give --caption "a photo of {token}"'
-        )
-    if without:
-        warnings.warn(
-            f"{len(without)} captions are without the word {token!r}: nothing is learned of them", stacklevel=3
-        )
 
 
 def _hint(model: Model, rate: float, usual: float) -> str:

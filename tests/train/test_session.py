@@ -13,8 +13,8 @@ from PIL import Image
 from mlx_sd import Control, StableDiffusion
 from mlx_sd.train import session
 from mlx_sd.train.command import main
+from mlx_sd.train.kind_table import KINDS
 from mlx_sd.train.run import log
-from mlx_sd.train.session import KINDS
 from tests.support.effort import slow_but
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*loss.png is not drawn.*:UserWarning")

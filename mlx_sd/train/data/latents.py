@@ -58,6 +58,10 @@ class LatentCache:
         """Returns whether the moments of a crop are kept, so that no autoencoder is needed for them."""
         return self._cache.peek(self._key(example, fit)) is not None
 
+    def keep(self, example: Example, fit: Fit, moments: Moments) -> None:
+        """Keeps the moments of a crop that another process has encoded; those that are here already stay."""
+        self._cache.get(self._key(example, fit), moments._asdict)
+
     def release(self) -> None:
         """Lets go of the autoencoder, whose memory is free once nobody else has it; what is kept can still be read."""
         self._vae = None

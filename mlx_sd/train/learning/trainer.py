@@ -13,7 +13,9 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_map, tree_unflatten
 
+from ...core import interrupt
 from ...core.errors import Failure
+from ..parallel.ranks import Ranks
 from . import optimizers
 from .optimizers import GroupedOptimizer, arrays_of
 
@@ -89,32 +91,32 @@ class Trainer(Generic[Batch]):
             losses.append(loss)
             count += 1
         mean = mx.stack(losses).mean()
+        self._check_finite(loss=float(mean.item()))  # type: ignore[arg-type]
         gradients, mean = self._average_over_ranks((tree_map(lambda gradient: gradient / count, total), mean))
         norm = mx.sqrt(mx.stack([mx.square(a.astype(mx.float32)).sum() for a in arrays_of(gradients).values()]).sum())
         mx.eval(mean, norm)
         numbers = float(mean.item()), float(norm.item())  # type: ignore[arg-type]
-        if not all(map(math.isfinite, numbers)):
-            where = "gradient" if math.isfinite(numbers[0]) else "loss"
-            raise Failure(f"the {where} is not finite at step {self.step + 1}{self._hint}")
+        self._check_finite(loss=numbers[0], gradient=numbers[1])
         if self._clip is not None:
             factor = mx.minimum(self._clip / (norm + 1e-6), 1.0)
             gradients = tree_map(lambda gradient: gradient * factor.astype(gradient.dtype), gradients)
         rate = self._rates.at(self.step)
-        self._optimizer.update(self.learned, gradients, rate)
-        self.step += 1
-        if self.averages is not None:
-            self._move_averages()
-        mx.eval(self.learned.trainable_parameters(), self._optimizer.state, self.averages or {})
+        with interrupt.deferred():  # the state is that of one step, also where Ctrl-C saves it
+            self._optimizer.update(self.learned, gradients, rate)
+            self.step += 1
+            if self.averages is not None:
+                self._move_averages()
+            mx.eval(self.learned.trainable_parameters(), self._optimizer.state, self.averages or {})
         return Step(*numbers, rate)
+
+    def losses(self, batches: Iterable[Batch]) -> list[float]:
+        """Returns the loss of each micro-batch without learning from them."""
+        parameters = self.learned.trainable_parameters()
+        return [float(self._loss_of(parameters, batch).item()) for batch in batches]  # type: ignore[arg-type]
 
     def measure(self, batches: Sequence[Batch]) -> float:
         """Returns the mean loss of micro-batches without learning from them."""
-        losses = []
-        for batch in batches:
-            losses.append(self._loss_of(self.learned.trainable_parameters(), batch))
-            mx.eval(losses[-1])
-        mean = mx.stack(losses).mean().item()
-        return float(mean)  # type: ignore[arg-type]
+        return sum(self.losses(batches)) / len(batches)
 
     def state(self) -> dict[str, dict[str, mx.array]]:
         """Returns everything that the next steps depend on, by part and name."""
@@ -129,6 +131,19 @@ class Trainer(Generic[Batch]):
         self._optimizer.restore(parts[_OPTIMIZER], self.learned.trainable_parameters())
         self.step = step
         mx.eval(self.learned.parameters())
+
+    def share(self, ranks: Ranks) -> None:
+        """Gives the state of the first of several ranks to all of them."""
+        if ranks.size == 1:
+            return
+        step = int(ranks.share_text(str(self.step)))
+        self.restore(step, {part: ranks.share(arrays) for part, arrays in self.state().items()})
+
+    def _check_finite(self, **numbers: float) -> None:
+        """Raises Failure where a number of this step is not finite."""
+        for name, number in numbers.items():
+            if not math.isfinite(number):
+                raise Failure(f"the {name} is not finite at step {self.step + 1}{self._hint}")
 
     def _loss_of(self, parameters: Tree, batch: Batch) -> mx.array:
         before = self.learned.trainable_parameters()
