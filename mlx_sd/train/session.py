@@ -34,6 +34,7 @@ from .learning.settings import TrainSettings
 from .learning.trainer import Rates, Step, Trainer
 from .parallel.ranks import RankLost, Ranks
 from .pictures import Pictures, hint_file
+from .record import training_record
 from .results import Result
 from .run import checkpoint
 from .run.folder import CHECKPOINTS, RunFolder
@@ -80,7 +81,7 @@ class Session:
         Raises InputError before anything expensive where settings, data or paths do not fit, Failure where the loss is
         not finite; the last checkpoint then stays, and `resume` goes on from it.
         """
-        kind, settings, ranks = KINDS[self.kind], self.settings, self.ranks
+        kind, settings, ranks, started = KINDS[self.kind], self.settings, self.ranks, time.time()
         settings.check()
         check_settings(settings, ranks.size)
         if ranks.rank == 0:
@@ -119,7 +120,7 @@ class Session:
                 pictures.encode_all(ranks)
             sample = partial(self._sample, model, learner, run, data)
             self._learn(trainer, pictures, run, {"data": data.fingerprint}, sample)
-            record = _record(settings, data, pictures)
+            record = training_record(settings, kind.rate(settings), data, pictures, started)
             if ranks.rank == 0:
                 Result(base, model).write(learner, self.out, record, trainer.averages, force=self.force or self.resume)
         return self.out
@@ -246,17 +247,3 @@ def _hint(model: Model, rate: float, usual: float) -> str:
     if rate > 10 * usual:
         causes.append(f"the learning rate {rate:g} is large: {usual:g} is usual")
     return f" ({'; '.join(causes) or 'a smaller --rate, or --clip 1'}); the last checkpoint stays"
-
-
-def _record(settings: TrainSettings, data: dataset.Dataset, pictures: Pictures) -> TrainingRecord:
-    instances = [example for example in data.examples if not example.prior]
-    return TrainingRecord(
-        pictures=len(instances),
-        prior_pictures=len(data.examples) - len(instances),
-        resolution=settings.resolution,
-        steps=settings.steps,
-        total_steps=settings.steps,
-        epoch=settings.steps * settings.accumulate // pictures.length,
-        batch=settings.batch,
-        accumulation=settings.accumulate,
-    )

@@ -115,6 +115,25 @@ def test_a_run_that_was_ended_is_gone_on_with_bit_for_bit(kind, train, monkeypat
     assert same(again, whole)
 
 
+def test_a_file_tells_how_it_was_trained(train, data):
+    out = train("lora", "--steps", "2", "--snr-gamma", "5", "--text-rate", "1e-3", "--warmup", "1")
+    metadata = mx.load(str(out), return_metadata=True)[1]
+    expected = {
+        "ss_steps": "2",
+        "ss_learning_rate": "0.01",
+        "ss_text_encoder_lr": "0.001",
+        "ss_min_snr_gamma": "5.0",
+        "ss_num_train_images": "3",
+        "ss_optimizer": "adamw",
+        "ss_network_dim": "4",
+        "ss_output_name": "result",
+    }
+    assert expected.items() <= metadata.items()
+    tags = {f"a red zorb number {i}": 1 for i in range(3)}
+    assert json.loads(metadata["ss_tag_frequency"]) == {"pictures": tags}
+    assert json.loads(metadata["ss_bucket_info"]) == {"buckets": {"0": {"resolution": [64, 64], "count": 3}}}
+
+
 @pytest.mark.slow
 def test_more_steps_may_follow(train):
     train("lora", "--steps", "2")
