@@ -321,7 +321,7 @@ def test_a_killed_rank_ends_the_run(rank, begun):
 
 @linux
 @pytest.mark.slow
-def test_ctrl_c_saves_and_leaves_no_process(begun):
+def test_ctrl_c_saves_and_leaves_no_process(begun, interruptible):
     process = begun()
     os.killpg(process.pid, signal.SIGINT)
     wait_for(lambda: process.poll() is not None, 30)

@@ -68,7 +68,7 @@ def test_a_run_without_a_checkpoint_is_resumed_at_its_beginning(tmp_path):
         train(run, 2)
 
 
-def test_ctrl_c_while_saving_counts_when_the_checkpoint_is_whole(tmp_path, monkeypatch):
+def test_ctrl_c_while_saving_counts_when_the_checkpoint_is_whole(tmp_path, monkeypatch, interruptible):
     flush, times = durable.flush, []
 
     def interrupted(handle):
