@@ -232,7 +232,8 @@ OTHERS = {
         return model
     session._load = other""",
     "another version of mlx-sd": """
-    session.VERSION = "0.0.1" """,
+    from mlx_sd.train import checks
+    checks.VERSION = "0.0.1" """,
 }
 
 
@@ -255,15 +256,15 @@ FAULTS = {
         return step(self, batches)
     session.Trainer.run = failing""",
     "not finite": """
-    build, learner = session.KINDS["lora"].build, None
-    class Failing(build):
-        def loss(self, batch):
-            return super().loss(batch) * (float("nan") if batch.draws.timesteps.size and trained[0].step == 2 else 1)
+    from mlx_sd.train.kinds.lora import Lora
+    loss = Lora.loss
+    def failing(self, batch):
+        return loss(self, batch) * (float("nan") if batch.draws.timesteps.size and trained[0].step == 2 else 1)
+    Lora.loss = failing
     trained, begin = [], session.Trainer.__init__
     def remembered(self, *arguments, **options):
         trained.append(self); begin(self, *arguments, **options)
-    session.Trainer.__init__ = remembered
-    session.KINDS["lora"] = session.KINDS["lora"]._replace(build=Failing)""",
+    session.Trainer.__init__ = remembered""",
 }
 
 
@@ -337,7 +338,8 @@ def test_the_ranks_end_where_the_launcher_is_killed(begun):
     process.kill()
     wait_for(lambda: not members(process), 30)
     run = ended(process)
-    assert checkpoints.newest(run.folder / "checkpoints") == run.log[-1]["step"]
+    # The end may come between a step and its line in the log.
+    assert checkpoints.newest(run.folder / "checkpoints") - run.log[-1]["step"] in (0, 1)
 
 
 EXCHANGES = """
