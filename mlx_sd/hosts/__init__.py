@@ -1,0 +1,1 @@
+"""Checks of the Macs in a hostfile of MLX's launcher before a long run: mlx-sd hosts HOSTFILE."""
