@@ -1,7 +1,7 @@
-"""What the processes that train together exchange: gradients, numbers, arrays, and the errors that end them.
+"""What processes of one run exchange: gradients, numbers, arrays, texts, and the errors that end them.
 
 Every exchange begins with one word of each rank, fine or failed: so an error of one rank reaches the others wherever
-they wait next. A rank that is killed closes its connections, which MLX reports.
+they wait next. A rank that is killed closes its connections, which MLX reports; heartbeats tell which rank it was.
 """
 
 import hashlib
@@ -13,7 +13,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
-from ...core.errors import Failure, InputError
+from ..core.errors import Failure, InputError
+from .beats import Beats
 
 _SIGNED = (mx.int8, mx.int16, mx.int32, mx.int64)
 _DTYPES = (mx.bool_, mx.uint8, mx.uint16, mx.uint32, mx.uint64, *_SIGNED, mx.float16, mx.bfloat16, mx.float32)
@@ -33,7 +34,7 @@ class RankFailed(Failure):
 
 
 class Ranks:
-    """The processes that train together. Of one process alone, nothing is exchanged.
+    """The processes of a run that MLX's launcher starts. Of one process alone, nothing is exchanged.
 
     All ranks call the same methods in the same order. Each raises RankFailed where another rank has failed, and
     RankLost where the connection is gone.
@@ -43,6 +44,7 @@ class Ranks:
         """group: of MLX; None is one process alone."""
         self._group = group
         self.rank, self.size = (0, 1) if group is None else (group.rank(), group.size())
+        self.beats = Beats()  # of all ranks; `launch.run` begins them
 
     def agree(self, code: int = 0, text: str = "") -> None:
         """Waits until all ranks are here, and raises RankFailed on all of them where one comes with an exit code.
@@ -59,6 +61,13 @@ class Ranks:
         reason = texts[failed[0]]
         alike = len(failed) == self.size and len(set(texts)) == 1
         raise RankFailed(reason if alike else f"rank {failed[0]}: {reason}", int(codes[failed[0]]))
+
+    def all(self, holds: bool) -> bool:
+        """Returns whether something holds on all ranks."""
+        if self.size == 1:
+            return holds
+        self.agree()
+        return all(self._gathered(mx.array([int(holds)])))
 
     def average(self, tree: Any) -> Any:
         """Returns a tree of arrays of one shape on all ranks, each of them the mean over ranks, evaluated."""
@@ -103,6 +112,14 @@ class Ranks:
             shared[name] = bits.view(dtype).reshape(shape)
         mx.eval(shared)
         return shared
+
+    def gather(self, array: mx.array) -> mx.array:
+        """Returns the arrays of all ranks, of one shape and dtype, in order along a new first axis, bit for bit."""
+        if self.size == 1:
+            return array[None]
+        mx.eval(array)
+        self.agree()
+        return self._evaluate([mx.distributed.all_gather(array[None], group=self._group)])[0]
 
     def share_text(self, text: str, owner: int = 0) -> str:
         """Returns the text of one rank on all of them."""
@@ -161,7 +178,7 @@ class Ranks:
             mx.eval(arrays)
         except RuntimeError as error:
             other = f"rank {1 - self.rank}" if self.size == 2 else "another rank"
-            raise RankLost(f"{other} has ended or cannot be reached ({error})") from None
+            raise RankLost(self.beats.explain() or f"{other} has ended or cannot be reached ({error})") from None
         return arrays
 
 
