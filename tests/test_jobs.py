@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from mlx_sd import Request, StableDiffusion, jobs, metadata
+from mlx_sd.core.files import atomic_file
 from mlx_sd.jobs import Job, State
 from mlx_sd.prompts.embeddings import Embedding
 
@@ -87,7 +88,7 @@ CLAIM = """
 import sys, time
 from pathlib import Path
 from mlx_sd import jobs
-claim = jobs.claim(Path(sys.argv[1]))
+claim = jobs.claim(Path(sys.argv[1]), "the other")
 print("claimed" if claim else "refused", flush=True)
 if sys.argv[2:]:
     time.sleep(600)
@@ -112,3 +113,56 @@ def test_one_process_claims_a_target_and_a_dead_one_loses_it(picture, tmp_path):
     claim.release()
     assert list(tmp_path.iterdir()) == []
     assert _claims(job.target).communicate()[0] == "claimed\n"
+
+
+def test_the_claim_of_a_silent_process_is_taken_over_once_and_it_notices(tmp_path):
+    target = tmp_path / "a.png"
+    silent = jobs.claim(target, "rank 1")
+    assert silent is not None and silent.holds() and jobs.owner_of(target) == "rank 1"
+    assert jobs.take_over(target, "rank 2", "rank 0") is None and silent.holds()  # the claim of another
+    taken = jobs.take_over(target, "rank 1", "rank 0")
+    assert taken is not None and taken.holds() and not silent.holds() and jobs.owner_of(target) == "rank 0"
+    assert jobs.take_over(target, "rank 1", "rank 2") is None and taken.holds()
+    silent.release()  # as it does when it wakes up
+    assert taken.holds() and jobs.claim(target) is None
+    taken.release()
+    assert list(tmp_path.iterdir()) == [] and jobs.owner_of(target) is None
+
+
+def test_a_claim_names_its_owner_also_after_a_dead_one(tmp_path):
+    target = tmp_path / "a.png"
+    other = _claims(target, "stay")
+    assert other.stdout.readline() == "claimed\n" and jobs.owner_of(target) == "the other"
+    other.kill()
+    other.communicate()
+    claim = jobs.claim(target, "me")
+    assert claim is not None and jobs.owner_of(target) == "me"
+    claim.release()
+
+
+def test_a_picture_whose_claim_is_lost_is_not_written(picture, tmp_path):
+    target = tmp_path / "a.png"
+
+    def lost() -> None:
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        metadata.save(picture[1], target, None, before=lost)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_temporary_files_of_dead_processes_are_removed_and_those_of_others_are_not(tmp_path):
+    target, other = tmp_path / "a.png", tmp_path / "b.png"
+    with atomic_file(target):
+        (written,) = tmp_path.iterdir()
+    written.touch()  # as where the process was killed before its end
+    busy = tmp_path / ".b.png.abcd1234"
+    strange = [tmp_path / ".a.png.note", tmp_path / ".c.png.abcd1234"]  # of nobody, and of none of these targets
+    for path in (busy, *strange):
+        path.touch()
+    claim = jobs.claim(other)  # somebody writes it just now
+    jobs.sweep_temporary([target, other, tmp_path / "none" / "d.png"])
+    assert not written.exists() and busy.exists() and target.exists()
+    claim.release()
+    jobs.sweep_temporary([other])
+    assert {*tmp_path.iterdir()} == {target, *strange}

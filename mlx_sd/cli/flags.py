@@ -23,6 +23,11 @@ _EXAMPLES = """examples:
   python -m mlx_sd.generate "a lighthouse" --model models/sdxl --refiner models/refiner
   python -m mlx_sd.generate --from-image picture.png --seed 7
   python -m mlx_sd.generate --prompts prompts.txt --json > results.json
+  python -m mlx_sd.generate --prompts prompts.txt --count 4 --output pictures/ --index
+
+several processes, and several Macs, share one list by MLX's launcher:
+  mlx.launch -n 2 -- python -m mlx_sd.generate --prompts prompts.txt --count 4 --output pictures/
+  mlx.launch --hostfile hosts.json -- python -m mlx_sd.generate --prompts prompts.txt --output pictures/ --keep-going
 
 options of diffusers, AUTOMATIC1111, ComfyUI and mflux, such as --num-inference-steps and --cfg-scale, are taken too:
 docs/guide/coming-from.md
@@ -58,7 +63,20 @@ def parser(name: str) -> Parser:
     )
     schedules.add_argument("--sigmas", metavar="S,S,...", help="the noise levels themselves, one more than steps")
     _add_command(p, p.add_argument_group("command", "which pictures to make, and where they go"))
+    _add_ranks(p.add_argument_group("ranks", "several processes that mlx.launch starts; one alone does as without"))
     return p
+
+
+def _add_ranks(ranks: Any) -> None:
+    """Adds the flags of several processes."""
+    ranks.add_argument(
+        "--keep-going", action="store_true", help="where a rank is lost or fails, the others make its pictures"
+    )
+    ranks.add_argument(
+        "--same-device-only",
+        action="store_true",
+        help="an error where the devices of ranks differ, since the bytes of pictures may then differ too",
+    )
 
 
 def _add_command(p: Parser, work: Any) -> None:
@@ -117,6 +135,9 @@ def _add_command(p: Parser, work: Any) -> None:
         conversions=dict.fromkeys(("outdir", "out-dir", "output-dir", "output-folder", "save-dir"), folder_words),
         false_friends=dict.fromkeys(("format", "output-format", "extension"), "say --output NAME.{value}"),
     )
+    work.add_argument(
+        "--index", action="store_true", help="write index.jsonl and a contact sheet of all pictures into the folder"
+    )
     work.add_argument("--overwrite", action="store_true", help="replace what exists, and make again what is there")
     work.add_argument("--lossless", action="store_true", help="WebP without loss; its quality is 95 otherwise")
     work.add_argument(
@@ -149,6 +170,12 @@ def _add_command(p: Parser, work: Any) -> None:
         help="write all steps as an animated .png or .gif (default: beside the picture)",
     )
     p.add_spellings(animate, aliases="animation", form=r"\S.*\.(png|apng|gif|webp|mp4|webm|mov|jpe?g)")
+    work.add_argument(
+        "--split",
+        choices=("guidance", "tiles"),
+        help="share each picture between the processes of mlx.launch: its rows with and without the prompt, or the "
+        "tiles of --denoise-tile",
+    )
     work.add_argument("--json", action="store_true", help="print the pictures' settings and times as JSON")
     amount = work.add_mutually_exclusive_group()
     quiet = amount.add_argument(

@@ -28,6 +28,7 @@ COMMANDS = {
     "convert": Command("convert.__main__", "checkpoints to model folders and back; what a file is"),
     "coreml": Command("coreml.__main__", "Core ML packages for apps"),
     "models": Command("mlx_sd.cli.model_command", "the models of this machine: list them, remove one"),
+    "hosts": Command("mlx_sd.hosts.command", "checks of the Macs in a hostfile of mlx.launch before a long run"),
     "bench": Command("bench.__main__", "measurements"),
     "doctor": Command("mlx_sd.cli.doctor", "what a report of a problem needs: versions, device, memory, cache"),
     "completion": Command("mlx_sd.cli.completion", "a script by which bash or zsh completes all this"),
@@ -83,7 +84,8 @@ def _run(name: str, words: Sequence[str]) -> int:
 
 
 def _slip(word: str) -> str | None:
-    """Returns the command that a misspelled first word means, or None."""
+    """Returns the command that a misspelled first word means, or None; ghosts is a prompt, and no slip of hosts."""
     if not word.isalpha():
         return None
-    return next(iter(difflib.get_close_matches(word.lower(), COMMANDS, n=1, cutoff=_ALIKE)), None)
+    names = [name for name in COMMANDS if name[0] == word[0].lower()]
+    return next(iter(difflib.get_close_matches(word.lower(), names, n=1, cutoff=_ALIKE)), None)

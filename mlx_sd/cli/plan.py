@@ -1,7 +1,7 @@
 """Which pictures a run makes, and where: the drafts of a command line, and the states of their targets."""
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,9 +41,12 @@ class Draft:
 class Plan:
     """The drafts of a run; their names are decided by `decide` when their requests are complete."""
 
-    def __init__(self, arguments: argparse.Namespace, templates: Sequence[Template]):
+    def __init__(
+        self, arguments: argparse.Namespace, templates: Sequence[Template], draw: Callable[[int], int] = seeds.draw
+    ):
+        """draw: as `seeds.draw`, where the user names no seed."""
         self._arguments = arguments
-        self.drafts, self.drawn_seed = _drafts(templates, arguments.batch)
+        self.drafts, self.drawn_seed = _drafts(templates, arguments.batch, draw)
         self.several = len(self.drafts) > 1
         self._main = Targets(arguments.output, len(templates), len(self.drafts))
         self._own = {id(t): self._targets_of_line(t) for t in templates if t.output is not None}
@@ -58,6 +61,11 @@ class Plan:
                 self._check(draft, path)
                 if not self.resumes(draft):
                     self._check_steps(path)
+
+    @property
+    def folder(self) -> Path:
+        """The folder that --output names, or in which the pictures of a pattern lie."""
+        return self._main.folder
 
     def decide(self, draft: Draft, completed: Request) -> None:
         """Decides target and state of a draft, whose settings are those of a completed request.
@@ -194,7 +202,7 @@ class Plan:
             raise InputError(f"{template.where}: {error}") from None
 
 
-def _drafts(templates: Sequence[Template], batch: int) -> tuple[list[Draft], int | None]:
+def _drafts(templates: Sequence[Template], batch: int, draw: Callable[[int], int]) -> tuple[list[Draft], int | None]:
     """Returns a draft for each picture, and the seed that was drawn for those that name none."""
     counts = [template.pictures for template in templates]
     if min(counts) < 1 or batch < 1:
@@ -206,7 +214,7 @@ def _drafts(templates: Sequence[Template], batch: int) -> tuple[list[Draft], int
     for line, template in enumerate(templates, 1):
         request, seed = template.request, template.request.seed
         if seed is None:
-            seed = drawn = seeds.draw(max(counts)) if drawn is None else drawn
+            seed = drawn = draw(max(counts)) if drawn is None else drawn
         last = seed + template.pictures - 1
         if last > seeds.HIGHEST:
             where = "" if template.where is None else f"{template.where}: "

@@ -57,8 +57,7 @@ def request_of(arguments: argparse.Namespace) -> Request:
             recorded = foreign.values_of(stored, present, where)
             obsolete -= {"width", "height"}  # the image was fitted to them
         else:
-            stored.pop(metadata.VERSION_KEY, None)
-            recorded = values_from_json(stored, where)
+            recorded = values_from_json(metadata.without_facts(stored), where)
     if "=" in flags.get("schedule", "") or flags.get("schedule", "").endswith(".json"):
         obsolete.add("steps")  # a list of timesteps has its own number of steps
     return Request(**({name: value for name, value in recorded.items() if name not in obsolete} | flags))

@@ -73,23 +73,37 @@ class Report:
         """Prints the path of a picture, or keeps its settings and seconds for the JSON."""
         self._made += 1
         self._progress.finish()
-        times = _times(result, self._load_seconds, save_seconds)
+        record = self.record(draft, settings, moving, result, save_seconds)
         if self._arguments.json:
-            animation = {} if moving is None else {"animation": str(moving)}
-            record = {"output": str(draft.target), **animation, "made": True, **settings, **times}
             self._pictures.append(record)
         elif not self._arguments.quiet:
             self._progress.print(str(draft.target))
+        self.note_times(draft, record)
+
+    def record(
+        self, draft: Draft, settings: dict[str, Any], moving: Path | None, result: Result, save_seconds: float
+    ) -> dict[str, Any]:
+        """Returns what --json prints of a picture."""
+        animation = {} if moving is None else {"animation": str(moving)}
+        times = _times(result, self._load_seconds, save_seconds)
+        return {"output": str(draft.target), **animation, "made": True, **settings, **times}
+
+    def note_times(self, draft: Draft, record: dict[str, Any]) -> None:
+        """Prints the seconds that a picture took, if that is asked for."""
         if self._arguments.verbose:
-            seconds = ", ".join(f"{phase} {times[f'{phase}_seconds']:.2f} s" for phase in _PHASES)
-            self.note(f"{draft.target}: {times['seconds']:.2f} s ({seconds})")
+            seconds = ", ".join(f"{phase} {record[f'{phase}_seconds']:.2f} s" for phase in _PHASES)
+            self.note(f"{draft.target}: {record['seconds']:.2f} s ({seconds})")
 
     def sheet(self, path: Path) -> None:
-        """Prints the path of the sheet of --grid; beside JSON on the standard error."""
+        """Prints the path of a file about the pictures, as the sheet of --grid; beside JSON on the standard error."""
         if self._arguments.json:
-            self.note(f"the sheet is {path}")
+            self.note(self.words_of_sheet(path))
         elif not self._arguments.quiet:
             self._progress.print(str(path))
+
+    def words_of_sheet(self, path: Path) -> str:
+        """Returns the line that names a file about the pictures."""
+        return f"the {'sheet' if path.suffix == '.png' else 'index'} is {path}"
 
     def so_far(self) -> str:
         """Returns the end of a message about a failure: what was made before it, and how to go on."""

@@ -68,6 +68,13 @@ class Targets:
         """Whether the names say something that the checkpoint decides."""
         return bool(self.fields & _COMPLETED)
 
+    @property
+    def folder(self) -> Path:
+        """The folder that all names are in, or below: of a pattern, up to its first field."""
+        if self._pattern:
+            return _fixed_parent(Path(self._pattern))
+        return self._path.parent
+
     def path(self, picture: Picture) -> Path:
         """Returns the name of a picture, whatever exists there."""
         path = self._formatted(self._pattern, picture) if self._pattern else self._plain(picture)

@@ -100,7 +100,7 @@ def test_the_installed_script_is_a_command_too(tmp_path, interruptible):
 MOMENTS = {
     "loading": ("mlx_sd.pipeline", "load", 1),
     "sampling": ("mlx_sd.sampling.denoise", "guide", 3),
-    "decoding": ("mlx_sd.generation", "decode", 2),
+    "decoding": ("mlx_sd.codec", "decode", 2),
     "saving": ("mlx_sd.metadata", "save", 2),
     "after saving": ("mlx_sd.cli.report", "Report.add", 2),
 }
@@ -138,7 +138,7 @@ def test_ctrl_c_leaves_whole_pictures_and_says_how_to_go_on(tmp_path, interrupti
 @pytest.mark.slow
 def test_the_way_on_names_the_seed_that_was_drawn(tmp_path, interruptible, flags, way):
     flags = ("a tent", *FAST[:-2], "--count", "3", "--json", *flags)
-    code = AT_CALL.format(module="mlx_sd.generation", function="decode", number=2)
+    code = AT_CALL.format(module="mlx_sd.codec", function="decode", number=2)
     done = _run(tmp_path, sys.executable, "-c", code, *flags)
     (record,) = json.loads(done.stdout)  # what was made is reported
     assert way.replace("SEED", str(record["seed"])) in done.stderr and (tmp_path / record["output"]).exists()

@@ -34,7 +34,9 @@ def test_a_first_word_that_names_a_command_runs_it(started, name):
     assert started("help", name) == (name, ["--help"])
 
 
-@pytest.mark.parametrize("first", ["a red tent", "tent", "beach", "bunch", "--steps", "-W", "", "Zelt", "general", "-"])
+@pytest.mark.parametrize(
+    "first", ["a red tent", "tent", "beach", "bunch", "ghosts", "--steps", "-W", "", "Zelt", "general", "-"]
+)
 def test_any_other_first_word_belongs_to_a_picture(started, first):
     assert started(first, "x") == ("generate", [first, "x"])
 

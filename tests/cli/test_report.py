@@ -41,10 +41,10 @@ def test_the_seconds_of_all_pictures_are_the_seconds_of_the_run(run, batch):
 
 def test_decoding_counts(run, monkeypatch):
     """... which it did not: a slow decoder is seen in decode_seconds and in seconds, and nowhere else."""
-    from mlx_sd import generation
+    from mlx_sd import codec
 
-    decode = generation.decode
-    monkeypatch.setattr(generation, "decode", lambda *a: (time.sleep(0.3), decode(*a))[1])
+    decode = codec.decode
+    monkeypatch.setattr(codec, "decode", lambda *a: (time.sleep(0.3), decode(*a))[1])
     (record,) = json.loads(run("a tent", *FAST, "--json")[1])
     assert record["decode_seconds"] > 0.3 and record["seconds"] > 0.3
     assert record["load_seconds"] + record["denoise_seconds"] + record["save_seconds"] < record["seconds"] + 0.3

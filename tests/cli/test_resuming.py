@@ -59,6 +59,7 @@ def test_a_picture_that_is_broken_is_made_again_and_the_old_file_stays(run, tmp_
     assert run(*MANY, "--output", "p/")[1] == "p/a-tent-6.png\n"
 
 
+@pytest.mark.slow
 def test_other_settings_are_never_mixed_in(run, tmp_path):
     other = (*MANY[:2], 2, *MANY[3:])
     assert run(*MANY, "--output", "p/")[0] == 0 and run(*MANY, "--output", "n.png")[0] == 0

@@ -7,6 +7,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 # What conversion, downloads, one schedule and progress bars on a terminal need; together they take half a second.
 UNNEEDED = ("convert", "coreml", "huggingface_hub", "mlx.optimizers", "mlx_sd.preview", "scipy", "torch", "tqdm")
+# What only processes need that mlx.launch starts.
+UNNEEDED += ("mlx_sd.ranks.launch", "mlx_sd.ranks.watch", "mlx_sd.ranks.datagrams", "mlx_sd.cli.rank_making")
 CODE = """
 import sys
 from mlx_sd.cli.generate import main
