@@ -7,11 +7,11 @@ from ..checkpoint.model import Model
 from ..core.errors import InputError
 from ..core.files import sha256
 from ..core.version import VERSION
+from ..ranks.exchange import Ranks
 from .data import dataset
 from .data.array_cache import network_hash
 from .learning.kind_settings import EmbeddingSettings, PruneSettings, UNetSettings
 from .learning.settings import TrainSettings
-from .parallel.ranks import Ranks
 
 
 def check_same(ranks: Ranks, data: dataset.Dataset, hints: list[Path], model: Model) -> None:

@@ -3,23 +3,25 @@
 import argparse
 import json
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from ..core import command, terminal
+from ..core import command
 from ..core.errors import InputError
 from ..core.parser import Parser, program
 from ..core.suggestions import unknown
+from ..ranks import launch
+from ..ranks.exchange import Ranks
 from ..setting import settings_of
 from ..setting_flags import add_setting, path, spell_setting
 from .kind_table import KINDS, Kind
-from .parallel import launch
-from .parallel.ranks import Ranks
+from .learning.settings import TrainSettings
+from .progress_line import ProgressLine
 from .run import settings_file
-from .session import Progress, Session
+from .session import Session
 
+Settings = TypeVar("Settings", bound=TrainSettings)
 NAME = "mlx_sd.train"
 _EXAMPLES = {
     "lora": """examples:
@@ -43,6 +45,7 @@ _EXAMPLES = {
 """,
     "control": """examples:
   python -m mlx_sd.train control --model models/sd15 --data pictures/ --images edges --out edges-net/
+  python -m mlx_sd.train control --data pictures/ --images edges --out edges.safetensors --rank 16 --steps 5000
 """,
 }
 _GROUPS = {"kind": "of this kind of training"}
@@ -92,15 +95,14 @@ def kind_parser(name: str) -> Parser:
         if setting.kind in (int, float):
             action.metavar = "N"
         spell_setting(p, action, setting)
-    result = "a folder" if kind.folder(defaults) else "a .safetensors file"
-    _add_command(p, f"{result}; a folder of a full student" if name == "distill" else result)
+    _add_command(p, kind.result)
     return p
 
 
 def _add_command(p: Parser, result: str) -> None:
     """Adds the flags of the command itself."""
     work = p.add_argument_group("command", "where the result goes, and how to go on")
-    out = work.add_argument("--out", type=path, required=True, metavar="PATH", help=f"the result, {result}")
+    out = work.add_argument("--out", type=path, metavar="PATH", help=f"the result, {result}")
     p.add_spellings(out, aliases="output o output-dir output-name")
     work.add_argument(
         "--run", type=path, metavar="DIR", help="folder of checkpoints, log and samples (default: OUT-training)"
@@ -108,6 +110,7 @@ def _add_command(p: Parser, result: str) -> None:
     work.add_argument("--resume", action="store_true", help="go on with the run in that folder, with its settings")
     work.add_argument("--force", action="store_true", help="replace a result that is there")
     work.add_argument("--tensorboard", action="store_true", help="write the log for TensorBoard too")
+    work.add_argument("--plan", action="store_true", help="print the memory that a step needs, and train nothing")
     work.add_argument("--quiet", action="store_true", help="print errors, and nothing else")
 
 
@@ -128,23 +131,31 @@ def _run(words: list[str], ranks: Ranks) -> None:
 
 
 def _train(name: str, arguments: argparse.Namespace, ranks: Ranks) -> None:
-    kind, folder = KINDS[name], arguments.run or arguments.out.with_name(f"{arguments.out.name}-training")
+    if arguments.out is None and not arguments.plan:
+        raise InputError("--out is missing: where the result goes")
+    out = arguments.out or Path("plan")
+    kind, folder = KINDS[name], arguments.run or out.with_name(f"{out.name}-training")
     settings = kind.settings() if ranks.rank else _settings(kind, arguments, folder)
     if ranks.size > 1:  # other hosts need not see the run's folder, which may hold the settings
         text = ranks.share_text(json.dumps(settings.to_json()))
         settings = kind.settings.from_json(json.loads(text), "the settings of rank 0")
-    line = _Line(together=ranks.size > 1 and not arguments.quiet)
+    line = ProgressLine(together=ranks.size > 1, quiet=arguments.quiet or ranks.rank > 0)
     session = Session(
         name,
         settings,
-        arguments.out,
+        out,
         folder,
         resume=arguments.resume,
         force=arguments.force,
         tensorboard=arguments.tensorboard,
         show=line.show,
+        planned=line.plan,
         ranks=ranks,
     )
+    if arguments.plan:
+        if not ranks.rank:
+            _print_plan(session)
+        return
     try:
         out = session.run()
     finally:
@@ -155,46 +166,25 @@ def _train(name: str, arguments: argparse.Namespace, ranks: Ranks) -> None:
 
 def _settings(kind: Kind, arguments: argparse.Namespace, folder: Path) -> Any:
     """Returns the settings of the flags; a run that is resumed has its own, over which flags are put."""
-    described = settings_of(kind.settings)
-    flags = {name: getattr(arguments, name) for name in described if getattr(arguments, name) is not None}
     settings = kind.settings()
     if arguments.resume:
         if not (folder / settings_file.NAME).is_file():
             raise InputError(f"{folder} holds no run to go on with; leave out --resume to begin one")
         settings = settings_file.read(folder, kind.settings)
-    return settings.with_values(**flags)
+    return with_flags(settings, arguments)
 
 
-class _Line:
-    """One line on the terminal that is written over at every step.
+def with_flags(settings: Settings, arguments: argparse.Namespace) -> Settings:
+    """Returns settings with the values of those flags of their kind's parser that a command line has."""
+    described = settings_of(type(settings))
+    flags = {name: getattr(arguments, name) for name in described if getattr(arguments, name) is not None}
+    changed: Settings = settings.with_values(**flags)
+    return changed
 
-    The launcher of several ranks hides the terminal, so there is a line of its own with each validation.
-    """
 
-    def __init__(self, together: bool) -> None:
-        self._together = together
-        self._start, self._first, self._shown = time.monotonic(), 0, False
-        self._validation: float | None = None
-
-    def show(self, progress: Progress) -> None:
-        """Shows the numbers of a step."""
-        if progress.validation is not None:
-            self._validation = progress.validation
-        if not terminal.visible() and not (self._together and progress.validation is not None):
-            return
-        self._first = self._first or progress.step
-        rate = (time.monotonic() - self._start) / (progress.step - self._first + 1)
-        left = rate * (progress.steps - progress.step)
-        validation = "" if self._validation is None else f", at fixed noise {self._validation:.4f}"
-        losses = f"loss {progress.numbers.loss:.4f}{validation}"
-        text = f"step {progress.step}/{progress.steps}  {losses}  {left / 60:.0f} min left"
-        if not terminal.visible():
-            print(text, file=sys.stderr, flush=True)
-            return
-        print(f"\r{text:<79}", end="", file=sys.stderr, flush=True)
-        self._shown = True
-
-    def end(self) -> None:
-        """Ends the line."""
-        if self._shown:
-            print(file=sys.stderr)
+def _print_plan(session: Session) -> None:
+    """Prints the memory that a step needs, and what would need less where the machine has not so much."""
+    plan = session.plan()
+    print("\n".join(plan.lines()))
+    if not plan.fits:
+        print(plan.advice(session.settings))

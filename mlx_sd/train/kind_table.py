@@ -31,6 +31,7 @@ class Kind(NamedTuple):
     weight_decay: float
     folder: Callable[[Any], bool]  # whether the result of settings is a folder, and no file
     summary: str
+    result: str  # what is written, for people to read
 
 
 def _plain(kind: Callable[..., Any]) -> Builder:
@@ -61,6 +62,10 @@ def _rate_of_pruned(settings: PruneSettings) -> float:
     return unet.SCRATCH_RATE if settings.scratch else prune.RATE
 
 
+def _rate_of_control(settings: ControlSettings) -> float:
+    return control.RATE if settings.rank is None else control.LOW_RANK_RATE
+
+
 def _always(value: Any) -> Callable[[TrainSettings], Any]:
     """Returns a function that has one value for all settings."""
     return lambda _settings: value
@@ -74,6 +79,7 @@ KINDS = {
         lora.WEIGHT_DECAY,
         _always(False),
         "a LoRA: a style, a thing, a person",
+        "a .safetensors file",
     ),
     "embedding": Kind(
         EmbeddingSettings,
@@ -82,14 +88,16 @@ KINDS = {
         embedding.WEIGHT_DECAY,
         _always(False),
         "a textual inversion: a new word",
+        "a .safetensors file",
     ),
     "control": Kind(
         ControlSettings,
         _plain(control.Control),
-        _always(control.RATE),
+        _rate_of_control,
         control.WEIGHT_DECAY,
-        _always(True),
-        "a ControlNet",
+        lambda settings: settings.rank is None,
+        "a ControlNet, or a Control-LoRA",
+        "a folder; with --rank a .safetensors file",
     ),
     "unet": Kind(
         UNetSettings,
@@ -98,6 +106,7 @@ KINDS = {
         unet.WEIGHT_DECAY,
         _always(True),
         "the whole UNet",
+        "a folder",
     ),
     "distill": Kind(
         DistillSettings,
@@ -106,6 +115,7 @@ KINDS = {
         distill.WEIGHT_DECAY,
         lambda settings: settings.student == "full",
         "a student that needs few steps: TCD or LCM",
+        "a .safetensors file; with --student full a folder",
     ),
     "prune": Kind(
         PruneSettings,
@@ -114,5 +124,6 @@ KINDS = {
         prune.WEIGHT_DECAY,
         _always(True),
         "a smaller UNet, which learns what it lost",
+        "a folder",
     ),
 }

@@ -8,6 +8,7 @@ import mlx.core as mx
 from ..checkpoint.model import Model
 from ..core import terminal
 from ..core.errors import InputError
+from ..ranks.exchange import Ranks
 from ..tasks.images import to_pixels
 from .data import batches as order
 from .data import picture_file
@@ -21,7 +22,6 @@ from .learning.kind_settings import ControlSettings, LoraSettings
 from .learning.objective import Objective
 from .learning.random_keys import Place
 from .learning.settings import TrainSettings
-from .parallel.ranks import Ranks
 
 VALIDATION = 8  # examples, at least
 _BEFORE = -1  # the step whose random numbers validation has: no step of training
@@ -36,7 +36,7 @@ class Pictures:
         """folder: where latents are kept; None keeps them in memory."""
         self._model, self._dataset, self._settings, self._objective = model, dataset, settings, objective
         self._examples, self._cache = dataset.examples, LatentCache(model.vae, folder)
-        table = _buckets(model, settings)
+        table = buckets_of(model, settings)
         self.sizes: list[Size] = [table.bucket_of(example.size).size for example in self._examples]
         self._table, self._epoch = table, -1
         self._order: list[order.Batch] = []
@@ -144,12 +144,17 @@ class Pictures:
     def _hints(self, examples: Sequence[Example], fits: Sequence[Fit]) -> mx.array | None:
         if not isinstance(self._settings, ControlSettings):
             return None
-        folder = Path(self._settings.data) / self._settings.images
-        images = []
+        folder, images = hint_folder(self._settings), []
         for example, cut in zip(examples, fits, strict=True):
             image = picture_file.read(hint_file(folder, example.path)).image
             images.append((to_pixels(cut.apply(image)) + 1) / 2)
         return mx.concatenate(images)
+
+
+def hint_folder(settings: ControlSettings) -> Path:
+    """Returns the folder of the control images, in that of the pictures, or beside the file that names these."""
+    data = Path(settings.data)
+    return (data.parent if data.is_file() else data) / settings.images
 
 
 def hint_file(folder: Path, picture: Path) -> Path:
@@ -162,7 +167,8 @@ def hint_file(folder: Path, picture: Path) -> Path:
     return matches[0]
 
 
-def _buckets(model: Model, settings: TrainSettings) -> Buckets:
+def buckets_of(model: Model, settings: TrainSettings) -> Buckets:
+    """Returns the sizes that pictures are cut to for a model."""
     factor = model.vae.config.downsampling
     native = model.unet.config.sample_size * factor
     resolution = settings.resolution or (native, native)

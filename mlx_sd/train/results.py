@@ -11,7 +11,7 @@ from ..checkpoint.model import DTYPES, Model
 from ..checkpoint.model_folder import network_configs, read_model_json
 from ..core.errors import InputError
 from ..networks.family import Family
-from .files import embedding_file, lora_file
+from .files import control_lora_file, embedding_file, lora_file
 from .files.base_model import BaseModel
 from .files.lora_file import LowRankWeights
 from .files.training_record import TrainingRecord
@@ -21,6 +21,7 @@ from .kinds.embedding import TextualInversion
 from .kinds.lora import Lora
 from .kinds.prune import Prune
 from .kinds.unet import WholeUNet
+from .learning.optimizers import arrays_of
 
 _SDXL_NAMES = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 
@@ -58,6 +59,15 @@ class Result:
             sdxl = self.model.family is Family.SDXL
             vectors = {_SDXL_NAMES[name] if sdxl else name: array for name, array in kind.vectors.items()}
             embedding_file.write(out, kind.token, vectors, base=self.base, record=record, force=force)
+        elif isinstance(kind, Control) and kind.adapters is not None:
+            assert self.base is not None
+            factors = {
+                name.path: LowRankWeights(layer.down, layer.up, layer.alpha)
+                for name, layer in kind.adapters.by_layer.items()
+            }
+            parameters = arrays_of(kind.network.trainable_parameters())
+            names = kind.network.names
+            control_lora_file.write(out, factors, parameters, names, self.base, record, dtype=self.dtype, force=force)
         elif isinstance(kind, (WholeUNet, Control, Distillation)):
             self._write_folder(kind, out, weights, force)
 
@@ -75,7 +85,7 @@ class Result:
             if force and out.is_dir():
                 shutil.rmtree(out)
             if isinstance(kind, Control):
-                resolve.write_trained_control(kind.learned, config, out, DTYPES[self.dtype])
+                resolve.write_trained_control(kind.network, config, out, DTYPES[self.dtype])
             else:
                 resolve.write_trained_model(folder, out, DTYPES[self.dtype], {"unet": (config, kind.learned)})
         finally:

@@ -11,39 +11,38 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from ..checkpoint.model import Model, default_dtype
-from ..core.errors import InputError
+from ..core.errors import Failure, InputError
 from ..load import load
 from ..pipeline import StableDiffusion
+from ..ranks.exchange import RankLost, Ranks
 from . import results
 from .checks import check_same, check_settings, check_token
 from .data import dataset
 from .files.base_model import BaseModel
 from .files.training_record import TrainingRecord
-from .kind_table import KINDS, Kind
-from .kinds import distill, embedding
+from .idle_networks import IdleNetworks
+from .kind_table import KINDS
+from .kinds import embedding
 from .learning.examples import Captions
-from .learning.kind_settings import (
-    ControlSettings,
-    EmbeddingSettings,
-    LoraSettings,
-    UNetSettings,
-)
+from .learning.kind_settings import ControlSettings, EmbeddingSettings, LoraSettings
 from .learning.objective import Objective
-from .learning.optimizers import Group, GroupedOptimizer
 from .learning.settings import TrainSettings
-from .learning.trainer import Rates, Step, Trainer
-from .parallel.ranks import RankLost, Ranks
-from .pictures import Pictures, hint_file
+from .learning.trainer import Step, Trainer
+from .memory.plan import MemoryPlan
+from .pictures import Pictures, hint_file, hint_folder
+from .planning import plan_of
 from .record import training_record
 from .results import Result
 from .run import checkpoint
 from .run.folder import CHECKPOINTS, RunFolder
 from .run.unwritten import UnwrittenFolder
+from .trainers import trainer_of
 
-BETAS = (0.9, 0.999)
 SAMPLE_STEPS = 20
 PLOT_SECONDS = 30.0
-DISPLAY = ("save_every", "sample_every", "sample_prompts", "cache")  # settings that change nothing that is learned
+_LEARNING = "the network that learns"  # a name that no file has
+# Settings that change nothing that is learned
+DISPLAY = ("save_every", "sample_every", "sample_prompts", "cache", "keep_encoders")
 
 
 class Progress(NamedTuple):
@@ -61,8 +60,9 @@ class Session:
     """One training; `run` does all of it.
 
     kind: a name of `KINDS`. out: the result. folder: of the run, beside the result by default. show: is called after
-    every step. force: replaces a result that is there. ranks: the processes that train together, of which the first
-    alone reads and writes files of the run.
+    every step. planned: is called with the memory of a step before anything is loaded; None counts none. force:
+    replaces a result that is there. ranks: the processes that train together, of which the first alone reads and writes
+    files of the run.
     """
 
     kind: str
@@ -73,6 +73,7 @@ class Session:
     force: bool = False
     tensorboard: bool = False
     show: Callable[[Progress], None] = field(default=lambda progress: None)
+    planned: Callable[[MemoryPlan], None] | None = None
     ranks: Ranks = field(default_factory=Ranks)
 
     def run(self) -> Path:
@@ -87,15 +88,11 @@ class Session:
         if ranks.rank == 0:
             results.check_out(self.out, folder=kind.folder(settings), force=self.force or self.resume)
         folder = self.folder or self.out.with_name(f"{self.out.name}-training")
-        data = dataset.read(settings.data, caption=settings.caption)
-        for line in data.warnings:
-            warnings.warn(line, stacklevel=2)
-        if isinstance(settings, EmbeddingSettings):
-            check_token(settings.token, data)
+        data = self._data()
         hints: list[Path] = []
         if isinstance(settings, ControlSettings):
-            folder_of_hints = Path(settings.data) / settings.images
-            hints = [hint_file(folder_of_hints, example.path) for example in data.examples]
+            hints = [hint_file(hint_folder(settings), example.path) for example in data.examples]
+        plan = self._planned(data)
         model = _load(settings)
         check_same(ranks, data, hints, model)
         base = None if kind.folder(settings) else BaseModel.of(model)
@@ -107,8 +104,9 @@ class Session:
         pictures = Pictures(model, data, settings, objective, cache)
         goes_on = self.resume and bool(checkpoint.steps(folder / CHECKPOINTS))
         learner = kind.build(model, settings, captions, objective, pictures, goes_on)
+        idle = IdleNetworks(model, settings, replaced=hasattr(learner, "model"))
         model = getattr(learner, "model", model)
-        trainer = self._trainer(kind, learner, model)
+        trainer = trainer_of(kind, settings, learner, model, ranks.average)
         folder_kind = UnwrittenFolder if ranks.rank else RunFolder
         with folder_kind(folder, settings, resume=self.resume, display=DISPLAY, tensorboard=self.tensorboard) as run:
             if (state := run.latest()) is not None:
@@ -118,37 +116,62 @@ class Session:
             trainer.share(ranks)
             if not settings.random_crop:
                 pictures.encode_all(ranks)
-            sample = partial(self._sample, model, learner, run, data)
+            captions.encode_all()
+            idle.unload()
+            sample = partial(self._sample, model, learner, run, data, idle)
+            if trainer.step == 0:
+                self._begin(trainer, pictures, run, plan, sample)
             self._learn(trainer, pictures, run, {"data": data.fingerprint}, sample)
             record = training_record(settings, kind.rate(settings), data, pictures, started)
             if ranks.rank == 0:
                 Result(base, model).write(learner, self.out, record, trainer.averages, force=self.force or self.resume)
         return self.out
 
-    def _trainer(self, kind: Kind, learner: Any, model: Model) -> Trainer[Any]:
+    def plan(self) -> MemoryPlan:
+        """Returns the memory that a step needs; no weight is loaded. Raises InputError as `run` does, and Failure."""
+        self.settings.check()
+        check_settings(self.settings, self.ranks.size)
+        return plan_of(self.kind, self.settings, self._data())
+
+    def _data(self) -> dataset.Dataset:
         settings = self.settings
-        rate = settings.rate or kind.rate(settings)
-        decay = kind.weight_decay if settings.weight_decay is None else settings.weight_decay
-        text_rate = settings.text_rate if isinstance(settings, LoraSettings) else None
-        groups = [Group("layers.text_encoder", text_rate / rate)] if text_rate is not None else []
-        half = model.dtype if model.dtype != mx.float32 and kind.folder(settings) else None
-        decay_of_averages = settings.average if isinstance(settings, UNetSettings) else None
-        if isinstance(learner, distill.Distillation):
-            decay_of_averages = learner.average_decay
-        trainer: Trainer[Any] = Trainer(
-            learner.learned,
-            learner.loss,
-            GroupedOptimizer(settings.optimizer, decay, BETAS, groups),
-            Rates(rate, settings.steps, settings.schedule, settings.warmup),
-            clip=settings.clip or None,
-            average_decay=decay_of_averages,
-            average_over_ranks=self.ranks.average,
-            compute_dtype=half,
-            hint=_hint(model, rate, kind.rate(settings)),
-        )
-        if isinstance(learner, distill.Distillation) and decay_of_averages is not None:
-            learner.follow(lambda: trainer.averages)
-        return trainer
+        data = dataset.read(settings.data, caption=settings.caption)
+        for line in data.warnings:
+            warnings.warn(line, stacklevel=3)
+        if isinstance(settings, EmbeddingSettings):
+            check_token(settings.token, data)
+        return data
+
+    def _planned(self, data: dataset.Dataset) -> MemoryPlan | None:
+        """Counts the memory of a step and tells of it, with a warning where the machine has less."""
+        if self.planned is None or self.ranks.rank:
+            return None
+        try:
+            plan = plan_of(self.kind, self.settings, data)
+        except Failure as error:  # no reason not to compute what MLX does not record
+            warnings.warn(str(error), stacklevel=3)
+            return None
+        self.planned(plan)
+        if not plan.fits:
+            warnings.warn(plan.advice(self.settings), stacklevel=3)
+        return plan
+
+    def _begin(
+        self,
+        trainer: Trainer[Any],
+        pictures: Pictures,
+        run: RunFolder,
+        plan: MemoryPlan | None,
+        sample: Callable[[], None],
+    ) -> None:
+        """Writes the log's line before the first step, and makes its sample pictures."""
+        settings, ranks = self.settings, self.ranks
+        fixed = pictures.validation(ranks.rank, ranks.size)
+        first = ranks.mean(trainer.losses(fixed)) if settings.validate_every else None
+        if run.log.step < 0:  # a run that was killed before its first checkpoint has the line
+            run.log.write(0, validation=first, others=plan.numbers() if plan else None)
+        if settings.sample_every and ranks.rank == 0:
+            sample()
 
     def _learn(
         self,
@@ -162,11 +185,6 @@ class Session:
         settings, ranks = self.settings, self.ranks
         fixed, samples = pictures.validation(ranks.rank, ranks.size), settings.sample_every if ranks.rank == 0 else 0
         plotted, saved = time.monotonic(), trainer.step
-        if trainer.step == 0:
-            first = ranks.mean(trainer.losses(fixed)) if settings.validate_every else None
-            run.log.write(0, validation=first)
-            if samples:
-                sample()
         try:
             while trainer.step < settings.steps:
                 start = time.monotonic()
@@ -196,10 +214,12 @@ class Session:
             if trainer.step > saved:
                 run.save(trainer.step, trainer.state(), record)
             run.plot()
+            if ranks.rank:
+                raise
             line = f"step {trainer.step} is saved; go on with --resume"
             raise type(error)(f"{error}; {line}" if isinstance(error, RankLost) else line) from None
 
-    def _sample(self, model: Model, learner: Any, run: RunFolder, data: dataset.Dataset) -> None:
+    def _sample(self, model: Model, learner: Any, run: RunFolder, data: dataset.Dataset, idle: IdleNetworks) -> None:
         """Makes the sample pictures of a step with what was learned so far."""
         settings = self.settings
         prompts = list(settings.sample_prompts) or list(dict.fromkeys(e.caption for e in data.examples))[:2]
@@ -210,18 +230,16 @@ class Session:
             options["embeddings"] = [(self._written(model, learner, run.path / "sample.safetensors"), learner.token)]
         controls: list[Any] = [None] * len(prompts)
         if isinstance(settings, ControlSettings):
-            folder = self._written(model, learner, run.path / "sample")
-            model.networks_beside.clear()
+            model.learning_controls[_LEARNING] = learner.network
             examples = [data.examples[i % len(data.examples)] for i in range(len(prompts))]
-            hints = Path(settings.data) / settings.images
-            controls = [[(folder, hint_file(hints, example.path))] for example in examples]
+            controls = [[(_LEARNING, hint_file(hint_folder(settings), example.path))] for example in examples]
         sd = StableDiffusion(model)
         images = [
             sd.generate(prompt, controls=control, **options).images[0]
             for prompt, control in zip(prompts, controls, strict=True)
         ]
         run.samples.write(run.log.step, images, prompts)
-        mx.clear_cache()
+        idle.unload()
 
     @staticmethod
     def _written(model: Model, learner: Any, path: Path) -> Path:
@@ -237,13 +255,3 @@ def _load(settings: TrainSettings) -> Model:
     if dtype == "float16":
         warnings.warn("gradients vanish in float16; --dtype bfloat16 is as fast, and has its range", stacklevel=2)
     return model
-
-
-def _hint(model: Model, rate: float, usual: float) -> str:
-    """Returns what is likely wrong where a loss is not finite, as the end of a sentence."""
-    causes = []
-    if model.dtype == mx.float16:
-        causes.append("float16 overflows: --dtype bfloat16")
-    if rate > 10 * usual:
-        causes.append(f"the learning rate {rate:g} is large: {usual:g} is usual")
-    return f" ({'; '.join(causes) or 'a smaller --rate, or --clip 1'}); the last checkpoint stays"

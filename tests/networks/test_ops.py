@@ -119,3 +119,21 @@ def test_a_recorder_sees_whole_operations_and_leaves_no_trace():
         ops.conv2d(x, mx.zeros((8, 3, 3, 8)), stride=1, padding=1)
     ops.silu(x)
     assert operations == [("silu", {}), ("conv2d", {"stride": 1, "padding": 1})]
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_attention_on_the_cpu_goes_piece_by_piece(gradient):
+    """Its scores would take 268 MB; MLX would begin twenty pieces of them at once, of 4 MB and several arrays each."""
+    q = mx.random.normal((1, 16, 2048, 8), key=mx.random.key(0))
+    mx.eval(q)
+
+    def attend(q):
+        return ops.attention(q, q, q, scale=0.3)
+
+    mx.synchronize()
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    mx.eval(mx.grad(lambda q: attend(q).sum())(q) if gradient else attend(q))
+    mx.synchronize()
+    assert 30e6 < mx.get_peak_memory() - before < 110e6

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import mlx.core as mx
@@ -23,9 +24,14 @@ OPTIONS = {
     "embedding": ["--token", "zorb", "--like", "tent", "--rate", "5e-2"],
     "unet": ["--rate", "1e-3"],
     "control": ["--rate", "1e-2"],
+    "control --rank": ["--rank", "4", "--rate", "1e-2"],
     "prune": ["--remove", "0.2", "--score-timesteps", "4", "--score-batches", "2", "--rate", "1e-3"],
     "distill": ["--rank", "4", "--rate", "1e-2", "--guidance", "3"],
 }
+
+
+assert {kind.split()[0] for kind in OPTIONS} == set(KINDS)
+FOLDERS = ("unet", "control", "prune")  # kinds whose result is a folder
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +53,9 @@ def train(checkpoint, data, tmp_path) -> Callable[..., Path]:
     """train("lora", "--steps", "4") runs the command line and returns the result's path; it must succeed."""
 
     def run(kind: str, *options: str, out: str = "result", code: int = 0) -> Path:
-        path = tmp_path / (out if kind in ("unet", "control", "prune") else f"{out}.safetensors")
+        path = tmp_path / (out if kind in FOLDERS else f"{out}.safetensors")
         common = ["--model", str(checkpoint), "--data", str(data), "--out", str(path), "--resolution", "64"]
-        assert main([kind, *common, *OPTIONS[kind], *options]) == code
+        assert main([kind.split()[0], *common, *OPTIONS[kind], *options]) == code
         return path
 
     return run
@@ -71,7 +77,7 @@ def pictures(checkpoint: Path, kind: str, result: Path, data: Path) -> list[mx.a
     return [before, base.generate("a zorb", **options).latents]
 
 
-@pytest.mark.parametrize("kind", slow_but(["embedding", "control"], KINDS))
+@pytest.mark.parametrize("kind", slow_but(["embedding"], OPTIONS))
 def test_a_result_changes_pictures_at_once(kind, train, checkpoint, data, capfd):
     result = train(kind, "--steps", "4", "--validate-every", "2", "--batch", "2")
     assert capfd.readouterr().out.strip() == str(result)
@@ -95,7 +101,7 @@ def same(first: Path, second: Path) -> bool:
     return True
 
 
-@pytest.mark.parametrize("kind", slow_but(["lora"], KINDS))
+@pytest.mark.parametrize("kind", slow_but(["lora"], OPTIONS))
 def test_a_run_that_was_ended_is_gone_on_with_bit_for_bit(kind, train, monkeypatch):
     options = ["--steps", "4", "--save-every", "2", "--flip", "--caption-dropout", "0.3", "--schedule", "cosine"]
     whole = train(kind, *options)
@@ -115,6 +121,25 @@ def test_a_run_that_was_ended_is_gone_on_with_bit_for_bit(kind, train, monkeypat
     assert same(again, whole)
 
 
+@pytest.mark.slow
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(train, monkeypatch):
+    whole = train("lora", "--steps", "2")
+    run = session.Trainer.run
+
+    def killed(self, batches):
+        raise SystemExit(9)  # nothing is saved, as with kill -9
+
+    monkeypatch.setattr(session.Trainer, "run", killed)
+    with suppress(SystemExit):
+        train("lora", "--steps", "2", out="again", code=9)
+    monkeypatch.setattr(session.Trainer, "run", run)
+    again = train("lora", "--resume", out="again")
+    assert same(again, whole)
+    log = again.with_name(f"{again.name}-training") / "log.jsonl"
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [0, 1, 2]
+
+
+@pytest.mark.slow
 def test_a_file_tells_how_it_was_trained(train, data):
     out = train("lora", "--steps", "2", "--snr-gamma", "5", "--text-rate", "1e-3", "--warmup", "1")
     metadata = mx.load(str(out), return_metadata=True)[1]
@@ -141,6 +166,7 @@ def test_more_steps_may_follow(train):
     assert same(longer, train("lora", "--steps", "4", out="whole"))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*one picture alone.*:UserWarning")
 def test_accumulated_micro_batches_are_one_batch(train, data, tmp_path):
     """Of one picture, so that the order of pictures is one."""
@@ -173,7 +199,8 @@ def test_without_any_caption_the_words_do_not_matter(train, data):
     assert all(mx.array_equal(array, second[name]).item() for name, array in first.items())
 
 
-@pytest.mark.parametrize("kind", slow_but(["embedding"], KINDS))
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", slow_but(["embedding"], OPTIONS))
 def test_sample_pictures_are_made_on_the_way(kind, train, monkeypatch):
     monkeypatch.setattr(session, "SAMPLE_STEPS", 2)
     out = train(kind, "--steps", "2", "--sample-every", "2", "--sample-prompt", "a zorb")
@@ -184,6 +211,7 @@ def test_sample_pictures_are_made_on_the_way(kind, train, monkeypatch):
     assert np.abs(first - last).max() > 0
 
 
+@pytest.mark.slow
 def test_settings_are_written_and_compared(train, tmp_path, capfd):
     out = train("lora", "--steps", "1")
     stored = json.loads((tmp_path / f"{out.name}-training" / "settings.json").read_text())["settings"]
@@ -203,6 +231,8 @@ WRONG = {
     "a resolution": (["--resolution", "big"], "resolution"),
     "nothing to go on with": (["--resume"], "no run to go on with"),
     "no control images": (["control", "--images", "nowhere"], "no control image"),
+    "a rank of 0 of a control network": (["control", "--rank", "0"], "rank"),
+    "a folder for a Control-LoRA": (["control", "--rank", "4"], ".safetensors"),
     "half a UNet": (["unet", "--dtype", "float16"], "float16"),
     "an unknown kind": (["lorra"], "lora"),
     "a misspelled option": (["--step", "3"], "--steps"),
@@ -215,11 +245,7 @@ def test_a_wrong_turn_is_one_line_and_leaves_nothing(name, checkpoint, data, tmp
     words, expected = WRONG[name]
     kind = words[0] if not words[0].startswith("-") else "lora"
     options = words[words[0] == kind :]
-    out = (
-        []
-        if "--out" in options
-        else ["--out", "result" if kind in ("unet", "control", "prune") else "result.safetensors"]
-    )
+    out = [] if "--out" in options else ["--out", "result" if kind in FOLDERS else "result.safetensors"]
     common = ["--model", str(checkpoint), "--data", str(data), "--steps", "1", *out]
     try:
         code = main([kind, *common, *OPTIONS.get(kind, []), *options])

@@ -53,10 +53,11 @@ def read(
     """Reads a folder of training data and opens every picture in it once.
 
     folder: with metadata.jsonl or metadata.csv (diffusers), train.jsonl (mlx-examples), folders `10_sks dog` (kohya),
-    or pictures with `NAME.txt` or `NAME.caption` beside them (mflux and others); or kohya's config, a TOML or JSON
-    file. caption: of pictures that have none (DreamBooth's instance prompt); it replaces kohya's class words.
-    caption_column: of a list, where it is not the convention's. prior: a folder of pictures of the class, and
-    prior_caption the caption of those that have none. minimum_side, maximum_aspect: as of `picture_file.read`.
+    or pictures with `NAME.txt` or `NAME.caption` beside them (mflux and others); or a file of kohya's, its config in
+    TOML or JSON, or metadata in JSON. caption: of pictures that have none (DreamBooth's instance prompt); it replaces
+    kohya's class words. caption_column: of a list, where it is not the convention's. prior: a folder of pictures of the
+    class, and prior_caption the caption of those that have none. minimum_side, maximum_aspect: as of
+    `picture_file.read`.
 
     Raises InputError with one line for each picture, line or caption that cannot be used, all at once.
     """

@@ -1,4 +1,7 @@
-"""The conventions of kohya's sd-scripts: folders `10_sks dog`, and configs of datasets in TOML or JSON."""
+"""The conventions of kohya's sd-scripts: folders `10_sks dog`, and configs of datasets in TOML or JSON.
+
+The metadata of fine-tuning, which a config may name, is read in `kohya_metadata`.
+"""
 
 import difflib
 import importlib
@@ -9,13 +12,22 @@ from typing import Any
 
 from ...core import files
 from ...core.errors import InputError
-from . import captions
+from . import captions, kohya_metadata
 from .listing import Listing, grouped, plain
 
 PRIORS = ("reg", "regularization", "class")  # folders beside those of the instances
 _INSTANCES = "img"  # the folder that kohya_ss' GUI makes for them
 _NAME = re.compile(r"(\d+)_(.*)", re.DOTALL)
-_TAKEN = ("image_dir", "num_repeats", "class_tokens", "is_reg", "caption_extension", "caption_prefix", "caption_suffix")
+_TAKEN = (
+    "image_dir",
+    "metadata_file",
+    "num_repeats",
+    "class_tokens",
+    "is_reg",
+    "caption_extension",
+    "caption_prefix",
+    "caption_suffix",
+)
 _MOST_REPEATS = 10_000
 _SIMILAR = 0.85  # of a misspelled key to one that is taken
 
@@ -84,12 +96,14 @@ def _of_repeated(folder: Path, caption: str | None, prior: bool) -> Listing:
 
 
 def read_config(file: Path, caption: str | None, prior_caption: str | None) -> Listing:
-    """Reads a config of datasets: `[[datasets]]` with `[[datasets.subsets]]`, in TOML or JSON.
+    """Reads a config of datasets: `[[datasets]]` with `[[datasets.subsets]]`, in TOML or JSON; or metadata in JSON.
 
     Folders are looked for beside the file, then in the current folder. Keys that belong to the training, not to the
     data, are named in a warning. Raises InputError for keys that are misspelled and values of the wrong kind.
     """
     config = _parsed(file)
+    if file.suffix.lower() == ".json" and kohya_metadata.is_metadata(config):
+        return kohya_metadata.read(file, caption)
     general = _table(file, config.get("general", {}), "general")
     listing = Listing("kohya config")
     unused: set[str] = set()
@@ -100,23 +114,27 @@ def read_config(file: Path, caption: str | None, prior_caption: str | None) -> L
             unused |= values.keys() - {*_TAKEN}
             _check(file, values)
             prior = bool(values.get("is_reg", False))
-            extension = values.get("caption_extension")
-            suffixes = ("." + extension.lstrip("."),) if extension else captions.CAPTION_SUFFIXES
             words = (prior_caption if prior else caption) or values.get("class_tokens")
-            rows = plain(
-                _folder(file, values["image_dir"]),
-                words,
-                repeats=values.get("num_repeats", 1),
-                prior=prior,
-                suffixes=suffixes,
-                prefix=values.get("caption_prefix", ""),
-                suffix=values.get("caption_suffix", ""),
-                flag="--prior-caption" if prior else "--caption",
-            )
-            listing.extend(rows)
+            listing.extend(_of_subset(file, values, words, prior))
     if unused:
         listing.warnings.append(f"{file}: not read here: {', '.join(sorted(unused))}; give them as options")
     return listing
+
+
+def _of_subset(file: Path, values: dict[str, Any], words: str | None, prior: bool) -> Listing:
+    """Lists the pictures of one subset: those of its metadata, or of its folder."""
+    around = {"prefix": values.get("caption_prefix", ""), "suffix": values.get("caption_suffix", "")}
+    repeats = values.get("num_repeats", 1)
+    folder = _folder(file, values["image_dir"]) if "image_dir" in values else None
+    if "metadata_file" in values:
+        beside, here = file.parent / values["metadata_file"], Path(values["metadata_file"])
+        metadata = here if files.is_file(here) and not files.is_file(beside) else beside
+        return kohya_metadata.read(metadata, words, folder, repeats=repeats, **around)
+    assert folder is not None  # as `_check` asks for one of the two
+    extension = values.get("caption_extension")
+    suffixes = ("." + extension.lstrip("."),) if extension else captions.CAPTION_SUFFIXES
+    flag = "--prior-caption" if prior else "--caption"
+    return plain(folder, words, repeats=repeats, prior=prior, suffixes=suffixes, flag=flag, **around)
 
 
 def _parsed(file: Path) -> dict[str, Any]:
@@ -158,8 +176,10 @@ def _check(file: Path, values: dict[str, Any]) -> None:
             raise InputError(f"{file}: {key} must be {noun}, not {value!r}")
         if key not in _TAKEN and (match := difflib.get_close_matches(key, _TAKEN, 1, _SIMILAR)):
             raise InputError(f"{file}: unknown key {key}; did you mean {match[0]}?")
-    if "image_dir" not in values:
+    if "image_dir" not in values and "metadata_file" not in values:
         raise InputError(f"{file}: a subset has no image_dir; give the folder of its pictures")
+    if values.get("is_reg") and "metadata_file" in values:
+        raise InputError(f"{file}: pictures of the class have no metadata_file; give their image_dir alone")
 
 
 def _folder(file: Path, name: str) -> Path:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from ...core import files
-from ...core.errors import Failure, InputError
+from ...core.errors import InputError
 from ...networks.vae import Autoencoder
 from ...tasks.images import to_pixels
 from ...tasks.painting import posterior
@@ -40,7 +40,7 @@ class LatentCache:
         """
         if dtype not in (mx.float32, mx.float16):
             raise InputError(f"moments of latents are kept as float32 or float16, not {dtype}")
-        self._vae: Autoencoder | None = vae
+        self._vae = vae
         self._hash = network_hash(vae)
         self._dtype = dtype
         self._cache = ArrayCache(folder)
@@ -48,8 +48,7 @@ class LatentCache:
     def moments(self, example: Example, fit: Fit) -> Moments:
         """Returns the moments of the latents of a crop, float32 or the cache's dtype.
 
-        Raises InputError where the picture has changed since it was checked, Failure where the autoencoder overflows or
-        has been released.
+        Raises InputError where the picture has changed since it was checked, Failure where the autoencoder overflows.
         """
         arrays = self._cache.get(self._key(example, fit), lambda: self._encode(example, fit))
         return Moments(arrays["mean"], arrays["deviation"])
@@ -62,16 +61,10 @@ class LatentCache:
         """Keeps the moments of a crop that another process has encoded; those that are here already stay."""
         self._cache.get(self._key(example, fit), moments._asdict)
 
-    def release(self) -> None:
-        """Lets go of the autoencoder, whose memory is free once nobody else has it; what is kept can still be read."""
-        self._vae = None
-
     def _key(self, example: Example, fit: Fit) -> str:
         return key_of(_VERSION, example.sha256, fit, self._hash, str(self._dtype))
 
     def _encode(self, example: Example, fit: Fit) -> Arrays:
-        if self._vae is None:
-            raise Failure(f"the latents of {example.path} are not cached, and the autoencoder is gone; cache all first")
         if not example.path.is_file() or files.sha256(example.path) != example.sha256:
             raise InputError(f"{example.path} has changed since it was checked; start again, and leave pictures alone")
         vae, crop = self._vae, fit.apply(picture_file.read(example.path, 1, float("inf")).image)

@@ -6,7 +6,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from ...checkpoint.model import Model
-from ...core.errors import Failure, InputError
+from ...core.errors import InputError
 from ...prompts.encoding import Encoding, PromptEncoder
 from ...prompts.style_names import PLAIN, PROMPT_STYLES
 from .array_cache import ArrayCache, Arrays, key_of, network_hash
@@ -30,9 +30,7 @@ class TextCache:
         if style not in PROMPT_STYLES:
             raise InputError(f"unknown prompt style {style!r}; there are {', '.join(PROMPT_STYLES)}")
         pools = model.unet.config.added_time_dims is not None
-        self._encoder: PromptEncoder | None = PromptEncoder(
-            model.text_encoders, model.tokenizers, style=style, pools=pools
-        )
+        self._encoder = PromptEncoder(model.text_encoders, model.tokenizers, style=style, pools=pools)
         self._tokenizers = model.tokenizers
         self._clip_skip, self._chunks, self._zeros = clip_skip, chunks, model.zeros_for_empty
         hashes = [network_hash(network) for network in model.text_encoders]
@@ -41,15 +39,13 @@ class TextCache:
         self._cache = ArrayCache(folder)
 
     def count_chunks(self, texts: Iterable[str]) -> int:
-        """Returns how many chunks the longest of texts fills, at least 1; Failure once the encoders are released."""
-        encoder = self._present("captions")
-        return max((encoder.count_chunks(text) for text in texts), default=1)
+        """Returns how many chunks the longest of texts fills, at least 1."""
+        return max((self._encoder.count_chunks(text) for text in texts), default=1)
 
     def encode(self, text: str) -> Encoding:
         """Returns context (1, 77 chunks, C) and, of SDXL, pooled (1, P) of a caption.
 
-        Raises InputError for a caption that is longer than `chunks`, Failure for one that is not kept once the encoders
-        are released.
+        Raises InputError for a caption that is longer than `chunks`.
         """
         arrays = self._cache.get(self._key(text), lambda: self._compute(text))
         return Encoding(arrays["context"], arrays.get("pooled"))
@@ -63,20 +59,11 @@ class TextCache:
         """Returns whether a caption is kept, so that no text encoder is needed for it."""
         return self._cache.peek(self._key(text)) is not None
 
-    def release(self) -> None:
-        """Lets go of the text encoders, whose memory is free once nobody else has them; what is kept can be read."""
-        self._encoder = None
-
-    def _present(self, noun: str) -> PromptEncoder:
-        if self._encoder is None:
-            raise Failure(f"{noun} cannot be encoded: the text encoders are gone; cache all captions first")
-        return self._encoder
-
     def _key(self, text: str) -> str:
         return key_of(text, [tokenizer.ids(text) for tokenizer in self._tokenizers], self._settings)
 
     def _compute(self, text: str) -> Arrays:
-        encoder = self._present(repr(text))
+        encoder = self._encoder
         if (count := encoder.count_chunks(text)) > self._chunks:
             raise InputError(f"a caption fills {count} chunks of tokens, more than {self._chunks}: {text[:60]}...")
         encoding = encoder.encode(text, self._clip_skip, self._chunks)

@@ -77,7 +77,7 @@ def write(
         if (part, layer) not in base.layers:
             raise InputError(f"{where} is no linear layer and no convolution of {base.name}; no LoRA can be for it")
         target = base.layers[part, layer]
-        down, up = _factors(weights, target, where)
+        down, up = factors(weights, target, where)
         if spelling == "kohya":
             module = prefixes[part] + (target.original if xl else target.name).replace(".", "_")
             arrays[f"{module}.lora_down.weight"] = numbers_of(down, dtype, where)
@@ -92,8 +92,11 @@ def write(
     return safetensors_file.write(path, arrays, metadata, force)
 
 
-def _factors(weights: LowRankWeights, target: Layer, where: str) -> tuple[mx.array, mx.array]:
-    """The factors as in torch, (rank, in, ...) and (out, rank, ...), with as many axes as the checkpoint's weight."""
+def factors(weights: LowRankWeights, target: Layer, where: str) -> tuple[mx.array, mx.array]:
+    """Returns factors as in torch, (rank, in, ...) and (out, rank, ...), with as many axes as the checkpoint's weight.
+
+    where: names the layer in errors. InputError where factors or alpha do not fit the layer.
+    """
     outputs, inputs, *kernel = target.shape
     down, up = (_channels_first(factor, len(target.shape)) for factor in weights[:2])
     if down.ndim < 2 or up.ndim < 2 or not down.shape[0] or down.shape[0] != up.shape[1]:

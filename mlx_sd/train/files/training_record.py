@@ -91,6 +91,11 @@ def describe_embedding(base: BaseModel, record: TrainingRecord, name: str) -> di
     return _described(base, record, name, "textual-inversion")
 
 
+def describe_control(base: BaseModel, record: TrainingRecord, name: str, ranks: Sequence[Rank]) -> dict[str, str]:
+    """Returns the metadata of a Control-LoRA's file; the arguments are those of `describe_lora`."""
+    return _described(base, record, name, "control-lora") | {"ss_network_dim": _common(ranks, 0)}
+
+
 def _described(base: BaseModel, record: TrainingRecord, name: str, kind: str) -> dict[str, str]:
     predicts_v = base.prediction == "v_prediction"
     width, height = record.resolution or (base.side, base.side)

@@ -60,7 +60,7 @@ class Distillation:
         self._captions = captions
         self._averages: Callable[[], Tree] | None = None
         networks = {"unet": self._unet}
-        self._run: RunLayer = recomputing(networks, self._adapters) if settings.recompute else run_layer
+        self.run: RunLayer = recomputing(networks, self._adapters) if settings.recompute else run_layer
 
     @property
     def average_decay(self) -> float | None:
@@ -91,7 +91,7 @@ class Distillation:
 
         def student(x: mx.array, timesteps: mx.array) -> mx.array:
             """Returns the student's prediction."""
-            return _predict(self._unet, x, timesteps, {**inputs, "run": self._run})
+            return _predict(self._unet, x, timesteps, {**inputs, "run": self.run})
 
         def target(x: mx.array, timesteps: mx.array) -> mx.array:
             """Returns the prediction of the averaged student, or of the student itself."""

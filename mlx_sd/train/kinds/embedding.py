@@ -41,7 +41,7 @@ class TextualInversion:
             network.freeze()
         rows = [_first_rows(model, number, settings) for number in range(len(model.text_encoders))]
         self.learned = WordVectors(rows)
-        self._run: RunLayer = recomputing({"unet": model.unet}) if settings.recompute else run_layer
+        self.run: RunLayer = recomputing({"unet": model.unet}) if settings.recompute else run_layer
 
     @property
     def vectors(self) -> dict[str, mx.array]:
@@ -55,7 +55,7 @@ class TextualInversion:
 
         def predict(x: mx.array, timesteps: mx.array) -> mx.array:
             """Returns the UNet's prediction for captions with the word."""
-            return unet(x.astype(unet.dtype), timesteps, **inputs, run=self._run)[0]
+            return unet(x.astype(unet.dtype), timesteps, **inputs, run=self.run)[0]
 
         return self._objective.loss(predict, batch.clean, batch.draws, batch.weights)
 

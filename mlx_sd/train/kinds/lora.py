@@ -34,7 +34,7 @@ class Lora:
         alpha = float(settings.rank) if settings.alpha is None else settings.alpha
         self.learned = Adapters(layers, settings.rank, alpha, settings.seed)
         self._inputs = captions.inputs if settings.text_rate is None else captions.learning
-        self._run: RunLayer = recomputing(networks, self.learned) if settings.recompute else run_layer
+        self.run: RunLayer = recomputing(networks, self.learned) if settings.recompute else run_layer
 
     @property
     def layers(self) -> dict[LayerName, tuple[mx.array, mx.array, float]]:
@@ -47,6 +47,6 @@ class Lora:
 
         def predict(x: mx.array, timesteps: mx.array) -> mx.array:
             """Returns the UNet's prediction, with the adapters."""
-            return unet(x.astype(unet.dtype), timesteps, **inputs, run=self._run)[0]
+            return unet(x.astype(unet.dtype), timesteps, **inputs, run=self.run)[0]
 
         return self._objective.loss(predict, batch.clean, batch.draws, batch.weights)

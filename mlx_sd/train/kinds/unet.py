@@ -27,7 +27,7 @@ class WholeUNet:
         self.learned.unfreeze()
         self.learned.set_dtype(mx.float32)
         self._captions = captions
-        self._run: RunLayer = recomputing({"unet": model.unet}) if settings.recompute else run_layer
+        self.run: RunLayer = recomputing({"unet": model.unet}) if settings.recompute else run_layer
 
     def loss(self, batch: MicroBatch) -> mx.array:
         """Returns the loss of a micro-batch."""
@@ -35,6 +35,6 @@ class WholeUNet:
 
         def predict(x: mx.array, timesteps: mx.array) -> mx.array:
             """Returns the UNet's prediction."""
-            return self.learned(x.astype(self.learned.dtype), timesteps, **inputs, run=self._run)[0]
+            return self.learned(x.astype(self.learned.dtype), timesteps, **inputs, run=self.run)[0]
 
         return self._objective.loss(predict, batch.clean, batch.draws, batch.weights)

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from ...core.errors import InputError
+from ...networks import gradients
 from ...sampling.onestep import boundary
 from ...sampling.quadrature import drift
 from ...sampling.scheduler import Scheduler
@@ -105,8 +106,9 @@ class Consistency:
         """
         starts, solved_at, ends = zip(*jumps, strict=True)
         t, u = mx.array(starts), mx.array(solved_at)
-        solved = self.solve(noisy, teacher(noisy, t), starts, solved_at)
-        goal = mx.stop_gradient(self.function(solved, target(solved, u), solved_at, ends))
+        with gradients.stopped():
+            solved = self.solve(noisy, teacher(noisy, t), starts, solved_at)
+            goal = mx.stop_gradient(self.function(solved, target(solved, u), solved_at, ends))
         estimate = self.function(noisy, student(noisy, t), starts, ends)
         distances = self._distance(estimate - goal).mean(axis=(1, 2, 3))
         return (distances if weights is None else distances * weights).mean()

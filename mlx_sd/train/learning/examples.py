@@ -8,6 +8,7 @@ from typing import Any
 import mlx.core as mx
 
 from ...checkpoint.model import Model
+from ...core import terminal
 from ...prompts.embeddings import Vectors
 from ...prompts.encoding import Encoding, PromptEncoder
 from ..data.texts import TextCache
@@ -37,7 +38,7 @@ class Captions:
 
     def __init__(self, model: Model, texts: Sequence[str], folder: Path | None = None):
         """texts: all that will be asked for, so that contexts have one length. folder: where they are kept."""
-        self._model = model
+        self._model, self._texts = model, tuple(dict.fromkeys(texts))
         self._pools = model.unet.config.added_time_dims is not None
         self._chunks, self._cache = 1, None
         if model.text_encoders:
@@ -50,6 +51,15 @@ class Captions:
             return {"class_labels": mx.array(batch.labels)} if batch.labels else {}
         cache = self._cache
         return self._inputs(batch, [cache.unconditional() if t is None else cache.encode(t) for t in batch.captions])
+
+    def encode_all(self) -> None:
+        """Encodes every caption, and none, so that the text encoders are not needed any more."""
+        if self._cache is not None:
+            with terminal.progress(len(self._texts), "captions") as advance:
+                self._cache.unconditional()
+                for text in self._texts:
+                    self._cache.encode(text)
+                    advance(1)
 
     @property
     def unconditional(self) -> Encoding | None:

@@ -101,6 +101,14 @@ class ControlSettings(TrainSettings):
         metavar="DIR",
         group="kind",
     )
+    rank: int | None = setting(
+        None,
+        "of adapters beside the copy of the base's layers: a small file, a Control-LoRA (default: all weights learn)",
+        kind=int,
+        range=COUNT,
+        aliases="network-dim lora-rank dim",
+        group="kind",
+    )
 
 
 def parse_guidance(value: Any) -> tuple[float, float]:

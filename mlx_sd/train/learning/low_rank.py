@@ -119,6 +119,15 @@ def layers_of(name: str, network: nn.Module, targets: str) -> dict[LayerName, La
     }
 
 
+def layers_below(name: str, network: nn.Module, beginnings: tuple[str, ...]) -> dict[LayerName, Layer]:
+    """Returns all linear layers and convolutions of a network whose paths have one of these beginnings."""
+    return {
+        LayerName(name, path): layer
+        for path, layer in sorted(network.named_modules())
+        if isinstance(layer, (Linear, QuantizedLinear, Conv)) and path.startswith(beginnings)
+    }
+
+
 def _layers(module: nn.Module) -> Iterator[nn.Module]:
     return (layer for _, layer in module.named_modules())
 

@@ -34,7 +34,7 @@ class TrainSettings:
     model: str = setting("tiny", "a converted or diffusers folder, a .safetensors file or a hub id", aliases="m base")
     data: str = setting(
         "",
-        "pictures with captions: NAME.txt beside each, metadata.jsonl, train.jsonl, or folders as 10_WORDS",
+        "pictures with captions: NAME.txt beside each, metadata.jsonl, train.jsonl, folders as 10_WORDS, kohya's FILE",
         metavar="DIR",
         aliases="instance-data-dir train-data-dir dataset",
         empty=True,
@@ -119,6 +119,11 @@ class TrainSettings:
     seed: int = setting(0, "of all random numbers", kind=int, range=Range(0, 2**32 - 1))
     cache: str | None = setting(
         None, "folder that keeps encoded pictures and captions (default: memory)", metavar="DIR"
+    )
+    keep_encoders: bool = setting(
+        False,
+        "keep autoencoder and text encoders in memory when all is encoded; sample pictures then begin sooner",
+        kind=bool,
     )
     save_every: int = setting(
         100, "steps between checkpoints of the run", kind=int, range=COUNT, aliases="checkpointing-steps"

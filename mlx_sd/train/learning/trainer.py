@@ -15,7 +15,7 @@ from mlx.utils import tree_map, tree_unflatten
 
 from ...core import interrupt
 from ...core.errors import Failure
-from ..parallel.ranks import Ranks
+from ...ranks.exchange import Ranks
 from . import optimizers
 from .optimizers import GroupedOptimizer, arrays_of
 
@@ -48,6 +48,11 @@ class Rates:
         return optimizers.rate(self.schedule, self.peak, step, self.steps, self.warmup)
 
 
+def norm_of(gradients: Tree) -> mx.array:
+    """Returns the norm () of all gradients together."""
+    return mx.sqrt(mx.stack([mx.square(a.astype(mx.float32)).sum() for a in arrays_of(gradients).values()]).sum())
+
+
 class Trainer(Generic[Batch]):
     """Learns the trainable parameters of a module by descending a loss."""
 
@@ -70,10 +75,10 @@ class Trainer(Generic[Batch]):
         none. average_over_ranks: averages gradients of several processes. compute_dtype: of the parameters while the
         loss is computed; they are kept in their own. hint: what is likely wrong where the loss is not finite.
         """
-        self.learned, self._loss, self._optimizer, self._rates = learned, loss, optimizer, rates
+        self.learned, self._loss, self.optimizer, self._rates = learned, loss, optimizer, rates
         self._clip, self._decay, self._hint = clip, average_decay, hint
         self._average_over_ranks, self._compute_dtype = average_over_ranks or (lambda tree: tree), compute_dtype
-        self._gradients = mx.value_and_grad(self._loss_of)
+        self._gradients = mx.value_and_grad(self.loss_of)
         self.step = 0
         optimizer.init(learned.trainable_parameters())
         self.averages: Tree = tree_map(mx.array, learned.trainable_parameters()) if average_decay else None
@@ -87,32 +92,40 @@ class Trainer(Generic[Batch]):
         for batch in batches:
             loss, gradients = self._gradients(self.learned.trainable_parameters(), batch)
             total = gradients if total is None else tree_map(mx.add, total, gradients)
+            del gradients  # arrays that nobody else holds are written into
             mx.eval(loss, total)  # one micro-batch's activations at a time
             losses.append(loss)
             count += 1
         mean = mx.stack(losses).mean()
         self._check_finite(loss=float(mean.item()))  # type: ignore[arg-type]
-        gradients, mean = self._average_over_ranks((tree_map(lambda gradient: gradient / count, total), mean))
-        norm = mx.sqrt(mx.stack([mx.square(a.astype(mx.float32)).sum() for a in arrays_of(gradients).values()]).sum())
+        total = total if count == 1 else tree_map(lambda gradient: gradient / count, total)
+        gradients, mean = self._average_over_ranks((total, mean))
+        del total
+        norm = norm_of(gradients)
         mx.eval(mean, norm)
         numbers = float(mean.item()), float(norm.item())  # type: ignore[arg-type]
         self._check_finite(loss=numbers[0], gradient=numbers[1])
+        rate = self._rates.at(self.step)
+        with interrupt.deferred():  # the state is that of one step, also where Ctrl-C saves it
+            self.move(gradients, norm, rate)
+            del gradients
+            mx.eval(self.learned.trainable_parameters(), self.optimizer.state, self.averages or {})
+        return Step(*numbers, rate)
+
+    def move(self, gradients: Tree, norm: mx.array, rate: float) -> None:
+        """Moves parameters and averages against gradients, which are clipped by their norm; MLX computes it later."""
         if self._clip is not None:
             factor = mx.minimum(self._clip / (norm + 1e-6), 1.0)
             gradients = tree_map(lambda gradient: gradient * factor.astype(gradient.dtype), gradients)
-        rate = self._rates.at(self.step)
-        with interrupt.deferred():  # the state is that of one step, also where Ctrl-C saves it
-            self._optimizer.update(self.learned, gradients, rate)
-            self.step += 1
-            if self.averages is not None:
-                self._move_averages()
-            mx.eval(self.learned.trainable_parameters(), self._optimizer.state, self.averages or {})
-        return Step(*numbers, rate)
+        self.optimizer.update(self.learned, gradients, rate)
+        self.step += 1
+        if self.averages is not None:
+            self._move_averages()
 
     def losses(self, batches: Iterable[Batch]) -> list[float]:
         """Returns the loss of each micro-batch without learning from them."""
         parameters = self.learned.trainable_parameters()
-        return [float(self._loss_of(parameters, batch).item()) for batch in batches]  # type: ignore[arg-type]
+        return [float(self.loss_of(parameters, batch).item()) for batch in batches]  # type: ignore[arg-type]
 
     def measure(self, batches: Sequence[Batch]) -> float:
         """Returns the mean loss of micro-batches without learning from them."""
@@ -120,7 +133,7 @@ class Trainer(Generic[Batch]):
 
     def state(self) -> dict[str, dict[str, mx.array]]:
         """Returns everything that the next steps depend on, by part and name."""
-        parts = {_WEIGHTS: arrays_of(self.learned.trainable_parameters()), _OPTIMIZER: self._optimizer.state}
+        parts = {_WEIGHTS: arrays_of(self.learned.trainable_parameters()), _OPTIMIZER: self.optimizer.state}
         return parts if self.averages is None else parts | {_AVERAGES: arrays_of(self.averages)}
 
     def restore(self, step: int, parts: Mapping[str, Mapping[str, mx.array]]) -> None:
@@ -128,7 +141,7 @@ class Trainer(Generic[Batch]):
         self.learned.update(tree_unflatten(list(parts[_WEIGHTS].items())))
         if self.averages is not None:
             self.averages = tree_unflatten(list(parts[_AVERAGES].items()))
-        self._optimizer.restore(parts[_OPTIMIZER], self.learned.trainable_parameters())
+        self.optimizer.restore(parts[_OPTIMIZER], self.learned.trainable_parameters())
         self.step = step
         mx.eval(self.learned.parameters())
 
@@ -145,7 +158,8 @@ class Trainer(Generic[Batch]):
             if not math.isfinite(number):
                 raise Failure(f"the {name} is not finite at step {self.step + 1}{self._hint}")
 
-    def _loss_of(self, parameters: Tree, batch: Batch) -> mx.array:
+    def loss_of(self, parameters: Tree, batch: Batch) -> mx.array:
+        """Returns the loss of a micro-batch with these parameters in the place of the module's own."""
         before = self.learned.trainable_parameters()
         dtype = self._compute_dtype
         try:

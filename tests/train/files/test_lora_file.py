@@ -58,6 +58,7 @@ def prediction(model) -> list[np.ndarray]:
     return [np.array(model.unet(**inputs)[0]), *(np.array(encoder(ids).last) for encoder in model.text_encoders)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_beside_the_layers_it_is_the_merged_one_at_every_scale(family, folders, models, tmp_path):
     file = tmp_path / "a.safetensors"

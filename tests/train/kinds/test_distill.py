@@ -13,7 +13,7 @@ from mlx_sd import StableDiffusion
 from mlx_sd.completion import complete
 from mlx_sd.conditions import conditions_of
 from mlx_sd.core.errors import InputError
-from mlx_sd.generation import predictor_of
+from mlx_sd.predictor import predictor_of
 from mlx_sd.request import Request
 from mlx_sd.train.kinds.distill import WEIGHT_DECAY, Distillation
 from mlx_sd.train.learning.consistency import Consistency
@@ -257,6 +257,7 @@ def test_targets_are_of_the_averaged_student(family, kind):
     assert all(mx.array_equal(array, dict(tree_flatten(averages))[name]).item() for name, array in current)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("student", STUDENTS)
 def test_recomputing_changes_no_gradient(student, family, kind):
     gradients = []

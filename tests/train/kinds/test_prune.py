@@ -43,6 +43,7 @@ def pruned(sd: StableDiffusion, **values) -> tuple[Prune, Objective]:
     return build(sd.model, settings, captions, objective, lambda: [micro_batch(objective)]), objective
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sd1", pytest.param("sdxl", marks=pytest.mark.slow)])
 def test_a_smaller_unet_is_written_as_a_checkpoint_and_loaded_strictly(name, family, tmp_path):
     sd = family(name)
@@ -71,6 +72,7 @@ def test_a_smaller_unet_learns(family):
     assert trainer.measure([batch]) < 0.95 * first
 
 
+@pytest.mark.slow
 def test_a_smaller_unet_is_a_function_of_settings_and_pictures(family):
     sd = family("sd2v")
     (first, _), (second, _) = pruned(sd, score_timesteps=1), pruned(sd, score_timesteps=1)

@@ -144,3 +144,22 @@ def test_the_rate_rises_then_follows_its_schedule(name, steps, warmup):
     falling = rates[warmup:]
     assert falling[0] == 2.0 and all(a >= b for a, b in pairwise(falling)) and falling[-1] > 0
     assert (name == "constant") == (len(set(falling)) == 1) or steps == 1
+
+
+@pytest.mark.parametrize("batches", [1, 3])
+def test_a_step_holds_the_gradients_once(batches):
+    layers, x = nn.Sequential(*[nn.Linear(256, 256, bias=False) for _ in range(40)]), mx.random.normal((1, 256))
+
+    def loss(scale: mx.array) -> mx.array:
+        return mx.square(layers(x * scale)).mean()
+
+    learning = Trainer(layers, loss, GroupedOptimizer("adamw", 0.0, BETAS), Rates(0.01, 10))
+    scales = [mx.array(1.0 + i) for i in range(batches)]
+    learning.run(scales)
+    mx.synchronize()
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    before, size = mx.get_active_memory(), sum(array.nbytes for _, array in tree_flatten(layers.parameters()))
+    learning.run(scales)
+    mx.synchronize()
+    assert size <= mx.get_peak_memory() - before <= 2.1 * size  # and those that are on their way through the optimizer

@@ -1,0 +1,1 @@
+"""Tests of the memory that is counted before a training."""
