@@ -30,7 +30,7 @@ import numpy as np
 
 from ..core.errors import InputError
 from ..core.suggestions import closest
-from .policy import Policy
+from .policy import CollectRows, Policy, all_rows
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -193,9 +193,9 @@ class Adaptive(Policy):
         """Tells that the images decide, unless the threshold is infinite, which no change reaches."""
         return isfinite(self.threshold)
 
-    def refreshes(self, reference: mx.array, shallow: mx.array) -> bool:
+    def refreshes(self, reference: mx.array, shallow: mx.array, collect: CollectRows = all_rows) -> bool:
         """Tells whether the relative change reaches the threshold; a change that is not a number does."""
-        return not relative_change(reference, shallow) < self.threshold
+        return not relative_change(reference, shallow, collect) < self.threshold
 
     def arguments(self) -> str:
         """Returns the threshold as text."""
@@ -213,13 +213,20 @@ POLICIES: tuple[type[Policy], ...] = (DeepCache, NonUniform, At, Adaptive)
 _TEXT = re.compile(r"(?P<prefix>[A-Za-z_-]+[:=])?(?P<values>[^:]+?)(?::(?P<branch>\d+))?(?:\+forecast(?P<degree>\d+))?")
 
 
-def relative_change(reference: mx.array, features: mx.array) -> float:
-    """Returns |features - reference| / |reference|, the relative L2 change, computed in float32."""
+def relative_change(reference: mx.array, features: mx.array, collect: CollectRows = all_rows) -> float:
+    """Returns |features - reference| / |reference|, the relative L2 change, from the norms of rows in float32.
+
+    collect: as `Policy.refreshes` takes it. Each row's norms are computed by themselves, so that they are the same
+    wherever the other rows are.
+    """
     import mlx.core as mx  # not above: --help reads `examples` and needs no MLX
 
-    reference = reference.astype(mx.float32)
-    change = mx.linalg.norm(features.astype(mx.float32) - reference) / mx.linalg.norm(reference)
-    return float(np.array(change))
+    norms = [mx.zeros((0, 2))]
+    for then, now in zip(reference.astype(mx.float32), features.astype(mx.float32), strict=True):
+        norms.append(mx.stack([mx.linalg.norm((now - then).reshape(-1)), mx.linalg.norm(then.reshape(-1))])[None])
+    squares = np.square(np.array(collect(mx.concatenate(norms)), np.float64)).sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.sqrt(squares[0]) / np.sqrt(squares[1]))
 
 
 def examples() -> str:

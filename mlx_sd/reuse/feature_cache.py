@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 import mlx.core as mx
 
 from ..networks.unet import Deep
-from .policy import Policy
+from .policy import CollectRows, Policy, all_rows
 
 _REACH = 0.5  # of the distance between the last two full evaluations
 _SAME_LEVEL = 5e-7  # difference of log-SNRs below which two evaluations are at one noise level
@@ -46,8 +46,18 @@ class FeatureCache:
         """Tells whether an evaluation, counted from 0, runs the whole UNet, whatever the images are."""
         return self.policy is None or evaluation in self._full_evaluations
 
-    def evaluate(self, unet: Callable[[Deep, int], tuple[mx.array, mx.array]]) -> mx.array:
-        """Runs `unet(deep, depth) -> (prediction, deep)` for the next evaluation and returns the prediction."""
+    def restart(self) -> None:
+        """Makes the next evaluation full, and drops what was kept: the batch has another size from there on."""
+        self._restarts |= {self.evaluations}
+        self._full_evaluations |= {self.evaluations}
+
+    def evaluate(
+        self, unet: Callable[[Deep, int], tuple[mx.array, mx.array]], collect: CollectRows = all_rows
+    ) -> mx.array:
+        """Runs `unet(deep, depth) -> (prediction, deep)` for the next evaluation and returns the prediction.
+
+        collect: as `Policy.refreshes` takes it.
+        """
         evaluation, self.evaluations = self.evaluations, self.evaluations + 1
         policy = self.policy
         if policy is None:
@@ -61,7 +71,7 @@ class FeatureCache:
         def decide(shallow: mx.array) -> mx.array | None:
             """Returns the deep features to reuse, or None to have them computed."""
             nonlocal reused
-            if required or self._shallow is None or policy.refreshes(self._shallow, shallow):
+            if required or self._shallow is None or policy.refreshes(self._shallow, shallow, collect):
                 self._shallow = shallow
             else:
                 reused = extrapolate(self._past, log_snr)

@@ -7,13 +7,21 @@ computes, so that `--help` can name every policy at once.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from ..core.errors import InputError
 
 if TYPE_CHECKING:
     import mlx.core as mx
+
+# An array (rows, ...) of the rows that this process computes -> of all rows of the batch, in order
+CollectRows = Callable[["mx.array"], "mx.array"]
+
+
+def all_rows(array: mx.array) -> mx.array:
+    """Returns the array: this process computes all rows of its batch."""
+    return array
 
 
 class Policy(ABC):
@@ -69,11 +77,12 @@ class Policy(ABC):
         """Tells whether `refreshes` decides about more full evaluations. Images then pass the UNet one at a time."""
         return False
 
-    def refreshes(self, reference: mx.array, shallow: mx.array) -> bool:
+    def refreshes(self, reference: mx.array, shallow: mx.array, collect: CollectRows = all_rows) -> bool:
         """Tells whether an evaluation that is not in `full_evaluations` is full; used if `decides_per_image`.
 
         reference, shallow: (B, h, w, C) features just above the cut, at the last full evaluation and at this one. They
-        are computed in every evaluation, so that looking at them costs nothing.
+        are computed in every evaluation, so that looking at them costs nothing. collect: makes numbers of these rows,
+        (B, ...), those of all rows, of which other ranks may have some: where a batch is shared out, all decide alike.
         """
         return False
 

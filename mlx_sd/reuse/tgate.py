@@ -16,7 +16,7 @@ from ..core.errors import InputError
 from ..networks.blocks import Attend, apply_attention
 from ..networks.layers import Attention
 from .feature_cache import FeatureCache
-from .policy import Policy
+from .policy import CollectRows, Policy, all_rows
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,11 @@ class AttentionCache:
         """Tells whether the evaluation is past the gate, as `TGate.drops_guidance`."""
         return self._tgate.drops_guidance(evaluation)
 
+    @property
+    def sizes(self) -> list[int]:
+        """Returns the bytes of each layer's output that is kept."""
+        return [output.nbytes for output in self._outputs.values()]
+
     def attend(self, evaluation: int, apply: Attend = apply_attention) -> Attend:
         """Returns what the UNet calls for every attention of its transformers; evaluations come in order.
 
@@ -88,6 +93,10 @@ class AttentionCache:
         tgate, before_gate = self._tgate, evaluation == self._tgate.gate_step - 1
         computes_self = self._deepcache or tgate.computes_self_attention(evaluation)
         keeps_self = not self._deepcache and computes_self and evaluation >= min(tgate.warm_up, tgate.gate_step - 1)
+        if before_gate:
+            self._outputs = {}  # nothing that was kept earlier is read any more
+        if evaluation >= tgate.gate_step - 1 and tgate.fi_interval == 1:
+            keeps_self = False  # it is computed at every evaluation from here on
 
         def attend(layer: Attention, x: mx.array, context: mx.array) -> mx.array:
             """Returns the layer's output for queries from x and keys from context, computed or reused."""
@@ -96,10 +105,18 @@ class AttentionCache:
                 return self._outputs[id(layer)]
             output = apply(layer, x, context)
             if before_gate if cross else keeps_self:
-                self._outputs[id(layer)] = _mean_of_halves(output) if before_gate and self._guided else output
+                self._outputs[id(layer)] = output
             return output
 
         return attend
+
+    def end(self, evaluation: int, collect: CollectRows = all_rows) -> None:
+        """Ends an evaluation: the last one before the gate keeps the mean of both halves of what was attended to.
+
+        collect: makes an array of this process's rows one of all rows, of which other ranks may have some.
+        """
+        if self._guided and evaluation == self._tgate.gate_step - 1:
+            self._outputs = {layer: _mean_of_halves(collect(output)) for layer, output in self._outputs.items()}
 
 
 def caches(

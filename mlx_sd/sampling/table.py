@@ -1,7 +1,7 @@
 """A sampler's table: one row for each evaluation of the network, and the options that solvers take."""
 
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from .steps import Level
@@ -62,8 +62,12 @@ class Table(NamedTuple):
 
     @property
     def steps(self) -> list[int]:
-        """Returns the number of the step that each evaluation is of, counted from 1; Heun's two are of one step."""
-        return list(accumulate((row.ends_step for row in self.rows[:-1]), initial=1)) if self.rows else []
+        """Returns the number of the step that each evaluation is of, counted from 1; Heun's two are of one step.
+
+        A row with a correction begins a step of its own, although the base stays until it is corrected.
+        """
+        begins = (before.ends_step or row.correction is not None for before, row in pairwise(self.rows))
+        return list(accumulate(begins, initial=1)) if self.rows else []
 
     @property
     def log_snr(self) -> list[float]:

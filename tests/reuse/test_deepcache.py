@@ -195,6 +195,7 @@ def test_full_everywhere_is_no_cache_bit_for_bit(family):
         assert mx.array_equal(result.latents, plain) and result.full == result.evaluations, policy
 
 
+@pytest.mark.slow
 def test_policies_that_choose_the_same_evaluations_make_the_same_latents(family):
     sd = family("sd1")
     third = generate(sd, DeepCache(3, 1))

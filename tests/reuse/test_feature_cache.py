@@ -241,6 +241,7 @@ def test_adaptive_images_do_not_depend_on_their_batch(threshold, guidance, famil
         assert mx.array_equal(alone.latents[0], together.latents[i])
 
 
+@pytest.mark.slow
 @slow
 @given(threshold=st.floats(0.02, 1), branch=BRANCH, degree=DEGREE)
 def test_an_adaptive_generation_is_that_of_its_list_of_full_evaluations(threshold, branch, degree, family):
@@ -248,9 +249,9 @@ def test_an_adaptive_generation_is_that_of_its_list_of_full_evaluations(threshol
     sd, full = family("sd1"), []
     evaluate = FeatureCache.evaluate
 
-    def noted(self, unet):
+    def noted(self, unet, collect):
         before = self.full
-        prediction = evaluate(self, unet)
+        prediction = evaluate(self, unet, collect)
         full.append(self.full > before)
         return prediction
 

@@ -391,3 +391,9 @@ def test_midway_past_zero_signal_epsilon_is_well_defined():
     scheduler = _scheduler(rescale_betas_zero_snr=True)
     table = samplers.table(scheduler, "ddim", "trailing", Options(corrector=True), 10, 1)
     assert table.image_scale > 0
+
+
+@pytest.mark.parametrize("corrector", [True, False])
+def test_each_evaluation_of_unipc_is_a_step_of_its_own(corrector):
+    options = samplers.Options(corrector=corrector)
+    assert samplers.table(Scheduler.from_hf(SD), "unipc", "", options, 6).steps == [1, 2, 3, 4, 5, 6]
