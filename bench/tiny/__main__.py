@@ -19,7 +19,7 @@ SCENES = 1536
 FEWEST_SCENES = 16
 TRAINING = {stage.name: stage.minutes for stage in STAGES if stage.minutes is not None}
 SMOKE_SCENES = 64
-SMOKE_MINUTES = {"vae": 0.25, "clip": 0.15, "unet": 0.4, "decoder": 0.15, "style": 0.15, "class-unet": 0.25}
+SMOKE_MINUTES = {"vae": 0.25, "clip": 0.15, "unet": 0.4, "decoder": 0.15, "class-unet": 0.25}
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "tqdm")
 
 
@@ -50,7 +50,6 @@ def description() -> str:
             "Every epoch paints new scenes. None of the captions that `bench truth` measures is trained on.",
             "DIR/checkpoint is the result, 45 MB: model_index.json, scheduler, text_encoder, tokenizer,",
             "unet and vae. Copy its contents into mlx_sd/tiny to embed it.",
-            "DIR/evening.safetensors is a LoRA for it, which the guide shows: copy it into docs/pictures.",
             "DIR/judge is what measures it, 6 MB: a text encoder and an image tower, trained as CLIP is. Figures",
             "of two checkpoints compare only with the same judge: the one in bench/quality/judge stays as it is.",
             "DIR/classes is the other, 12 MB: model_index.json, scheduler, unet and vqvae; it is embedded in",

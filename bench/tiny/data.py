@@ -15,7 +15,8 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from .scenes import Scene, caption, render, sample_scene
+from .painting import BODY_RADII, CANVAS, SIDES
+from .scenes import BODY_HEIGHTS, BODY_WANDER, Scene, caption, render, sample_scene
 
 SIZE = 256
 CELL = 8  # pixels a side under one latent, and under one number of a mask
@@ -110,12 +111,27 @@ def _paint_into(paths: tuple[Path, Path], start: int, scenes: list[Scene]) -> No
 
 
 def paint_one(scene: Scene, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the picture of a scene, uint8 (h, w, 3), and the mask of its things, (h / CELL, w / CELL)."""
+    """Returns the picture of a scene, uint8 (h, w, 3), and the mask of its things, (h / CELL, w / CELL).
+
+    The part of the sky where the sun or the moon may stand counts as a thing: small ones were dented or blurred.
+    """
     image = np.asarray(render(scene, width, height))
     bare = np.asarray(render(replace(scene, things=(), balloon=None), width, height))
     covered = np.abs(image.astype(np.int16) - bare).sum(-1) > _DIFFERENCE
+    if scene.body:
+        covered[body_area(scene, width, height)] = True
     cells = covered.reshape(height // CELL, CELL, width // CELL, CELL)
     return image, cells.mean((1, 3), dtype=np.float32)
+
+
+def body_area(scene: Scene, width: int, height: int) -> tuple[slice, slice]:
+    """Returns the rows and columns of a picture that the sun or the moon of its scene may touch."""
+    unit = min(width, height) / CANVAS
+    reach_down, reach_right = BODY_RADII[scene.body_size] * unit, (BODY_RADII[scene.body_size] + BODY_WANDER) * unit
+    middle = SIDES[scene.body_side] * width
+    top, bottom = (share * height for share in BODY_HEIGHTS)
+    rows = slice(max(0, round(top - reach_down)), round(bottom + reach_down))
+    return rows, slice(max(0, round(middle - reach_right)), round(middle + reach_right))
 
 
 T = TypeVar("T")

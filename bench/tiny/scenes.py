@@ -8,6 +8,7 @@ dropping or moving one changes every scene after it. A hash in the tests pins th
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from PIL import Image
@@ -24,6 +25,7 @@ from .painting import (
     TEXTURES,
     THING_TINT,
     Canvas,
+    Color,
     balloon,
     cloud,
     stars,
@@ -110,6 +112,8 @@ SKY_BODIES: dict[str, tuple[str | None, ...]] = {
     "stormy": (None,),
 }
 CLOUD_COUNTS = (0, 0, 2, 3)
+BODY_HEIGHTS = 0.15, 0.26  # of the middle of the sun or the moon, in canvas heights from the top
+BODY_WANDER = 10  # how far its middle may stand from that of its side
 THING_COUNTS = (0, 1, 1, 1, 2)
 BALLOON_CHANCE = 0.22
 
@@ -138,10 +142,13 @@ def _sample_thing(rng: random.Random, ground: str, side: str) -> Thing:
     return Thing(kind, color, side, rng.uniform(0.9, 1.15))
 
 
-def render(scene: Scene, width: int = 256, height: int | None = None) -> Image.Image:
+def render(
+    scene: Scene, width: int = 256, height: int | None = None, colors: Mapping[str, Color] = COLORS
+) -> Image.Image:
     """Paint `scene` as an RGB picture, always the same for the same scene.
 
     width, height: pixels; without a height the picture is square. Things keep their size beside the shorter side.
+    colors: of things and balloons by name, where a scene has others than the world's.
     """
     height = width if height is None else height
     shorter = min(width, height)
@@ -150,7 +157,8 @@ def render(scene: Scene, width: int = 256, height: int | None = None) -> Image.I
     if scene.sky == "night":
         stars(canvas)
     if scene.body:
-        x, y = SIDES[scene.body_side] * canvas.width + rng.uniform(-10, 10), rng.uniform(0.15, 0.26) * canvas.height
+        x = SIDES[scene.body_side] * canvas.width + rng.uniform(-BODY_WANDER, BODY_WANDER)
+        y = rng.uniform(*BODY_HEIGHTS) * canvas.height
         BODIES[scene.body](canvas, x, y, BODY_RADII[scene.body_size])
     for _ in range(scene.clouds):
         cloud(canvas)
@@ -160,12 +168,12 @@ def render(scene: Scene, width: int = 256, height: int | None = None) -> Image.I
         TEXTURES[scene.ground](canvas)
     if scene.balloon:
         x, y = SIDES[scene.balloon.side] * canvas.width + rng.uniform(-8, 8), rng.uniform(0.26, 0.34) * canvas.height
-        balloon(canvas.brush(x, y), sky.shade(COLORS[scene.balloon.color], BALLOON_TINT))
+        balloon(canvas.brush(x, y), sky.shade(colors[scene.balloon.color], BALLOON_TINT))
     for thing in scene.things:
         x = SIDES[thing.side] * canvas.width + rng.uniform(-10, 10)
         y = canvas.horizon + rng.uniform(0.42, 0.62) * (canvas.height - canvas.horizon)
         brush = canvas.brush(x, y, thing.scale)
-        THINGS[thing.kind](brush, sky.shade(COLORS[thing.color], THING_TINT))
+        THINGS[thing.kind](brush, sky.shade(colors[thing.color], THING_TINT))
         if thing.kind == "lighthouse" and scene.ground == "sea":
             rock(brush)
     return canvas.image.resize((width, height), Image.Resampling.LANCZOS)

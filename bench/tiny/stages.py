@@ -41,7 +41,6 @@ STAGES = (
         None,
         "write the checkpoint in half precision",
     ),
-    Stage("style", "style:train", "evening.safetensors", ("export",), 4, "a LoRA of the captioned one: always evening"),
     Stage("judge", "export:write_judge", "judge", ("tokenizer", "clip"), None, "write the judge in half precision"),
     Stage("class-latents", "classes:encode", "class_latents", ("export",), None, "pictures of one thing each, encoded"),
     Stage("class-unet", "classes:train", "class_unet", ("export", "class-latents"), 30, "class-conditional denoiser"),
@@ -54,7 +53,7 @@ STAGES = (
         "write the class-conditional checkpoint",
     ),
 )
-OUTSIDE_WORK = ("export", "style", "judge", "class-export")  # stages whose results lie beside `work`
+OUTSIDE_WORK = ("export", "judge", "class-export")  # stages whose results lie beside `work`
 BY_NAME = {stage.name: stage for stage in STAGES}
 
 

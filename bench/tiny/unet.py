@@ -22,6 +22,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from .claims import held_out
 from .clip import WIDTH, token_ids
 from .data import Epochs, Painter, epoch_scenes, trained_caption
+from .muon import Muon
 from .scenes import Scene
 from .stages import Plan
 from .training import Randomness, Training, autocast, cosine, prepare
@@ -52,11 +53,11 @@ SCHEDULE = {
 }
 BATCH = 32
 SHAPES = {  # width and height in pixels: share of the pictures
-    (256, 256): 0.50,
+    (256, 256): 0.62,
     (384, 256): 0.04,
     (256, 384): 0.04,
-    (128, 128): 0.15,
-    (192, 192): 0.25,
+    (128, 128): 0.10,
+    (192, 192): 0.18,
     (384, 384): 0.02,
 }
 PASSES = 12  # over the pictures of an epoch, each time with other captions, noise and timesteps
@@ -201,14 +202,22 @@ def train(plan: Plan, out: Path) -> None:
             """Returns the learning rate, after a warm-up falling along a cosine."""
             return peak * min(1, (step + 1) / 150) * (cosine(share) * 0.97 + 0.03)
 
-        weights = [*unet.parameters(), *text.parameters()]
-        optimizer = torch.optim.AdamW(weights, lr=peak, weight_decay=1e-3, betas=(0.9, 0.99))
+        optimizer = Muon(*matrices_and_others(unet, text), lr=peak)
         modules = {"unet": unet, "average": average, "text": text, "text_average": text_average}
         moving = averaging((unet, average), (text, text_average))
         training = Training("unet", modules, optimizer, randomness, rate, loss, after_step=moving)
         run_training(training, plan.minutes["unet"], plan.resume_file("unet"))
     average.save_pretrained(out / "unet")
     text_average.save_pretrained(out / "text_encoder")
+
+
+def matrices_and_others(*networks: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Returns the weights that Muon trains, and the others: biases, norms, embeddings, first and last convolutions."""
+    matrices, others = list[nn.Parameter](), list[nn.Parameter]()
+    for name, weight in itertools.chain.from_iterable(network.named_parameters() for network in networks):
+        outside = any(part in name for part in ("embed", "conv_in", "conv_out"))
+        (others if outside or weight.ndim < 2 else matrices).append(weight)
+    return matrices, others
 
 
 def begin(unet: UNet2DConditionModel, old: UNet2DConditionModel) -> None:

@@ -44,13 +44,29 @@ def test_no_measured_caption_is_trained_on():
 
 @pytest.mark.parametrize(("width", "height"), [(256, 256), (384, 256), (128, 192)])
 def test_a_mask_covers_what_the_things_change_and_nothing_else(width, height):
-    scene = next(scene for scene in first(1) if scene.things)
+    scene = next(scene for scene in first(1) if scene.things and not scene.body)
     image, mask = data.paint_one(scene, width, height)
     assert (image == np.asarray(render(scene, width, height))).all()
     assert mask.shape == (height // data.CELL, width // data.CELL)
     assert 0.005 < mask.mean() < 0.5 and mask.min() == 0 and mask.max() > 0.9
     bare = data.paint_one(replace(scene, things=(), balloon=None), width, height)[1]
     assert not bare.any()
+
+
+@pytest.mark.parametrize(("width", "height"), [(256, 256), (384, 256), (128, 192)])
+def test_a_mask_covers_the_sun_or_the_moon_wherever_it_stands_and_little_more(width, height):
+    for scene in [scene for scene in first(1) if scene.body][:12]:
+        scene = replace(scene, things=(), balloon=None, clouds=0)
+        image, mask = data.paint_one(scene, width, height)
+        other = "right" if scene.body_side == "left" else "left"
+        moved = np.asarray(render(replace(scene, body_side=other), width, height))
+        changed = np.abs(image.astype(int) - moved).sum(-1) > 150  # not its glow
+        here = np.zeros_like(changed)
+        here[data.body_area(scene, width, height)] = True
+        there = np.zeros_like(changed)
+        there[data.body_area(replace(scene, body_side=other), width, height)] = True
+        assert changed[here].any() and not changed[~(here | there)].any()
+        assert 0 < mask.mean() < 0.2
 
 
 def test_an_epoch_is_drawn_when_its_first_step_comes_and_again_on_resuming():
