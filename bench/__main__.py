@@ -1,5 +1,6 @@
 """Measurements of mlx-sd, one command each: python -m bench NAME ..."""
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -9,10 +10,14 @@ from mlx_sd.core.parser import program
 
 
 class Command(NamedTuple):
-    """One measurement: the folder of its module, which has the command's name, and one line about it."""
+    """One measurement: the folder of its module, which has the command's name, and one line about it.
+
+    over_ranks: processes that mlx.launch starts share its pictures. Otherwise the first alone does all of it.
+    """
 
     folder: str
     summary: str
+    over_ranks: bool = False
 
     def module(self, name: str) -> str:
         """Returns the full name of the module that runs the command `name`."""
@@ -21,21 +26,28 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "latency": Command("speed", "seconds of steps and loops with DeepCache and T-GATE, beside diffusers"),
+    "batches": Command("speed", "pictures a minute of several ranks that mlx.launch starts, against one process"),
     "startup": Command("speed", "seconds beside the sampling loop of one picture, of two versions"),
     "predict": Command("speed", "predicted seconds of a step and a loop on an Apple chip"),
-    "truth": Command("quality", "share of captions that come true, by rules on pixels, of the embedded checkpoint"),
-    "quality": Command("quality", "PSNR, SSIM, CLIP score and FID of DeepCache and T-GATE, on any model"),
-    "solvers": Command("quality", "quality against evaluations of the network, for every solver"),
-    "curves": Command("quality", "quality against cost of DeepCache, T-GATE and fewer steps"),
+    "cluster": Command("speed", "simulated batches on 1 to 64 Macs, and pictures that two Macs share; no measurement"),
+    "truth": Command("quality", "share of captions that come true by rules on pixels, embedded checkpoint", True),
+    "quality": Command("quality", "PSNR, SSIM, CLIP score and FID of DeepCache and T-GATE, on any model", True),
+    "solvers": Command("quality", "quality against evaluations of the network, for every solver", True),
+    "curves": Command("quality", "quality against cost of DeepCache, T-GATE and fewer steps", True),
     "policies": Command("quality", "how far each DeepCache policy ends from the uncached run"),
+    "distillation": Command(
+        "distillation", "caching beside pruning and distillation, on the embedded checkpoint", True
+    ),
     "quantization": Command("quality", "loss of quality with --quantize"),
     "bits": Command("quality", "mixed bits of Core ML's palettes against uniform ones, and the time of their search"),
-    "classes": Command("quality", "quality of the embedded class-conditional checkpoint, beside true pictures"),
+    "classes": Command("quality", "quality of the embedded class-conditional checkpoint, beside true pictures", True),
+    "adapters": Command("adapters", "makes the small adapters for the embedded checkpoint, and measures them"),
     "ays": Command("schedules", "optimises a schedule of few steps (Align Your Steps)"),
     "footprint": Command("memory", "memory and time of converting, loading and stepping SD 1.5"),
     "conversion": Command("memory", "time and memory of converting SD 1.5 from a single file"),
     "lowering": Command("memory", "time and memory of lowering UNets to Core ML, beside PyTorch's route"),
     "exports": Command("memory", "time and memory of Core ML and Core AI exports; errors in Apple's runtime"),
+    "training": Command("memory", "memory of a training step, counted and measured; the guide's table"),
     "sizes": Command("memory", "bytes and multiplications of every Core ML package"),
     "report": Command("report", "tables and plots of the results, in the pages that hold them"),
     "figure": Command("report", "plot of what solvers measured"),
@@ -47,6 +59,7 @@ _EXAMPLES = """examples:
   python -m bench latency --model tiny
   python -m bench predict "M2 Pro"
   python -m bench report --check
+  mlx.launch -n 2 -- python -m bench truth
   python -m bench latency --help"""
 
 
@@ -60,6 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         names = ", ".join(COMMANDS)
         print(f"bench: no command {name!r}; the commands are {names} (--help describes them)", file=sys.stderr)
         return 2
+    if not COMMANDS[name].over_ranks and (rank := int(os.environ.get("MLX_RANK", "0"))):
+        if rank == 1:
+            print(f"bench: {name} is not dealt out over ranks; the first process does all of it", file=sys.stderr)
+        return 0
     module = import_module(COMMANDS[name].module("__main__" if name == "tiny" else name))
     code: int = module.main(arguments)
     return code

@@ -18,7 +18,7 @@ from convert.files.diffusers_names import diffusers_name
 from convert.files.safetensors_stream import Entry, write_tensors
 from mlx_sd.checkpoint.embedded import TINY
 from mlx_sd.checkpoint.model import DTYPES
-from mlx_sd.checkpoint.model_folder import TEXT, build, shapes
+from mlx_sd.checkpoint.model_folder import FORMAT, TEXT, VERSION, build, shapes
 
 from . import process
 
@@ -134,6 +134,29 @@ def write(name: str, folder: Path, dtype: str = "float32", seed: int = 0) -> Non
             for parameter, shape in weight_shapes(part, config).items()
         ]
         write_tensors(folder / part / f"{stem}.safetensors", entries, lambda size: None, "pt")
+
+
+def write_outline(name: str, folder: Path) -> None:
+    """Writes the model folder of a model of NAMES whose files hold no weights: its shapes can be counted with."""
+    parts = {**dict(zip(TEXT, TEXTS[name], strict=False)), "unet": UNETS[name], "vae": VAE}
+    folder.mkdir(parents=True)
+    for part in parts:
+        (folder / f"{part}.safetensors").touch()
+        if part in TEXT:
+            shutil.copytree(TINY / "tokenizer", folder / part.replace("text_encoder", "tokenizer"))
+    pipeline = "StableDiffusionXLPipeline" if name == "sdxl" else "StableDiffusionPipeline"
+    about = {
+        "format": FORMAT,
+        "version": VERSION,
+        "source": {"model": name, "sha256": {}},
+        "quantization": None,
+        "loras": [],
+        "pipeline": {"_class_name": pipeline},
+        "networks": parts,
+        "scheduler": _SCHEDULER,
+        "files": {},
+    }
+    (folder / "model.json").write_text(json.dumps(about))
 
 
 @contextmanager

@@ -11,10 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from coreml.lowering.graph import Graph, record
+from coreml.lowering.graph import record
 from coreml.plan import Item, Options, defaults, plan
 from mlx_sd.checkpoint.model_folder import TEXT, build
 from mlx_sd.core import command
+from mlx_sd.networks.graph import Graph
 
 from .. import arguments, markdown, results
 from ..machine import describe

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from mlx_sd.core.files import atomic_file
 from mlx_sd.core.parser import Parser
+from mlx_sd.ranks.exchange import Ranks
+
+from .. import dealing
 
 BLOCK = 16
 
@@ -44,14 +47,33 @@ def parts(seeds: range) -> Iterator[range]:
     return (seeds[i : i + BLOCK] for i in range(0, len(seeds), BLOCK))
 
 
+def make(ranks: Ranks, jobs: Mapping[Path, Callable[[], Mapping[str, Any]]]) -> Iterator[int]:
+    """Computes and writes the blocks whose files do not exist, and yields the number of blocks that each step adds.
+
+    jobs: what computes the block of a file. ranks: share the work; the files are those of rank 0.
+    """
+    paths = list(jobs)
+    missing = dealing.agree(ranks, [i for i, path in enumerate(paths) if not path.exists()])
+    yield len(paths) - len(missing)
+    for i, arrays in zip(missing, dealing.deal(ranks, missing, lambda i: jobs[paths[i]]()), strict=True):
+        if ranks.rank == 0:
+            _write(paths[i], arrays)
+        yield 1
+
+
 def load(path: Path, compute: Callable[[], Mapping[str, Any]]) -> Arrays:
     """Reads the arrays of a file; computes and writes them first if it does not exist."""
     if not path.exists():
-        arrays: dict[str, Any] = {name: np.array(array) for name, array in compute().items()}
-        with atomic_file(path) as f:
-            np.savez(f, **arrays)
+        _write(path, compute())
     with np.load(path) as stored:
         return dict(stored)
+
+
+def _write(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Writes the arrays of a block, all or nothing."""
+    content: dict[str, Any] = {name: np.array(array) for name, array in arrays.items()}
+    with atomic_file(path) as f:
+        np.savez(f, **content)
 
 
 def concatenate(blocks: list[Arrays]) -> Arrays:

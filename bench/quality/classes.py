@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_sd import StableDiffusion
-from mlx_sd.core import command
+from mlx_sd.ranks.exchange import Ranks
+from mlx_sd.request import Request
 
-from .. import arguments, results
-from ..machine import describe
+from .. import arguments, dealing, results
 from ..tiny.scenes import LABELS, label, render, sample_scene
 from . import scores
 from .landscapes import TinyClip
@@ -32,27 +32,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--count", type=int, default=50, help="pictures of each class, default 50")
     arguments.add_json(p)
     options = p.parse_args(argv)
-    return command.run("bench classes", lambda: _classes(options))
+    return dealing.run("classes", lambda ranks: _classes(options, ranks))
 
 
-def _classes(options: argparse.Namespace) -> None:
+def _classes(options: argparse.Namespace, ranks: Ranks) -> None:
     sd, count = StableDiffusion.load(options.model, "float32"), options.count
+    guidances = options.guidance or [1.0, 3.0]
+    dealing.check_same(ranks, sd, (count, guidances))
+    pictures = {guidance: pictures_of(sd, guidance, count, ranks) for guidance in guidances}
+    machine = dealing.machine(ranks)
+    if ranks.rank:
+        return
     clip = TinyClip()
     reference = {name: clip.images(true_pictures(index, _REFERENCE, 0)) for index, name in enumerate(LABELS)}
     comparison = ClassComparison(reference)
     held_out = {name: clip.images(true_pictures(index, count, _REFERENCE)) for index, name in enumerate(LABELS)}
     runs = [{"made": "true", **comparison.measure(held_out)}]
-    for guidance in options.guidance or [1.0, 3.0]:
-        features = {}
-        for name in LABELS:
-            images = sd.generate(
-                classes=name, steps=_STEPS, guidance=guidance, count=count, batch=_BATCH, seed=0
-            ).images
-            pixels = np.stack([np.asarray(image, np.float32) for image in images])
-            features[name] = clip.images(mx.array(pixels / 127.5 - 1))
+    for guidance, of_class in pictures.items():
+        features = {name: clip.images(mx.array(pixels / 127.5 - 1)) for name, pixels in of_class.items()}
         runs.append({"made": f"guidance {guidance:g}", **comparison.measure(features)})
     model = {"model": options.model, "hash": sd.model.hash, "steps": _STEPS, "count": count, "reference": _REFERENCE}
-    results.report(model | {"runs": runs, "machine": describe()}, options.json)
+    results.report(model | {"runs": runs} | machine, options.json)
+
+
+def pictures_of(
+    sd: StableDiffusion, guidance: float, count: int, ranks: Ranks | None = None
+) -> dict[str, NDArray[np.float32]]:
+    """Makes pictures (count, H, W, 3) of each class with the seeds from 0; pixels are from 0 to 255."""
+    request = Request(steps=_STEPS, guidance=guidance)
+    requests = [request.with_values(class_label=name, seed=seed) for name in LABELS for seed in range(count)]
+    batches = dealing.make(ranks or Ranks(), sd, requests, _BATCH)
+    pixels = np.concatenate([batch.pixels for batch in batches]).astype(np.float32)
+    return dict(zip(LABELS, np.split(pixels, len(LABELS)), strict=True))
 
 
 def true_pictures(index: int, count: int, skip: int) -> mx.array:

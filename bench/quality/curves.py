@@ -11,8 +11,8 @@ Finished blocks are stored in --work and not computed again; runs may share it.
 import argparse
 import hashlib
 import sys
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,13 +21,12 @@ import numpy as np
 from tqdm import tqdm
 
 from mlx_sd.completion import table_of
-from mlx_sd.core import command
-from mlx_sd.networks.counting import counting
+from mlx_sd.cost import passes_of
+from mlx_sd.ranks.exchange import Ranks
 from mlx_sd.request import Request
 from mlx_sd.sampling import loop
 
-from .. import arguments, results
-from ..machine import describe
+from .. import arguments, dealing, results
 from ..speed.loops import Loop
 from . import blocks, fidelity, landscapes, solvers
 
@@ -84,16 +83,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_json(p)
     options = p.parse_args(argv)
     blocks.check_images(p, options.images)
-    return command.run("bench curves", lambda: _curves(options))
+    return dealing.run("curves", lambda ranks: _curves(options, ranks))
 
 
-def _curves(options: argparse.Namespace) -> None:
-    options.work.mkdir(parents=True, exist_ok=True)
+def _curves(options: argparse.Namespace, ranks: Ranks) -> None:
+    if ranks.rank == 0:
+        options.work.mkdir(parents=True, exist_ok=True)
     comparison, compared = ReuseComparison(options.work), configurations()
-    jobs = [(block, configuration) for block in range(options.images // blocks.BLOCK) for configuration in compared]
-    for block, configuration in tqdm([] if options.so_far else jobs, unit="block", disable=not sys.stderr.isatty()):
-        comparison.block(configuration, block)
-    results.report(comparison.results(compared, options.images) | {"machine": describe()}, options.json)
+    dealing.check_same(ranks, comparison.sd, (compared, options.images))
+    count = range(options.images // blocks.BLOCK)
+    jobs = dict(comparison.job(configuration, block) for block in count for configuration in compared)
+    with tqdm(total=len(jobs), unit="block", disable=not sys.stderr.isatty()) as bar:
+        for number in [] if options.so_far else blocks.make(ranks, jobs):
+            bar.update(number)
+    machine = dealing.machine(ranks)
+    if ranks.rank == 0:
+        results.report(comparison.results(compared, options.images) | machine, options.json)
 
 
 class ReuseComparison:
@@ -117,7 +122,11 @@ class ReuseComparison:
 
     def block(self, configuration: Configuration, block: int) -> blocks.Arrays:
         """Returns the final latents (16, h, w, C), the pictures (16, H, W, 3) and their features of one block."""
-        return blocks.load(self._path(configuration, block), lambda: self._compute(configuration, block))
+        return blocks.load(*self.job(configuration, block))
+
+    def job(self, configuration: Configuration, block: int) -> tuple[Path, Callable[[], Mapping[str, Any]]]:
+        """Returns the file of one block, and what computes its arrays."""
+        return self._path(configuration, block), partial(self._compute, configuration, block)
 
     def _compute(self, configuration: Configuration, block: int) -> Mapping[str, Any]:
         settings, side = self.settings(configuration), self.sd.unet.config.sample_size
@@ -132,14 +141,8 @@ class ReuseComparison:
 
     def cost(self, configuration: Configuration) -> float:
         """Counts the multiplications of the whole loop, in those of one forward of the whole guided UNet."""
-        settings, side = self.settings(configuration), self.sd.unet.config.sample_size
-        predict = self.sd.predictor([settings])
-        with counting(self.sd.unet) as operations:
-            totals = []  # multiplications up to each evaluation
-            for row in table_of(self.sd.model, settings).rows:
-                predict(mx.zeros((1, side, side, 4)), row.timestep)
-                totals.append(sum(o.macs for o in operations))
-        return totals[-1] / totals[0]
+        (counted,) = passes_of(self.sd.model, self.settings(configuration))
+        return sum(counted.macs) / counted.macs[0]
 
     def results(self, compared: Sequence[Configuration], images: int) -> dict[str, Any]:
         """Returns the results of all configurations whose blocks, and those of their full loops, are finished."""

@@ -17,8 +17,10 @@ from PIL import Image
 from mlx_sd import StableDiffusion, metadata
 from mlx_sd.core.files import atomic_file
 from mlx_sd.core.version import VERSION
+from mlx_sd.ranks.exchange import Ranks
 from mlx_sd.request import Request
 
+from .. import dealing
 from ..speed.loops import Loop
 
 
@@ -33,8 +35,13 @@ class Gallery:
         work: Path,
         batch: int = 1,
         request: Request | None = None,
+        ranks: Ranks | None = None,
     ):
-        """Completes the request that all pictures share but for prompt, seed and reuse; InputError where that fails."""
+        """Completes the request that all pictures share but for prompt, seed and reuse; InputError where that fails.
+
+        ranks: share the work; the folder is that of rank 0.
+        """
+        self._ranks = ranks or Ranks()
         self.sd, self.prompts, self.seeds, self.batch = sd, list(prompts), seeds, batch
         self._request = request = (request or Request()).with_values(seed=0)
         self.settings = sd.complete(request.with_values(prompt=""))
@@ -60,27 +67,27 @@ class Gallery:
 
     def make(self, loop: Loop) -> Iterator[int]:
         """Makes the missing pictures of a loop, and yields the number of pictures that each step adds."""
-        for seed in self.seeds:
-            missing = [prompt for prompt in self.prompts if not self._path(loop, prompt, seed).exists()]
-            yield len(self.prompts) - len(missing)
-            if missing:
-                yield from self._make(loop, missing, seed)
+        subjects = [(seed, prompt) for seed in self.seeds for prompt in self.prompts]
+        missing = dealing.agree(self._ranks, [s for s in subjects if not self._path(loop, s[1], s[0]).exists()])
+        yield len(self) - len(missing)
+        request = self._request.with_values(**loop._asdict())
+        requests = [request.with_values(prompt=prompt, seed=seed) for seed, prompt in missing]
+        for batch in dealing.make(self._ranks, self.sd, requests, self.batch):
+            if self._ranks.rank == 0:
+                self._store(loop, [missing[i] for i in batch.indices], batch)
+            yield len(batch.indices)
 
-    def _make(self, loop: Loop, prompts: list[str], seed: int) -> Iterator[int]:
-        request = self._request.with_values(seed=seed, **loop._asdict())
-        for result in self.sd.stream([request.with_values(prompt=text) for text in prompts], batch=self.batch):
-            # The pictures of a batch share its time; each evaluation was one of all of them.
-            cost = {"seconds": sum(result.seconds) / len(result.images), "evaluations": result.evaluations}
-            for image, latents, prompt in zip(result.images, np.array(result.latents), result.prompts, strict=True):
-                values = {"prompt": prompt, "seed": seed, **self.shared_settings, "loop": str(loop)}
-                values |= {"model": self.sd.model.name, "model_hash": self.sd.model.hash, "mlx_sd": VERSION}
-                path = self._path(loop, prompt, seed)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with atomic_file(path.with_suffix(".npy")) as f:
-                    np.save(f, latents)
-                # The PNG last: a picture counts as made when it exists.
-                metadata.save(image, path, values | {"full_evaluations": result.full, **cost})
-            yield len(result.images)
+    def _store(self, loop: Loop, subjects: Sequence[tuple[int, str]], batch: dealing.Batch) -> None:
+        """Writes the pictures of a batch, and their latents."""
+        for (seed, prompt), pixels, latents in zip(subjects, batch.pixels, batch.latents, strict=True):
+            values = {"prompt": prompt, "seed": seed, **self.shared_settings, "loop": str(loop)}
+            values |= {"model": self.sd.model.name, "model_hash": self.sd.model.hash, "mlx_sd": VERSION}
+            path = self._path(loop, prompt, seed)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_file(path.with_suffix(".npy")) as f:
+                np.save(f, latents)
+            # The PNG last: a picture counts as made when it exists.
+            metadata.save(Image.fromarray(pixels), path, values | batch.cost)
 
     def latents(self, loop: Loop) -> NDArray[np.float32]:
         """Reads the final latents (N, h, w, C)."""

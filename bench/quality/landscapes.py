@@ -19,6 +19,7 @@ from mlx_sd.networks.configs import TextConfig
 from mlx_sd.prompts.tokenizer import Tokenizer
 
 from ..tiny.scenes import Scene, caption, render, sample_scene
+from . import blocks
 from .scores import Features
 
 JUDGE = Path(__file__).parent / "judge"
@@ -96,6 +97,11 @@ def paintings(seeds: Iterable[int], side: int = _SIDE) -> mx.array:
     """Paints true pictures (N, side, side, 3) in [-1, 1]; seeds below ten million were never trained on."""
     painted = [np.asarray(render(scene, side), np.float32) for scene, _ in map(_scene, seeds)]
     return mx.array(np.stack(painted)) / 127.5 - 1
+
+
+def true_features(clip: TinyClip, seeds: range, side: int) -> Features:
+    """Returns the features of true pictures, side pixels a side, which are painted a block at a time."""
+    return np.concatenate([clip.images(paintings(part, side)) for part in blocks.parts(seeds)])
 
 
 def _scene(seed: int) -> tuple[Scene, str]:

@@ -19,12 +19,12 @@ from tqdm import tqdm
 
 from mlx_sd import StableDiffusion
 from mlx_sd.checkpoint.model import DTYPES
-from mlx_sd.core import command
 from mlx_sd.core.errors import InputError
+from mlx_sd.ranks.exchange import Ranks
 from mlx_sd.request import Request
 
-from .. import arguments, prompts, results
-from ..machine import describe, use
+from .. import arguments, dealing, prompts, results
+from ..machine import use
 from ..speed.loops import Loop
 from . import fidelity, scores
 from .extractors import Clip, Extractor, FeatureCache, Inception
@@ -35,6 +35,7 @@ _EXAMPLES = """examples:
   python -m bench quality --prompts prompts.txt --loop 3 --loop 5/tgate:10 --json quality.json
   python -m bench quality --model stable-diffusion-v1-5/stable-diffusion-v1-5 --prompts coco.txt --device gpu \\
     --steps 50 --loop 3 --loop 5 --clip openai/clip-vit-large-patch14 --inception --reference coco/val2017
+  mlx.launch -n 4 -- python -m bench quality --prompts prompts.txt --count 20 --steps 4
 """
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -61,29 +62,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--work", type=Path, default=Path("quality-work"), metavar="DIR", help="pictures made so far")
     arguments.add_json(p)
     options = p.parse_args(argv)
-    return command.run("bench quality", lambda: _quality(options))
+    return dealing.run("quality", lambda ranks: _quality(options, ranks))
 
 
-def _quality(options: argparse.Namespace) -> None:
+def _quality(options: argparse.Namespace, ranks: Ranks) -> None:
     use(options.device)
-    texts, reference = _prompts(options.prompts), _reference(options)
+    texts, reference = _prompts(options.prompts), _reference(options) if ranks.rank == 0 else []
     loops = list(dict.fromkeys([Loop(), *map(Loop.parse, options.loop)]))
     _check(options, len(texts) * options.count)
-    inception, clip = Inception() if options.inception else None, Clip(options.clip) if options.clip else None
+    judges = ranks.rank == 0
+    inception = Inception() if options.inception and judges else None
+    clip = Clip(options.clip) if options.clip and judges else None
     sd = StableDiffusion.load(options.model, options.dtype)
     settings = {name: getattr(options, name) for name in ("steps", "guidance", "sampler", "width", "height")}
     seeds = range(options.seed, options.seed + options.count)
-    gallery = Gallery(sd, texts, seeds, options.work, options.batch, Request(**settings))
+    gallery = Gallery(sd, texts, seeds, options.work, options.batch, Request(**settings), ranks)
+    dealing.check_same(ranks, sd, (texts, seeds, options.batch, gallery.settings, sd.model.dtype, loops))
     for loop in loops:
         gallery.check(loop)
     with tqdm(total=len(loops) * len(gallery), unit="picture", disable=not sys.stderr.isatty()) as bar:
         for loop in loops:
             for count in gallery.make(loop):
                 bar.update(count)
+    machine = dealing.machine(ranks)
+    if not judges:
+        return
     tiny_clip = TinyClip() if options.model == "tiny" else None
     cache = FeatureCache(options.work / "features")
     comparison = Comparison(gallery, cache, inception or tiny_clip, clip or tiny_clip, reference)
-    results.report(comparison.measure(loops) | {"machine": describe()}, options.json)
+    results.report(comparison.measure(loops) | machine, options.json)
 
 
 def _prompts(path: Path) -> list[str]:

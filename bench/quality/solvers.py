@@ -13,8 +13,8 @@ import argparse
 import hashlib
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
-from functools import cache, cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, cached_property, partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,13 +24,12 @@ import numpy as np
 from tqdm import tqdm
 
 from mlx_sd import StableDiffusion
-from mlx_sd.core import command
+from mlx_sd.ranks.exchange import Ranks
 from mlx_sd.request import Request
 from mlx_sd.sampling import loop, samplers
 from mlx_sd.sampling.table import Table
 
-from .. import arguments, results
-from ..machine import describe
+from .. import arguments, dealing, results
 from . import blocks, fidelity, landscapes, scores
 
 _EXAMPLES = """examples:
@@ -68,21 +67,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_json(p)
     options = p.parse_args(argv)
     blocks.check_images(p, options.images)
-    return command.run("bench solvers", lambda: _solvers(options))
+    return dealing.run("solvers", lambda ranks: _solvers(options, ranks))
 
 
-def _solvers(options: argparse.Namespace) -> None:
-    options.work.mkdir(parents=True, exist_ok=True)
+def _solvers(options: argparse.Namespace, ranks: Ranks) -> None:
+    if ranks.rank == 0:
+        options.work.mkdir(parents=True, exist_ok=True)
     guidances = options.guidance or GUIDANCES
     comparison = SolverComparison(options.work)
-    jobs = [(block, guidance) for block in range(options.images // blocks.BLOCK) for guidance in guidances]
-    points = comparison.points()
-    with tqdm(total=len(jobs) * len(points), unit="point", disable=not sys.stderr.isatty()) as bar:
-        for block, guidance in [] if options.so_far else jobs:
-            for point in points:
-                comparison.block(point, guidance, block)
-                bar.update()
-    values = comparison.results(points, guidances, options.images) | {"machine": describe()}
+    points, count = comparison.points(), range(options.images // blocks.BLOCK)
+    dealing.check_same(ranks, comparison.sd, (points, guidances, count))
+    jobs = dict(comparison.job(point, guidance, block) for block in count for guidance in guidances for point in points)
+    with tqdm(total=len(jobs), unit="point", disable=not sys.stderr.isatty()) as bar:
+        for number in [] if options.so_far else blocks.make(ranks, jobs):
+            bar.update(number)
+    machine = dealing.machine(ranks)
+    if ranks.rank:
+        return
+    values = comparison.results(points, guidances, options.images) | machine
     if options.json:
         results.write(options.json, values)
     else:
@@ -117,7 +119,11 @@ class SolverComparison:
 
     def block(self, point: Point, guidance: float, block: int) -> blocks.Arrays:
         """Returns the final latents (16, h, w, C) and the features of the pictures of one block."""
-        return blocks.load(self._path(point, guidance, block), lambda: self._compute(point.table, guidance, block))
+        return blocks.load(*self.job(point, guidance, block))
+
+    def job(self, point: Point, guidance: float, block: int) -> tuple[Path, Callable[[], Mapping[str, Any]]]:
+        """Returns the file of one block, and what computes its arrays."""
+        return self._path(point, guidance, block), partial(self._compute, point.table, guidance, block)
 
     def _compute(self, table: Table, guidance: float, block: int) -> Mapping[str, Any]:
         latents = self._latents(table, guidance, block)
@@ -208,11 +214,10 @@ class SolverComparison:
     def _true(self, seeds: range) -> scores.Features:
         """Features of true pictures."""
         path = self.work / f"true-{seeds.start}-{seeds.stop}.npz"
-        features: scores.Features = blocks.load(path, lambda: {"features": self._paint(seeds)})["features"]
+        features: scores.Features = blocks.load(
+            path, lambda: {"features": landscapes.true_features(self.clip, seeds, self.side)}
+        )["features"]
         return features
-
-    def _paint(self, seeds: range) -> scores.Features:
-        return np.concatenate([self.clip.images(landscapes.paintings(part, self.side)) for part in blocks.parts(seeds)])
 
     def _through_autoencoder(self, images: int) -> scores.Features:
         """Features of true pictures after encoding and decoding: what no sampler can exceed."""

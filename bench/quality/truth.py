@@ -15,12 +15,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from mlx_sd import StableDiffusion
-from mlx_sd.core import command
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import atomic_file, check_writable
+from mlx_sd.ranks.exchange import Ranks
 from mlx_sd.request import MODEL, Request
 
-from .. import arguments, results
+from .. import arguments, dealing, results
 from ..machine import describe
 from ..tiny.claims import COUNT, Claim, claims, swapped
 from .truth_judge import Verdict, judge, shares
@@ -28,8 +28,10 @@ from .truth_judge import Verdict, judge, shares
 _EXAMPLES = """examples:
   python -m bench truth --json truth.json --sheet false.png
   python -m bench truth --captions 100 --deepcache 3
-  python -m bench truth --rules"""
-_SETTINGS = ("steps", "guidance", "sampler", "schedule", "deepcache", "tgate", "speed", "width", "height", "quantize")
+  python -m bench truth --rules
+  mlx.launch -n 4 -- python -m bench truth --steps 10 --json truth.json"""
+_NUMBERS = {"steps": int, "width": int, "height": int, "guidance": float, "adaptive_guidance": float}
+_TEXTS = ("sampler", "schedule", "deepcache", "tgate", "guidance_interval", "speed", "quantize")
 _CELL, _COLUMNS = 128, 8  # of the contact sheet
 
 
@@ -42,52 +44,57 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--batch", type=int, default=8, help="pictures computed together, default 8")
     p.add_argument("--rules", action="store_true", help="judge true pictures, and true pictures of changed captions")
     p.add_argument("--sheet", type=Path, metavar="PNG", help="write a contact sheet of the pictures that are not true")
-    for name in ("steps", "width", "height"):
-        p.add_argument(f"--{name}", type=int, help="as of python -m mlx_sd.generate")
-    p.add_argument("--guidance", type=float, help="as of python -m mlx_sd.generate")
-    for name in ("sampler", "schedule", "deepcache", "tgate", "speed", "quantize"):
-        p.add_argument(f"--{name}", help="as of python -m mlx_sd.generate")
+    for name, kind in {**_NUMBERS, **dict.fromkeys(_TEXTS, str)}.items():
+        p.add_argument(f"--{name.replace('_', '-')}", type=kind, help="as of python -m mlx_sd.generate")
     arguments.add_json(p)
     options = p.parse_args(argv)
-    return command.run("bench truth", lambda: _truth(options))
+    return dealing.run("truth", lambda ranks: _truth(options, ranks))
 
 
-def _truth(options: argparse.Namespace) -> None:
+def _truth(options: argparse.Namespace, ranks: Ranks) -> None:
     if not 1 <= options.captions <= COUNT or options.batch < 1:
         raise InputError(f"--captions must be from 1 to {COUNT}, and --batch at least 1")
-    if options.sheet:
+    if options.sheet and ranks.rank == 0:
         check_writable(options.sheet.parent, "--sheet", must_exist=True)
     selection = claims()[: options.captions]
     if options.rules:
-        results.report(
-            rules_measured(selection, options.width or 256, options.height or options.width or 256)
-            | {"machine": describe()},
-            options.json,
-        )
+        if ranks.rank == 0:
+            measured = rules_measured(selection, options.width or 256, options.height or options.width or 256)
+            results.report(measured | {"machine": describe()}, options.json)
         return
-    settings = {name: value for name in _SETTINGS if (value := getattr(options, name)) is not None}
+    settings = {name: value for name in (*_NUMBERS, *_TEXTS) if (value := getattr(options, name)) is not None}
     sd = StableDiffusion.load(options.model, "float32", quantize=settings.pop("quantize", None))
-    pictures = pictures_of(sd, selection, options.seed, options.batch, settings)
+    dealing.check_same(ranks, sd, (options.captions, options.seed, options.batch, settings))
+    pictures, machine = pictures_of(sd, selection, options.seed, options.batch, settings, ranks), dealing.machine(ranks)
+    if ranks.rank:
+        return
     verdicts = [judge(picture, claim) for picture, claim in zip(pictures, selection, strict=True)]
     if options.sheet:
         with atomic_file(options.sheet) as file:
             _sheet(pictures, verdicts).save(file, "PNG")
-    measured: dict[str, Any] = {"model": options.model, "hash": sd.model.hash, "captions": len(selection)}
+    measured = {"model": options.model, "hash": sd.model.hash, "captions": len(selection)}
     measured |= {"seed": options.seed, "settings": settings, "size": list(pictures[0].size)}
     measured |= {"shares": shares(zip(selection, verdicts, strict=True)), "true": [int(v.true) for v in verdicts]}
     measured["false"] = [claim.caption for claim, v in zip(selection, verdicts, strict=True) if not v.true]
-    results.report(measured | {"machine": describe()}, options.json)
+    results.report(measured | machine, options.json)
 
 
 def pictures_of(
-    sd: StableDiffusion, selection: Sequence[Claim], seed: int, batch: int, settings: dict[str, Any]
+    sd: StableDiffusion,
+    selection: Sequence[Claim],
+    seed: int,
+    batch: int,
+    settings: dict[str, Any],
+    ranks: Ranks | None = None,
 ) -> list[Image.Image]:
     """Makes a picture of each caption; the picture of caption i has seed `seed` + i, whatever the batch."""
     requests = [Request(prompt=claim.caption, seed=seed + i, **settings) for i, claim in enumerate(selection)]
-    batches = tqdm(
-        sd.stream(requests, batch=batch), "truth", -(-len(requests) // batch), disable=not sys.stderr.isatty()
-    )
-    return [picture for result in batches for picture in result.images]
+    pictures: list[Image.Image] = []
+    with tqdm(desc="truth", total=len(requests), unit="picture", disable=not sys.stderr.isatty()) as bar:
+        for together in dealing.make(ranks or Ranks(), sd, requests, batch):
+            pictures += map(Image.fromarray, together.pixels)
+            bar.update(len(together.indices))
+    return pictures
 
 
 def rules_measured(selection: Sequence[Claim], width: int, height: int) -> dict[str, Any]:

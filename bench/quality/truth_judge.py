@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from PIL import Image
 
 from ..tiny.claims import Claim, ThingClaim
-from ..tiny.painting import SIDES
+from ..tiny.painting import COLORS, SIDES, Color
 from . import truth_rules as rules
 
 
@@ -28,8 +28,11 @@ class Verdict:
         return self.sky and self.ground and all(self.things) and self.body is not False
 
 
-def judge(picture: Image.Image, claim: Claim) -> Verdict:
-    """Judges a picture of any size against a claim. Things are judged in the light of the picture's own sky."""
+def judge(picture: Image.Image, claim: Claim, palette: Mapping[str, Color] = COLORS) -> Verdict:
+    """Judges a picture of any size against a claim. Things are judged in the light of the picture's own sky.
+
+    palette: the colours that things may have, by name; results are measured with the world's.
+    """
     pixels = rules.pixels_of(picture)
     sky = rules.sky_of(pixels)
     light = sky or claim.sky
@@ -41,14 +44,14 @@ def judge(picture: Image.Image, claim: Claim) -> Verdict:
     return Verdict(
         sky=sky == claim.sky,
         ground=rules.ground_of(pixels, light) == claim.ground,
-        things=tuple(_shows(pixels, light, thing) for thing in claim.things),
+        things=tuple(_shows(pixels, light, thing, palette) for thing in claim.things),
         body=body,
     )
 
 
-def _shows(pixels: rules.Pixels, sky: str, thing: ThingClaim) -> bool:
+def _shows(pixels: rules.Pixels, sky: str, thing: ThingClaim, palette: Mapping[str, Color]) -> bool:
     at = rules.balloon_at if thing.kind == "balloon" else rules.thing_at
-    matches = (at(pixels, sky, side) for side in ([thing.side] if thing.side else SIDES))
+    matches = (at(pixels, sky, side, palette) for side in ([thing.side] if thing.side else SIDES))
     return any(m.sure and m.kind == thing.kind and thing.color in (None, m.color) for m in matches)
 
 

@@ -44,6 +44,7 @@ _SKY_ROWS, _GROUND_ROWS = slice(2, 40), slice(116, 127)
 _BACKGROUND = 70.0  # mean distance in RGB of a sky or a ground from the nearest that the world knows, at most
 
 Pixels = NDArray[np.float32]
+Palette = tuple[tuple[str, Color], ...]  # colours by name, in a form that caches take
 
 
 @dataclass(frozen=True)
@@ -103,14 +104,17 @@ def ground_of(pixels: Pixels, sky: str) -> str | None:
     return _nearest(rows, {name: np.broadcast_to(color, rows.shape) for name, color in shaded.items()})
 
 
-def thing_at(pixels: Pixels, sky: str, side: str) -> Match:
-    """Returns the thing on the ground that explains a side of the picture best."""
-    return _best(pixels, _things(sky), _window(pixels, side, _THING_ROWS))
+def thing_at(pixels: Pixels, sky: str, side: str, palette: Mapping[str, Color] = COLORS) -> Match:
+    """Returns the thing on the ground that explains a side of the picture best.
+
+    palette: the colours that it may have, by name; those of the world are what results are measured with.
+    """
+    return _best(pixels, _things(sky, tuple(palette.items())), _window(pixels, side, _THING_ROWS))
 
 
-def balloon_at(pixels: Pixels, sky: str, side: str) -> Match:
-    """Returns the balloon that explains a side of the sky best; no other thing is drawn there."""
-    return _best(pixels, _balloons(sky), _window(pixels, side, _BALLOON_ROWS))
+def balloon_at(pixels: Pixels, sky: str, side: str, palette: Mapping[str, Color] = COLORS) -> Match:
+    """Returns the balloon that explains a side of the sky best; no other thing is drawn there. palette: as there."""
+    return _best(pixels, _balloons(sky, tuple(palette.items())), _window(pixels, side, _BALLOON_ROWS))
 
 
 def body_at(pixels: Pixels, sky: str, side: str) -> Match:
@@ -204,14 +208,14 @@ def _match(pixels: Pixels, template: Template, color: str | None, place: tuple[i
     return Match(template.kind, color, explained, share, float(from_template.mean()))
 
 
-def _colors(sky: str, tint: float) -> dict[str | None, NDArray[np.float32]]:
-    """Returns the world's colours in the light of a sky, of which a share `tint` reaches the thing."""
-    return {name: np.array(SKIES[sky].shade(color, tint), np.float32) for name, color in COLORS.items()}
+def _colors(sky: str, tint: float, palette: Palette) -> dict[str | None, NDArray[np.float32]]:
+    """Returns colours in the light of a sky, of which a share `tint` reaches the thing."""
+    return {name: np.array(SKIES[sky].shade(color, tint), np.float32) for name, color in palette}
 
 
 @cache
-def _things(sky: str) -> tuple[Template, ...]:
-    colors = _colors(sky, THING_TINT)
+def _things(sky: str, palette: Palette) -> tuple[Template, ...]:
+    colors = _colors(sky, THING_TINT, palette)
     plain: dict[str | None, NDArray[np.float32]] = {None: np.zeros(3, np.float32)}
     return tuple(
         _template(kind, plain if kind in COLOURLESS else colors, sky, scale, draw)
@@ -221,8 +225,8 @@ def _things(sky: str) -> tuple[Template, ...]:
 
 
 @cache
-def _balloons(sky: str) -> tuple[Template, ...]:
-    return (_template("balloon", _colors(sky, BALLOON_TINT), sky, 1.0, balloon),)
+def _balloons(sky: str, palette: Palette) -> tuple[Template, ...]:
+    return (_template("balloon", _colors(sky, BALLOON_TINT, palette), sky, 1.0, balloon),)
 
 
 @cache

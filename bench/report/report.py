@@ -17,7 +17,9 @@ from mlx_sd.core.errors import Failure, InputError
 from mlx_sd.core.files import atomic_file
 
 from .. import arguments, results
-from . import exports, plots, reuse, speed
+from ..memory import training
+from ..speed.loops import MODELS
+from . import cluster, exports, mine, plots, reuse, speed
 
 ROOT = Path(__file__).parents[2]
 SECTIONS: dict[str, Callable[[Path], str]] = {
@@ -31,12 +33,19 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
     "profile": speed.profile,
     "prediction": speed.prediction,
     "published": speed.published,
+    "received": mine.section,
+    "cluster": cluster.section,
     "exports": exports.exports,
     "asset-errors": exports.assets,
     "mixed-bits": exports.mixed,
     "bits-search": exports.search,
+    "training-memory": training.section,
 }
-PLOTS: dict[str, Callable[[Path], Any]] = {"docs/step-profile.png": speed.levels, "docs/reuse.png": reuse.curves}
+PLOTS: dict[str, Callable[[Path], Any]] = {
+    "docs/step-profile.png": speed.levels,
+    "docs/reuse.png": reuse.curves,
+    "docs/cluster.png": cluster.figure,
+}
 
 _EXAMPLES = f"""sections: {", ".join(SECTIONS)}
 plots: {", ".join(PLOTS)}
@@ -45,6 +54,8 @@ examples:
   python -m bench report                 print all sections
   python -m bench report --write         bring pages and plots up to date
   python -m bench report --check         exit 1 where a page differs from the results
+  python -m bench report --mine mac.json measure this machine in minutes, to be sent
+  python -m bench report --valid mac.json  say whether such a file is of the right form
 """
 _MARKED = re.compile(r"^(<!-- report: ([\w-]+) -->\n)(.*?)^(<!-- /report -->)", re.DOTALL | re.MULTILINE)
 _BEGINNING = re.compile(r"^<!-- report:", re.MULTILINE)
@@ -58,13 +69,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     mode = p.add_mutually_exclusive_group()
     mode.add_argument("--write", action="store_true", help="put sections into the pages, and draw the plots")
     mode.add_argument("--check", action="store_true", help="compare the pages with the results")
+    mode.add_argument("--mine", type=arguments.results_file, metavar="FILE", help="measure this machine, to be sent")
+    mode.add_argument("--valid", type=Path, metavar="FILE", help="say whether a file that was sent is of its form")
+    p.add_argument("--model", action="append", choices=MODELS, help="of --mine; may be repeated (default: what fits)")
     options = p.parse_args(argv)
+    if options.model and not options.mine:
+        p.error("--model is of --mine; give both")
     return command.run("bench report", lambda: _report(options))
 
 
 def _report(options: argparse.Namespace) -> None:
     if options.write:
         write(options.results, options.pages)
+    elif options.mine:
+        mine.measure(options.mine, options.model or ())
+        print(f"{options.mine}: thank you; docs/results/apple.md says where to send it")
+    elif options.valid:
+        mine.read(options.valid)
+        print(f"{options.valid} is of the right form")
     elif options.check:
         check(options.results, options.pages)
     else:

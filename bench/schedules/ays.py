@@ -24,7 +24,7 @@ from mlx_sd import StableDiffusion
 from mlx_sd.core import command
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import atomic_file
-from mlx_sd.generation import latent_shape
+from mlx_sd.predictor import latent_shape
 from mlx_sd.request import Request
 from mlx_sd.sampling import loop, samplers, schedules
 from mlx_sd.sampling.denoise import estimate_image

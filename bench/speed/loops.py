@@ -10,12 +10,14 @@ import mlx.core as mx
 from mlx_sd.checkpoint.control import Control
 from mlx_sd.checkpoint.embedded import TINY
 from mlx_sd.checkpoint.model_folder import build
-from mlx_sd.conditions import Conditions
+from mlx_sd.condition_rows import Conditions
 from mlx_sd.controller import Branch, Controller
 from mlx_sd.core.errors import InputError
+from mlx_sd.networks.blocks import apply_attention
 from mlx_sd.networks.control import ControlNet
 from mlx_sd.networks.control_config import ControlConfig
 from mlx_sd.networks.counting import counting
+from mlx_sd.networks.layers import Attention
 from mlx_sd.networks.unet import UNet
 from mlx_sd.networks.unet_config import UNetConfig
 from mlx_sd.predictor import Predictor
@@ -89,6 +91,14 @@ class Setting(NamedTuple):
         return self.batch * (2 if self.guided else 1)
 
 
+class Cost(NamedTuple):
+    """What an evaluation of the UNet costs: multiply-accumulates, bytes read and written, and operations."""
+
+    macs: int
+    bytes: int
+    operations: int
+
+
 class Bench:
     """Runs loops of one setting on a UNet with random weights, all from the same noise."""
 
@@ -125,8 +135,25 @@ class Bench:
         inputs = self._conditions
         return self.unet(x, mx.array(500.0), inputs.context, **inputs.keywords, deep=deep, depth=depth)
 
-    def costs(self, loop: Loop) -> list[tuple[int, int]]:
-        """Counts the multiply-accumulates and the bytes moved of each evaluation of a loop, without computing it.
+    def attended(self) -> list[int]:
+        """Counts the bytes that each layer of cross-attention returns, which T-GATE keeps; nothing is computed."""
+        sizes: list[int] = []
+
+        def attend(layer: Attention, x: mx.array, context: mx.array) -> mx.array:
+            """Computes an attention, and counts it where it is one to the prompt."""
+            output = apply_attention(layer, x, context)
+            if context is not x:
+                sizes.append(output.nbytes)
+            return output
+
+        x = mx.concatenate([self._noise] * (2 if self.setting.guided else 1)).astype(self.setting.dtype)
+        inputs = self._conditions
+        with counting(self.unet):
+            self.unet(x, mx.array(500.0), inputs.context, **inputs.keywords, depth=1, attend=attend)
+        return sizes
+
+    def costs(self, loop: Loop) -> list[Cost]:
+        """Counts what each evaluation of a loop costs, without computing it.
 
         Raises InputError for a policy that decides per image.
         """
@@ -135,11 +162,11 @@ class Bench:
         with counting(self.unet) as operations:
             ends = [len(operations) for _ in self.run(loop)]
         parts = [operations[a:b] for a, b in pairwise([0, *ends])]
-        return [(sum(o.macs for o in part), sum(o.bytes for o in part)) for part in parts]
+        return [Cost(sum(o.macs for o in part), sum(o.bytes for o in part), len(part)) for part in parts]
 
     def macs(self, loop: Loop) -> list[int]:
         """Counts the multiply-accumulates of each evaluation of a loop, without computing it."""
-        return [macs for macs, _ in self.costs(loop)]
+        return [cost.macs for cost in self.costs(loop)]
 
 
 def setting(

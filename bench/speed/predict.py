@@ -1,9 +1,10 @@
 """Predicted seconds of a step and a loop on an Apple chip's GPU: python -m bench predict CHIP.
 
-The model: a step takes its multiplications at a fraction of the chip's peak, and then its bytes, each read and written
-once, at a fraction of the memory's bandwidth. Multiplications and bytes are counted; the two fractions are fitted to
-published times (bench/speed/chips.py) by least squares of relative errors. The error reported is that of predicting
-each published time from all the others. Guided pictures in float16.
+The model: a step takes its multiplications at a fraction of the chip's peak, then its bytes, each read and written
+once, at a fraction of the memory's bandwidth, and then the same time for each of its operations, however small. All
+three are counted; the two fractions and the time are fitted to published times (bench/speed/chips.py) by least squares
+of relative errors. The error reported is that of predicting each published time from all the others. Guided pictures
+in float16.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from .. import arguments, results
 from ..machine import describe
 from ..models import UNETS
 from .chips import CHIPS, POINTS, Chip, Point
-from .loops import Bench, Loop, check, setting
+from .loops import Bench, Cost, Loop, check, setting
 
 _EXAMPLES = """examples:
   python -m bench predict "M2 Pro"
@@ -37,14 +38,16 @@ LOOPS = ("3", "5", "3/tgate:10")
 
 
 class Fit(NamedTuple):
-    """The fractions of a chip's peak and of its bandwidth that are reached."""
+    """The fractions of a chip's peak and of its bandwidth that are reached, and the seconds an operation adds."""
 
     compute: float
     bandwidth: float
+    launch: float
 
-    def seconds(self, chip: Chip, macs: int, size: int) -> float:
-        """Returns the seconds of `macs` multiply-adds and of moving `size` bytes."""
-        return 2 * macs / (self.compute * chip.flops) + size / (self.bandwidth * chip.bandwidth * 1e9)
+    def seconds(self, chip: Chip, cost: Cost) -> float:
+        """Returns the seconds of multiply-adds, of moving bytes, and of launching operations."""
+        computing = 2 * cost.macs / (self.compute * chip.flops)
+        return computing + cost.bytes / (self.bandwidth * chip.bandwidth * 1e9) + self.launch * cost.operations
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,7 +96,7 @@ def predict(chips: Sequence[str], models: Sequence[str], loops: Sequence[Loop], 
         bench = Bench(setting(model, steps, guided=True, dtype=mx.float16))
         costs = {loop: bench.costs(loop) for loop in loops}
         for chip in chips:
-            seconds = {loop: [best.seconds(CHIPS[chip], *cost) for cost in costs[loop]] for loop in loops}
+            seconds = {loop: [best.seconds(CHIPS[chip], cost) for cost in costs[loop]] for loop in loops}
             full = seconds[loops[0]]
             rows += [
                 {
@@ -112,7 +115,7 @@ def predict(chips: Sequence[str], models: Sequence[str], loops: Sequence[Loop], 
         "steps": steps,
         "guided": True,
         "dtype": "float16",
-        "fit": {name: round(fraction, 4) for name, fraction in best._asdict().items()},
+        "fit": {name: float(f"{value:.4g}") for name, value in best._asdict().items()},
         "error": {
             "mean": round(statistics.mean(map(abs, errors)), 3),
             "worst": round(sorted(errors, key=abs)[-1], 3),
@@ -141,9 +144,10 @@ def lines(values: results.Results) -> list[str]:
 
 
 def fit(points: Sequence[Point]) -> Fit:
-    """Fits the two fractions by least squares of relative errors; seconds are linear in their inverses."""
-    inverse, _ = nnls(np.array([_shares(point) for point in points]), np.ones(len(points)))
-    return Fit(*(1 / value if value else float("inf") for value in inverse))
+    """Fits the three numbers by least squares of relative errors; seconds are linear in the fractions' inverses."""
+    (compute, bandwidth, launch), _ = nnls(np.array([_shares(point) for point in points]), np.ones(len(points)))
+    fractions = [1 / inverse if inverse else float("inf") for inverse in (compute, bandwidth)]
+    return Fit(fractions[0], fractions[1], float(launch))
 
 
 def left_out(points: Sequence[Point]) -> list[float]:
@@ -151,16 +155,16 @@ def left_out(points: Sequence[Point]) -> list[float]:
     errors = []
     for i, point in enumerate(points):
         remaining = fit([*points[:i], *points[i + 1 :]])
-        seconds = remaining.seconds(_chip(point), *_cost(point.model, point.latents, point.pictures))
+        seconds = remaining.seconds(_chip(point), _cost(point.model, point.latents, point.pictures))
         errors.append(seconds / point.seconds - 1)
     return errors
 
 
 def _shares(point: Point) -> NDArray[np.float64]:
-    """The shares of a point's time that its multiplications and its bytes would take at the chip's peaks."""
-    macs, size = _cost(point.model, point.latents, point.pictures)
-    chip = _chip(point)
-    return np.array([Fit(1, np.inf).seconds(chip, macs, 0), Fit(np.inf, 1).seconds(chip, 0, size)]) / point.seconds
+    """The shares of a point's time: of multiplications and bytes at the chip's peaks, and of a second an operation."""
+    cost, chip = _cost(point.model, point.latents, point.pictures), _chip(point)
+    parts = Fit(1, np.inf, 0), Fit(np.inf, 1, 0), Fit(np.inf, np.inf, 1)
+    return np.array([part.seconds(chip, cost) for part in parts]) / point.seconds
 
 
 def _chip(point: Point) -> Chip:
@@ -168,7 +172,7 @@ def _chip(point: Point) -> Chip:
 
 
 @cache
-def _cost(model: str, side: int, pictures: int) -> tuple[int, int]:
+def _cost(model: str, side: int, pictures: int) -> Cost:
     (cost,) = Bench(setting(model, 1, side, pictures, guided=True, dtype=mx.float16)).costs(Loop())
     return cost
 

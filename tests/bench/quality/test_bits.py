@@ -48,6 +48,7 @@ def test_the_prompts_are_not_those_of_the_search():
     assert not set(bits.PROMPTS) & set(bits.bits.PROMPTS)
 
 
+@pytest.mark.slow
 def test_a_search_on_random_weights_says_its_seconds_and_bytes(small_shapes, few, tmp_path, monkeypatch):
     monkeypatch.setattr(bits.bits, "INPUTS", 4)
     folder, file = tmp_path / "sdxl", tmp_path / "bits.json"

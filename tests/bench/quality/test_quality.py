@@ -34,6 +34,7 @@ def run(folder):
     return results.read(folder / "a.json"), folder / "work", flags
 
 
+@pytest.mark.slow
 def test_a_loop_that_reuses_nothing_does_not_drift_and_others_do(run):
     values, _, _ = run
     assert (values["pictures"], values["reference_pictures"], values["seeds"]) == (4, 3, [0, 1])

@@ -2,15 +2,20 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image, ImageFilter
 
 from bench import results
+from bench.adapters.drawing import PALETTE, word_claims
 from bench.quality import truth
+from bench.quality import truth_rules as rules
 from bench.quality.truth_judge import Share, judge, shares
 from bench.tiny import data, scenes
 from bench.tiny.claims import COUNT, claims, swapped
+from bench.tiny.painting import COLORS, SIDES
+from bench.tiny.scenes import render
 from tests.support.effort import slow_but
 
 FEW, SOME = claims()[:10], claims()[:40]
@@ -32,6 +37,36 @@ def test_every_kind_colour_side_sky_and_ground_is_in_them():
     ):
         assert min(map(values.count, names)) >= 60
     assert {len(claim.things) for claim in claims()} == {0, 1, 2}
+
+
+def test_the_rules_are_those_that_earlier_results_are_of():
+    rows = []
+    for claim in claims()[:8]:
+        pixels = rules.pixels_of(claim.true_picture(128))
+        for match in (at(pixels, claim.sky, side) for side in SIDES for at in (rules.thing_at, rules.balloon_at)):
+            rows.append((match.kind, match.color, round(match.distance, 1)))
+    assert hashlib.sha256(repr(rows).encode()).hexdigest()[:16] == "bacbf2a127e6715b"
+
+
+def test_a_palette_of_the_world_s_colours_changes_nothing():
+    for claim in FEW[:4]:
+        pixels = rules.pixels_of(claim.true_picture(128))
+        for at in (rules.thing_at, rules.balloon_at):
+            assert at(pixels, claim.sky, "left", dict(COLORS)) == at(pixels, claim.sky, "left")
+
+
+@pytest.mark.parametrize("count", slow_but([12], [12, 100]))
+def test_a_palette_tells_its_new_colour_from_those_like_it(count):
+    """A thing in teal, in blue and in green, one after the other: each is what it is and not the next colour."""
+    colors, right, mistaken = ("teal", "blue", "green"), 0, 0
+    for index, claim in enumerate(word_claims()[:count]):
+        color, other = colors[index % 3], colors[(index + 1) % 3]
+        [thing] = claim.things
+        things = [replace(t, color=color) if t.color == "teal" else t for t in claim.scene.things]
+        picture = render(replace(claim.scene, things=tuple(things)), 128, colors=PALETTE)
+        right += judge(picture, replace(claim, things=(replace(thing, color=color),)), PALETTE).true
+        mistaken += judge(picture, replace(claim, things=(replace(thing, color=other),)), PALETTE).true
+    assert right >= 0.95 * count and mistaken <= 0.05 * count
 
 
 def test_training_draws_no_scene_of_the_measure():

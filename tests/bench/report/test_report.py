@@ -5,10 +5,12 @@ import shutil
 import pytest
 
 from bench import results
-from bench.report import exports, report, reuse, speed
+from bench.memory import training
+from bench.report import cluster, exports, mine, report, reuse, speed
 from bench.speed import latency, predict
 from bench.speed.loops import Loop, setting
 from mlx_sd import DeepCache
+from tests.support.received import VALUES
 
 PAGE = "# Title\n\n<!-- report: {} -->\nold\n<!-- /report -->\n\nend\n"
 
@@ -25,8 +27,19 @@ def folder(tmp_path_factory):
     values["loops"] += [loop | {"by": "other", "seconds": [2 * s for s in loop["seconds"]]} for loop in values["loops"]]
     machine = {"processor": "P", "cores": 2, "system": "S", "device": "D", "mlx": "1", "blas": "B"}
     results.write(folder / "latency-tiny.json", values | {"peer": {"diffusers": "0"}, "machine": machine})
-    for name in (reuse.CURVES, reuse.POLICIES, *exports.EXPORTS, exports.ASSETS, exports.BITS, exports.SEARCH):
+    for name in (
+        cluster.FILE,
+        reuse.CURVES,
+        reuse.POLICIES,
+        *exports.EXPORTS,
+        exports.ASSETS,
+        exports.BITS,
+        exports.SEARCH,
+        training.FILE,
+    ):
         shutil.copy(results.FOLDER / name, folder / name)
+    (folder / mine.RECEIVED).mkdir()
+    results.write(folder / mine.RECEIVED / "m9.json", VALUES)
     results.write(folder / "prediction.json", predict.predict(["M1", "M2 Pro"], ["sd15"], loops, 10))
     return folder
 
@@ -45,6 +58,7 @@ def run(folder, home, *flags):
     return report.main(["--results", str(folder), "--pages", str(home), *flags])
 
 
+@pytest.mark.slow
 def test_what_is_written_is_what_is_checked(folder, home, capsys):
     pytest.importorskip("matplotlib")
     assert run(folder, home, "--check") == 1

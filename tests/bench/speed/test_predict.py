@@ -19,11 +19,11 @@ PARTS = st.floats(0.05, 1)
 
 
 @settings(deadline=None)  # the first example counts
-@given(PARTS, PARTS)
-def test_times_made_with_two_parts_give_these_parts(compute, bandwidth):
-    true = Fit(compute, bandwidth)
-    made = [p._replace(seconds=true.seconds(predict._chip(p), *_cost(p))) for p in POINTS]
-    assert predict.fit(made) == (pytest.approx(compute), pytest.approx(bandwidth))
+@given(PARTS, PARTS, st.floats(0, 1e-3))
+def test_times_made_with_three_parts_give_these_parts(compute, bandwidth, launch):
+    true = Fit(compute, bandwidth, launch)
+    made = [p._replace(seconds=true.seconds(predict._chip(p), _cost(p))) for p in POINTS]
+    assert predict.fit(made) == (pytest.approx(compute), pytest.approx(bandwidth), pytest.approx(launch, abs=1e-9))
     assert max(map(abs, predict.left_out(made))) < 1e-6
 
 
@@ -40,6 +40,7 @@ def test_one_point_left_out_does_not_help_itself():
 def test_the_fitted_fractions_are_between_zero_and_one():
     fractions = predict.fit(POINTS)
     assert 0 < fractions.compute < 1 and 0 < fractions.bandwidth < 1
+    assert 1e-6 < fractions.launch < 1e-3
 
 
 def test_more_chip_is_never_slower():
@@ -47,7 +48,7 @@ def test_more_chip_is_never_slower():
     for generation in ("M1", "M2", "M3", "M4", "M5"):
         own = [chip for name, chip in CHIPS.items() if name.split()[0] == generation]
         for small, large in pairwise(own):
-            assert all(predict.fit(POINTS).seconds(large, *c) < predict.fit(POINTS).seconds(small, *c) for c in costs)
+            assert all(predict.fit(POINTS).seconds(large, c) < predict.fit(POINTS).seconds(small, c) for c in costs)
 
 
 def test_peaks_are_those_in_the_press():

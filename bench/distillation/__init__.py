@@ -1,0 +1,1 @@
+"""Caching beside pruning and distillation: the trainings, and what they are compared by."""

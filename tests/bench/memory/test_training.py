@@ -1,0 +1,68 @@
+"""What is counted of a training step is what MLX needs, and the guide has what is counted."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from bench import results
+from bench.memory import training
+from mlx_sd.train.kind_table import KINDS
+from tests.support.effort import slow_but
+
+ROOT = Path(__file__).parents[3]
+COUNTED = results.read(ROOT / "bench/results" / training.FILE)
+NAMES = [*KINDS, "lora --recompute", "unet --recompute"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", slow_but(["lora --recompute"], NAMES))
+def test_a_step_needs_what_is_counted(name):
+    kind, recompute = name.split()[0], "--recompute" in name
+    cases = [
+        (
+            kind,
+            {"dtype": "float32", "recompute": recompute, "batch": batch, **training.WORDS.get(kind, {})},
+            (side, side),
+        )
+        for batch, side in itertools.product((1, 3), (96, 160))
+    ]
+    for row in training.compare_all(cases):
+        held = sum(row["plan"][f"memory_{part}"] for part in ("frozen", "learned", "moments"))
+        counted, measured = row["counted_bytes"], row["measured_bytes"]
+        assert 0.9 < counted / measured < 1.1
+        assert 0.8 < (counted - held) / (measured - held) < 1.2  # without weights and what belongs to them
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("label", slow_but(["LoRA, rank 8"], training.TABLE_KINDS))
+@pytest.mark.parametrize("name", slow_but(["sd15"], training.FULL_SIZES))
+def test_the_counts_are_those_of_today(name, label):
+    values = COUNTED["counted"][name][label]
+    counted = {"kept": training.count(name, label, False), "recomputed": training.count(name, label, True)}
+    assert values == counted, "python -m bench training --table --json FILE counts them again"
+
+
+def test_the_guide_has_the_counted_table():
+    page = (ROOT / "docs/guide/training.md").read_text(encoding="utf-8")
+    assert training.section(ROOT / "bench/results") in page
+
+
+def test_the_guide_says_what_was_measured_at_full_size():
+    page = " ".join((ROOT / "docs/guide/training.md").read_text(encoding="utf-8").split())
+    values = results.read(ROOT / "bench/results/training-sd15-cpu.json")
+    assert (values["model"], values["kind"], values["size"], values["dtype"]) == ("sd15", "lora", [256, 256], "float32")
+    counted, measured = (values["steps"][0][f"{name}_bytes"] / 1e9 for name in ("counted", "measured"))
+    assert f"SD 1.5 at 256x256 in float32 has {counted:.2f} GB counted and {measured:.2f} GB measured" in page
+
+
+@pytest.mark.slow
+def test_the_command_measures_both_ways(tmp_path, capsys):
+    file = tmp_path / "out.json"
+    assert training.main(["--resolution", "64", "--rank", "2", "--json", str(file)]) == 0
+    values = json.loads(file.read_text())
+    assert json.loads(capsys.readouterr().out) == values
+    assert [row["recompute"] for row in values["steps"]] == [False, True]
+    assert values["steps"][0]["counted_bytes"] > values["steps"][1]["counted_bytes"]
+    assert values["size"] == [64, 64] and values["machine"]
