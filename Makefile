@@ -30,7 +30,7 @@ test: $(VENV)/.dev
 	$(PYTEST)
 
 test-all: test
-	$(PYTEST) -m "slow or (hypothesis and not proof)" --hypothesis-profile full
+	$(PYTEST) -m "slow or (hypothesis and not proof)" --hypothesis-profile full --durations 40 --durations-min 5
 
 proof: $(VENV)/.dev
 	$(BIN)/python -m pytest -m proof --share $(SHARE)

@@ -27,7 +27,7 @@ from mlx_sd.networks.configs import TextConfig, vae_config
 from mlx_sd.networks.family import family_of, task_of
 from mlx_sd.networks.unet import Deep, Join, concatenate
 from mlx_sd.networks.unet_config import UNetConfig
-from mlx_sd.networks.vae import Autoencoder
+from mlx_sd.networks.vae import Autoencoder, EvaluateTiles, one_by_one
 from mlx_sd.prompts.tokenizer import Tokenizer
 from mlx_sd.sampling.scheduler import Scheduler
 
@@ -165,7 +165,7 @@ class PackagedUNet:
         if join is not concatenate:
             raise InputError("packages join their skips as they were exported; leave out --freeu")
         if attend is not apply_attention:
-            raise InputError("packages attend as they were exported; leave out --tgate")
+            raise InputError("packages attend as they were exported; leave out --tgate and --token-downsampling")
         if features is not None:
             raise InputError("packages take nothing of adapters; generate with the model itself")
         if skip_residuals is not None and not self._packages.controlled:
@@ -216,7 +216,7 @@ class PackagedVAE(Autoencoder):
         """Returns the dtype of its inputs."""
         return mx.float32
 
-    def decode(self, latents: mx.array, tile: int | None = None) -> mx.array:
+    def decode(self, latents: mx.array, tile: int | None = None, evaluate: EvaluateTiles = one_by_one) -> mx.array:
         """Decodes unscaled latents (B, h, w, C) into images (B, H, W, 3) in [-1, 1]."""
         size = self._packages.size(latents)
         rows = [self._packages.run("vae_decoder", size, {"z": row[None]}) for row in channel_first(latents)]

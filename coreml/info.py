@@ -12,11 +12,11 @@ from mlx_sd.checkpoint import model_folder
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import read_json
 from mlx_sd.core.version import VERSION as PROGRAM
+from mlx_sd.networks.graph import Graph
 from mlx_sd.sampling.scheduler import Scheduler
 
 from . import info_fields
 from .coreai.asset_files import SUFFIX
-from .lowering.graph import Graph
 from .lowering.interfaces import FunctionSpec, Port
 
 FORMATS, VERSION = {"coreml": "mlx-sd Core ML", "coreai": "mlx-sd Core AI"}, 3

@@ -12,10 +12,11 @@ import numpy as np
 
 from mlx_sd.core.errors import Failure
 from mlx_sd.core.files import Tensor
+from mlx_sd.networks.graph import Graph
 
 from . import info
 from .lowering import split
-from .lowering.graph import Graph, record
+from .lowering.graph import record
 from .lowering.interfaces import FunctionSpec
 from .mil import emitter, package
 from .plan import Entry, Item, Options, weight_bytes

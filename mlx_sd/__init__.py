@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .reuse.deepcache import Adaptive, At, DeepCache, NonUniform
     from .reuse.freeu import FreeU
     from .reuse.tgate import TGate
+    from .reuse.token_downsampling import TokenDownsampling
     from .tasks.control_image import control_image
 
 # The one thing that happens at import: a fast BLAS counts only if it is there before mlx.core.
@@ -45,6 +46,7 @@ _MODULES = {
     "Result": "generation",
     "StableDiffusion": "pipeline",
     "TGate": "reuse.tgate",
+    "TokenDownsampling": "reuse.token_downsampling",
     "control_image": "tasks.control_image",
 }
 
@@ -64,6 +66,7 @@ __all__ = [
     "Result",
     "StableDiffusion",
     "TGate",
+    "TokenDownsampling",
     "__version__",
     "control_image",
 ]

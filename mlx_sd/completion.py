@@ -2,15 +2,18 @@
 
 import math
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 
 from . import adapters, controls, hires_upscaler, image_prompts, metadata, seeds
 from .checkpoint.lora import Lora
 from .checkpoint.model import Model
-from .conditions import check_gate, check_prompts, check_subject
+from .conditions import check_gate, check_guided_steps, check_prompts, check_subject
 from .core.errors import InputError
+from .distilled import distilled_of
 from .image_settings import IMAGE_GUIDANCE, PADDING, STRENGTH
 from .metadata.to_a1111 import lora_hashes
 from .networks.family import Family, Task
@@ -36,6 +39,7 @@ from .tasks import images, instruction, painting, upscaling
 from .tasks.start import FromNoise, StartingPoint
 
 _FEW = 8  # evaluations, as of checkpoints distilled to few steps
+_STRONG = 2.5  # guidance above which pictures of models that were distilled without it are burnt
 
 
 def starting_point(model: Model, request: Request, channels: mx.array | None = None) -> StartingPoint:
@@ -88,7 +92,7 @@ def complete(model: Model, request: Request, start: StartingPoint | None = None)
     """
     start = starting_point(model, request) if start is None else start
     instruction.check(model.name, model.task, request)
-    request = check_prompts(model, _with_preset(model, check_subject(model, request)))
+    request = check_prompts(model, _with_distilled(model, _with_preset(model, check_subject(model, request))))
     width, height = start.size(model, request.width, request.height)
     if request.controls and (width is None or height is None):
         width, height = controls.size_for(model, request)
@@ -160,8 +164,7 @@ def table_of(model: Model, request: Request, midway: bool = True) -> Table:
 
 def preset_of(model: Model, speed: str) -> Preset:
     """Returns the preset that `--speed` names for a model; InputError where it has none."""
-    distilled = model.unet.config.guidance_dims is not None or model.scheduler.sampler in ("lcm", "tcd")
-    return preset(speed, model.family, embedded=model.name == MODEL, distilled=distilled)
+    return preset(speed, model.family, embedded=model.name == MODEL, distilled=distilled_of(model) is not None)
 
 
 def speed_words(model: Model, speed: str, request: Request) -> str:
@@ -190,6 +193,21 @@ def speed_words(model: Model, speed: str, request: Request) -> str:
     return f"{' '.join(flags)}; what --speed {speed} was measured with is different, so it has no figures here"
 
 
+def distilled_words(model: Model, request: Request, completed: Request) -> list[str]:
+    """Returns a line about the settings that a distilled model has by itself, in flags; nothing for other models.
+
+    request: as it was before it was completed. Where it guides what was distilled without guidance, the line says that.
+    """
+    distilled = distilled_of(model)
+    if distilled is None:
+        return []
+    if distilled.guidance <= 1 and (completed.guidance or 0) > _STRONG:
+        return [f"this is a {distilled.method} model, made to work without guidance: leave --guidance out"]
+    left_open = _left_open(request, distilled.settings)
+    flags = [f"--{name} {getattr(completed, name)}" for name, value in left_open.items() if value is not None]
+    return [f"this is a {distilled.method} model: {' '.join(flags)}"] if flags else []
+
+
 def unguided_words(request: Request) -> list[str]:
     """Returns a line about what a completed request says of guidance where it is off, and nothing where it is on."""
     names = ("negative", "guidance_rescale", *(["image_guidance"] if request.image_guidance != IMAGE_GUIDANCE else []))
@@ -212,9 +230,25 @@ def _with_preset(model: Model, request: Request) -> Request:
     """Fills in the settings of `--speed` that the request leaves open."""
     if request.speed is None:
         return request
-    settings = preset_of(model, request.speed).settings
-    open_settings = {name: value for name, value in settings.items() if getattr(request, name) is None}
-    return request.with_values(speed=None, **open_settings)
+    return request.with_values(speed=None, **_left_open(request, preset_of(model, request.speed).settings))
+
+
+def _left_open(request: Request, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those of some settings, by name, of which a request says nothing."""
+    return {name: value for name, value in settings.items() if getattr(request, name) is None}
+
+
+def _with_distilled(model: Model, request: Request) -> Request:
+    """Fills in the settings that a distilled model needs, where the request leaves them open."""
+    distilled = distilled_of(model)
+    if distilled is None:
+        return request
+    settings = _left_open(request, distilled.settings)
+    if request.sampler is not None:  # the schedule is that of the sampler
+        settings.pop("schedule", None)
+    if request.schedule is not None and (request.schedule.endswith(".json") or step_count(request.schedule)):
+        settings.pop("steps", None)  # the schedule says how many there are
+    return request.with_values(**settings)
 
 
 def _size(model: Model, width: int | None, height: int | None) -> tuple[int, int]:
@@ -320,4 +354,7 @@ def _check_reuse(model: Model, request: Request) -> int:
     if tgate:
         tgate.check(evaluations)
         check_gate(model, request, tgate, table.steps)
+    check_guided_steps(model, request, max(table.steps))
+    if request.token_downsampling:
+        request.token_downsampling.check(model.unet.config, max(table.steps))
     return evaluations

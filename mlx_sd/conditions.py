@@ -1,11 +1,12 @@
 """Prompts and classes -> the UNet's inputs beside latents and timestep."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mlx.core as mx
 
 from .checkpoint.model import Model
+from .condition_rows import Conditions
 from .core.errors import InputError
 from .networks.embeddings import sinusoids
 from .networks.family import Family, Task
@@ -16,78 +17,8 @@ from .prompts.script import Texts
 from .prompts.styles import STYLES
 from .request import Request
 from .reuse.tgate import TGate
-from .sampling.denoise import guide
 
 _SCORE, _NEGATIVE_SCORE = 6.0, 2.5  # the SDXL refiner's aesthetic scores
-
-
-class Conditions(NamedTuple):
-    """The UNet's inputs for a batch of N pictures; where `guided`, the unconditional rows come first.
-
-    Then follow N rows for each of the K prompts that AND joins: N + K N rows in all. Where `imageless`, N more come
-    before them all, without a prompt and without the image of a checkpoint that edits by instruction.
-    """
-
-    context: mx.array | None  # (rows, tokens, C); None in models without a prompt
-    keywords: dict[str, Any]  # arrays (rows, ...), by the names of the UNet's arguments
-    guided: bool
-    weights: tuple[float, ...] = (1.0,)  # of the guidance of each of the K prompts
-    perturbed: bool = False  # whether N more rows follow, with the prompt, for perturbed-attention guidance
-    imageless: bool = False  # whether N more rows come first, for the guidance of an image
-
-    @property
-    def copies(self) -> int:
-        """Returns how many rows each picture has."""
-        return len(self.weights) + self.promptless + self.perturbed
-
-    @property
-    def promptless(self) -> int:
-        """Returns how many of them have no prompt; these come first."""
-        return self.guided + self.imageless
-
-    def beside(self, channels: mx.array) -> mx.array:
-        """Returns channels (N, ...) for all rows: zeros for those without an image."""
-        shown = [channels] * (self.copies - self.imageless)
-        return mx.concatenate([mx.zeros_like(channels), *shown] if self.imageless else shown)
-
-    def guide(
-        self, output: mx.array, scale: float, rescale: float, perturbed_scale: float = 0.0, image_scale: float = 1.0
-    ) -> mx.array:
-        """Returns the guided prediction (N, ...) of the UNet's output (rows, ...); see `denoise.guide`.
-
-        perturbed_scale: of the difference between the rows with the prompt and the perturbed ones. image_scale: of the
-        difference that the image makes without a prompt (Brooks et al. 2023, eq. 3).
-        """
-        if not (self.perturbed or self.imageless):
-            return guide(output, scale, rescale, self.weights) if self.guided else output
-        parts = list(mx.split(output, self.copies))
-        if self.perturbed:
-            *parts, perturbed = parts
-            away = perturbed_scale * (parts[-1] - perturbed)
-        else:  # n + i (u - n) + s (c - u) is u + s (c - u) + (i - 1) (u - n)
-            nothing, *parts = parts
-            away = (image_scale - 1) * (parts[0] - nothing)
-        output = mx.concatenate(parts)
-        return guide(output, scale, rescale, self.weights, away) if self.guided else output + away
-
-    def unconditional(self) -> "Conditions":
-        """Returns the unconditional rows, or everything where there are none."""
-        return self._rows(slice(0, 1)) if self.guided else self
-
-    def conditional(self) -> "Conditions":
-        """Returns the rows with the prompts, or everything where there are no others."""
-        return self._rows(slice(1, None)) if self.guided else self
-
-    def _rows(self, copies: slice) -> "Conditions":
-        """Returns some of the rows that each picture has, unguided."""
-
-        def cut(array: mx.array) -> mx.array:
-            """Returns these rows of an array (rows, ...)."""
-            count = array.shape[0] // self.copies
-            return array[(copies.start * count) : (None if copies.stop is None else copies.stop * count)]
-
-        context = None if self.context is None else cut(self.context)
-        return Conditions(context, {name: cut(array) for name, array in self.keywords.items()}, False)
 
 
 class Subjects(NamedTuple):
@@ -145,16 +76,31 @@ def subjects_of(
     return Subjects([_of_classes(model, requests)] * len(steps), [])
 
 
+def rows_of(model: Model, request: Request) -> Conditions:
+    """Returns which rows a picture of a completed request has, without what they are shown: nothing is encoded."""
+    guidance = request.guidance or 0.0
+    if request.prompt is None or not model.text_encoders:
+        return Conditions(None, {}, bool(model.classes and guidance > 1 and model.classes.null is not None))
+    weights = subject_scripts(model, request, 1).first.weights
+    composed = weights != (1.0,)
+    if composed:
+        _check_composed(model, request)
+    # An LCM takes the guidance scale as an input; it is then one batch, as it is without guidance.
+    guided = model.unet.config.guidance_dims is None and (guidance > 1 or composed)
+    # A scale of 1 of the image's guidance is none.
+    imageless = guided and (request.image_guidance or 1.0) != 1
+    return Conditions(None, {}, guided, weights, bool(request.pag), imageless)
+
+
 def _of_classes(model: Model, requests: Sequence[Request]) -> Conditions:
-    shared = requests[0]
+    rows = rows_of(model, requests[0])
     ids = [request.class_label for request in requests if isinstance(request.class_label, int)]
     if not (model.classes and ids):
-        return Conditions(None, {}, False)
-    guided = (shared.guidance or 0) > 1 and model.classes.null is not None
-    labels = mx.array([model.classes.null] * len(ids) + ids if guided else ids)
+        return rows._replace(guided=False)
+    labels = mx.array([model.classes.null] * len(ids) + ids if rows.guided else ids)
     if model.class_embedder:
-        return Conditions(model.class_embedder(labels), {}, guided)
-    return Conditions(None, {"class_labels": labels}, guided)
+        return rows._replace(context=model.class_embedder(labels))
+    return rows._replace(keywords={"class_labels": labels})
 
 
 class _Texts:
@@ -165,19 +111,10 @@ class _Texts:
         self._encoder = prompt_encoder(model, shared)
         self._scripts = [subject_scripts(model, request, total, before) for request in requests]
         self._negative = negative_scripts(model, shared, total, before)
-        self._weights = self._scripts[0].first.weights
+        self._rows = rows_of(model, shared)
         every = set().union(*(pair.texts for pair in (self._negative, *self._scripts)))
         self._chunks = max(self._encoder.count_chunks(*texts) for texts in every)
         self._encoded: dict[tuple[Texts, int], Encoding] = {}
-        # An LCM takes the guidance scale as an input; it is then one batch, as it is without guidance.
-        embeds_guidance = model.unet.config.guidance_dims is not None
-        composed = self._weights != (1.0,)
-        self._perturbed = bool(shared.pag)
-        if composed:
-            _check_composed(model, shared)
-        self._guided = not embeds_guidance and ((shared.guidance or 0.0) > 1 or composed)
-        # A scale of 1 of the image's guidance is none.
-        self._imageless = self._guided and (shared.image_guidance or 1.0) != 1
 
     def over(self, steps: Sequence[int]) -> Subjects:
         """Returns the conditions of each evaluation, by the number of its step."""
@@ -196,23 +133,21 @@ class _Texts:
 
     def _conditions(self, negative: Texts, texts: Sequence[tuple[Texts, ...]]) -> Conditions:
         """Returns the conditions for a negative prompt and each picture's prompts."""
-        model, shared, unet = self._model, self._shared, self._model.unet.config
+        model, shared, unet, rows = self._model, self._shared, self._model.unet.config, self._rows
         directions = zip(*texts, strict=True)
         encoded = [self._encode(text, shared.clip_skip) for direction in directions for text in direction]
-        if self._guided:
+        if rows.guided:
             # As in diffusers, layers are skipped for the prompt, not for the negative prompt.
             nothing = self._encode(negative, 0)
             if shared.negative is None and shared.negative_2 is None and model.zeros_for_empty:
                 nothing = nothing.zeros()
-            encoded = [nothing] * len(texts) * (1 + self._imageless) + encoded
-        if self._perturbed:
+            encoded = [nothing] * len(texts) * (1 + rows.imageless) + encoded
+        if rows.perturbed:
             encoded += encoded[-len(texts) :]
         keywords: dict[str, mx.array] = {}
         if unet.added_time_dims is not None:
             keywords["text_embeds"] = mx.concatenate([e.pooled for e in encoded if e.pooled is not None])
-            keywords["time_ids"] = _time_ids(
-                model, shared, len(texts), len(self._weights) + self._perturbed + self._imageless, self._guided
-            )
+            keywords["time_ids"] = _time_ids(model, shared, len(texts), rows.copies - rows.guided, rows.guided)
         if unet.guidance_dims is not None:
             embedded = guidance_embedding(shared.guidance or 0.0, unet.guidance_dims)
             keywords["timestep_cond"] = mx.broadcast_to(embedded, (len(encoded), unet.guidance_dims))
@@ -220,7 +155,7 @@ class _Texts:
             keywords["class_labels"] = mx.full((len(encoded),), shared.noise_level)
         context = mx.concatenate([e.context for e in encoded]).astype(model.dtype)
         mx.eval(context, keywords)
-        return Conditions(context, keywords, self._guided, self._weights, self._perturbed, self._imageless)
+        return rows._replace(context=context, keywords=keywords)
 
     def _encode(self, texts: Texts, clip_skip: int) -> Encoding:
         key = texts, clip_skip
@@ -337,6 +272,23 @@ def check_gate(model: Model, request: Request, tgate: TGate, steps: Sequence[int
             f"the prompt changes after step {max(late)}, and T-GATE looks at no prompt from step {gate} on; choose a "
             "later gate, or leave --tgate out"
         )
+
+
+def check_guided_steps(model: Model, request: Request, steps: int) -> None:
+    """Raises InputError where a completed request has nothing to guide at some of its steps alone."""
+    interval = request.guidance_interval
+    if interval is None and request.adaptive_guidance is None:
+        return
+    flag = "--adaptive-guidance" if interval is None else "--guidance-interval"
+    rows = rows_of(model, request)
+    if not rows.guided:
+        raise InputError(f"{flag} says which steps are guided, and none is with this guidance; leave it out")
+    if request.tgate:
+        raise InputError(f"T-GATE ends guidance at its gate; leave --tgate or {flag} out")
+    if rows.weights != (1.0,):
+        raise InputError(f"AND weighs its prompts by guidance at every step; leave AND or {flag} out")
+    if interval is not None:
+        interval.check(steps)
 
 
 def batches(model: Model, requests: Sequence[Request], size: int) -> Iterator[list[int]]:

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from .checkpoint.control import Control
-from .conditions import Conditions
+from .condition_rows import Conditions
 from .networks.control import ControlNet, Residuals
+from .networks.few_rows import part_of_batch
 
 
 class Branch(NamedTuple):
@@ -36,35 +37,45 @@ class Controller:
         return [i for i in range(1, self._evaluations) if acting[i] != acting[i - 1]]
 
     def residuals(
-        self, evaluation: int, latents: mx.array, timestep: mx.array, conditions: Conditions, depth: int | None
+        self,
+        evaluation: int,
+        latents: mx.array,
+        timestep: mx.array,
+        conditions: Conditions,
+        depth: int | None,
+        share: range | None = None,
     ) -> Residuals | None:
         """Returns the sum of what the acting networks add, None where none acts.
 
         latents: (N, h, w, C), the UNet's without additional channels and without copies. conditions: of all rows of the
-        UNet, so many for each picture. depth: as `ControlNet.__call__` takes it.
+        UNet, so many for each picture. depth: as `ControlNet.__call__` takes it. share: the copies that this rank
+        computes, None for all.
         """
+        part = conditions if share is None else conditions.part(share)
         total: Residuals | None = None
         for index in self._acting(evaluation):
             branch = self._branches[index]
             # Without a prompt nothing tells these networks what to leave alone: their half of a guided batch is zeros.
             halved = conditions.guided and (self._guess or branch.network.config.pools)
-            rows = conditions.conditional() if halved else conditions
-            copies = 1 if rows.context is None else rows.context.shape[0] // latents.shape[0]
-            x = mx.concatenate([latents] * copies)
+            rows, batch = (part.conditional(), conditions.conditional()) if halved else (part, conditions)
+            if not rows.copies:
+                continue
+            x = mx.concatenate([latents] * rows.copies)
             sizes = branch.network.config.unet.added_time_dims is not None
-            residuals = branch.network(
-                x,
-                timestep,
-                rows.context,
-                branch.image,
-                text_embeds=rows.keywords["text_embeds"] if sizes else None,
-                time_ids=rows.keywords["time_ids"] if sizes else None,
-                scale=branch.control.scale,
-                guess=self._guess,
-                depth=depth,
-                mode=branch.mode,
-            )
-            if halved:
+            with part_of_batch(x.shape[0], batch.copies * latents.shape[0]):
+                residuals = branch.network(
+                    x,
+                    timestep,
+                    rows.context,
+                    branch.image,
+                    text_embeds=rows.keywords["text_embeds"] if sizes else None,
+                    time_ids=rows.keywords["time_ids"] if sizes else None,
+                    scale=branch.control.scale,
+                    guess=self._guess,
+                    depth=depth,
+                    mode=branch.mode,
+                )
+            if halved and part.promptless:
                 residuals = _below_zeros(residuals, latents.shape[0])
             total = residuals if total is None else total + residuals
         return total

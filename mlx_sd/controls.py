@@ -11,7 +11,15 @@ from mlx.utils import tree_flatten
 from . import metadata, resolve
 from .checkpoint.control import MODES, Control
 from .checkpoint.model import Model
-from .checkpoint.model_folder import CONTROL, DIFFERENCES, model_hash, network_configs, parameter_name, read_model_json
+from .checkpoint.model_folder import (
+    CONTROL,
+    DIFFERENCES,
+    VERSION,
+    model_hash,
+    network_configs,
+    parameter_name,
+    read_model_json,
+)
 from .control_fit import check_family, check_fit, mode_number
 from .controller import Branch
 from .core.errors import InputError
@@ -152,6 +160,9 @@ def packaged_network(control: Control, model: Model) -> Any:
 
 def load_network(name: str, model: Model) -> ControlNet:
     """Returns a control network with its weights, loaded beside a model on first use."""
+    if name in model.learning_controls:
+        learning: ControlNet = model.learning_controls[name]
+        return learning
     folder, about, config = _open(name, model)
     differences = about.get(DIFFERENCES)
     network: ControlNet = beside(
@@ -167,6 +178,8 @@ def load_network(name: str, model: Model) -> ControlNet:
 
 def _open(name: str, model: Model) -> tuple[Path, Mapping[str, Any], ControlConfig]:
     """The converted folder of a control network, its model.json, and its config for this model."""
+    if name in model.learning_controls:
+        return Path(name), {"version": VERSION, "source": {}}, model.learning_controls[name].config
     folder = resolve.model_folder(name, variant="fp16" if model.dtype == mx.float16 else None, part=CONTROL)
     about = read_model_json(folder)
     config = ControlConfig.from_hf(network_configs(about)[CONTROL], f"{folder}/model.json: {CONTROL}")

@@ -2,16 +2,15 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
 from .checkpoint.model import Model
 from .completion import complete, table_of
-from .generation import latent_shape, predictor_of
 from .hires import second_pass
 from .networks.counting import counting
-from .predictor import Predictor
+from .predictor import Predictor, latent_shape, predictor_of
 from .request import Request
 from .sampling.loop import evaluate
 from .sampling.table import Table
@@ -31,7 +30,17 @@ BESIDE: dict[str, Any] = {
     "lora_mode": None,
     "quantize": None,
 }
-_REUSE: dict[str, Any] = {"speed": None, "deepcache": None, "tgate": None}
+_SAVING = ("speed", "deepcache", "tgate", "guidance_interval", "adaptive_guidance", "token_downsampling")
+
+
+class Pass(NamedTuple):
+    """One pass over the steps, of two with hires fix: its completed request, and what each evaluation costs."""
+
+    request: Request
+    macs: tuple[int, ...]  # multiply-accumulates of each evaluation
+    full: int  # evaluations that run the whole UNet
+    guided: tuple[bool, ...]  # whether each evaluation is guided, where the rows are
+    attended: tuple[int, ...]  # bytes of each layer's attention that T-GATE keeps from its gate on, of one row
 
 
 @dataclass(frozen=True)
@@ -47,24 +56,33 @@ def cost_of(model: Model, request: Request) -> Cost | None:
     """Returns what the picture of a request costs on a model, whose weights are not needed.
 
     The UNet alone is counted, with its second pass of hires fix; not networks beside it, encoders and decoder. None
-    where the number of whole evaluations depends on the picture. InputError where the request does not fit the model.
+    where the picture decides which evaluations are whole or guided. InputError where the request does not fit.
     """
     completed = complete(model, request.with_values(**BESIDE))
-    if completed.deepcache and completed.deepcache.decides_per_image:
+    if completed.decides_per_image:
         return None
-    passes = [(completed, table_of(model, completed))]
+    passes = passes_of(model, completed)
+    evaluations = sum(len(part.macs) for part in passes)
+    return Cost(evaluations, sum(part.full for part in passes), sum(sum(part.macs) for part in passes))
+
+
+def passes_of(model: Model, completed: Request) -> list[Pass]:
+    """Returns what each evaluation of a completed request costs, counted as `cost_of` does.
+
+    The images must not decide which evaluations run the whole UNet, or are guided.
+    """
+    passes = [_pass(model, completed, table_of(model, completed))]
     if (second := second_pass(model, completed)) is not None:
-        passes.append((completed.with_values(**second.changes), second.table))
-    costs = [_cost(model, part, table) for part, table in passes]
-    return Cost(sum(c.evaluations for c in costs), sum(c.full for c in costs), sum(c.macs for c in costs))
+        passes.append(_pass(model, completed.with_values(**second.changes), second.table))
+    return passes
 
 
 def without_reuse(request: Request) -> Request:
-    """Returns the request that computes everything: without DeepCache, T-GATE and a preset of both."""
-    return request.with_values(**_REUSE)
+    """Returns the request that computes everything: it guides all steps, attends to all tokens and reuses nothing."""
+    return request.with_values(**dict.fromkeys(_SAVING))
 
 
-def _cost(model: Model, request: Request, table: Table) -> Cost:
+def _pass(model: Model, request: Request, table: Table) -> Pass:
     """Counts one pass; only as many evaluations are run, on shapes, as there are different ones."""
     small = request.with_values(denoise_tile=0)
     with counting(model.unet) as operations:
@@ -82,14 +100,16 @@ def _cost(model: Model, request: Request, table: Table) -> Cost:
     counts = [sum(operation.macs for operation in operations[a:b]) for a, b in pairwise(ends)]
     by_kind = {kinds[i]: counts[i] for i in reversed(range(last + 1))}
     full = sum(predictor.deepcache.is_full(i) for i in range(len(kinds)))
-    return Cost(len(kinds), full, sum(by_kind[kind] for kind in kinds))
+    guided = tuple(predictor.guides(i) for i in range(len(kinds)))
+    return Pass(request, tuple(by_kind[kind] for kind in kinds), full, guided, tuple(predictor.attended))
 
 
 def _kind(predictor: Predictor, request: Request, evaluation: int) -> tuple[bool, ...]:
     """Returns what distinguishes the multiplications of an evaluation from those of others."""
     tgate = request.tgate
-    full = predictor.deepcache.is_full(evaluation)
-    return (full, *((tgate.drops_guidance(evaluation), tgate.computes_self_attention(evaluation)) if tgate else ()))
+    full, guided = predictor.deepcache.is_full(evaluation), predictor.guides(evaluation)
+    kind = full, guided, predictor.downsamples_tokens(evaluation)
+    return (*kind, *((tgate.drops_guidance(evaluation), tgate.computes_self_attention(evaluation)) if tgate else ()))
 
 
 def _channels(model: Model, request: Request) -> mx.array | None:

@@ -1,34 +1,28 @@
 """The sampling of requests that go through the UNet together: start, network, loop, decoding."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 from PIL import Image
 
-from . import adapters, conditions, controls, hires, hires_upscaler, image_prompts, memory, seeds
-from .adapters import Features
+from . import adapters, batching, conditions, controls, hires, hires_upscaler, image_prompts, memory, split_checks
 from .checkpoint.model import Model
-from .codec import decode, to_image
+from .codec import to_image
 from .completion import complete, starting_point, table_of
-from .controller import Branch, Controller
 from .core.errors import InputError
-from .image_prompts import ImageAttention
-from .networks.unet import concatenate
-from .perturbed_attention import PerturbedAttention
-from .predictor import Predictor
+from .predictor import Beside, Predictor, beside_of, latent_shape, pixel_size, predictor_of
 from .request import REFINE_AT, Request
-from .reuse.tgate import caches
 from .sampling import loop, noise
 from .sampling.table import Table
+from .split import UNSPLIT, Split
 from .tasks.refiner import check_refiner, split_table
 from .tasks.start import Start, StartingPoint
-from .tasks.tiles import Cut, Tiled
+from .tasks.tiles import Tiled
 
 Callback = Callable[[int, int, mx.array], None]
 Accept = Callable[[int], bool]
@@ -46,12 +40,24 @@ class Phases(NamedTuple):
 class Result:
     """Pictures, one entry each, and what they took."""
 
-    images: list[Image.Image]  # empty where only latents were requested
+    images: list[Image.Image]  # empty where only latents were requested, and on ranks other than 0
     latents: mx.array  # (N, h, w, C), float32, of about unit variance
     requests: list[Request]  # completed: each holds everything that decides its picture
     seconds: list[float]  # one per evaluation of the UNet
     full: int  # how many evaluations were not cached
     phases: list[Phases]  # one per batch
+
+    @classmethod
+    def joined(cls, results: Sequence["Result"]) -> "Result":
+        """Returns the pictures of several results in one."""
+        return cls(
+            [image for result in results for image in result.images],
+            mx.concatenate([result.latents for result in results]),
+            [request for result in results for request in result.requests],
+            [seconds for result in results for seconds in result.seconds],
+            sum(result.full for result in results),
+            [phases for result in results for phases in result.phases],
+        )
 
     @property
     def prompts(self) -> list[str]:
@@ -67,14 +73,6 @@ class Result:
     def evaluations(self) -> int:
         """How many times the UNet was evaluated."""
         return len(self.seconds)
-
-
-class Beside(NamedTuple):
-    """What stands beside the UNet: control networks, the features of adapters, and image prompts."""
-
-    branches: Sequence[Branch]
-    by_stage: Mapping[int, mx.array]
-    image_attention: ImageAttention | None
 
 
 class Stage(NamedTuple):
@@ -98,6 +96,7 @@ def stream(
     output: str = "image",
     callback: Callback | None = None,
     accept: Accept | None = None,
+    split: Split = UNSPLIT,
 ) -> Iterator[Result]:
     """Makes the picture of each request; see `StableDiffusion.stream`."""
     if output not in ("image", "latent"):
@@ -106,13 +105,12 @@ def stream(
         raise InputError(f"the batch must be at least 1, not {batch}")
     if latents is not None and len(requests) != latents.shape[0]:
         raise InputError(f"{latents.shape[0]} latents for {len(requests)} pictures")
-    first = 0
-    for _, members in groupby(requests, _shared_settings):
-        group = list(members)
+    first, accept = 0, split.decisions(accept)
+    for group in batching.groups(requests):
         unit = None if latents is None else latents[first : first + len(group)]
         beside = channels if channels is None or channels.shape[0] == 1 else channels[first : first + len(group)]
         admitted = None if accept is None else partial(_accept_from, accept, first)
-        yield from _group(model, group, batch, refiner, unit, beside, output, callback, admitted)
+        yield from _group(model, group, batch, refiner, unit, beside, output, callback, admitted, split)
         first += len(group)
 
 
@@ -126,6 +124,7 @@ def _group(
     output: str,
     callback: Callback | None,
     accept: Accept | None,
+    split: Split,
 ) -> Iterator[Result]:
     """Yields the pictures of requests that share all settings but prompt, class and seed."""
     start = starting_point(model, requests[0], channels)
@@ -137,26 +136,27 @@ def _group(
             refiner_hash=refiner.hash,
             refine_at=REFINE_AT if first.refine_at is None else first.refine_at,
         )
-    seeded = [request if request.seed is not None else request.with_values(seed=seeds.draw()) for request in requests]
+    seeded = [
+        request if request.seed is not None else request.with_values(seed=split.draw_seed()) for request in requests
+    ]
     completed = [first.with_subject(conditions.check_subject(model, request)) for request in seeded]
     size = pixel_size(first)
     at_once = min(batch, len(completed))
     networks_beside = controls.size_in_memory(model, first.controls) + adapters.size_in_memory(model, first.adapters)
     networks_beside += image_prompts.size_in_memory(model, first)
     second = hires.second_pass(model, first)
+    split_checks.check(model, completed, split, (latents, channels))
     largest = pixel_size(first.with_values(**second.changes)) if second else size
-    upscaler = hires.upscaler_of(model, first, size)
-    memory.check(model, *largest, at_once, first.denoise_tile or 0, first.tile, networks_beside)
+    upscaler = None if split.rank else hires.upscaler_of(model, first, size)
+    memory.check(model, *largest, at_once, first.denoise_tile or 0, first.tile, networks_beside, ranks=split.rows.size)
     shape = latent_shape(model, first)
     if latents is not None and (latents.ndim != 4 or latents.shape[1:] != shape):
         raise InputError(f"latents must be (N, {', '.join(map(str, shape))}), not {latents.shape}")
     clock = time.perf_counter()
     prepared = start.prepare(model, *size, first.strength, len(completed), first.tile)
-    beside = _beside(model, first)
+    beside = beside_of(model, first)
     preparation = time.perf_counter() - clock  # counted with the first batch
-    if first.deepcache and first.deepcache.decides_per_image:
-        batch = 1  # what one picture needs must not decide for another
-    for batch_indices in conditions.batches(model, completed, batch):
+    for batch_indices in batching.of_group(model, completed, batch):
         indices = [i for i in batch_indices if accept is None or accept(i)]
         if not indices:
             continue
@@ -164,7 +164,7 @@ def _group(
         members = [completed[i] for i in indices]
         draw_noise = partial(_draw_noise, [noise.generator(m.rng, m.seed or 0) for m in members], shape)
         begin = prepared.start(draw_noise, None if latents is None else latents[mx.array(indices)], indices)
-        runs = [(stage.table, _stage_predictor(stage, members, begin.channels, beside)) for stage in stages]
+        runs = [(stage.table, _stage_predictor(stage, members, begin.channels, beside, split)) for stage in stages]
         mx.eval([array for array in (begin.latents, begin.channels) if array is not None])
         encoded = time.perf_counter()
         evaluations = sum(len(table.rows) for table, _ in runs) + (len(second.table.rows) if second else 0)
@@ -173,7 +173,7 @@ def _group(
         if second:
             mx.eval(final)
             between = time.perf_counter()
-            pass_runs, again, draw_again = _second_pass(model, second, members, final, stages[0].steps, upscaler)
+            pass_runs, again, draw_again = _second_pass(model, second, members, final, stages[0].steps, upscaler, split)
             mx.eval(again.latents)
             enlarging = time.perf_counter() - between
             final, more = _run(pass_runs, again, draw_again, callback, evaluations, done=len(seconds))
@@ -181,12 +181,12 @@ def _group(
             seconds += more
         mx.eval(final)
         sampled = time.perf_counter()
-        pixels = [] if output == "latent" else [decode(model, z, first.tile)[0] for z in final[:, None]]
+        pixels = [] if output == "latent" else split.decode(model, final, first.tile)
         images = [start.finish(to_image(image)) for image in pixels]
         decoding = time.perf_counter() - sampled + enlarging
         phases = Phases(encoded - clock + preparation, sum(seconds), decoding)
         preparation = 0.0
-        full = sum(predictor.full for _, predictor in runs)
+        full = sum(split.most(predictor.full) for _, predictor in runs)
         yield Result(images, final, members, seconds, full, [phases])
 
 
@@ -197,17 +197,19 @@ def _second_pass(
     latents: mx.array,
     steps: int,
     upscaler: Model | None,
+    split: Split,
 ) -> tuple[list[tuple[Table, Predictor | Tiled]], Start, Callable[[], mx.array]]:
     """Returns what the second pass of hires fix runs, what it begins with, and what draws its noise.
 
     latents: of the first pass, which had so many `steps`. Every cache is fresh, and the noise is of the same seeds.
+    upscaler: of rank 0, which makes the pictures larger for all.
     """
     larger = [request.with_values(**second.changes) for request in members]
     draws = [noise.generator(request.rng, request.seed or 0) for request in larger]
     draw_noise = partial(_draw_noise, draws, latent_shape(model, larger[0]))
-    predictor = predictor_of(model, larger, None, second.table, steps_before=steps)
+    predictor = predictor_of(model, larger, None, second.table, steps_before=steps, split=split)
     upscale = None if upscaler is None else partial(_upscaled, upscaler, members)
-    image = hires.enlarged(model, latents, larger[0], *pixel_size(larger[0]), upscale)
+    image = split.once(lambda: hires.enlarged(model, latents, larger[0], *pixel_size(larger[0]), upscale))
     return [(second.table, predictor)], Start(draw_noise(), image), draw_noise
 
 
@@ -217,79 +219,12 @@ def _upscaled(upscaler: Model, members: Sequence[Request], pictures: Sequence[Im
     return [image for request in requests for result in stream(upscaler, [request]) for image in result.images]
 
 
-def predictor_of(
-    model: Model,
-    requests: Sequence[Request],
-    channels: mx.array | None = None,
-    table: Table | None = None,
-    *,
-    first_step: int = 0,
-    steps: int | None = None,
-    steps_before: int = 0,
-    beside: Beside | None = None,
-) -> Predictor | Tiled:
-    """Returns the network as the sampling loop sees it; see `StableDiffusion.predictor`.
-
-    first_step, steps: how many steps were run before this table's, and how many there are in all, for prompts that
-    change on the way; steps_before: those of an earlier pass. beside: what stands beside the UNet, where it is loaded.
-    """
-    request = requests[0]
-    size, tile = latent_shape(model, request)[:2], request.denoise_tile
-    table = table or table_of(model, request)
-    log_snr = table.log_snr
-    numbers = [first_step + number for number in table.steps]
-    inputs = conditions.subjects_of(model, requests, numbers, steps, steps_before)
-    join = request.freeu.join(model.unet.config) if request.freeu else concatenate
-    branches, by_stage, image_attention = _beside(model, request) if beside is None else beside
-    perturbation = PerturbedAttention(model.unet, request.pag, request.pag_adaptive or 0.0) if request.pag else None
-    features = Features.of(by_stage, request, len(log_snr))
-
-    def over(cut: Cut) -> Predictor:
-        """Returns a predictor with fresh caches, over a tile or the whole picture."""
-        own_branches = [branch._replace(image=cut(branch.image)) for branch in branches]
-        control = Controller(own_branches, len(log_snr), bool(request.guess_mode)) if branches else None
-        restarts = {*inputs.changes, *(control.changes if control else ())}
-        restarts |= {*(features.changes(len(log_snr)) if features else ())}
-        guided = inputs.conditions[0].guided
-        deepcache, tgate = caches(request.deepcache, request.tgate, log_snr, guided=guided, restarts=restarts)
-        return Predictor(
-            model.unet,
-            inputs.conditions,
-            request.guidance or 0.0,
-            deepcache,
-            guidance_rescale=request.guidance_rescale,
-            image_guidance=request.image_guidance or 1.0,
-            channels=None if channels is None else cut(channels),
-            join=join,
-            tgate=tgate,
-            control=control,
-            image_attention=image_attention,
-            features=features and features.of_tile(cut, size),
-            perturbation=perturbation,
-        )
-
-    if not tile or max(size) <= tile:
-        return over(lambda array: array)
-    return Tiled(size, tile, model.unet.config.downsampling, over)
-
-
-def latent_shape(model: Model, request: Request) -> tuple[int, int, int]:
-    """Returns (h, w, C) of the latents of a completed request."""
-    factor, (width, height) = model.vae.config.downsampling, pixel_size(request)
-    return height // factor, width // factor, model.vae.config.latent_channels
-
-
-def pixel_size(request: Request) -> tuple[int, int]:
-    """Returns (width, height) of a completed request."""
-    assert request.width is not None and request.height is not None
-    return request.width, request.height
-
-
 def _stage_predictor(
     stage: Stage,
     members: Sequence[Request],
     channels: mx.array | None,
     beside: Beside,
+    split: Split,
 ) -> Predictor | Tiled:
     changed = [request.with_values(**stage.changes) for request in members]
     return predictor_of(
@@ -300,13 +235,7 @@ def _stage_predictor(
         first_step=stage.first_step,
         steps=stage.steps,
         beside=None if stage.changes else beside,  # of the base; with its changes a refiner has none
-    )
-
-
-def _beside(model: Model, request: Request) -> Beside:
-    """Loads what stands beside the UNet of a completed request, and shows it its images."""
-    return Beside(
-        controls.branches(model, request), adapters.features(model, request), image_prompts.attention(model, request)
+        split=split,
     )
 
 
@@ -346,10 +275,6 @@ def _stages(model: Model, request: Request, start: StartingPoint, refiner: Model
 
 def _accept_from(accept: Accept, first: int, index: int) -> bool:
     return accept(first + index)
-
-
-def _shared_settings(request: Request) -> Request:
-    return request.with_values(prompt=None, class_label=None, seed=None)
 
 
 def _run(

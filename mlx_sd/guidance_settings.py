@@ -1,4 +1,4 @@
-"""The settings of a request about guidance beside the prompt's, and about a second pass at a larger size."""
+"""The settings of a request about which steps are guided, other guidance, and a second pass at a larger size."""
 
 # ruff: noqa: RUF009 - `setting` is our `dataclasses.field`
 from __future__ import annotations
@@ -6,13 +6,38 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .hires_setting import STRENGTH, Hires, parse, parse_mode
+from .reuse.guided_steps import FORM, Interval, parse_interval
 from .setting import Range, setting
 
 
 @dataclass(frozen=True, kw_only=True)
 class GuidanceSettings:
-    """Holds the scales of perturbed-attention guidance, and the second pass of hires fix."""
+    """Holds which steps are guided, the scales of perturbed-attention guidance, and the second pass of hires fix."""
 
+    guidance_interval: Interval | None = setting(
+        None,
+        "guide this share of the steps alone, such as 0-0.6; each of the others costs half (default: all)",
+        kind=object,
+        parse=parse_interval,
+        to_json=str,
+        metavar=FORM,
+        always_recorded=False,
+        aliases="cfg-interval guidance-range",
+        false_friends={
+            "skip-early-cond": "say which share of the steps is guided: --guidance-interval {value}-1",
+            "s-min-uncond": "say which share of the steps is guided: --guidance-interval 0-0.6",
+        },
+    )
+    adaptive_guidance: float | None = setting(
+        None,
+        "end guidance once the predictions with and without the prompt have a cosine above this, such as 0.99; each "
+        "step from there on costs half (default: never)",
+        kind=float,
+        range=Range(0, 1),
+        metavar="COSINE",
+        always_recorded=False,
+        aliases="adaptive-cfg adaptive-guidance-threshold",
+    )
     pag: float | None = setting(
         None,
         "perturbed-attention guidance, away from what comes out without self-attention; about 3, and then a --guidance "

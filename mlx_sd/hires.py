@@ -56,6 +56,8 @@ def second_pass(model: Model, request: Request) -> SecondPass | None:
     )
     if request.tgate:
         request.tgate.check(len(table.rows))
+    if request.guidance_interval:
+        request.guidance_interval.check(max(table.steps))
     width, height = size(model, request, hires)
     return SecondPass({"width": width, "height": height}, table)
 

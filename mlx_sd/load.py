@@ -265,11 +265,7 @@ def fill(
         names = stored_shapes.keys() | expected_shapes.keys()
         wrong = sorted(name for name in names if stored_shapes.get(name) != expected_shapes.get(name))
         raise InputError(f"{file} does not fit model.json ({', '.join(wrong[:8])}); remove {folder} and convert again")
-    if part == "vae" and network.config.force_upcast and dtype == mx.float16:
-        dtype = mx.float32  # this VAE's activations overflow float16
-    stored: Any = mx.load(str(file))
-    weights: Any = {parameter_name(part, name, version): array for name, array in stored.items()}
-    del stored
+    weights, dtype = _stored(folder, part, version), _dtype_of(network, part, dtype)
     if change or terminal.visible():
         for name, array in weights.items():
             weights[name] = change(name, array).astype(dtype) if change else _cast(array, dtype)
@@ -277,6 +273,27 @@ def fill(
             advance(array.nbytes)
     network.load_weights([(name, _cast(array, dtype)) for name, array in weights.items()])
     mx.eval(network.parameters())
+
+
+def unload(network: nn.Module, folder: Path, part: str, dtype: mx.Dtype) -> None:
+    """Frees a network's weights: they are read again from the folder that they came from when the network is used.
+
+    Each is then in memory until the next call. Networks that were changed or quantized after loading are not for this.
+    """
+    weights = _stored(folder, part, read_model_json(folder)["version"])
+    dtype = _dtype_of(network, part, dtype)
+    network.load_weights([(name, _cast(array, dtype)) for name, array in weights.items()])
+
+
+def _stored(folder: Path, part: str, version: int) -> dict[str, mx.array]:
+    """The arrays of a network's file by the names that they have today; MLX reads each when it is asked for."""
+    stored: Any = mx.load(str(folder / f"{part}.safetensors"))
+    return {parameter_name(part, name, version): array for name, array in stored.items()}
+
+
+def _dtype_of(network: Any, part: str, dtype: mx.Dtype) -> mx.Dtype:
+    """The dtype of a network: some VAE's activations overflow float16."""
+    return mx.float32 if part == "vae" and network.config.force_upcast and dtype == mx.float16 else dtype
 
 
 def _cast(array: mx.array, dtype: mx.Dtype) -> mx.array:

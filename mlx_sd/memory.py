@@ -1,7 +1,7 @@
 """An estimate of the memory that a picture needs, checked before any work."""
 
 import os
-from math import floor, inf, sqrt
+from math import ceil, floor, inf, sqrt
 from typing import Any
 
 import mlx.core as mx
@@ -21,14 +21,14 @@ _DECODER_FACTOR = 40
 _BYTES_PER_PIXEL = 48  # float32 twice while tiles are joined, then clipped and rounded
 
 
-def needed(model: Model, width: int, height: int, batch: int = 1, denoise_tile: int = 0) -> int:
+def needed(model: Model, width: int, height: int, batch: int = 1, denoise_tile: int = 0, ranks: int = 1) -> int:
     """Estimates the peak in bytes of the weights and guided evaluations of pictures of (width, height) pixels.
 
-    denoise_tile: latents a side that the UNet computes at once; 0 is the whole picture.
+    denoise_tile: latents a side that the UNet computes at once; 0 is the whole picture. ranks: that share the rows.
     """
     config, factor = model.unet.config, model.vae.config.downsampling
     wide, high = (min(side // factor, denoise_tile or inf) for side in (width, height))
-    rows = 3 if model.task is Task.INSTRUCTION else 2
+    rows = ceil((3 if model.task is Task.INSTRUCTION else 2) / ranks)
     outermost = int(rows * batch * wide * high * config.channels * model.dtype.size)
     return weights(model) + _UNET_FACTOR * outermost
 
@@ -57,15 +57,17 @@ def check(
     tile: int | None = None,
     beside: int = 0,
     advice: str | None = None,
+    ranks: int = 1,
 ) -> None:
     """Raises InputError where the machine has too little memory; the error names a size or an option that would fit.
 
     beside: bytes of the weights of networks beside the model's, as control networks. advice: what the error says in
-    place of that size. Decoding counts for upscalers alone: other large pictures go through the VAE in tiles.
+    place of that size. ranks: that share the rows of each evaluation. Decoding counts for upscalers alone: other large
+    pictures go through the VAE in tiles.
     """
     if model.sizes:  # Core ML packages, exported for these sizes
         return
-    required, present = needed(model, width, height, batch, denoise_tile) + beside, available()
+    required, present = needed(model, width, height, batch, denoise_tile, ranks) + beside, available()
     if model.upscales:
         required = max(required, decoding(model, width, height, tile))
     if required <= present:

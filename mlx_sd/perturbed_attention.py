@@ -31,8 +31,11 @@ class PerturbedAttention:
             """Returns the layer's output, the last rows' without attention where the layer is one of the middle's."""
             if id(layer) not in self._layers:
                 return attend(layer, x, context)
+            away = layer.out(layer.v(x[-rows:]))
+            if x.shape[0] == rows:  # the others are computed elsewhere
+                return away
             ordinary = x[:-rows]
-            return mx.concatenate([attend(layer, ordinary, ordinary), layer.out(layer.v(x[-rows:]))])
+            return mx.concatenate([attend(layer, ordinary, ordinary), away])
 
         return perturbed
 

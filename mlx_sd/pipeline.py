@@ -21,14 +21,17 @@ from .keywords import subjects, suggests_keywords
 from .load import load
 from .networks.unet import UNet
 from .networks.vae import Autoencoder
-from .predictor import Predictor
+from .predictor import Predictor, predictor_of
 from .prompts.embeddings import EmbeddingSource
 from .prompts.tokenizer import Tokenizer
 from .request import Request, pictures_of
 from .reuse.freeu import FreeU
+from .reuse.guided_steps import Interval
 from .reuse.policy import Policy
 from .reuse.tgate import TGate
+from .reuse.token_downsampling import TokenDownsampling
 from .sampling.table import Table
+from .split import UNSPLIT, Split
 from .tasks.extension import Extension
 from .tasks.images import ImageSource
 from .tasks.tiles import Tiled
@@ -116,6 +119,8 @@ class StableDiffusion:
         guidance_rescale: float = 0.0,
         pag: float | None = None,
         pag_adaptive: float | None = None,
+        guidance_interval: Interval | str | tuple[float, float] | None = None,
+        adaptive_guidance: float | None = None,
         rng: str = "numpy",
         sampler: str | None = None,
         schedule: str | None = None,
@@ -131,6 +136,7 @@ class StableDiffusion:
         crop: tuple[int, int] | None = None,
         deepcache: Policy | int | str | None = None,
         tgate: TGate | int | str | None = None,
+        token_downsampling: TokenDownsampling | int | str | None = None,
         freeu: FreeU | bool | str | None = None,
         speed: str | None = None,
         image: ImageSource | None = None,
@@ -168,6 +174,7 @@ class StableDiffusion:
         channels: mx.array | None = None,
         output: str = "image",
         callback: Callback | None = None,
+        split: Split = UNSPLIT,
     ) -> Result:
         """Makes `count` pictures of each prompt, the i-th with seed + i whatever the count.
 
@@ -177,16 +184,16 @@ class StableDiffusion:
             prompt: what the picture shows, or several prompts; left out with models that take no prompt.
             negative: what to steer away from; None is the checkpoint's own idea of nothing (SDXL: zeros).
             classes: ids or names, in the place of prompts, for class-conditional models.
-            seed: of the first picture, from 0 to 4294967295 (2**32 - 1); None and -1 draw one, which
-                `result.seeds` tells.
+            seed: of the first picture, from 0 to 4294967295 (2**32 - 1); None and -1 draw one (`result.seeds`).
             count: pictures of each prompt, 1 or more.
             batch: pictures that go through the UNet together, 1 or more; it does not change the pictures.
             steps: steps of the sampler, from 1 to the training timesteps (1000); 25, upscalers 75 or 100.
-            guidance: strength of classifier-free guidance, any finite number; at most 1 is none. 7.5, SDXL 5, the x4
-                upscaler 9, classes 3.
+            guidance: strength of classifier-free guidance; at most 1 is none. 7.5, SDXL 5, x4 upscaler 9, classes 3.
             guidance_rescale: from 0 to 1, how far guidance's contrast is taken back (Lin et al. 2023).
             pag: scale of perturbed-attention guidance, from 0; None is none (Ahn et al. 2024).
             pag_adaptive: how much that scale falls with each timestep below 1000, from 0; 0.
+            guidance_interval: the share of the steps that is guided: "0-0.6" or Interval(0, 0.6); all.
+            adaptive_guidance: the cosine of both predictions, from 0 to 1, above which guidance ends; None is never.
             rng: where noise comes from: "numpy"; "torch", as on the CPU in diffusers and A1111; "cuda", as on a card.
             sampler: one of `mlx_sd.samplers.names()`, or its name in A1111, ComfyUI or diffusers: "DPM++ 2M Karras".
             schedule: one of `mlx_sd.schedule.names()`, "timesteps=999,850,...", "sigmas=14.6,...,0" or a JSON file.
@@ -200,9 +207,9 @@ class StableDiffusion:
             original_size: (width, height) that SDXL takes the picture for; None is the picture's.
             target_size: (width, height) that SDXL aims at; None is the picture's.
             crop: (x, y), where SDXL takes the picture's corner for; None is (0, 0).
-            deepcache: which evaluations run the whole UNet: 3, "3:1" (interval:branch), DeepCache(3, branch=1) or
-                another policy of `mlx_sd.reuse`.
+            deepcache: which evaluations run the whole UNet: 3, "3:1" (interval:branch), or a policy: DeepCache(3, 1).
             tgate: the evaluation from which on no prompt is looked at: 10, "10,5,1,2" or TGate(10).
+            token_downsampling: 2, "2:1:0.7" or TokenDownsampling(2, 1, 0.7): attention to a part of the tokens.
             freeu: True for the factors published for the family, "1.5,1.6,0.9,0.2" (b1, b2, s1, s2) or FreeU(...).
             speed: "exact", "fast" or "fastest": sampler, steps, DeepCache and T-GATE together, where they are None.
             image: a path or a PIL image to begin with, or that upscalers make larger.
@@ -214,11 +221,9 @@ class StableDiffusion:
             extend: "left=128,top=64" or Extension(left=128, top=64): paint on beyond the image's sides.
             image_guidance: how near a picture edited by instruction stays to the image, from 1; 1.5.
             noise_level: of an x4 upscaler's small image, from 0 to 350; 20.
-            controls: control networks, each a tuple (model, image) or (model, image, scale), a text as `--control`
-                takes it, or Control(model, image, scale, start, end, maker).
+            controls: control networks, each (model, image[, scale]), Control(...) or a text as `--control` takes it.
             guess_mode: control networks act with the prompt alone, and weaker on fine levels.
-            adapters: T2I-Adapters, each a tuple (model, image) or (model, image, scale), or a text as `--adapter` takes
-                it.
+            adapters: T2I-Adapters, each (model, image), (model, image, scale) or a text as `--adapter` takes it.
             adapter_factor: share of the evaluations at which they act, from 0 to 1; 1.
             ip_adapters: images as prompts, each a tuple (model, images), (model, images, scale) or (model, images,
                 scale, mask), or a text as `--ip-adapter` takes it.
@@ -243,15 +248,18 @@ class StableDiffusion:
             channels: (1 or N, h, w, K) shown to the UNet beside the latents, for UNets with more input channels.
             output: "image", or "latent" to skip decoding.
             callback: callback(evaluation, evaluations, denoised) follows each evaluation of each batch.
+            split: deals each picture out to processes, all of which make this call; see `mlx_sd.split.Split`.
         """
         request = Request(
             negative=negative,
-            seed=seed,
+            seed=split.draw_seed(count) if seed is None and split.kind else seed,
             steps=steps,
             guidance=guidance,
             guidance_rescale=guidance_rescale,
             pag=pag,
             pag_adaptive=pag_adaptive,
+            guidance_interval=guidance_interval,  # type: ignore[arg-type]
+            adaptive_guidance=adaptive_guidance,
             rng=rng,
             sampler=sampler,
             schedule=schedule,
@@ -267,6 +275,7 @@ class StableDiffusion:
             crop=crop,
             deepcache=deepcache,  # type: ignore[arg-type]  # friendly values become policies
             tgate=tgate,  # type: ignore[arg-type]
+            token_downsampling=token_downsampling,  # type: ignore[arg-type]
             freeu=freeu,  # type: ignore[arg-type]
             speed=speed,
             init_image=image,
@@ -312,16 +321,10 @@ class StableDiffusion:
                 channels=channels,
                 output=output,
                 callback=callback,
+                split=split,
             )
         )
-        return Result(
-            [image for result in batches for image in result.images],
-            mx.concatenate([result.latents for result in batches]),
-            [request for result in batches for request in result.requests],
-            [seconds for result in batches for seconds in result.seconds],
-            sum(result.full for result in batches),
-            [phases for result in batches for phases in result.phases],
-        )
+        return Result.joined(batches)
 
     def stream(
         self,
@@ -334,6 +337,7 @@ class StableDiffusion:
         output: str = "image",
         callback: Callback | None = None,
         accept: Accept | None = None,
+        split: Split = UNSPLIT,
     ) -> Iterator[Result]:
         """Makes the picture of each request, in order, and yields them batch by batch.
 
@@ -352,6 +356,7 @@ class StableDiffusion:
             output=output,
             callback=callback,
             accept=accept,
+            split=split,
         )
 
     def encode_prompt(
@@ -391,4 +396,4 @@ class StableDiffusion:
 
         channels: (1 or N, h, w, K) beside the latents. table: the rows that it will run, where that is not all.
         """
-        return generation.predictor_of(self.model, requests, channels, table)
+        return predictor_of(self.model, requests, channels, table)

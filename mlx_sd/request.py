@@ -20,6 +20,7 @@ from .core.errors import InputError
 from .guidance_settings import GuidanceSettings
 from .image_settings import ImageSettings
 from .prompt_settings import PromptSettings
+from .reuse import token_downsampling
 from .reuse.deepcache import examples as policy_examples
 from .sampling import names
 from .setting import Range, Setting, fields_from_json, setting, settings_of
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .reuse.freeu import FreeU
     from .reuse.policy import Policy
     from .reuse.tgate import TGate
+    from .reuse.token_downsampling import TokenDownsampling
     from .sampling.table import Options
 
     ImageSource = str | os.PathLike[str] | Image.Image
@@ -213,6 +215,18 @@ class Request(PromptSettings, GuidanceSettings, ImageSettings, AdapterSettings, 
         metavar="GATE[,SP[,FI[,WARM_UP]]]",
         aliases="t-gate gate-step",
     )
+    token_downsampling: TokenDownsampling | None = setting(
+        None,
+        "ToDo, for large pictures: self-attention to one in FACTOR rows and columns of tokens, in the outermost DEPTH "
+        "levels (default 1), up to END of the steps (default 1)",
+        kind=object,
+        parse=token_downsampling.parse,
+        to_json=str,
+        metavar=token_downsampling.FORM,
+        always_recorded=False,
+        aliases="todo token-downsampling-factor",
+        false_friends={"token-merging-ratio": "tokens are downsampled and not merged: --token-downsampling 2"},
+    )
     freeu: FreeU | None = setting(
         None,
         "FreeU (default factors: those published for the family)",
@@ -286,6 +300,12 @@ class Request(PromptSettings, GuidanceSettings, ImageSettings, AdapterSettings, 
     def with_values(self, **values: Any) -> Request:
         """Returns the request with other values, checked."""
         return replace(self, **values)
+
+    @property
+    def decides_per_image(self) -> bool:
+        """Whether the picture decides what is computed: which evaluations are whole, or guided."""
+        by_features = self.deepcache is not None and self.deepcache.decides_per_image
+        return by_features or self.adaptive_guidance is not None
 
     def with_subject(self, other: Request) -> Request:
         """Returns the request with the prompt, the class and the seed of another one."""

@@ -18,6 +18,7 @@ from .checkpoint.network_folder import NetworkFolder, read_network_json
 from .checkpoint.network_names import IMAGE_ENCODER, IP_ADAPTER, JSON, NETWORKS, T2I_ADAPTER
 from .core import terminal
 from .core.errors import InputError
+from .core.files import turn
 from .core.places import cache_folder
 from .networks.control import ControlNet
 
@@ -39,19 +40,43 @@ def model_folder(model: str, variant: str | None = None, part: str = "unet") -> 
     checkpoint = open_checkpoint(model, SourceOptions(variant=variant))
     _check_part(model, checkpoint.components, part)
     out = _cached(checkpoint.path)
-    if not (out / "model.json").is_file():
-        if checkpoint.warning:
-            warnings.warn(checkpoint.warning, stacklevel=4)
-        if model not in EMBEDDED:
-            tensors = [tensor for component in checkpoint.components.values() for tensor in component.tensors.values()]
-            size = terminal.size(sum(tensor.end - tensor.start for tensor in tensors))
-            terminal.announce(f"{model} is converted, this once, to {out} ({size})")
-        try:
-            write_model_folder(checkpoint, out, {"model": model})
-        except InputError as error:
-            if not (out / "model.json").is_file():  # else another process was first
-                raise InputError(f"{error}; the environment variable MLX_SD_CACHE names another folder") from None
+    with turn(out):  # other processes wait, and find it
+        if not (out / "model.json").is_file():
+            if checkpoint.warning:
+                warnings.warn(checkpoint.warning, stacklevel=4)
+            if model not in EMBEDDED:
+                tensors = [tensor for part in checkpoint.components.values() for tensor in part.tensors.values()]
+                size = terminal.size(sum(tensor.end - tensor.start for tensor in tensors))
+                terminal.announce(f"{model} is converted, this once, to {out} ({size})")
+            try:
+                write_model_folder(checkpoint, out, {"model": model})
+            except InputError as error:
+                if not (out / "model.json").is_file():  # else another process was first, where nothing can be locked
+                    raise InputError(f"{error}; the environment variable MLX_SD_CACHE names another folder") from None
     return out
+
+
+def converted_here(model: str) -> Path | None:
+    """Returns the model folder of a checkpoint that is on this machine; None where it is still to be converted.
+
+    With HF_HUB_OFFLINE a hub id is only looked up in the hub's cache. Raises InputError for what is not here, and for
+    what cannot be converted.
+    """
+    if (folder := converted(model)) is None:
+        from convert.files import hub
+        from convert.sources.open_checkpoint import open_checkpoint
+
+        try:
+            checkpoint = open_checkpoint(model)
+        except InputError:
+            if hub.is_id(model) and not Path(model).expanduser().exists():
+                raise InputError(f"{model} is not downloaded, or not whole; make one picture with it first") from None
+            raise
+        _check_part(model, checkpoint.components, "unet")
+        folder = converted(str(checkpoint.path))
+    if folder is not None:
+        _check_part(model, read_model_json(folder)["networks"], "unet")
+    return folder
 
 
 def configs(model: str, part: str = "unet") -> dict[str, dict[str, Any]]:
@@ -111,12 +136,13 @@ def _network_folder(part: str, name: str, component: Any) -> NetworkFolder:
     identity = [VERSION, part, component.config, [_state(file) for file in component.files]]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     out = cache_folder() / NETWORKS / f"{component.files[0].stem}-{digest}"
-    if not (out / JSON).is_file():
-        try:
-            write_network_folder(part, component, out, name)
-        except InputError:
-            if not (out / JSON).is_file():  # else another process was first
-                raise
+    with turn(out):
+        if not (out / JSON).is_file():
+            try:
+                write_network_folder(part, component, out, name)
+            except InputError:
+                if not (out / JSON).is_file():  # else another process was first
+                    raise
     return read_network_json(out)
 
 
@@ -178,12 +204,15 @@ def write_trained_control(network: ControlNet, unet: Mapping[str, Any], out: Pat
 def layer_names(part: str, names: Mapping[str, str], layer: str) -> tuple[str, str]:
     """Returns the names by which files are written for a layer of network `part`; `adapters` reads both.
 
-    They are diffusers', and that of the UNet in the original code, or diffusers' again. names: the network's own.
+    They are diffusers', and that of the UNet or ControlNet in the original code, or diffusers' again. names: the
+    network's own.
     """
     from convert.files.diffusers_names import written_name
-    from convert.files.original_names import unet_layer
+    from convert.files.original_names import control_layer, unet_layer
 
     name = written_name(part, names, layer)
+    if part == CONTROL:
+        return name, control_layer(layer, name, names)
     return name, unet_layer(layer, name) if part == "unet" else name
 
 

@@ -32,6 +32,7 @@ def latents(sd, *entries, **settings):
     return np.array(sd.generate(PROMPT, adapters=entries, **(FAST | settings)).latents)
 
 
+@pytest.mark.slow
 def test_every_form_of_file_is_the_same_adapter(home, family, tmp_path):
     for kind in ("full", "light"):
         expected = latents(family("sd1"), (str(home / kind), picture()))

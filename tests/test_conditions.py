@@ -10,7 +10,7 @@ from mlx_sd import DeepCache
 from mlx_sd.completion import complete
 from mlx_sd.conditions import conditions_of, subjects_of
 from mlx_sd.core.errors import InputError
-from mlx_sd.generation import predictor_of
+from mlx_sd.predictor import predictor_of
 from mlx_sd.request import Request
 from mlx_sd.sampling.denoise import guide
 
@@ -45,12 +45,14 @@ def test_an_edit_changes_the_conditions_after_its_step(sd):
     assert subjects.conditions[0] is subjects.conditions[2]  # encoded once
 
 
+@pytest.mark.slow
 def test_a_prompt_that_changes_before_the_first_step_is_the_second_one(sd):
     assert (latents(sd, "a [red:blue:0] tent") == latents(sd, "a blue tent")).all()
     assert (latents(sd, "a [red:blue:6] tent") == latents(sd, "a red tent")).all()
     assert (latents(sd, "a [red:blue:3] tent") != latents(sd, "a red tent")).any()
 
 
+@pytest.mark.slow
 def test_negative_prompts_change_too(sd):
     edited = latents(sd, "a tent", negative="[rain:snow:3]")
     assert (edited != latents(sd, "a tent", negative="rain")).any()
@@ -127,6 +129,7 @@ def test_a_lora_in_a_prompt_is_named_and_not_encoded(sd):
     latents(sd, "a tent <lora:style:0.8>", prompt_style="plain")
 
 
+@pytest.mark.slow
 def test_a_second_prompt_changes_over_the_steps_too(family):
     sd = family("sdxl")
     assert (latents(sd, "a tent", prompt_2="[red:blue:0]") == latents(sd, "a tent", prompt_2="blue")).all()
@@ -144,6 +147,7 @@ def test_what_only_sdxl_takes_is_refused_by_others(family, settings):
         family("sd1").generate("a tent", **OPTIONS, **settings)
 
 
+@pytest.mark.slow
 def test_prompts_of_a_refiner_go_on_where_the_base_ends(family):
     base = refiner = family("sdxl")
     options = {"refiner": refiner, "refine_at": 0.5}

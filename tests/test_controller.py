@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bench.models import UNETS
 from mlx_sd.checkpoint.control import Control
-from mlx_sd.conditions import Conditions
+from mlx_sd.condition_rows import Conditions
 from mlx_sd.controller import Branch, Controller
 from mlx_sd.networks.control import ControlNet, Residuals
 from mlx_sd.networks.control_config import ControlConfig

@@ -31,6 +31,7 @@ def change(a: mx.array, b: mx.array) -> float:
     return float(mx.abs(a - b).max() / mx.abs(b).max())
 
 
+@pytest.mark.slow
 def test_every_form_of_an_entry_means_the_same(network, family, tmp_path):
     sd, image = family("sd1"), controls.image()
     image.save(tmp_path / "a.png")
@@ -158,6 +159,7 @@ def test_what_cannot_go_together_is_refused_by_name(network, family):
         sd.generate(PROMPT, guess_mode=True, **SETTINGS)
 
 
+@pytest.mark.slow
 def test_a_union_sees_its_images_in_one_pass(family, tmp_path):
     sd, folder = family("sdxl"), controls.write_folder(tmp_path / "union", controls.union())
     entries = [

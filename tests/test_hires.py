@@ -36,7 +36,7 @@ def test_the_second_pass_is_image_to_image_with_the_enlarged_picture(sd, mode):
     image = hires.enlarged(sd.model, first, request, *size)
     assert result.shape == image.shape == (1, first.shape[1] * 2, first.shape[2] * 2, 4)
     from mlx_sd.completion import table_of
-    from mlx_sd.generation import predictor_of
+    from mlx_sd.predictor import predictor_of
     from mlx_sd.sampling import loop, noise
 
     larger = request.with_values(width=size[0], height=size[1], steps=5, strength=0.6, hires_mode=None)
@@ -48,6 +48,7 @@ def test_the_second_pass_is_image_to_image_with_the_enlarged_picture(sd, mode):
     assert np.abs(result - np.array(expected)).max() <= 1e-4 * np.abs(result).max()
 
 
+@pytest.mark.slow
 def test_a_batch_makes_the_pictures_that_each_makes_alone(sd):
     together = latents(sd, ["a", "b"], batch=2, hires=1.5)
     for i, prompt in enumerate("ab"):

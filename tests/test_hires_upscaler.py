@@ -11,9 +11,9 @@ from PIL import Image
 from mlx_sd import StableDiffusion, memory, metadata, request_model
 from mlx_sd.completion import table_of
 from mlx_sd.core.errors import InputError
-from mlx_sd.generation import predictor_of
 from mlx_sd.metadata.from_a1111 import translate
 from mlx_sd.metadata.to_a1111 import to_text
+from mlx_sd.predictor import predictor_of
 from mlx_sd.request import Request
 from mlx_sd.sampling import loop, noise
 from tests.conftest import GOLDENS
@@ -53,6 +53,7 @@ def second_pass(sd, picture, prompt=PROMPT, seed=2):
     return np.array(loop.run(table, predictor, unit, lambda: unit, None, image))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_it_equals_picture_upscaler_and_second_pass_by_hand(scale, x4, family):
     sd, upscaler = family("sd1"), StableDiffusion.load(x4, dtype="float32")
@@ -67,6 +68,7 @@ def test_it_equals_picture_upscaler_and_second_pass_by_hand(scale, x4, family):
     assert np.abs(result - lanczos).max() > 1e-2 * np.abs(expected).max()
 
 
+@pytest.mark.slow
 def test_a_batch_makes_the_pictures_that_each_makes_alone(x4, family):
     together = latents(family("sd1"), x4, ["a moon", "a tent"], batch=2)
     for i, prompt in enumerate(("a moon", "a tent")):

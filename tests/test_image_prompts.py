@@ -93,6 +93,7 @@ def test_several_adapters_add_up(home, family):
     assert np.allclose(both, latents(sd, (model, picture, 0.75)), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_mask_of_everything_is_none_and_of_nothing_no_adapter(home, family):
     sd, model = family("sd1"), str(home / "base.safetensors")
     (picture,) = pictures()
@@ -125,6 +126,7 @@ def test_a_cached_pass_equals_a_full_one_bit_for_bit_at_every_branch(name, home,
         assert mx.array_equal(full, cached) and not mx.allclose(full, plain, atol=0.05), branch
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:in . evaluations little repeats itself:UserWarning")
 def test_tgate_keeps_the_sum_of_text_and_image(home, family):
     sd, entry = family("sd1"), (str(home / "base.safetensors"), pictures()[0])

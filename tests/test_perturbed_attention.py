@@ -8,9 +8,9 @@ from mlx_sd import DeepCache
 from mlx_sd.completion import complete
 from mlx_sd.conditions import conditions_of
 from mlx_sd.core.errors import InputError
-from mlx_sd.generation import predictor_of
 from mlx_sd.networks.blocks import apply_attention
 from mlx_sd.perturbed_attention import PerturbedAttention
+from mlx_sd.predictor import predictor_of
 from mlx_sd.request import Request
 
 # In the middle of the tiny UNets, pictures of 64 pixels have one latent, whose attention is the identity anyway.
@@ -62,6 +62,7 @@ def test_a_scale_of_0_is_none(sd):
     ).all()
 
 
+@pytest.mark.slow
 def test_pictures_of_a_batch_are_those_of_each_alone(sd):
     together = np.array(sd.generate(["a", "b"], batch=2, pag=2.0, **OPTIONS).latents)
     for i, prompt in enumerate("ab"):

@@ -17,8 +17,8 @@ QUICK = """
     demo tgate only-masked sd1-lora x4
 """
 THEN = ["--prompt-style", "plain"]  # as all prompts were read
-# Of 255: another processor may round otherwise. One that adds up halves in float16 was off by 3 levels.
-LEVEL, FLOAT16_LEVEL = 1, 4
+# Of 255: another processor may round otherwise. Those that add up halves in float16 were off by 3 and 5 levels at most.
+LEVEL, FLOAT16_LEVEL, FLOAT16_MEAN = 1, 8, 0.5
 
 
 @pytest.fixture(scope="module")
@@ -39,4 +39,6 @@ def test_a_picture_is_what_it_was(name, sources, monkeypatch, capfd):
     assert generate.main([*pictures.CASES[name], *THEN]) == 0, capfd.readouterr().err
     now, before = pictures.pixels(sources / "pictures", name), pictures.pixels(pictures.FOLDER, name)
     assert now.shape == before.shape
-    assert np.abs(now.astype(int) - before.astype(int)).max() <= (FLOAT16_LEVEL if name == "float16" else LEVEL)
+    off = np.abs(now.astype(int) - before.astype(int))
+    assert off.max() <= (FLOAT16_LEVEL if name == "float16" else LEVEL)
+    assert off.mean() <= FLOAT16_MEAN

@@ -24,6 +24,8 @@ from mlx_sd.prompts.embeddings import Embedding
 from mlx_sd.prompts.style_names import PROMPT_STYLES
 from mlx_sd.request import DTYPES, SETTINGS, SOLVER, SPEEDS
 from mlx_sd.reuse import presets
+from mlx_sd.reuse.guided_steps import Interval
+from mlx_sd.reuse.token_downsampling import TokenDownsampling
 from mlx_sd.sampling import names, samplers, schedules
 from mlx_sd.sampling.table import Options
 from mlx_sd.tasks.extension import Extension
@@ -32,7 +34,7 @@ from mlx_sd.tasks.extension import Extension
 _OF_LOADING = {"model", "dtype", "loras", "quantize", "coreml", "vae", "lora_mode"}
 _BY_ANOTHER_NAME = {"class_label": "classes", "init_image": "image"}
 # What `generate` takes beside the fields of a request.
-_BESIDE = {"self", "count", "batch", "latents", "channels", "output", "callback"}
+_BESIDE = {"self", "count", "batch", "latents", "channels", "output", "callback", "split"}
 
 _finite = st.floats(-1e6, 1e6)
 _values = {
@@ -67,6 +69,9 @@ _parsed = {
     "pag": st.floats(0, 10),
     "image_guidance": st.floats(1, 10),
     "pag_adaptive": st.floats(0, 1),
+    "guidance_interval": st.builds(Interval, st.floats(0, 0.5), st.floats(0.6, 1)),
+    "adaptive_guidance": st.floats(0, 1),
+    "token_downsampling": st.builds(TokenDownsampling, st.integers(2, 5), st.integers(1, 3), st.floats(0.01, 1)),
     "controls": st.lists(
         st.builds(
             Control,

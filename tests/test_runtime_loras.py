@@ -94,6 +94,7 @@ def test_three_together_are_three_merged(original, file):
         assert distance(ours, theirs) <= EQUAL
 
 
+@pytest.mark.slow
 def test_scales_change_without_loading_again(original, family, file):
     loras = [(file("LoRA"), 0.3), (file("norms"), 1.0)]
     _, beside = both(original, loras)

@@ -5,7 +5,7 @@ The tables hold what does not depend on the number of blocks. Which numbered blo
 names in a file (`sources.original_weights`), or from the stages of our UNet, which are counted as the original's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 # Original layer -> diffusers layer
 UNET_LAYERS = {
@@ -97,6 +97,21 @@ def unet_layer(layer: str, diffusers: str) -> str:
             resnet = _inverse(RESNET) if ".resnets." in start else {}
             return ".".join(s for s in (fixed[start], _replaced(inside, resnet)) if s)
     return diffusers
+
+
+def control_layer(layer: str, diffusers: str, names: Iterable[str]) -> str:
+    """Returns the original name of a ControlNet's layer, from our name and diffusers' name of it.
+
+    names: of all its layers, because the last of those that embed the control image is numbered after the others.
+    """
+    part, _, inside = layer.partition(".")
+    if part == "image":
+        middle = sum(name.startswith("image.blocks.") for name in names)
+        places = {"first": 0, "last": middle + 1} | {f"blocks.{i}": i + 1 for i in range(middle)}
+        return f"input_hint_block.{2 * places[inside]}"  # the odd numbers are activations
+    if part == "skip_outputs":
+        return f"zero_convs.{inside}.0"
+    return "middle_block_out.0" if part == "middle_output" else unet_layer(layer, diffusers)
 
 
 def open_clip_layer(diffusers: str) -> str:

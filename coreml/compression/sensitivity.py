@@ -18,6 +18,7 @@ from mlx.utils import tree_unflatten
 
 from mlx_sd import StableDiffusion, conditions
 from mlx_sd.completion import table_of
+from mlx_sd.condition_rows import Conditions
 from mlx_sd.networks import ops
 from mlx_sd.networks.unet import UNet
 from mlx_sd.request import Request
@@ -71,7 +72,7 @@ def trajectory(
             x: mx.array,
             timestep: float,
             visited: list[Inputs] = visited,
-            conditions: conditions.Conditions = inputs,
+            conditions: Conditions = inputs,
             rows: int = rows,
             predictor: Any = predictor,
         ) -> mx.array:

@@ -8,8 +8,9 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
+from mlx_sd.networks.graph import Graph
+
 from ..lowering import operations, primitives
-from ..lowering.graph import Graph
 from ..lowering.interfaces import FunctionSpec, Port
 from ..lowering.layout import Value
 from ..lowering.lower import CAST, NUMPY, Lowering, Rule

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from mlx_sd.networks.graph import Node
+
 from ..lowering import attention, operations
-from ..lowering.graph import Node
 from ..lowering.layout import IMAGE, ROWS, Order, Value
 from ..lowering.lower import Lowering, Rule
 from .coreai_core import Value as CoreAIValue

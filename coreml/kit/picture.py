@@ -10,7 +10,7 @@ import numpy as np
 
 from mlx_sd import StableDiffusion, codec, conditions
 from mlx_sd.completion import complete, starting_point
-from mlx_sd.conditions import Conditions
+from mlx_sd.condition_rows import Conditions
 from mlx_sd.request import Request
 from mlx_sd.reuse.policy import Policy
 from mlx_sd.sampling import noise

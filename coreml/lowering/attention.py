@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .graph import Node
+from mlx_sd.networks.graph import Node
+
 from .layout import TOKENS, Value, plain, transposed
 from .lower import Lowering, Rule
 

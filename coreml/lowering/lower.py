@@ -9,8 +9,8 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_sd.core.errors import InputError
+from mlx_sd.networks.graph import Graph, Node
 
-from .graph import Graph, Node
 from .layout import Order, Value, path, plain, reshaped
 
 Rule = Callable[..., Any]  # rule(lowering, node, *inputs: Value) -> Value, or a list of them

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from mlx_sd.networks.graph import Node
+
 from . import attention
-from .graph import Node
 from .layout import IMAGE, ROWS, TOKENS, Order, Value, plain
 from .lower import Lowering, Rule
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from mlx_sd.core.errors import InputError
+from mlx_sd.networks.graph import Node
 
-from .graph import Node
 from .layout import Order, Value, plain, transposed
 from .lower import CAST, Lowering, Rule, is_constant
 

@@ -3,7 +3,8 @@
 import math
 from dataclasses import replace
 
-from .graph import Graph
+from mlx_sd.networks.graph import Graph
+
 from .interfaces import FunctionSpec, Port
 from .layout import IMAGE
 

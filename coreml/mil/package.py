@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from mlx_sd.networks.graph import Graph
+
 from ..lowering import operations, primitives
-from ..lowering.graph import Graph
 from ..lowering.interfaces import FunctionSpec, Port
 from ..lowering.layout import Value
 from ..lowering.lower import CAST, NUMPY, Lowering

@@ -56,6 +56,7 @@ class Model:
     runtime_loras: Any = field(default=None, compare=False)  # `RuntimeLoras`, of the mode "runtime"
     packaged_controls: Mapping[str, Any] | None = None  # of Core ML packages: name -> what stands for a ControlNet
     networks_beside: dict[str, Any] = field(default_factory=dict, compare=False)  # loaded beside it, by folder
+    learning_controls: dict[str, Any] = field(default_factory=dict, compare=False)  # ControlNets that no file holds yet
 
     @property
     def upscales(self) -> bool:

@@ -23,6 +23,9 @@ _SYSTEM = ("libopenblas.so.0", "libopenblas.so", "libblis.so.4")
 # glibc's mallopt parameters (malloc.h)
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
+# Of mkl_types.h: the best instructions of the processor, and sums that do not depend on the shape of the matrices
+_MKL_CBWR_AUTO, _MKL_CBWR_STRICT = 2, 0x10000
+
 _loaded: str | None = None
 _late = False
 
@@ -41,9 +44,10 @@ def preload() -> str | None:
     _keep_pages()
     for name in [choice] if choice else [*_mkl(), *_SYSTEM]:
         try:
-            ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
+            library = ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
         except OSError:
             continue
+        _sum_alike(library)
         _loaded = name
         return name
     return None
@@ -63,6 +67,17 @@ def _mkl() -> list[str]:
         return []
     # The `mkl` wheel puts its libraries in the environment's lib folder, with the major version in the name.
     return [str(path) for path in sorted(Path(sys.prefix, "lib").glob("libmkl_rt.so*"), reverse=True)]
+
+
+def _sum_alike(library: ctypes.CDLL) -> None:
+    """Makes each row of MKL's products the same whatever the number of rows, where the processor has that mode.
+
+    By default the last bits differ with it, and so with the batch. The mode is as fast. It is refused on processors
+    without AVX2; the user's MKL_CBWR has precedence.
+    """
+    choose = getattr(library, "MKL_CBWR_Set", None)
+    if choose is not None and "MKL_CBWR" not in os.environ:
+        choose(_MKL_CBWR_AUTO | _MKL_CBWR_STRICT)
 
 
 def _keep_pages() -> None:

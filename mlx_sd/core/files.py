@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from . import file_formats, terminal
 from .errors import Failure, InputError
 
+TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}")  # names of the files that `atomic_file` writes first
 _BLOCK = 1 << 22  # bytes that are hashed at a time
 
 # dtype in safetensors -> the NumPy type that reads its bytes, and the MLX dtype that those bytes mean
@@ -195,17 +196,57 @@ def check_writable(folder: Path, flag: str, must_exist: bool = False) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Opens a temporary file that becomes `path` when the block ends, and is removed when the block raises."""
+def atomic_file(path: Path, before: Callable[[], None] = lambda: None) -> Iterator[BinaryIO]:
+    """Opens a temporary file that becomes `path` when the block ends, and is removed when the block raises.
+
+    before: called when the file is whole, just before it becomes `path`; the file is removed where that raises.
+    """
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as f:
             yield f
         temporary.chmod(0o644)  # mkstemp's is private
+        before()
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def turn(path: Path) -> Iterator[None]:
+    """Waits until no other process is in such a block about the same path; they then find what this one has written.
+
+    The system ends the turn of a process that dies. Where nothing can be locked, nobody waits.
+    """
+    handle = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = _lock(path.with_name(f".{path.name}.lock"))
+    except OSError:  # the block says that nothing can be written, if that is so
+        pass
+    try:
+        yield
+    finally:
+        if handle is not None:
+            path.with_name(f".{path.name}.lock").unlink(missing_ok=True)  # before others may lock it
+            os.close(handle)
+
+
+def _lock(path: Path) -> int:
+    """Opens and locks a file, for which it waits; OSError where that is not possible."""
+    while True:
+        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if os.path.samestat(path.stat(), os.fstat(handle)):
+                return handle
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # whoever had it has removed it
 
 
 @contextmanager

@@ -2,33 +2,66 @@
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from ..core import device
 from ..core.errors import Failure, InputError
 from ..core.files import atomic_file, sha256
+from ..core.version import VERSION
 from . import picture_file
 from .from_a1111 import Translation, translate
 from .pixels import hash_as_stored, is_whole
-from .to_a1111 import VERSION_KEY, to_text
+from .to_a1111 import DEVICE_KEY, FACTS, VERSION_KEY, to_text
 
-__all__ = ["VERSION_KEY", "digest", "encoded", "is_lossy", "is_whole", "read", "read_any", "save"]
+__all__ = [
+    "DEVICE_KEY",
+    "FACTS",
+    "VERSION_KEY",
+    "digest",
+    "encoded",
+    "is_lossy",
+    "is_whole",
+    "read",
+    "read_any",
+    "save",
+    "with_facts",
+    "without_facts",
+]
 
 
-def save(image: Image.Image, path: Path, settings: Mapping[str, Any] | None, *, lossless: bool = False) -> None:
+def with_facts(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a picture that is made here, with the version and the device that make it."""
+    return {**settings, VERSION_KEY: VERSION, DEVICE_KEY: device.describe(bool(settings.get("coreml")))}
+
+
+def without_facts(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings alone of those that a picture records."""
+    return {name: value for name, value in settings.items() if name not in FACTS}
+
+
+def save(
+    image: Image.Image,
+    path: Path,
+    settings: Mapping[str, Any] | None,
+    *,
+    lossless: bool = False,
+    before: Callable[[], None] = lambda: None,
+) -> None:
     """Writes a picture as PNG, JPEG or WebP, by the suffix of `path`: whole, or not at all.
 
     settings: a JSON object, which `read` gives back; beside it stands A1111's text of them. None writes neither.
-    lossless: of WebP, whose quality is 95 otherwise. Raises InputError for another suffix, Failure where the file
-    cannot be written.
+    lossless: of WebP, whose quality is 95 otherwise. before: called when the picture is written and not yet at its
+    place, where it does not come if that raises. Raises InputError for another suffix, Failure where the file cannot be
+    written.
     """
     format = picture_file.format_of(path)
     try:
         texts = _texts(image, settings, format, lossless)
-        with atomic_file(path) as file:
+        with atomic_file(path, before) as file:
             picture_file.write(image, file, format, texts, lossless)
     except (OSError, ValueError) as error:  # ValueError: a side too long for the format
         reason = getattr(error, "strerror", None) or error

@@ -16,14 +16,19 @@ from ..sampling import names
 from .a1111_names import labels
 
 VERSION_KEY = "mlx_sd"  # of the version that made the picture, among its settings
+DEVICE_KEY = "device"  # of the device that made it
+FACTS = (VERSION_KEY, DEVICE_KEY)
 NUMPY = "NumPy"  # of RNG: A1111 has no such noise, but without the key it would take a GPU's
 # Solver options -> A1111's keys.
 CHURN = {"s_churn": "Sigma churn", "s_tmin": "Sigma tmin", "s_tmax": "Sigma tmax", "s_noise": "Sigma noise"}
 # Settings that A1111 does not have -> their keys in the text, for those who read it.
 OURS = {
     "guidance_rescale": "CFG Rescale",
+    "guidance_interval": "Guidance interval",
+    "adaptive_guidance": "Adaptive guidance",
     "deepcache": "DeepCache",
     "tgate": "T-GATE",
+    "token_downsampling": "Token downsampling",
     "freeu": "FreeU",
     "prompt_2": "Prompt 2",
     "negative_2": "Negative prompt 2",

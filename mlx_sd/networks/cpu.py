@@ -1,19 +1,21 @@
 """Attention and activations for MLX's CPU back end, which computes exp and erf one element at a time.
 
 Here they are made of additions, multiplications and shifts, which it vectorises, on pieces that stay in the cache:
-three to five times faster on x86. On a GPU `ops` uses MLX's own functions. Shifts of bits have no gradient, so each
-function comes with its own, which is computed in the same way.
+three to five times faster on x86. Each piece waits for the one before: MLX would begin twenty of them at once. On a GPU
+`ops` uses MLX's own functions. Shifts of bits have no gradient, so each function comes with its own, which is computed
+in the same way.
 """
 
 from collections.abc import Callable, Sequence
-from functools import wraps
-from typing import Any
+from functools import partial, wraps
 
 import mlx.core as mx
 
-_PIECE = 1 << 18  # elements of a piece: a megabyte of float32
-_SCORES = 1 << 20  # the same for attention, whose matrix products are faster on larger pieces
-_WORTH_FUSING = 1 << 21  # elements from which a kernel compiled by MLX saves more than its compilation costs
+from . import gradients
+
+PIECE = 1 << 18  # elements of a piece: a megabyte of float32
+SCORES = 1 << 20  # the same for attention, whose matrix products are faster on larger pieces
+WORTH_FUSING = 1 << 21  # elements from which a kernel compiled by MLX saves more than its compilation costs
 _LOG2E = 1.4426950408889634
 _ROUND = 1.5 * 2**23  # adding it rounds to an integer, left in the low bits of the float
 # 2**f on [-1/2, 1/2], minimax of relative error 8e-8, highest power first
@@ -34,10 +36,7 @@ def _differentiable(slope: Elementwise) -> Callable[[Elementwise], Elementwise]:
         @wraps(function)
         def call(x: mx.array) -> mx.array:
             """Applies the function as one operation of MLX, whose vector-Jacobian product is known."""
-            differentiable: Any = mx.custom_function(function)
-            differentiable.vjp(lambda x, cotangent, _: cotangent * slope(x))
-            y: mx.array = differentiable(x)
-            return y
+            return gradients.call(function, lambda xs, cotangent, _: [cotangent * slope(xs[0])], x)
 
         return call
 
@@ -52,8 +51,10 @@ def _elementwise(function: Elementwise) -> Elementwise:
     def call(x: mx.array) -> mx.array:
         """Applies the function piece by piece."""
         flat = x.astype(mx.float32).reshape(-1)
-        run = fused if flat.size >= _WORTH_FUSING else function
-        pieces = [run(flat[i : i + _PIECE]) for i in range(0, flat.size, _PIECE)]
+        run = partial(gradients.fused, fused, function) if flat.size >= WORTH_FUSING else function
+        pieces: list[mx.array] = []
+        for i in range(0, flat.size, PIECE):
+            pieces.append(run(_after(flat[i : i + PIECE], pieces[-1:])))
         y = pieces[0] if len(pieces) == 1 else mx.concatenate(pieces)
         return y.reshape(x.shape).astype(x.dtype)
 
@@ -102,10 +103,21 @@ def attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, scal
     q, k, v: (B, heads, tokens, dim); mask: (queries, keys), without a gradient. Computed in float32; the result has q's
     dtype. The gradient computes the scores again, a few queries at a time, and keeps none of them.
     """
-    differentiable: Any = mx.custom_function(lambda q, k, v: _attention(q, k, v, mask, scale))
-    differentiable.vjp(lambda qkv, cotangent, y: _attention_gradient(qkv, mask, scale, y, cotangent))
-    y: mx.array = differentiable(q, k, v)
-    return y
+
+    def function(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        """Returns the attention."""
+        return _attention(q, k, v, mask, scale)
+
+    def gradient(qkv: Sequence[mx.array], cotangent: mx.array, y: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        """Returns the gradients of queries, keys and values."""
+        return _attention_gradient(qkv, mask, scale, y, cotangent)
+
+    return gradients.call(function, gradient, q, k, v)
+
+
+def _after(x: mx.array, earlier: Sequence[mx.array]) -> mx.array:
+    """Returns x for what shall be computed after other arrays, when their memory is free again."""
+    return mx.depends([x], list(earlier))[0] if earlier else x
 
 
 def exp(x: mx.array) -> mx.array:
@@ -116,20 +128,21 @@ def exp(x: mx.array) -> mx.array:
 def _attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, scale: float) -> mx.array:
     dtype, (batch, heads, tokens, _) = q.dtype, q.shape
     q, k, v = (a.astype(mx.float32) for a in (q, k, v))
-    q, k = q * (scale * _LOG2E), mx.contiguous(k)  # else each piece below would copy k anew
+    q, k = q * (scale * _LOG2E), gradients.contiguous(k)  # else each piece below would copy k anew
     mask = None if mask is None else mask.astype(mx.float32) * _LOG2E
     v = mx.concatenate([v, mx.ones((*v.shape[:3], 1))], axis=-1)  # one more column sums the weights
     scores = batch * heads * tokens * k.shape[2]
-    if scores <= _SCORES:
+    if scores <= SCORES:
         y = _attend(q, k, v, mask, _powers)
     else:
-        rows, powers = max(1, _SCORES // k.shape[2]), _fused_powers if scores >= _WORTH_FUSING else _powers
-        pieces = [
-            _attend(q[b, h, i : i + rows], k[b, h], v[b, h], mask if mask is None else mask[i : i + rows], powers)
-            for b in range(batch)
-            for h in range(heads)
-            for i in range(0, tokens, rows)
-        ]
+        rows, powers = max(1, SCORES // k.shape[2]), _fused_powers if scores >= WORTH_FUSING else _powers
+        pieces: list[mx.array] = []
+        for b in range(batch):
+            for h in range(heads):
+                for i in range(0, tokens, rows):
+                    queries = _after(q[b, h, i : i + rows], pieces[-1:])
+                    masked = mask if mask is None else mask[i : i + rows]
+                    pieces.append(_attend(queries, k[b, h], v[b, h], masked, powers))
         y = mx.concatenate(pieces).reshape(batch, heads, tokens, -1)
     return (y[..., :-1] / y[..., -1:]).astype(dtype)
 
@@ -143,30 +156,27 @@ def _attention_gradient(
     mask = None if mask is None else mask.astype(mx.float32) * _LOG2E
     shares = (y * cotangent).sum(axis=-1, keepdims=True)
     (batch, heads, tokens, _), keys = shape, k.shape[2]
-    if batch * heads * tokens * keys <= _SCORES:
-        gradients = _attend_gradient(q, k, v, mask, scale, shares, cotangent)
+    if batch * heads * tokens * keys <= SCORES:
+        dq, dk, dv = _attend_gradient(q, k, v, mask, scale, shares, cotangent)
     else:
-        rows = max(1, _SCORES // keys)
+        rows = max(1, SCORES // keys)
         by_head: list[tuple[mx.array, mx.array, mx.array]] = []
+        before: list[mx.array] = []
         for b in range(batch):
             for h in range(heads):
-                pieces = [
-                    _attend_gradient(
-                        q[b, h, i : i + rows],
-                        k[b, h],
-                        v[b, h],
-                        mask if mask is None else mask[i : i + rows],
-                        scale,
-                        shares[b, h, i : i + rows],
-                        cotangent[b, h, i : i + rows],
-                    )
-                    for i in range(0, tokens, rows)
-                ]
-                of_q, of_k, of_v = (list(parts) for parts in zip(*pieces, strict=True))
-                by_head.append((mx.concatenate(of_q), sum(of_k[1:], of_k[0]), sum(of_v[1:], of_v[0])))
+                of_q: list[mx.array] = []
+                of_k = of_v = mx.array(0.0)
+                for i in range(0, tokens, rows):
+                    here = slice(i, i + rows)
+                    queries, masked = _after(q[b, h, here], before), mask if mask is None else mask[here]
+                    arrays = queries, k[b, h], v[b, h], masked, scale, shares[b, h, here], cotangent[b, h, here]
+                    piece, of_keys, of_values = _attend_gradient(*arrays)
+                    of_q.append(piece)
+                    of_k, of_v = (of_k + of_keys, of_v + of_values) if i else (of_keys, of_values)
+                    before = [piece, of_k, of_v]
+                by_head.append((mx.concatenate(of_q), of_k, of_v))
         stacked = [mx.stack([parts[i] for parts in by_head]) for i in range(3)]
-        gradients = stacked[0].reshape(q.shape), stacked[1].reshape(k.shape), stacked[2].reshape(v.shape)
-    dq, dk, dv = gradients
+        dq, dk, dv = stacked[0].reshape(q.shape), stacked[1].reshape(k.shape), stacked[2].reshape(v.shape)
     return dq.astype(dtypes[0]), dk.astype(dtypes[1]), dv.astype(dtypes[2])
 
 
@@ -200,7 +210,11 @@ def _powers(scores: mx.array, maximum: mx.array) -> mx.array:
     return _exp2(scores - maximum)
 
 
-_fused_powers: Callable[..., mx.array] = mx.compile(_powers)
+_compiled_powers: Callable[..., mx.array] = mx.compile(_powers)
+
+
+def _fused_powers(scores: mx.array, maximum: mx.array) -> mx.array:
+    return gradients.fused(_compiled_powers, _powers, scores, maximum)
 
 
 def _exp2(z: mx.array) -> mx.array:

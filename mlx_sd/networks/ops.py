@@ -5,6 +5,7 @@ Everything else in the networks is ordinary MLX.
 Arrays are channel-last: images (batch, height, width, channels), sequences (batch, tokens, channels).
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -13,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from . import cpu
+from . import cpu, gradients
 
 Recorder = Callable[[str, Callable[..., mx.array], tuple[mx.array | None, ...], dict[str, Any]], mx.array]
 
@@ -21,6 +22,7 @@ Recorder = Callable[[str, Callable[..., mx.array], tuple[mx.array | None, ...], 
 FUSED_HEADS = (64, 72, 80, 96, 128, 192, 256)
 
 _recorder: Recorder | None = None
+_as_on_gpu = False
 
 
 @contextmanager
@@ -45,8 +47,19 @@ def _op(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
     return call
 
 
+@contextmanager
+def as_on_gpu() -> Iterator[None]:
+    """Writes operations as for a GPU while it is open, for graphs of networks that another machine will run."""
+    global _as_on_gpu
+    before, _as_on_gpu = _as_on_gpu, True
+    try:
+        yield
+    finally:
+        _as_on_gpu = before
+
+
 def _on_cpu() -> bool:
-    return bool(mx.default_device() == mx.cpu)
+    return bool(mx.default_device() == mx.cpu) and not _as_on_gpu
 
 
 @_op
@@ -130,13 +143,17 @@ def relu(x: mx.array) -> mx.array:
 @_op
 def silu(x: mx.array) -> mx.array:
     """Returns x sigmoid(x), elementwise."""
-    return cpu.silu(x) if _on_cpu() else nn.silu(x)
+    return cpu.silu(x) if _on_cpu() else gradients.fused(nn.silu, lambda x: x * mx.sigmoid(x), x)
 
 
 @_op
 def gelu(x: mx.array) -> mx.array:
     """Returns x Phi(x), elementwise; Phi is the normal distribution's, not an approximation."""
-    return cpu.gelu(x) if _on_cpu() else nn.gelu(x)
+    return cpu.gelu(x) if _on_cpu() else gradients.fused(nn.gelu, _gelu, x)
+
+
+def _gelu(x: mx.array) -> mx.array:
+    return x * (1 + mx.erf(x / math.sqrt(2))) / 2
 
 
 @_op

@@ -3,7 +3,8 @@
 Images (B, H, W, 3) in [-1, 1] <-> latents (B, h, w, C).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any
 
 import mlx.core as mx
@@ -14,12 +15,22 @@ from . import ops
 from .configs import VAEConfig
 from .layers import Conv, FarPaddedConv, GroupNorm, ImageAttention
 
+# Arrays of tiles that are not evaluated yet -> the same, evaluated
+EvaluateTiles = Callable[[Sequence[mx.array]], Sequence[mx.array]]
+
 _EPS = 1e-6
 _OVERLAP = 0.25  # of a tile's side, as diffusers' enable_tiling
 # Tiles bound the memory: the attention in the middle has a score for every pair of latents. Pixels a side of a tile,
 # and latents a side above which images are tiled.
 _TILE, _TILE_ABOVE = 512, 192
 _LEAST = 4  # latents a side of a tile
+
+
+def one_by_one(tiles: Sequence[mx.array]) -> Sequence[mx.array]:
+    """Evaluates tiles one at a time, so that the activations of one are in memory."""
+    for tile in tiles:
+        mx.eval(tile)
+    return tiles
 
 
 class Autoencoder(nn.Module):
@@ -78,13 +89,16 @@ class Autoencoder(nn.Module):
         mean, log_variance = mx.split(moments, 2, axis=-1)
         return mean, mx.clip(log_variance, -30.0, 20.0)
 
-    def decode(self, latents: mx.array, tile: int | None = None) -> mx.array:
+    def decode(self, latents: mx.array, tile: int | None = None, evaluate: EvaluateTiles = one_by_one) -> mx.array:
         """Decodes unscaled latents (B, h, w, C) into images (B, H, W, 3) in about [-1, 1].
 
-        Latents of images larger than `tile` pixels a side are decoded in overlapping tiles of that size.
+        Latents of images larger than `tile` pixels a side are decoded in overlapping tiles of that size. evaluate:
+        evaluates the tiles, of which other ranks may have some.
         """
         factor = self.config.downsampling
-        return _tiled(self._decode, latents, tile // factor, 1, factor) if tile else self._decode(latents)
+        if not tile:
+            return self._decode(latents)
+        return _tiled(self._decode, latents, tile // factor, 1, factor, evaluate)
 
     def scale(self, latents: mx.array) -> mx.array:
         """Scales the autoencoder's latents (B, h, w, C) to about unit variance, as the UNet takes them."""
@@ -140,7 +154,7 @@ class Pixels(Autoencoder):
             raise InputError(f"this model works on images of {self.config.latent_channels} channels, not of 3")
         return image, mx.full(image.shape, -mx.inf)
 
-    def decode(self, latents: mx.array, tile: int | None = None) -> mx.array:
+    def decode(self, latents: mx.array, tile: int | None = None, evaluate: EvaluateTiles = one_by_one) -> mx.array:
         """Returns the latents (B, H, W, C), which are the images."""
         return latents
 
@@ -229,7 +243,14 @@ def run_layers(x: mx.array, layers: list[nn.Module]) -> mx.array:
     return x
 
 
-def _tiled(function: Callable[[mx.array], mx.array], x: mx.array, tile: int, before: int, after: int) -> mx.array:
+def _tiled(
+    function: Callable[[mx.array], mx.array],
+    x: mx.array,
+    tile: int,
+    before: int,
+    after: int,
+    evaluate: EvaluateTiles = one_by_one,
+) -> mx.array:
     """Applies a function to overlapping tiles of `tile` latents a side, and blends their seams.
 
     x: (B, h, w, C) of `before` pixels a latent; the result has `after` pixels a latent. Seams are blended linearly, as
@@ -240,14 +261,10 @@ def _tiled(function: Callable[[mx.array], mx.array], x: mx.array, tile: int, bef
         return function(x)
     step = int(tile * (1 - _OVERLAP))  # latents from one tile to the next, at least 1 of at least 2
     stride, length, blend = step * before, step * after, (tile - step) * after
-    rows: list[list[mx.array]] = []
-    for top in range(0, x.shape[1], stride):
-        row = []
-        for left in range(0, x.shape[2], stride):
-            result = function(x[:, top : top + side, left : left + side])
-            mx.eval(result)  # one tile's activations at a time
-            row.append(result)
-        rows.append(row)
+    lefts = range(0, x.shape[2], stride)
+    corners = product(range(0, x.shape[1], stride), lefts)
+    tiles = evaluate([function(x[:, top : top + side, left : left + side]) for top, left in corners])
+    rows = [list(tiles[i : i + len(lefts)]) for i in range(0, len(tiles), len(lefts))]
     lines = []
     for i, row in enumerate(rows):
         for j, result in enumerate(row):

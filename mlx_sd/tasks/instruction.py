@@ -34,6 +34,8 @@ REFUSED = {
     "adapters": "there is no rule for how it joins with the guidance of an image",
     "pag": "there is no rule for how it joins with the guidance of an image",
     "tgate": "it ends guidance at its gate, and the image guides to the end",
+    "guidance_interval": "the image guides at all steps",
+    "adaptive_guidance": "the image guides at all steps",
     "speed": "nothing has been measured for such checkpoints",
 }
 _OFF = (None, False, 0, ())

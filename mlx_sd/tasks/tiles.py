@@ -14,6 +14,8 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from ..ranks.deal import Deal
+
 # Cuts the part of a tile out of an array (B, h, w, C) of the whole picture
 Cut = Callable[[mx.array], mx.array]
 
@@ -49,7 +51,7 @@ def spans(length: int, tile: int, multiple: int) -> list[Span]:
     """
     overlap = _up(_OVERLAP * tile, multiple)
     stride = (tile - overlap) // multiple * multiple
-    count = 1 + max(0, ceil((length - tile) / stride))
+    count = 1 if length <= tile else 1 + ceil((length - tile) / stride)
     size = min(tile, _up((length + (count - 1) * overlap) / count, multiple))
     begins = [_up(i * (length - size) / (count - 1), multiple) if i else 0 for i in range(count)]
     ends = [min(begin + size, length) for begin in begins]
@@ -63,6 +65,14 @@ def spans(length: int, tile: int, multiple: int) -> list[Span]:
     return [Span(b, e, w[b:e]) for b, e, w in zip(begins, ends, weights, strict=True)]
 
 
+class Tile(NamedTuple):
+    """A tile: where it is, and the network over it."""
+
+    row: Span
+    column: Span
+    predict: Predictor
+
+
 class Tiled:
     """The network as the sampling loop sees it, over a large picture; each tile has a predictor of its own."""
 
@@ -72,33 +82,49 @@ class Tiled:
         tile: int,
         multiple: int,
         predictor: Callable[[Cut], Predictor],
+        deal: Deal | None = None,
     ):
-        """Lays the tiles over `size`, (height, width) in latents; `predictor` is called for each, with its `Cut`."""
-        rows, columns = (spans(side, tile, multiple) for side in size)
+        """Lays the tiles over `size`, (height, width) in latents; `predictor` is called for each, with its `Cut`.
+
+        deal: of the tiles over ranks, which exchange their predictions.
+        """
+        self._deal = Deal() if deal is None else deal
         self._tiles = [
-            (row, column, predictor(partial(_part, row=row, column=column))) for row, column in product(rows, columns)
+            Tile(row, column, predictor(partial(_part, row=row, column=column)))
+            for row, column in places(size, tile, multiple)
         ]
 
     def __call__(self, latents: mx.array, timestep: float) -> mx.array:
         """Returns the blended prediction, float32, for latents (N, h, w, C)."""
+        predictions = []
+        for i in self._deal.share(len(self._tiles)):
+            row, column, predict = self._tiles[i]
+            predictions.append(predict(_part(latents, row, column), timestep))
+            mx.eval(predictions)  # one tile's activations at a time
+        shapes = [_part(latents, tile.row, tile.column).shape for tile in self._tiles]
         blended = mx.zeros(latents.shape)
-        for row, column, predict in self._tiles:
+        for tile, prediction in zip(self._tiles, self._deal.collect(predictions, shapes, mx.float32), strict=True):
+            row, column = tile.row, tile.column
             weights = mx.array(np.outer(row.weights, column.weights)[..., None].astype(np.float32))
-            part = weights * predict(_part(latents, row, column), timestep)
             margins = [
                 (0, 0),
                 (row.begin, latents.shape[1] - row.end),
                 (column.begin, latents.shape[2] - column.end),
                 (0, 0),
             ]
-            blended = blended + mx.pad(part, margins)
-            mx.eval(blended)  # one tile's activations at a time
+            blended = blended + mx.pad(weights * prediction, margins)
         return blended
 
     @property
     def full(self) -> int:
-        """How many evaluations were not cached, in the tile where most were not."""
-        return max(predict.full for _, _, predict in self._tiles)
+        """How many evaluations were not cached, in the tile of this rank where most were not."""
+        return max((self._tiles[i].predict.full for i in self._deal.share(len(self._tiles))), default=0)
+
+
+def places(size: tuple[int, int], tile: int, multiple: int) -> list[tuple[Span, Span]]:
+    """Returns the spans in height and width of every tile over `size`, (height, width) in latents; see `spans`."""
+    rows, columns = (spans(side, tile, multiple) for side in size)
+    return list(product(rows, columns))
 
 
 def _part(x: mx.array, row: Span, column: Span) -> mx.array:

@@ -43,6 +43,32 @@ def test_a_late_import_is_named():
     assert "import mlx_sd first" in stderr
 
 
+_ROWS = """
+import ctypes, mlx_sd
+from mlx_sd.core import blas
+import mlx.core as mx
+library = ctypes.CDLL(blas.preload()) if blas.preload() else None
+if not hasattr(library, "MKL_CBWR_Get") or not library.MKL_CBWR_Get(-1) & 0x10000:
+    print("none")
+else:
+    for inner, outer in ((27, 32), (128, 32), (320, 1280), (576, 64)):
+        x, weight = mx.random.normal((308, inner)), mx.random.normal((outer, inner))
+        all_rows = x @ weight.T
+        parts = (n for n in (1, 2, 3, 5, 8, 12, 77, 154) if not mx.array_equal(x[:n] @ weight.T, all_rows[:n]))
+        print(*parts)
+"""
+
+
+@linux
+def test_a_row_of_a_product_is_the_same_whatever_the_number_of_rows():
+    """Else the last bits of a picture would depend on the batch, and on how many processes share it."""
+    differing = _run(_ROWS).stdout
+    if differing == "none\n":
+        pytest.skip("no MKL, or a processor without the mode")
+    assert differing.split() == []
+    assert _run(_ROWS, MKL_CBWR="COMPATIBLE").stdout == "none\n"  # the user's choice has precedence
+
+
 @linux
 def test_large_arrays_reuse_their_pages():
     """A 64 MB result written a hundred times faults its pages in once, not a hundred times."""

@@ -59,6 +59,7 @@ def test_every_function_computes_what_its_network_computes(small, model):
     assert {("controlnet/Small", name) for name in ("main", "shallow", "image")} < functions
 
 
+@pytest.mark.slow
 def test_ports_stand_in_one_order_in_all_functions(small, runtimes):
     step = ["sample", "timestep", "encoder_hidden_states"]
     unet, control = (runtimes(small / f"{name}.aimodel") for name in ("Unet", "controlnet/Small"))
@@ -98,6 +99,7 @@ def test_shallow_with_residuals_is_full_exactly(small, runtimes):
     assert distance(full["noise_pred"], zeros["noise_pred"]) >= 0.1
 
 
+@pytest.mark.slow
 def test_pictures_with_control_are_those_of_mlx(small, model, control_network):
     sd, packaged, image = model(SMALL), StableDiffusion(drive.load(small)), controls.image()
     settings = STEPS | {"deepcache": DeepCache(2)}
@@ -108,6 +110,7 @@ def test_pictures_with_control_are_those_of_mlx(small, model, control_network):
     assert distance(expected, plain) >= 0.1
 
 
+@pytest.mark.slow
 def test_apples_package_gets_no_metadata_json_and_the_export_says_why(family, control_network, tmp_path, capfd, small):
     assert not (small / "metadata.json").exists()
     out = tmp_path / "out"

@@ -100,6 +100,7 @@ def test_the_cut_unet_and_the_cut_network_are_the_whole_ones(small):
     assert distance(shallow["additional_residual_0"], full["additional_residual_0"]) <= 1e-6
 
 
+@pytest.mark.slow
 def test_pictures_with_control_are_those_of_mlx(small, model, control_network):
     sd, packaged, image = model(SMALL), StableDiffusion(drive.load(small)), controls.image()
     settings = STEPS | {"deepcache": DeepCache(2)}

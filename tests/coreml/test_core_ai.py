@@ -141,6 +141,7 @@ def test_several_sizes_are_functions_of_one_asset(exported, model):
     assert mx.abs(latents - expected).max() / mx.abs(expected).max() < 1e-3
 
 
+@pytest.mark.slow
 def test_the_deep_feature_as_a_state_is_the_plain_one(exported, model):
     folder = exported(SMALL, ("unet",), dtype="float32", attention="fused", stateful=True, **CORE_AI)
     refresh = info.read(folder)["packages"]["Unet"]["functions"]["refresh"]
@@ -155,6 +156,7 @@ def test_the_deep_feature_as_a_state_is_the_plain_one(exported, model):
     assert "refresh" in {check.function for check in checks(folder, model(SMALL))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", slow_but(("palettize4",), ("palettize4", "int8", "int4:32", "sparse50")))
 @pytest.mark.parametrize("attention", slow_but(("fused",), ("fused", "split-einsum")))
 def test_compressed_weights_are_smaller_and_near(attention, scheme, exported, model):

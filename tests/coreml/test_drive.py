@@ -97,6 +97,7 @@ def test_a_picture_comes_out_of_packages(exported, family, tmp_path):
     assert (pixels[0] == pixels[2]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "message"),
     (

@@ -114,6 +114,7 @@ def exports(exported) -> Callable[[str], Path]:
     return lambda name: exported(forms[name][0], **CORE_AI, **forms[name][1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", slow_but(("small", "float16"), ("small", "float16", "sd1")))
 def test_apples_package_loads_an_export(name, exports):
     metadata = load(exports(name))
@@ -243,6 +244,7 @@ def test_a_folder_that_does_not_meet_a_requirement_is_refused(name, exports, tmp
         load(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     ({"batch": 1}, pytest.param({"sizes": ((64, 128),)}, marks=pytest.mark.slow)),

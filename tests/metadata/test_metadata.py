@@ -2,6 +2,7 @@
 
 import errno
 import io
+import re
 
 import hypothesis.strategies as st
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from PIL import Image
 
 from mlx_sd import metadata
+from mlx_sd.core import device
 from mlx_sd.core.errors import Failure, InputError
 from mlx_sd.metadata import picture_file
 
@@ -197,3 +199,13 @@ def test_damaged_settings_are_named(tmp_path, text):
     picture().save(tmp_path / "a.png", pnginfo=info)
     with pytest.raises(InputError, match="its 'mlx-sd' text is damaged"):
         metadata.read(tmp_path / "a.png")
+
+
+def test_a_picture_records_its_device_which_is_no_setting(tmp_path):
+    settings = {"prompt": "a tent", "seed": 3}
+    recorded = metadata.with_facts(settings)
+    assert recorded["device"] == device.describe() and re.fullmatch(r".+ \((cpu|gpu)\)", recorded["device"])
+    assert metadata.with_facts({"coreml": "packages"})["device"].endswith("(Core ML)")
+    path = tmp_path / "a.png"
+    metadata.save(Image.new("RGB", (8, 8)), path, recorded)
+    assert metadata.without_facts(metadata.read(path)) == settings

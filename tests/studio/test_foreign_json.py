@@ -50,6 +50,7 @@ def decode(text: object, field: str) -> Image.Image:
     return Image.new("RGB", (64, 48))
 
 
+@pytest.mark.slow
 @given(objects(TXT2IMG), st.none() | scripts, st.none() | objects(OPTION_NAMES))
 def test_any_json_for_txt2img_becomes_settings_or_one_line(call, alwayson, overridden):
     _ends_well(lambda: text_to_image(_joined(call, alwayson, overridden), OPTIONS, STYLES, decode).settings)

@@ -187,6 +187,7 @@ def test_unknown_addresses_and_methods_are_errors_in_json(client):
         assert answer.status_code == status and answer.json()["error"]["field"] is None
 
 
+@pytest.mark.slow
 def test_fifty_clients_that_go_leave_the_worker_idle(server, client):
     """A tenth of it in `make test`: event streams that are cut off, and jobs that are cancelled while they run."""
     for _ in range(5):

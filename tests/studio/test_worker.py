@@ -142,6 +142,7 @@ def test_an_error_in_such_a_call_is_the_callers(server):
     assert server.worker.call(lambda maker: 3).result(10) == 3
 
 
+@pytest.mark.slow
 def test_previews_are_made_for_those_who_look_and_for_nobody_else(server):
     (unseen,) = ended(server, submitted(server, steps=20))
     assert unseen.preview is None
@@ -175,6 +176,7 @@ def test_kept_pictures_are_announced(server):
     assert {"type": "gallery", "added": job.target} in events
 
 
+@pytest.mark.slow
 def test_at_a_stop_jobs_of_the_page_stay_and_are_made_at_the_next_start_with_the_same_bytes(tmp_path):
     with studio(tmp_path / "a") as server:
         (whole_job,) = ended(server, submitted(server, PAGE, keep=True, steps=20))

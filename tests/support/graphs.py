@@ -6,9 +6,10 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from bench.models import UNETS
-from coreml.lowering.graph import Graph, record
+from coreml.lowering.graph import record
 from coreml.lowering.interfaces import UNetFunctions
 from mlx_sd.checkpoint.model_folder import build
+from mlx_sd.networks.graph import Graph
 
 
 def full_size(name: str) -> tuple[UNetFunctions, nn.Module]:

@@ -119,6 +119,7 @@ def test_without_guidance_the_scale_of_the_image_changes_nothing(sd):
     assert (one == other).all()
 
 
+@pytest.mark.slow
 def test_both_scales_the_prompts_and_the_image_decide(sd):
     plain = latents(sd)
     changes = [{"image_guidance": 4.0}, {"guidance": 6.0}, {"negative": "grass"}]

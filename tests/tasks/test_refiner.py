@@ -29,6 +29,7 @@ def _picture():
 
 
 # One of each kind: fresh noise, and a step, multistep, two evaluations a step, singlestep.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     slow_but(["euler_ancestral"], ["ddim", "euler_ancestral", "dpmpp_2m", "unipc", "plms", "heun", "dpmpp_2s"]),
@@ -82,6 +83,7 @@ def test_what_is_kept_is_kept_to_the_end(family, refiner):
     assert not changed[16:].any() and changed[:16].any()
 
 
+@pytest.mark.slow
 def test_the_command_line_records_and_replays(run, folder, original, tmp_path):
     flags = (
         "--model",

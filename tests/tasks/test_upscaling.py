@@ -177,6 +177,7 @@ def _side_by_side(length: int, tile: int, multiple: int) -> list[tiles.Span]:
     return [tiles.Span(i, min(i + tile, length), np.ones(min(tile, length - i))) for i in range(0, length, tile)]
 
 
+@pytest.mark.slow
 def test_tiles_leave_no_seam(x4, monkeypatch):
     """Of a random network, whose tiles disagree; laid side by side, they do leave one."""
     size, steps = (112, 16), 6

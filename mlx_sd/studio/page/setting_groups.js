@@ -46,12 +46,12 @@ export const GROUPS = [
   {
     title: "Speed and reuse",
     about: "Work that steps share, one by one",
-    names: ["deepcache", "tgate", "freeu"],
+    names: ["deepcache", "tgate", "token_downsampling", "freeu"],
   },
   {
     title: "Guidance",
     about: "How strongly, and away from where",
-    names: ["guidance_rescale", "pag", "pag_adaptive"],
+    names: ["guidance_rescale", "guidance_interval", "adaptive_guidance", "pag", "pag_adaptive"],
   },
   {
     title: "Sampler",
@@ -91,6 +91,7 @@ export function grouped(settings) {
 const TITLES = /** @type {Record<string, string>} */ ({
   adapter_factor: "Share of the steps with adapters",
   adapters: "T2I-Adapters",
+  adaptive_guidance: "Guidance ends by itself",
   class: "Class",
   clip_skip: "Layers of the text encoder left out",
   controls: "Control networks",
@@ -103,6 +104,7 @@ const TITLES = /** @type {Record<string, string>} */ ({
   extend: "Paint beyond the sides",
   freeu: "FreeU",
   guess_mode: "Guess mode",
+  guidance_interval: "Share of the steps that is guided",
   adapter: "T2I-Adapters",
   ip_adapter: "Pictures as prompts (IP-Adapter)",
   hires: "Enlarge by",

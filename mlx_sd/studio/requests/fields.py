@@ -11,7 +11,7 @@ from ...checkpoint.control import Control
 from ...checkpoint.ip_adapter import ImagePrompt
 from ...checkpoint.lora import Lora
 from ...core.errors import InputError
-from ...metadata.to_a1111 import VERSION_KEY
+from ...metadata.to_a1111 import FACTS
 from ...prompts.embeddings import Embedding
 from ...request import SETTINGS
 from ...tasks.painting import ALPHA
@@ -21,7 +21,7 @@ from .parts import Sources
 
 KEYS = {description.key or name: name for name, description in SETTINGS.items()}  # names in JSON -> fields
 # Names in JSON that say how a picture was made, and are no settings.
-IGNORED = {VERSION_KEY, *(description.key or name for name, description in SETTINGS.items() if description.hidden)}
+IGNORED = {*FACTS, *(description.key or name for name, description in SETTINGS.items() if description.hidden)}
 HASHES = ("sha256", "model_hash", "image_hash", "image_hashes", "mask_hash")  # of an entry: as above
 _REFUSED = {"coreml": "Core ML packages are run by the command line alone; choose a model"}
 _FILE = re.compile(r"\.json\s*$", re.IGNORECASE)

@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...core.errors import InputError
-from ...metadata import picture_file
+from ...metadata import picture_file, without_facts
 from ...metadata.from_a1111 import translate
-from ...metadata.to_a1111 import VERSION_KEY
 from ...request import Request
 from ..pictures.picture_record import Record
 from .parts import Parts
@@ -39,7 +38,7 @@ def _request(studio: Parts, texts: Mapping[str, str]) -> tuple[dict[str, Any] | 
             values = None
         if not isinstance(values, dict):
             return None, ["the settings in this picture are damaged"]
-        values.pop(VERSION_KEY, None)
+        values = without_facts(values)
     else:
         translation = translate(texts.get(picture_file.PARAMETERS, ""))
         if translation is None:

@@ -15,7 +15,6 @@ from PIL import Image
 
 from ... import jobs, metadata, request_model
 from ...core.errors import Failure, InputError
-from ...core.version import VERSION
 from ...jobs import Job
 from ...pipeline import StableDiffusion
 from ...request import MODEL_FIELDS, Request
@@ -187,7 +186,7 @@ class Maker:
         return target
 
     def _save(self, job: StudioJob, image: Image.Image, request: Request, target: Path | None) -> None:
-        settings = self._recorded(request.to_json()) | {metadata.VERSION_KEY: VERSION}
+        settings = metadata.with_facts(self._recorded(request.to_json()))
         if target is None:
             self._queue.done(job, metadata.encoded(image, settings))
         else:

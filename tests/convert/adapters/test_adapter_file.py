@@ -233,6 +233,7 @@ def style(tmp_path):
     return adapters.save(tmp_path / "style.safetensors", adapters.kohya(factors))
 
 
+@pytest.mark.slow
 def test_a_picture_says_its_adapters_and_is_made_again(style, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     flags = ["a tent", "--steps", "2", "--width", "64", "--height", "64"]

@@ -33,6 +33,7 @@ def write(path, tensors, **metadata):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", slow_but(["sd1"], list(FAMILY)))
 def test_a_file_of_any_names_is_the_folder_bit_for_bit(kind, family, tmp_path):
     sd, (values, weights) = family(FAMILY[kind]), arrays(kind)
@@ -75,6 +76,7 @@ def test_differences_are_added_to_the_base_s_weights(family, tmp_path):
     assert difference(picture(sd, write(tmp_path / "unmarked.safetensors", less)), expected) > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", slow_but(["sdxl"], ["sd1", "sdxl"]))
 def test_a_control_lora_is_the_base_and_a_product_for_each_layer(kind, family, tmp_path):
     """Norms and biases are whole in these files, and so are the layers that the UNet lacks."""

@@ -163,6 +163,7 @@ def bits_file(model, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_mixed_bits_are_better_than_uniform_ones_on_other_inputs(bits_file, sd):
     content = json.loads(bits_file.read_text())
     others = sensitivity.spread(list(sensitivity.trajectory(sd, ("a cat", "a snowman"), 4, 1000)), 8)

@@ -106,6 +106,7 @@ def test_the_form_for_the_neural_engine_has_convolutions_for_linears(network, tm
     assert len(re.findall(r"= \S*batch_matmul\b", text)) == 4  # two for each head
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", slow_but(("fused",), ATTENTIONS))
 def test_nothing_has_more_than_five_axes(attention, exported):
     """Apple's compiler for the Neural Engine takes no more."""

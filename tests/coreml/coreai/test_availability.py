@@ -56,6 +56,7 @@ def test_another_version_is_refused(monkeypatch):
         availability.check()
 
 
+@pytest.mark.slow
 def test_an_export_to_core_ai_imports_no_coremltools(model, tmp_path):
     """Neither in this process, which makes the kit, nor in those that write and run the assets."""
     pytest.importorskip("coreai", reason="the extra coreai is not installed")

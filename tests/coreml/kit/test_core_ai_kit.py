@@ -52,6 +52,7 @@ def test_the_golden_picture_comes_out_of_apples_runtime(name, app):
     assert distance(swapped[-1], a.arrays["latents"][-1]) > 2 * golden["tolerances"]["latents"][-1]
 
 
+@pytest.mark.slow
 @each_export
 def test_the_functions_on_golden_inputs(name, app):
     a = app(name)

@@ -49,6 +49,7 @@ def test_the_manifest_has_every_file_of_the_kit(folder):
         assert entry == {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
+@pytest.mark.slow
 def test_info_json_gains_the_manifest_alone(folder, exported):
     contents = [kit_reader.load(path / "info.json") for path in (folder, exported("small float32"))]
     assert contents[0].keys() == contents[1].keys()

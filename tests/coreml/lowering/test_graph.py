@@ -7,8 +7,9 @@ import mlx.core as mx
 import pytest
 
 from bench.models import UNETS
-from coreml.lowering.graph import record, trace
+from coreml.lowering.graph import record
 from mlx_sd.networks import ops
+from mlx_sd.networks.graph import trace
 from tests.support.graphs import full_size, full_size_graph
 
 # Of the whole UNet at full size. What MLX calls its glue may change with its releases; the operations may not.

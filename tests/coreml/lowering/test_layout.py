@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coreml.lowering.graph import Graph
 from coreml.lowering.layout import IMAGE, TOKENS, Value, path, plain, reshaped, transposed
 from coreml.lowering.lower import Lowering
 from coreml.mil.emitter import Emitter, uncompressed
+from mlx_sd.networks.graph import Graph
 
 SIZES = st.lists(st.sampled_from((1, 2, 3, 4)), min_size=1, max_size=4)
 

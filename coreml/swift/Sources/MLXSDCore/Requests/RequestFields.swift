@@ -22,7 +22,8 @@ enum RequestFields {
         "only_masked": Unused(neutral: [.bool(false)]), "padding": Unused(), "image_guidance": Unused(),
         "noise_level": Unused(always: true), "extend": Unused(), "pag": Unused(neutral: [.integer(0)]),
         "pag_adaptive": Unused(neutral: [.integer(0)]), "hires": Unused(), "hires_mode": Unused(),
-        "embeddings": Unused(neutral: [.array([])]),
+        "embeddings": Unused(neutral: [.array([])]), "guidance_interval": Unused(), "adaptive_guidance": Unused(),
+        "token_downsampling": Unused(),
     ]
 
     /// Hashes that Python records beside a picture; kept as they are.
