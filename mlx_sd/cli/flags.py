@@ -181,7 +181,7 @@ def _add_command(p: Parser, work: Any) -> None:
         action="store_true",
         help="keep each network in memory only while it works, guide one row after the other, and decode in tiles",
     )
-    p.add_spellings(memory, aliases="lowvram medvram low-ram")
+    p.add_spellings(memory, aliases="lowvram medvram low-ram reduce-memory")
     work.add_argument("--json", action="store_true", help="print the pictures' settings and times as JSON")
     amount = work.add_mutually_exclusive_group()
     quiet = amount.add_argument(
