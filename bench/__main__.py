@@ -48,6 +48,7 @@ COMMANDS = {
     "lowering": Command("memory", "time and memory of lowering UNets to Core ML, beside PyTorch's route"),
     "exports": Command("memory", "time and memory of Core ML and Core AI exports; errors in Apple's runtime"),
     "training": Command("memory", "memory of a training step, counted and measured; the guide's table"),
+    "peaks": Command("memory", "memory of a picture with and without --low-memory, counted from shapes"),
     "sizes": Command("memory", "bytes and multiplications of every Core ML package"),
     "report": Command("report", "tables and plots of the results, in the pages that hold them"),
     "figure": Command("report", "plot of what solvers measured"),

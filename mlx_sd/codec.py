@@ -17,6 +17,7 @@ def decode(model: Model, latents: mx.array, tile: int | None = None, evaluate: E
     tile: decode in tiles of so many pixels a side; 0 never; None where the image is larger than 192 latents. evaluate:
     evaluates the tiles, of which other ranks may have some. Raises Failure where the result is not finite.
     """
+    model.work("vae")
     vae = model.vae
     x = vae.unscale(latents.astype(mx.float32)).astype(vae.dtype)
     image = mx.clip(vae.decode(x, _tile_of(model, latents, tile), evaluate).astype(mx.float32), -1, 1)
@@ -39,6 +40,7 @@ def encode(model: Model, image: ImageSource, tile: int | None = None) -> mx.arra
     factor, opened = model.vae.config.downsampling, opaque(read(image))
     if any(side % factor for side in opened.size):
         raise InputError(f"width and height must be multiples of {factor}, not {opened.size}")
+    model.work("vae")
     mean, _ = painting.posterior(model.vae, to_pixels(opened), tile)
     return model.vae.scale(mean)
 

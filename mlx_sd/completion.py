@@ -101,6 +101,9 @@ def complete(model: Model, request: Request, start: StartingPoint | None = None)
     width, height = _size(model, width, height)
     if request.tile:
         model.vae.tile(max(width, height), request.tile)  # an error where it is too small
+    elif request.tile is None and model.low_memory:
+        # Recorded, so that the picture is the same where there is more memory.
+        request = request.with_values(tile=model.vae.tile_in_low_memory(max(width, height)))
     schedule = request.schedule
     if schedule is not None and schedule.endswith(".json"):
         schedule = read_schedule(Path(schedule))

@@ -1,11 +1,13 @@
 """Prompts and classes -> the UNet's inputs beside latents and timestep."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import mlx.core as mx
 
 from .checkpoint.model import Model
+from .checkpoint.model_folder import TEXT
 from .condition_rows import Conditions
 from .core.errors import InputError
 from .networks.embeddings import sinusoids
@@ -115,6 +117,7 @@ class _Texts:
         every = set().union(*(pair.texts for pair in (self._negative, *self._scripts)))
         self._chunks = max(self._encoder.count_chunks(*texts) for texts in every)
         self._encoded: dict[tuple[Texts, int], Encoding] = {}
+        self._meaning = shared.prompt_style, shared.embeddings, str(model.loras)  # of a text
 
     def over(self, steps: Sequence[int]) -> Subjects:
         """Returns the conditions of each evaluation, by the number of its step."""
@@ -160,8 +163,16 @@ class _Texts:
     def _encode(self, texts: Texts, clip_skip: int) -> Encoding:
         key = texts, clip_skip
         if key not in self._encoded:
-            self._encoded[key] = self._encoder.encode(texts[0], clip_skip, self._chunks, texts[1])
+            self._encoded[key] = self._newly_encoded(texts, clip_skip)
         return self._encoded[key]
+
+    def _newly_encoded(self, texts: Texts, clip_skip: int) -> Encoding:
+        encode = partial(self._encoder.encode, texts[0], clip_skip, self._chunks, texts[1])
+        low_memory = self._model.low_memory
+        if low_memory is None:
+            return encode()
+        encoding: Encoding = low_memory.remember((texts, clip_skip, self._chunks, self._meaning), encode, TEXT)
+        return encoding
 
 
 def _check_composed(model: Model, request: Request) -> None:
@@ -198,6 +209,7 @@ def encode(
     first = script.read(text, request.prompt_style, 1)
     if len(first.weights) > 1:
         raise InputError("AND joins prompts that are encoded one by one; encode each")
+    model.work(*TEXT)
     return prompt_encoder(model, request).encode(first.at(1)[0], clip_skip, chunks)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from . import adapters, batching, conditions, controls, hires, hires_upscaler, image_prompts, memory, split_checks
+from .checkpoint.low_memory import small_cache
 from .checkpoint.model import Model
 from .codec import to_image
 from .completion import complete, starting_point, table_of
@@ -75,6 +76,14 @@ class Result:
         return len(self.seconds)
 
 
+class Run(NamedTuple):
+    """A table of steps that a model runs."""
+
+    model: Model
+    table: Table
+    predictor: Predictor | Tiled
+
+
 class Stage(NamedTuple):
     """A part of the steps: the model that runs them, what differs in its requests, and the rows."""
 
@@ -110,7 +119,8 @@ def stream(
         unit = None if latents is None else latents[first : first + len(group)]
         beside = channels if channels is None or channels.shape[0] == 1 else channels[first : first + len(group)]
         admitted = None if accept is None else partial(_accept_from, accept, first)
-        yield from _group(model, group, batch, refiner, unit, beside, output, callback, admitted, split)
+        with small_cache(model.low_memory):
+            yield from _group(model, group, batch, refiner, unit, beside, output, callback, admitted, split)
         first += len(group)
 
 
@@ -153,6 +163,7 @@ def _group(
     if latents is not None and (latents.ndim != 4 or latents.shape[1:] != shape):
         raise InputError(f"latents must be (N, {', '.join(map(str, shape))}), not {latents.shape}")
     clock = time.perf_counter()
+    model.work("vae")
     prepared = start.prepare(model, *size, first.strength, len(completed), first.tile)
     beside = beside_of(model, first)
     preparation = time.perf_counter() - clock  # counted with the first batch
@@ -164,10 +175,10 @@ def _group(
         members = [completed[i] for i in indices]
         draw_noise = partial(_draw_noise, [noise.generator(m.rng, m.seed or 0) for m in members], shape)
         begin = prepared.start(draw_noise, None if latents is None else latents[mx.array(indices)], indices)
-        runs = [(stage.table, _stage_predictor(stage, members, begin.channels, beside, split)) for stage in stages]
         mx.eval([array for array in (begin.latents, begin.channels) if array is not None])
+        runs = [_stage_run(stage, members, begin.channels, beside, split) for stage in stages]
         encoded = time.perf_counter()
-        evaluations = sum(len(table.rows) for table, _ in runs) + (len(second.table.rows) if second else 0)
+        evaluations = sum(len(run.table.rows) for run in runs) + (len(second.table.rows) if second else 0)
         enlarging = 0.0
         final, seconds = _run(runs, begin, draw_noise, callback, evaluations)
         if second:
@@ -181,12 +192,13 @@ def _group(
             seconds += more
         mx.eval(final)
         sampled = time.perf_counter()
+        runs[-1].model.work()
         pixels = [] if output == "latent" else split.decode(model, final, first.tile)
         images = [start.finish(to_image(image)) for image in pixels]
         decoding = time.perf_counter() - sampled + enlarging
         phases = Phases(encoded - clock + preparation, sum(seconds), decoding)
         preparation = 0.0
-        full = sum(split.most(predictor.full) for _, predictor in runs)
+        full = sum(split.most(run.predictor.full) for run in runs)
         yield Result(images, final, members, seconds, full, [phases])
 
 
@@ -198,7 +210,7 @@ def _second_pass(
     steps: int,
     upscaler: Model | None,
     split: Split,
-) -> tuple[list[tuple[Table, Predictor | Tiled]], Start, Callable[[], mx.array]]:
+) -> tuple[list[Run], Start, Callable[[], mx.array]]:
     """Returns what the second pass of hires fix runs, what it begins with, and what draws its noise.
 
     latents: of the first pass, which had so many `steps`. Every cache is fresh, and the noise is of the same seeds.
@@ -207,10 +219,11 @@ def _second_pass(
     larger = [request.with_values(**second.changes) for request in members]
     draws = [noise.generator(request.rng, request.seed or 0) for request in larger]
     draw_noise = partial(_draw_noise, draws, latent_shape(model, larger[0]))
-    predictor = predictor_of(model, larger, None, second.table, steps_before=steps, split=split)
     upscale = None if upscaler is None else partial(_upscaled, upscaler, members)
     image = split.once(lambda: hires.enlarged(model, latents, larger[0], *pixel_size(larger[0]), upscale))
-    return [(second.table, predictor)], Start(draw_noise(), image), draw_noise
+    mx.eval(image)
+    predictor = predictor_of(model, larger, None, second.table, steps_before=steps, split=split)
+    return [Run(model, second.table, predictor)], Start(draw_noise(), image), draw_noise
 
 
 def _upscaled(upscaler: Model, members: Sequence[Request], pictures: Sequence[Image.Image]) -> list[Image.Image]:
@@ -219,15 +232,15 @@ def _upscaled(upscaler: Model, members: Sequence[Request], pictures: Sequence[Im
     return [image for request in requests for result in stream(upscaler, [request]) for image in result.images]
 
 
-def _stage_predictor(
+def _stage_run(
     stage: Stage,
     members: Sequence[Request],
     channels: mx.array | None,
     beside: Beside,
     split: Split,
-) -> Predictor | Tiled:
+) -> Run:
     changed = [request.with_values(**stage.changes) for request in members]
-    return predictor_of(
+    predictor = predictor_of(
         stage.model,
         changed,
         channels if stage.model.additional_channels else None,  # a refiner takes none
@@ -237,6 +250,7 @@ def _stage_predictor(
         beside=None if stage.changes else beside,  # of the base; with its changes a refiner has none
         split=split,
     )
+    return Run(stage.model, stage.table, predictor)
 
 
 def _stages(model: Model, request: Request, start: StartingPoint, refiner: Model | None) -> list[Stage]:
@@ -278,7 +292,7 @@ def _accept_from(accept: Accept, first: int, index: int) -> bool:
 
 
 def _run(
-    runs: Sequence[tuple[Table, Predictor | Tiled]],
+    runs: Sequence[Run],
     start: Start,
     draw_noise: Callable[[], mx.array],
     callback: Callback | None,
@@ -301,9 +315,11 @@ def _run(
         clock = time.perf_counter()
 
     latents = start.noise
-    for table, predictor in runs:
-        image = None if table.image_scale is None else start.latents
-        latents = loop.run(table, predictor, latents, draw_noise, after, image, start.keep)
+    for run in runs:
+        for other in runs:
+            other.model.work(*(["unet"] if other.model is run.model else []))
+        image = None if run.table.image_scale is None else start.latents
+        latents = loop.run(run.table, run.predictor, latents, draw_noise, after, image, start.keep)
     return latents, seconds
 
 

@@ -47,7 +47,7 @@ def loaded(model: Model, request: Request) -> Model | None:
         return None
     key = f"{name} of --hires-mode"
     if (upscaler := model.networks_beside.get(key)) is None:
-        upscaler = model.networks_beside[key] = load(name, model.dtype)
+        upscaler = model.networks_beside[key] = load(name, model.dtype, low_memory=model.low_memory is not None)
     result: Model = upscaler
     return result
 

@@ -11,9 +11,10 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from . import resolve
+from . import memory, resolve
 from .checkpoint import tiny_vaes
 from .checkpoint.lora import LoraSource
+from .checkpoint.low_memory import LowMemory
 from .checkpoint.model import DTYPES, LORA_MODES, Model, default_dtype
 from .checkpoint.model_folder import (
     TEXT,
@@ -23,11 +24,8 @@ from .checkpoint.model_folder import (
     missing_network,
     model_hash,
     network_configs,
-    network_tensors,
-    parameter_name,
     read_model_json,
     scheduler_config,
-    shapes,
     tokenizers,
 )
 from .checkpoint.network_folder import NetworkFolder
@@ -43,6 +41,7 @@ from .runtime_loras import RuntimeLoras
 from .sampling.low_res import LowRes
 from .sampling.scheduler import Scheduler
 from .spellings import DTYPE_VALUES
+from .weight_file import WeightFile
 
 _SD_SCALE, _SDXL_SCALE = 0.18215, 0.13025  # of the latents of Stable Diffusion 1 and 2, and of SDXL
 
@@ -57,6 +56,7 @@ def load(
     lora_strict: bool = False,
     vae: str | os.PathLike[str] | None = None,
     lora_mode: str = "merge",
+    low_memory: bool = False,
 ) -> Model:
     """Loads "tiny", a model folder, a diffusers folder, a single file or a hub id; a cache keeps what is converted.
 
@@ -65,8 +65,9 @@ def load(
     converted with it takes neither. lora_folder: of LoRAs that are given by name; None is that of MLX_SD_LORAS.
     lora_strict: a LoRA that fits only in part is an error, and not a warning. vae: an autoencoder in the place of the
     model's own: a file, a folder, a hub id, "taesd" or "taesdxl". lora_mode: "merge", or "runtime": beside the layers,
-    as only quantized folders can have them; `Model.runtime_loras` changes the scales. Raises InputError where these do
-    not fit together.
+    as only quantized folders can have them; `Model.runtime_loras` changes the scales. low_memory: weights are in memory
+    only while their network works, and are read again for each batch of pictures; those that are quantized here stay.
+    Raises InputError where these do not fit together.
     """
     name, dtype = os.fspath(model), _dtype(dtype)
     if lora_mode not in LORA_MODES:
@@ -96,17 +97,28 @@ def load(
     merge = None if beside else resolve.merge_plan(adapters, networks, lora_strict)
     plan = resolve.runtime_plan(adapters, networks, lora_strict) if beside and adapters else None
     files = [home / f"{part}.safetensors" for part, (home, _) in places.items()]
+    for part, scheme in stored_schemes.items():
+        if part in networks and not (replacement and part == "vae"):
+            quantization.replace_layers(networks[part], scheme)
+    turns = LowMemory() if low_memory else None
+    if turns is None:
+        memory.check_weights(name, networks, dtype)
     with terminal.progress(sum(file.stat().st_size for file in files if file.is_file()), "load") as advance:
         for part, network in networks.items():
-            if part in stored_schemes and not (replacement and part == "vae"):
-                quantization.replace_layers(network, stored_schemes[part])
-            home, version = places[part]
-            fill(network, home, part, version, dtype, merge and partial(merge, part), advance)
+            file = WeightFile(*places[part], part, dtype, merge and partial(merge, part))
+            if turns:
+                file.lend(network)
+            else:
+                file.fill(network, advance)
             if part in schemes:
                 quantization.quantize_network(network, schemes[part])
-    model_record = _model(name, folder, about, dtype, networks)
+            elif turns:
+                turns.add(part, partial(file.lend, network))
+    model_record = replace(_model(name, folder, about, dtype, networks), low_memory=turns)
     if plan:
         runtime = RuntimeLoras(networks, plan, dtype)
+        if turns:
+            turns.afterwards = runtime.restore
         model_record = replace(model_record, lora_mode=lora_mode, runtime_loras=runtime)
         return replace(model_record, loras=runtime.records, lora_hashes=runtime.hashes, quantization=quantize)
     records, hashes = (merge.records, merge.autov3) if merge else ((), ())
@@ -175,7 +187,7 @@ def load_vae(name: str, model: Model, dtype: mx.Dtype) -> Autoencoder:
     place = resolve.vae_folder(name, {})
     network: Any = build("vae", place.config, name)
     _check_latents(name, network.config, model.vae.config)
-    fill(network, place.folder, "vae", VERSION, dtype, None, lambda size: None)
+    WeightFile(place.folder, VERSION, "vae", dtype).fill(network)
     vae: Autoencoder = network
     return vae
 
@@ -235,66 +247,10 @@ def beside(
 ) -> Any:
     """Returns a network that stands beside a model, loaded on first use; `make` builds it without weights.
 
-    change: returns what changes the weights, as `fill` takes it.
+    change: returns what changes the weights, as `WeightFile` takes it.
     """
     if (network := model.networks_beside.get(str(folder))) is None:
         network = make()
-        fill(network, folder, part, version, model.dtype, change(), lambda size: None)
+        WeightFile(folder, version, part, model.dtype, change()).fill(network)
         model.networks_beside[str(folder)] = network
     return network
-
-
-def fill(
-    network: nn.Module,
-    folder: Path,
-    part: str,
-    version: int,
-    dtype: mx.Dtype,
-    change: Callable[[str, mx.array], mx.array] | None,
-    advance: Callable[[int], Any],
-) -> None:
-    """Loads a network's weights; InputError lists parameters that are missing, unexpected or of another shape.
-
-    change: (parameter, array in float32 or the stored dtype) -> array, the merging of adapters. advance: called with
-    the bytes that are loaded.
-    """
-    file = folder / f"{part}.safetensors"
-    stored_shapes = {name: tensor.shape for name, tensor in network_tensors(folder, part, version).items()}
-    expected_shapes = shapes(network)
-    if stored_shapes != expected_shapes:
-        names = stored_shapes.keys() | expected_shapes.keys()
-        wrong = sorted(name for name in names if stored_shapes.get(name) != expected_shapes.get(name))
-        raise InputError(f"{file} does not fit model.json ({', '.join(wrong[:8])}); remove {folder} and convert again")
-    weights, dtype = _stored(folder, part, version), _dtype_of(network, part, dtype)
-    if change or terminal.visible():
-        for name, array in weights.items():
-            weights[name] = change(name, array).astype(dtype) if change else _cast(array, dtype)
-            mx.eval(weights[name])  # one weight's float32 at a time
-            advance(array.nbytes)
-    network.load_weights([(name, _cast(array, dtype)) for name, array in weights.items()])
-    mx.eval(network.parameters())
-
-
-def unload(network: nn.Module, folder: Path, part: str, dtype: mx.Dtype) -> None:
-    """Frees a network's weights: they are read again from the folder that they came from when the network is used.
-
-    Each is then in memory until the next call. Networks that were changed or quantized after loading are not for this.
-    """
-    weights = _stored(folder, part, read_model_json(folder)["version"])
-    dtype = _dtype_of(network, part, dtype)
-    network.load_weights([(name, _cast(array, dtype)) for name, array in weights.items()])
-
-
-def _stored(folder: Path, part: str, version: int) -> dict[str, mx.array]:
-    """The arrays of a network's file by the names that they have today; MLX reads each when it is asked for."""
-    stored: Any = mx.load(str(folder / f"{part}.safetensors"))
-    return {parameter_name(part, name, version): array for name, array in stored.items()}
-
-
-def _dtype_of(network: Any, part: str, dtype: mx.Dtype) -> mx.Dtype:
-    """The dtype of a network: some VAE's activations overflow float16."""
-    return mx.float32 if part == "vae" and network.config.force_upcast and dtype == mx.float16 else dtype
-
-
-def _cast(array: mx.array, dtype: mx.Dtype) -> mx.array:
-    return array if array.dtype == mx.uint32 else array.astype(dtype)  # quantized codes are not numbers to be cast

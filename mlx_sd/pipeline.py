@@ -55,20 +55,20 @@ class StableDiffusion:
         lora_strict: bool = False,
         vae: str | os.PathLike[str] | None = None,
         lora_mode: str = "merge",
+        low_memory: bool = False,
     ) -> "StableDiffusion":
         """Loads "tiny" (the embedded checkpoint), a model folder, a diffusers folder, a single file or a hub id.
 
         dtype: "float32", "float16" or "bfloat16"; None is float16 on a GPU and float32 on the CPU.
         loras: paths or hub ids of adapters, or pairs of one and its scale: ("style.safetensors", 0.8).
         quantize: linear layers in fewer bits: "4", "8:32" (in groups of 32) or "unet=4,text_encoder=8".
-        lora_folder: where LoRAs lie that are given by name; None is the environment's MLX_SD_LORAS.
-        lora_strict: a LoRA that fits the model only in part is an error, and not a warning.
-        lora_mode: "merge" puts LoRAs into the weights; "runtime" keeps them beside, also beside quantized weights, and
-            `scale_loras` changes their scales.
+        lora_folder: of LoRAs that are given by name (MLX_SD_LORAS). lora_strict: one must fit in all its parts.
+        lora_mode: "merge" puts LoRAs into the weights; "runtime" beside them, also quantized ones, for `scale_loras`.
         vae: another autoencoder, for encoding and decoding: "taesd" or "taesdxl", a file, a folder or a hub id.
+        low_memory: weights are in memory only while their network works; guidance row by row, decoding in tiles.
         """
         more: dict[str, Any] = {"lora_folder": lora_folder, "lora_strict": lora_strict, "lora_mode": lora_mode}
-        return cls(load(model, dtype, loras, quantize, **more, vae=vae))
+        return cls(load(model, dtype, loras, quantize, vae=vae, low_memory=low_memory, **more))
 
     def scale_loras(self, *scales: float | tuple[float, Sequence[float]]) -> None:
         """Changes the scale of each LoRA that was loaded with lora_mode="runtime", in their order.

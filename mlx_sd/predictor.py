@@ -60,6 +60,7 @@ class Predictor:
         guided_steps: GuidedSteps | None = None,
         tokens: TokenSteps | None = None,
         deal: Deal | None = None,
+        in_turn: bool = False,
     ):
         """Collects what one generation needs.
 
@@ -70,13 +71,15 @@ class Predictor:
         what its T2I-Adapters add. image_attention: what its image prompts add to attentions. perturbation: of the last
         rows, where the conditions have such rows. guided_steps: which evaluations are guided, where not all are; their
         changes restart `deepcache`. tokens: where they are downsampled. deal: of the rows over ranks, which exchange
-        their predictions.
+        their predictions. in_turn: the rows with and without the prompt go through the UNet one after the other, in
+        less memory, unless they depend on each other: T-GATE keeps attention of all, and some policies decide by all.
         """
         self._unet, self._conditions, self._channels = unet, conditions, channels
         self._guidance, self._guidance_rescale, self._image_guidance = guidance, guidance_rescale, image_guidance
         self._features, self._image_attention, self._perturbation = features, image_attention, perturbation
         self._guided_steps, self._tokens, self._deal = guided_steps, tokens, Deal() if deal is None else deal
         self.deepcache, self._join, self._tgate, self._control = deepcache, join, tgate, control
+        self._in_turn = in_turn and tgate is None and self._deal.size == 1 and not deepcache.decides_per_image
 
     @property
     def full(self) -> int:
@@ -108,7 +111,8 @@ class Predictor:
             rows, controlled = rows.unconditional(), rows.conditional()
         share = self._deal.share(rows.copies)
         collect = partial(self._deal.collect_rows, copies=rows.copies, count=latents.shape[0])
-        evaluate = self._idle(latents) if not share else self._run(latents, timestep, rows, controlled, share)
+        run = self._run_in_turn if self._in_turn and len(share) > 1 else self._run
+        evaluate = run(latents, timestep, rows, controlled, share) if share else self._idle(latents)
         output = collect(self.deepcache.evaluate(evaluate, collect)).astype(mx.float32)
         if self._tgate:
             self._tgate.end(evaluation, collect)
@@ -159,6 +163,24 @@ class Predictor:
                     middle_residual=residuals and residuals.middle,
                     features=self._features and self._features.at(evaluation),
                 )
+
+        return evaluate
+
+    def _run_in_turn(
+        self, latents: mx.array, timestep: float, rows: Conditions, controlled: Conditions, share: range
+    ) -> Evaluate:
+        """Returns what runs the UNet on the rows of a share as `_run` does, with the activations of one in memory."""
+        count = latents.shape[0]
+
+        def evaluate(deep: Deep, depth: int) -> tuple[mx.array, mx.array]:
+            """Runs the UNet once for each copy of the pictures; see `UNet.__call__` for deep and depth."""
+            results = []
+            for i in share:
+                part = deep[i * count : (i + 1) * count] if isinstance(deep, mx.array) else deep
+                results.append(self._run(latents, timestep, rows, controlled, range(i, i + 1))(part, depth))
+                mx.eval(results[-1])
+            predictions, features = zip(*results, strict=True)
+            return mx.concatenate(list(predictions)), mx.concatenate(list(features))
 
         return evaluate
 
@@ -233,6 +255,7 @@ def predictor_of(
             guided_steps=guided_steps,
             tokens=tokens,
             deal=split.rows,
+            in_turn=model.low_memory is not None,
         )
 
     if split.tiles.size == 1 and (not tile or max(size) <= tile):

@@ -16,11 +16,14 @@ def check(request: Request) -> None:
 
 
 def load(
-    request: Request, lora_folder: str | os.PathLike[str] | None = None, lora_strict: bool = False
+    request: Request,
+    lora_folder: str | os.PathLike[str] | None = None,
+    lora_strict: bool = False,
+    low_memory: bool = False,
 ) -> StableDiffusion:
     """Loads the model of a request in MLX, with its LoRAs and its autoencoder; InputError where these do not fit.
 
-    lora_folder, lora_strict: as of `StableDiffusion.load`.
+    lora_folder, lora_strict, low_memory: as of `StableDiffusion.load`.
     """
     return StableDiffusion.load(
         request.model,
@@ -31,9 +34,12 @@ def load(
         lora_strict=lora_strict,
         vae=request.vae,
         lora_mode=request.lora_mode or "merge",
+        low_memory=low_memory,
     )
 
 
-def load_refiner(request: Request) -> StableDiffusion | None:
+def load_refiner(request: Request, low_memory: bool = False) -> StableDiffusion | None:
     """Loads the refiner of a request, None where it has none."""
-    return StableDiffusion.load(request.refiner, request.dtype) if request.refiner else None
+    if request.refiner is None:
+        return None
+    return StableDiffusion.load(request.refiner, request.dtype, low_memory=low_memory)

@@ -66,11 +66,16 @@ class RuntimeLoras:
         of_layer = self._plan.scales(loras)
         for (part, name), (layer, beside) in self._beside.items():
             layer.beside = beside if beside.scale(of_layer(part, name)) else None
+        self._loras = tuple(loras)
+        self.restore()
+
+    def restore(self) -> None:
+        """Puts what they make of norms and biases back where a layer has its own weights again."""
+        of_layer = self._plan.scales(self._loras)
         for (part, parameter), (layer, original, additions) in self._parameters.items():
             name, _, kind = parameter.rpartition(".")
             layer[kind] = self._plan.merged(original, additions, of_layer(part, name), kind == "bias")
             mx.eval(layer[kind])
-        self._loras = tuple(loras)
 
 
 def _weight(layer: nn.Module) -> mx.array:

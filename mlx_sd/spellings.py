@@ -39,12 +39,12 @@ IMAGE_STRENGTH = "in mflux it is how much of the image stays; here --strength is
 INVERTED = "--mask paints where its image is white; invert the image in any editor"
 LORA_PATHS = "say --lora PATH:SCALE once for each, for example --lora {value}:0.8"
 LORA_SCALES = "the scale stands behind the path, --lora PATH:{value}, once for each"
-_LESS_MEMORY = "for less memory: --tile PIXELS, --denoise-tile LATENTS, --dtype float16 on a GPU, --quantize 8"
+_LESS_MEMORY = "for less memory say --low-memory; --denoise-tile LATENTS runs the UNet in tiles too"
 _TILES = "the decoder's tiles are --tile PIXELS, the UNet's --denoise-tile LATENTS"
 TILE_FLAGS = {
     "tiling": "seamless textures are not made here; --tile and --denoise-tile are about memory",
     **dict.fromkeys(("vae-tiling", "enable-vae-tiling", "vae-tile-size", "tile-size", "tiled-vae"), _TILES),
-    **dict.fromkeys(("lowvram", "medvram", "low-ram", "reduce-memory", "enable-attention-slicing"), _LESS_MEMORY),
+    **dict.fromkeys(("enable-attention-slicing", "attention-slicing"), _LESS_MEMORY),
 }
 SEED_FLAGS = {"seeds": _SEEDS, "auto-seeds": _SEEDS, "subseed": _ONE_SEED, "generator": _ONE_SEED}
 MODEL_FLAGS = {"text-encoder": _PARTS, "device": _DEVICE}

@@ -17,7 +17,7 @@ from mlx_sd.core.errors import Failure, InputError
 from mlx_sd.core.files import atomic_file
 
 from .. import arguments, results
-from ..memory import training
+from ..memory import peaks, training
 from ..speed.loops import MODELS
 from . import cluster, exports, mine, plots, reuse, speed
 
@@ -40,6 +40,7 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
     "mixed-bits": exports.mixed,
     "bits-search": exports.search,
     "training-memory": training.section,
+    "memory-peaks": peaks.section,
 }
 PLOTS: dict[str, Callable[[Path], Any]] = {
     "docs/step-profile.png": speed.levels,

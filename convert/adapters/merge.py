@@ -64,9 +64,7 @@ class Merge:
             weight = array.astype(mx.float32)
             difference = bias_difference if parameter.endswith(".bias") else weight_difference
             total = sum((difference(change, weight) for change in changes), mx.zeros_like(weight))
-            merged = weight + total
-            mx.eval(merged)
-        return merged
+            return weight + total
 
 
 def open_adapters(loras: Iterable[Lora], folder: str | os.PathLike[str] | None = None) -> list[OpenAdapter]:

@@ -15,6 +15,7 @@ from ..networks.vae import Autoencoder
 from ..prompts.tokenizer import Tokenizer
 from ..sampling.low_res import LowRes
 from ..sampling.scheduler import Scheduler
+from .low_memory import LowMemory
 
 LORA_MODES = ("merge", "runtime")
 DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
@@ -57,11 +58,17 @@ class Model:
     packaged_controls: Mapping[str, Any] | None = None  # of Core ML packages: name -> what stands for a ControlNet
     networks_beside: dict[str, Any] = field(default_factory=dict, compare=False)  # loaded beside it, by folder
     learning_controls: dict[str, Any] = field(default_factory=dict, compare=False)  # ControlNets that no file holds yet
+    low_memory: LowMemory | None = field(default=None, compare=False)  # frees the weights of networks that do not work
 
     @property
     def upscales(self) -> bool:
         """Whether the UNet is shown a small image that it makes larger."""
         return self.task is Task.UPSCALING
+
+    def work(self, *networks: str) -> None:
+        """Frees the weights of all networks but those named, where the model is to take little memory."""
+        if self.low_memory:
+            self.low_memory.work(*networks)
 
     @property
     def additional_channels(self) -> int:

@@ -176,6 +176,12 @@ def _add_command(p: Parser, work: Any) -> None:
         help="share each picture between the processes of mlx.launch: its rows with and without the prompt, or the "
         "tiles of --denoise-tile",
     )
+    memory = work.add_argument(
+        "--low-memory",
+        action="store_true",
+        help="keep each network in memory only while it works, guide one row after the other, and decode in tiles",
+    )
+    p.add_spellings(memory, aliases="lowvram medvram low-ram reduce-memory")
     work.add_argument("--json", action="store_true", help="print the pictures' settings and times as JSON")
     amount = work.add_mutually_exclusive_group()
     quiet = amount.add_argument(

@@ -16,8 +16,8 @@ def load(arguments: argparse.Namespace, request: Request) -> tuple[StableDiffusi
     if request.coreml:
         sd = _packaged(arguments, request)
     else:
-        sd = request_model.load(request, arguments.lora_folder, arguments.lora_strict)
-    return sd, request_model.load_refiner(request)
+        sd = request_model.load(request, arguments.lora_folder, arguments.lora_strict, arguments.low_memory)
+    return sd, request_model.load_refiner(request, arguments.low_memory)
 
 
 def time_words(model: Model, request: Request) -> list[str]:
@@ -40,6 +40,8 @@ def _packaged(arguments: argparse.Namespace, request: Request) -> StableDiffusio
         raise InputError(
             "--speed is of networks in MLX; with --coreml choose --sampler, --steps and --deepcache yourself"
         )
+    if arguments.low_memory:
+        raise InputError("--low-memory is of networks in MLX; Core ML loads its packages by itself; leave it out")
     for field in ("model", "dtype", "tile", "loras", "quantize", "vae", "lora_mode"):
         if getattr(arguments, field) is not None:
             flag = "lora" if field == "loras" else field

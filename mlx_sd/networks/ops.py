@@ -8,7 +8,7 @@ Arrays are channel-last: images (batch, height, width, channels), sequences (bat
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import mlx.core as mx
@@ -20,6 +20,8 @@ Recorder = Callable[[str, Callable[..., mx.array], tuple[mx.array | None, ...], 
 
 # Head sizes for which Apple's GPUs have a fused attention kernel.
 FUSED_HEADS = (64, 72, 80, 96, 128, 192, 256)
+
+_SCORES = 1 << 28  # bytes of the scores of one piece of an attention that is not fused
 
 _recorder: Recorder | None = None
 _as_on_gpu = False
@@ -165,7 +167,8 @@ def quick_gelu(x: mx.array) -> mx.array:
 def padded_attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, scale: float) -> mx.array:
     """Runs MLX's fused attention on heads padded with zeros to the next size that Apple's GPUs have a kernel for.
 
-    Zeros change no score and no output, and the (tokens x tokens) scores never reach memory. Padding here, not in the
+    Zeros change no score and no output, and the (tokens x tokens) scores never reach memory; those of heads that no
+    kernel takes, as in an autoencoder's middle, reach it a few queries at a time. Padding here, not in the
     weights, costs a copy of q, k and v, which is less than the projections would grow by, and leaves checkpoints,
     adapters and exported models with their true sizes.
     """
@@ -173,7 +176,17 @@ def padded_attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | Non
     pad = fused_head(dim) - dim
     if pad:
         q, k, v = (mx.pad(a, [(0, 0)] * 3 + [(0, pad)]) for a in (q, k, v))
-    return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)[..., :dim]
+    attend = partial(mx.fast.scaled_dot_product_attention, scale=scale)
+    batch, heads, tokens, _ = q.shape
+    rows = max(1, _SCORES // (4 * batch * heads * k.shape[2]))
+    if fused_head(dim) in FUSED_HEADS or tokens <= rows:
+        return attend(q, k, v, mask=mask)[..., :dim]
+    pieces: list[mx.array] = []
+    for i in range(0, tokens, rows):
+        # Each piece waits for the one before, whose scores are freed by then.
+        queries = mx.depends([q[:, :, i : i + rows]], pieces[-1:])[0]
+        pieces.append(attend(queries, k, v, mask=mask if mask is None else mask[..., i : i + rows, :]))
+    return mx.concatenate(pieces, axis=2)
 
 
 def fused_head(dim: int) -> int:

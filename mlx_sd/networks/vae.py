@@ -75,6 +75,10 @@ class Autoencoder(nn.Module):
             return max(_TILE, self.config.sample_size) if side > _TILE_ABOVE * self.config.downsampling else 0
         return tile
 
+    def tile_in_low_memory(self, side: int) -> int | None:
+        """Returns the pixels a side of the tiles where memory is small; None for an image that is no larger."""
+        return _TILE if side > _TILE else None
+
     def encode(self, image: mx.array, tile: int | None = None) -> tuple[mx.array, mx.array]:
         """Encodes images (B, H, W, 3) as the mean and log variance (B, h, w, C) of unscaled latents.
 
@@ -147,6 +151,9 @@ class Pixels(Autoencoder):
     def tile(self, side: int, tile: int | None) -> int:
         """Returns 0: an image that is not encoded needs no tiles."""
         return 0
+
+    def tile_in_low_memory(self, side: int) -> None:
+        """Returns None: an image that is not encoded needs no tiles."""
 
     def encode(self, image: mx.array, tile: int | None = None) -> tuple[mx.array, mx.array]:
         """Returns images (B, H, W, C) and a log variance of -inf; InputError for images of other channels."""

@@ -46,6 +46,11 @@ class FeatureCache:
         """Tells whether an evaluation, counted from 0, runs the whole UNet, whatever the images are."""
         return self.policy is None or evaluation in self._full_evaluations
 
+    @property
+    def decides_per_image(self) -> bool:
+        """Tells whether the images decide which evaluations are full."""
+        return self.policy is not None and self.policy.decides_per_image
+
     def restart(self) -> None:
         """Makes the next evaluation full, and drops what was kept: the batch has another size from there on."""
         self._restarts |= {self.evaluations}
@@ -77,7 +82,7 @@ class FeatureCache:
                 reused = extrapolate(self._past, log_snr)
             return reused
 
-        if policy.decides_per_image:
+        if self.decides_per_image:
             prediction, deep = unet(decide, policy.branch + 1)
         else:
             reused = None if required else extrapolate(self._past, log_snr)

@@ -68,6 +68,9 @@ def parser() -> Parser:
         help="a folder of models; may be repeated (default: models, where that is)",
     )
     p.add_argument("--lora-folder", type=Path, metavar="DIR", help=f"LoRAs (default: {_LORAS_VARIABLE})")
+    p.add_argument(
+        "--low-memory", action="store_true", help="keep each network of the model in memory only while it works"
+    )
     p.add_argument("--embeddings-folder", type=Path, metavar="DIR", help="textual inversions that prompts may name")
     return p
 
@@ -112,6 +115,7 @@ def _run(
             token=token,
             host=host,
             port=port,
+            low_memory=arguments.low_memory,
             **folders,
         )
     )

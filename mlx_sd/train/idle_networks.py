@@ -5,9 +5,9 @@ from typing import Any
 import mlx.core as mx
 
 from ..checkpoint.model import Model
-from ..checkpoint.model_folder import TEXT
-from ..load import unload
+from ..checkpoint.model_folder import TEXT, read_model_json
 from ..networks import quantization
+from ..weight_file import WeightFile
 from .learning.kind_settings import EmbeddingSettings, LoraSettings
 from .learning.settings import TrainSettings
 
@@ -37,7 +37,8 @@ class IdleNetworks:
         """Frees their weights, which come back by themselves where a network is used: for a sample picture."""
         for part, network in self.networks.items():
             assert self._folder is not None
-            unload(network, self._folder, part, self._dtype)
+            version = read_model_json(self._folder)["version"]
+            WeightFile(self._folder, version, part, self._dtype).lend(network)
         mx.clear_cache()
 
 

@@ -75,6 +75,28 @@ def test_padding_heads_to_a_fused_size_changes_nothing(dim):
     assert ops.fused_head(dim) in ops.FUSED_HEADS if dim <= max(ops.FUSED_HEADS) else ops.fused_head(dim) == dim
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_scores_of_heads_without_a_kernel_are_made_a_few_queries_at_a_time(masked, monkeypatch):
+    q, k, v = (mx.random.normal((2, 1, 40, 300), key=mx.random.key(i)) for i in range(3))
+    mask = mx.triu(mx.full((40, 40), -1e4), k=1) if masked else None
+    whole = ops.padded_attention(q, k, v, mask, 0.1)
+    sizes = []
+    fused = mx.fast.scaled_dot_product_attention
+
+    def counted(q, k, v, *, scale, mask=None):
+        sizes.append(q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] * 4)
+        return fused(q, k, v, scale=scale, mask=mask)
+
+    monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", counted)
+    monkeypatch.setattr(ops, "_SCORES", 5000)
+    assert _difference(ops.padded_attention(q, k, v, mask, 0.1), whole) <= 1e-5
+    assert len(sizes) == 3
+    assert max(sizes) <= 5000
+    sizes.clear()
+    ops.padded_attention(*(a[..., :64] for a in (q, k, v)), mask, 0.1)
+    assert len(sizes) == 1  # a kernel takes these heads whole
+
+
 @pytest.mark.parametrize("name", UNETS)
 def test_every_attention_of_a_full_size_unet_is_eligible_for_the_fused_kernel(name):
     """From shapes alone: heads fit a fused size after padding, and those that need none are not padded."""

@@ -65,6 +65,15 @@ def test_a_picture_has_the_bytes_of_the_command_lines(server, run, tmp_path, cas
     assert server.queue.take_result(sent) == expected
 
 
+def test_with_little_memory_a_picture_has_the_same_bytes(server, tmp_path):
+    (expected,) = ended(server, submitted(server))
+    with studio(tmp_path, low_memory=True) as small:
+        (job,) = ended(small, submitted(small))
+        assert small.queue.take_result(job) == server.queue.take_result(expected)
+        networks = small.worker.call(lambda maker: maker.model(job.request)[0].model.low_memory.networks).result(60)
+    assert networks == {"unet", "vae", "text_encoder"}
+
+
 def test_several_pictures_have_seeds_one_after_the_other(server):
     jobs = ended(server, submitted(server, keep=True, count=3, seed=7))
     assert [metadata.read(server.folder / job.target)["seed"] for job in jobs] == [7, 8, 9]

@@ -34,6 +34,7 @@ class Parts(Sources, Protocol):
     events: Events
     queue: JobQueue
     gallery: Gallery
+    low_memory: bool  # as of `StableDiffusion.load`
 
     def show(self, request: Request) -> dict[str, Any]:
         """Returns a request as clients see it, without paths."""

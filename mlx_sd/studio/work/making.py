@@ -73,9 +73,9 @@ class Maker:
         self._model.loading, self._model.loaded = name, None
         self._studio.events.publish({"type": "model", "state": "loading", "name": name})
         try:
-            sd = request_model.load(request)
+            sd = request_model.load(request, low_memory=self._studio.low_memory)
             sd.model = replace(sd.model, name=self._studio.catalog.recorded(request.model))
-            self._loaded = sd, request_model.load_refiner(request)
+            self._loaded = sd, request_model.load_refiner(request, self._studio.low_memory)
             self._key, self._model.loaded = key, name
         finally:
             self._model.loading = None

@@ -45,6 +45,7 @@ class Settings:
     token: str | None = None  # needed by every request, where it is not None
     host: str = "127.0.0.1"  # the address that is listened on
     port: int = 0
+    low_memory: bool = False  # as of `StableDiffusion.load`
     limits: Limits = LIMITS
     version: str = VERSION
 
@@ -54,7 +55,7 @@ class Studio:
 
     def __init__(self, settings: Settings):
         """Opens the data folder; InputError where another server uses it, Failure where it cannot be written."""
-        self.settings, self.folder = settings, settings.folder
+        self.settings, self.folder, self.low_memory = settings, settings.folder, settings.low_memory
         self.hidden = self.folder / HIDDEN
         self._lock = _claimed(self.folder, self.hidden)
         self.events = Events()

@@ -1,4 +1,4 @@
-"""The arrays that a trainer's networks hold, each once, so that a graph can have them as its inputs."""
+"""The arrays that networks and their trainer hold, each once, so that a graph can have them as its inputs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,11 +14,11 @@ from ..learning.trainer import Trainer
 class NetworkArrays:
     """The parameters of modules and the averages of a trainer, by names without meaning."""
 
-    def __init__(self, modules: Sequence[nn.Module], trainer: Trainer[Any]):
+    def __init__(self, modules: Sequence[nn.Module], trainer: Trainer[Any] | None = None):
         """modules: may hold the same arrays."""
         self._modules, self._trainer = modules, trainer
         self._trees: list[Any] = [module.parameters() for module in modules]
-        self._averages = trainer.averages
+        self._averages = trainer.averages if trainer else None
         flat: Any = tree_flatten([self._trees, [] if self._averages is None else self._averages])
         unique = {id(array): array for _, array in flat}
         self._names = {key: f"array{number}" for number, key in enumerate(unique)}
@@ -34,11 +34,12 @@ class NetworkArrays:
 
         for module, tree in zip(self._modules, self._trees, strict=True):
             module.update(tree_map(stand_in, tree))
-        if self._averages is not None:
-            self._trainer.averages = tree_map(stand_in, self._averages)
+        if self._trainer:
+            self._trainer.averages = None if self._averages is None else tree_map(stand_in, self._averages)
         try:
             yield
         finally:
             for module, tree in zip(self._modules, self._trees, strict=True):
                 module.update(tree)
-            self._trainer.averages = self._averages
+            if self._trainer:
+                self._trainer.averages = self._averages

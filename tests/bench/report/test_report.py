@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from bench import results
-from bench.memory import training
+from bench.memory import peaks, training
 from bench.report import cluster, exports, mine, report, reuse, speed
 from bench.speed import latency, predict
 from bench.speed.loops import Loop, setting
@@ -35,6 +35,7 @@ def folder(tmp_path_factory):
         exports.ASSETS,
         exports.BITS,
         exports.SEARCH,
+        peaks.FILE,
         training.FILE,
     ):
         shutil.copy(results.FOLDER / name, folder / name)
