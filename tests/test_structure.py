@@ -16,7 +16,7 @@ LINES = 400
 # Modules may import from their own row and from the rows above it. A folder, or a file directly in mlx_sd.
 ORDER = (
     ("core",),
-    ("networks", "sampling", "ranks"),
+    ("networks", "sampling", "ranks", "discrete"),
     ("reuse", "prompts", "checkpoint", "tasks", "metadata"),
     ("files of mlx_sd",),
     ("train",),

@@ -1,0 +1,1 @@
+"""Diffusion over tokens: corruption, its reversal, and samplers that call the network only when a token changes."""
