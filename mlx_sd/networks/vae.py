@@ -132,10 +132,18 @@ class Autoencoder(nn.Module):
 
     def quantize(self, latents: mx.array) -> mx.array:
         """Replaces each latent of (B, h, w, C) by the nearest row of the codebook (van den Oord et al. 2017)."""
+        nearest: mx.array = self.codebook(self.tokens(latents))
+        return nearest.astype(latents.dtype)
+
+    def tokens(self, latents: mx.array) -> mx.array:
+        """Returns the row (B, h, w) of the codebook that is nearest to each latent of (B, h, w, C)."""
         z, codes = latents.astype(mx.float32), self.codebook.weight.astype(mx.float32)
         distances = mx.sum(codes * codes, axis=-1) - 2 * (z @ codes.T)  # |z - code|^2 - |z|^2
-        nearest: mx.array = self.codebook(mx.argmin(distances, axis=-1))
-        return nearest.astype(latents.dtype)
+        return mx.argmin(distances, axis=-1)
+
+    def decode_tokens(self, tokens: mx.array, tile: int | None = None) -> mx.array:
+        """Decodes rows (B, h, w) of the codebook into images (B, H, W, 3) in about [-1, 1]; tile: as of `decode`."""
+        return self.decode(self.codebook(tokens), tile)
 
 
 class Pixels(Autoencoder):
