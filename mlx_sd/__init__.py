@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .request import Request
     from .reuse.deepcache import Adaptive, At, DeepCache, NonUniform
     from .reuse.freeu import FreeU
+    from .reuse.spectrum import Spectrum
     from .reuse.tgate import TGate
     from .reuse.token_downsampling import TokenDownsampling
     from .tasks.control_image import control_image
@@ -44,6 +45,7 @@ _MODULES = {
     "Preview": "preview",
     "Request": "request",
     "Result": "generation",
+    "Spectrum": "reuse.spectrum",
     "StableDiffusion": "pipeline",
     "TGate": "reuse.tgate",
     "TokenDownsampling": "reuse.token_downsampling",
@@ -64,6 +66,7 @@ __all__ = [
     "Preview",
     "Request",
     "Result",
+    "Spectrum",
     "StableDiffusion",
     "TGate",
     "TokenDownsampling",

@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Sequence
 import mlx.core as mx
 
 from ..networks.unet import Deep
+from .forecast import Forecast, Polynomial
 from .policy import CollectRows, Policy, all_rows
 
-_REACH = 0.5  # of the distance between the last two full evaluations
 _SAME_LEVEL = 5e-7  # difference of log-SNRs below which two evaluations are at one noise level
 
 
@@ -37,6 +37,7 @@ class FeatureCache:
             another prompt, or another control network acts.
         """
         self.policy, self._log_snr, self._restarts = policy, log_snr, frozenset(restarts)
+        self._forecast: Forecast = policy.extrapolation(log_snr) if policy else Polynomial()
         self._full_evaluations = {*(policy.full_evaluations(len(log_snr)) if policy else ()), *forced, *restarts}
         self.evaluations = self.full = 0
         self._past: list[tuple[float, mx.array]] = []  # log-SNR and deep features of the latest full evaluations
@@ -74,38 +75,32 @@ class FeatureCache:
             if required or self._shallow is None or policy.refreshes(self._shallow, shallow, collect):
                 self._shallow = shallow
             else:
-                reused = extrapolate(self._past, log_snr)
+                reused = extrapolate(self._past, log_snr, self._forecast)
             return reused
 
         if policy.decides_per_image:
             prediction, deep = unet(decide, policy.branch + 1)
         else:
-            reused = None if required else extrapolate(self._past, log_snr)
+            reused = None if required else extrapolate(self._past, log_snr, self._forecast)
             prediction, deep = unet(reused, policy.branch + 1)
         if reused is None:
             self.full += 1
             # Of two evaluations at one noise level (Heun's) the later replaces the earlier.
             past = [(level, features) for level, features in self._past if abs(level - log_snr) > _SAME_LEVEL]
-            self._past = [*past, (log_snr, deep)][-1 - policy.forecast :]
+            self._past = [*past, (log_snr, deep)][-self._forecast.reach :]
         return prediction
 
 
-def extrapolate(past: Sequence[tuple[float, mx.array]], log_snr: float) -> mx.array:
-    """Returns the polynomial through all of `past`, pairs of log-SNR and features, at `log_snr`, in their dtype.
+def extrapolate(past: Sequence[tuple[float, mx.array]], log_snr: float, forecast: Forecast) -> mx.array:
+    """Returns the forecast at `log_snr` from `past`, pairs of log-SNR and features, in their dtype.
 
-    Lagrange's form, sum_i F_i prod_{j != i} (x - x_j) / (x_i - x_j), summed in float32. x reaches no further than half
-    of the distance between the last two and stays there: beyond, it was seen to overshoot.
+    The features are summed in float32 by the forecast's weights; those of a single full evaluation are reused as they
+    are.
     """
     if len(past) == 1:
         return past[0][1]
-    (before, _), (last, _) = past[-2:]
-    reach = _REACH * abs(last - before)
-    x = min(max(log_snr, last - reach), last + reach)
     total = mx.zeros(past[0][1].shape)
-    for x_i, features in past:
-        weight = 1.0
-        for x_j, _ in past:
-            if x_j != x_i:
-                weight *= (x - x_j) / (x_i - x_j)
+    weights = forecast.weights([level for level, _ in past], log_snr)
+    for weight, (_, features) in zip(weights, past, strict=True):
         total = total + weight * features.astype(mx.float32)
     return total.astype(past[0][1].dtype)

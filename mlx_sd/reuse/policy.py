@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from ..core.errors import InputError
+from .forecast import Forecast, Polynomial
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -33,7 +34,8 @@ class Policy(ABC):
 
     branch: where the UNet is cut, as the number of the skip connection, counted from conv_in = 0 (diffusers'
     `cache_branch_id`). Evaluations that are not full run the outer `branch` + 1 levels.
-    forecast: degree of the polynomial that carries the deep features on, 0, 1 or 2; 0 reuses them unchanged.
+    forecast: degree of the polynomial that carries the deep features on, 0, 1 or 2; 0 reuses them unchanged. A policy
+    that carries them in another way defines `extrapolation`.
     """
 
     prefix: ClassVar[str]  # how the policy begins in text: "name:" or "name="; empty for DeepCache alone
@@ -72,6 +74,10 @@ class Policy(ABC):
         """Raises InputError if the policy does not fit a generation of `evaluations` evaluations."""
         self.full_evaluations(evaluations)
 
+    def extrapolation(self, log_snr: Sequence[float]) -> Forecast:
+        """Returns how deep features are carried to cached evaluations; log_snr: of all evaluations."""
+        return Polynomial(self.forecast)
+
     @property
     def decides_per_image(self) -> bool:
         """Tells whether `refreshes` decides about more full evaluations. Images then pass the UNet one at a time."""
@@ -96,5 +102,5 @@ class Policy(ABC):
         """Builds the policy from the texts between the commas after the prefix; raises ValueError for bad ones."""
 
     def __str__(self) -> str:
-        suffix = f"+forecast{self.forecast}" if self.forecast else ""
+        suffix = "" if self.forecast == type(self).forecast else f"+forecast{self.forecast}"
         return f"{self.prefix}{self.arguments()}:{self.branch}{suffix}"
