@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .request import Request
     from .reuse.deepcache import Adaptive, At, DeepCache, NonUniform
     from .reuse.freeu import FreeU
+    from .reuse.sada import SADA
     from .reuse.spectrum import Spectrum
     from .reuse.tgate import TGate
     from .reuse.token_downsampling import TokenDownsampling
@@ -46,6 +47,7 @@ _MODULES = {
     "Request": "request",
     "Result": "generation",
     "Spectrum": "reuse.spectrum",
+    "SADA": "reuse.sada",
     "StableDiffusion": "pipeline",
     "TGate": "reuse.tgate",
     "TokenDownsampling": "reuse.token_downsampling",
@@ -53,6 +55,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "SADA",
     "Adapter",
     "Adaptive",
     "At",

@@ -71,6 +71,7 @@ _parsed = {
     "pag_adaptive": st.floats(0, 1),
     "guidance_interval": st.builds(Interval, st.floats(0, 0.5), st.floats(0.6, 1)),
     "adaptive_guidance": st.floats(0, 1),
+    "unconditional_refresh": st.integers(1, 9),
     "token_downsampling": st.builds(TokenDownsampling, st.integers(2, 5), st.integers(1, 3), st.floats(0.01, 1)),
     "controls": st.lists(
         st.builds(

@@ -30,6 +30,7 @@ class Spectrum(Policy):
 
     prefix = "spectrum:"
     example = "2"
+    usual_forecast = 2
 
     window: float = 2.0
     growth: float = 0.75
