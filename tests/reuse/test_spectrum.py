@@ -158,4 +158,4 @@ def test_it_keeps_no_more_features_than_it_reaches_back():
     cache = FeatureCache(policy := Spectrum(kept=3, first=20), [float(i) for i in range(20)])
     for level in range(20):
         cache.evaluate(lambda deep, depth, level=level: (mx.zeros(()), mx.array(level)))
-    assert policy.extrapolation([0.0, 1.0]).reach == 3 and len(cache._others) == 3
+    assert policy.extrapolation([0.0, 1.0]).reach == 3 and len(cache._past) == 3
