@@ -127,8 +127,8 @@ class Predictor:
         collect = partial(self._deal.collect_rows, copies=rows.copies, count=count)
         evaluate = self._idle(latents) if not share else self._run(latents, timestep, rows, controlled, share)
         front = count if unconditional else 0
-        own = self.deepcache.evaluate(evaluate, collect, front=front, without_front=alone)
-        output = collect(own).astype(mx.float32)
+        part = self.deepcache.evaluate(evaluate, collect, front=front, without_front=alone)
+        output = collect(part).astype(mx.float32)
         if self._tgate:
             self._tgate.end(evaluation, collect)
         if rows.guided and self._guided_steps and self._guided_steps.ends_with(evaluation, latents, output[:2]):

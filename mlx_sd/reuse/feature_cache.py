@@ -41,9 +41,8 @@ class FeatureCache:
         self.policy, self._log_snr, self._restarts = policy, log_snr, frozenset(restarts)
         self._full_evaluations = {*(policy.full_evaluations(len(log_snr)) if policy else ()), *forced, *restarts}
         self.evaluations = self.full = 0
-        self._forecast: Forecast = policy.extrapolation(log_snr) if policy else Polynomial()
-        self._past: list[tuple[float, mx.array]] = []  # log-SNR and deep features of the latest full evaluations
-        self._difference: mx.array | None = None  # of the deep features of the second and the first rows
+        forecast = policy.extrapolation(log_snr) if policy else Polynomial()
+        self._front, self._others = Past(forecast), Past(forecast)
         self._shallow: mx.array | None = None  # shallow features of the latest full evaluation
         self._decision = decision
 
@@ -80,8 +79,7 @@ class FeatureCache:
         """Runs `unet(deep, depth) -> (prediction, deep)` for the next evaluation and returns the prediction.
 
         collect: as `Policy.refreshes` takes it. front: so many first rows are left out of some full evaluations, of
-        this one where `without_front`. Their deep features are then those of as many rows that come next, less the
-        difference of both at the latest full evaluation that had them.
+        this one where `without_front`; their deep features are those of the latest full evaluation that had them.
         """
         evaluation, self.evaluations = self.evaluations, self.evaluations + 1
         policy = self.policy
@@ -90,8 +88,14 @@ class FeatureCache:
             return unet(None, 1)[0]
         log_snr, required = self._log_snr[evaluation], evaluation in self._full_evaluations
         if evaluation in self._restarts:
-            self._past = []
+            self._front.clear()
+            self._others.clear()
         reused: mx.array | None = None
+
+        def carried() -> mx.array:
+            """Returns the deep features of all rows, carried to this evaluation."""
+            others = self._others.at(log_snr)
+            return mx.concatenate([self._front.at(log_snr), others]) if front else others
 
         def decide(shallow: mx.array) -> mx.array | None:
             """Returns the deep features to reuse, or None to have them computed."""
@@ -99,30 +103,45 @@ class FeatureCache:
             if required or self._shallow is None or policy.refreshes(self._shallow, shallow, collect):
                 self._shallow = shallow
             else:
-                reused = extrapolate(self._past, log_snr, self._forecast)
+                reused = carried()
             return reused
 
         if policy.decides_per_image and not policy.follows_path:
             prediction, deep = unet(decide, policy.branch + 1)
         else:
-            reused = None if required else extrapolate(self._past, log_snr, self._forecast)
+            reused = None if required else carried()
             prediction, deep = unet(reused, policy.branch + 1)
         if reused is None:
             self.full += 1
-            deep = self._complete(deep, front, without_front)
-            # Of two evaluations at one noise level (Heun's) the later replaces the earlier.
-            past = [(level, features) for level, features in self._past if abs(level - log_snr) > _SAME_LEVEL]
-            self._past = [*past, (log_snr, deep)][-self._forecast.reach :]
+            if front and not without_front:
+                self._front.add(log_snr, deep[:front])
+                deep = deep[front:]
+            self._others.add(log_snr, deep)
         return prediction
 
-    def _complete(self, deep: mx.array, front: int, without_front: bool) -> mx.array:
-        """Returns the deep features of all rows, of a full evaluation with or without the first `front` ones."""
-        if without_front:
-            assert self._difference is not None  # a full evaluation with all rows comes first
-            return mx.concatenate([deep[:front] - self._difference, deep])
-        if front:
-            self._difference = deep[front : 2 * front] - deep[:front]
-        return deep
+
+class Past:
+    """The deep features of some rows at the latest full evaluations, as many as a forecast looks back on."""
+
+    def __init__(self, forecast: Forecast):
+        self._forecast = forecast
+        self._entries: list[tuple[float, mx.array]] = []  # log-SNR and features
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def clear(self) -> None:
+        """Drops all features that were kept."""
+        self._entries = []
+
+    def add(self, log_snr: float, features: mx.array) -> None:
+        """Keeps features; of two evaluations at one noise level (Heun's) the later replaces the earlier."""
+        others = [entry for entry in self._entries if abs(entry[0] - log_snr) > _SAME_LEVEL]
+        self._entries = [*others, (log_snr, features)][-self._forecast.reach :]
+
+    def at(self, log_snr: float) -> mx.array:
+        """Returns the features carried to `log_snr`."""
+        return extrapolate(self._entries, log_snr, self._forecast)
 
 
 def extrapolate(past: Sequence[tuple[float, mx.array]], log_snr: float, forecast: Forecast) -> mx.array:

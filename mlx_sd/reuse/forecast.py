@@ -74,20 +74,20 @@ class ChebyshevRidge(Forecast):
     degree: int = 4
     ridge: float = 0.1
     blend: float = 0.5
-    kept: int = 10
+    points: int = 10
     polynomial: Polynomial = Polynomial(2)
 
     @property
     def reach(self) -> int:
         """Returns the number of evaluations that are fitted, or that the polynomial goes through."""
-        return max(self.kept, self.polynomial.reach)
+        return max(self.points, self.polynomial.reach)
 
     def weights(self, levels: Sequence[float], level: float) -> list[float]:
         """Returns the blended weights, solved in float64; of a single level, 1."""
         direct = np.array(self.polynomial.weights(levels, level))
         if len(levels) == 1:
             return [float(weight) for weight in direct]
-        design = self._rows(levels[-self.kept :])
+        design = self._rows(levels[-self.points :])
         gram = design.T @ design + self.ridge * np.eye(self.degree + 1)
         fitted = np.zeros(len(levels))
         fitted[-len(design) :] = design @ np.linalg.solve(gram, self._rows([level])[0])

@@ -6,10 +6,10 @@ guided, every R-th computes both; the others compute e_c alone, on half of the b
     e_u = e_c - d,  d = e_c' - e_u' of the latest evaluation that computed both,
 
 so that the guided prediction is e_c + (s - 1) d. To keep the difference is better than to keep e_u' itself: what both
-halves share moves with e_c. DeepCache's deep features F_u of the half that was left out are F_c less their latest
-difference, for the same reason: were they those of an earlier evaluation, the difference of both ages would be scaled by
-guidance, too. So a cached evaluation computes both halves, which costs little, and d is as fresh as the levels above
-the cut.
+halves share moves with e_c. A cached evaluation of DeepCache computes both halves, each above its own deep features:
+those without the prompt are of the latest full evaluation that had them. It costs little, and d is then as fresh as the
+levels above the cut. (On the embedded checkpoint, both of the other ways end farther from the run that leaves nothing
+out: to compute e_c alone there, and to move the deep features without the prompt by those with it.)
 """
 
 from collections.abc import Collection, Sequence

@@ -12,8 +12,8 @@ LEVELS = st.lists(st.integers(-16, 20), min_size=2, max_size=10, unique=True).ma
 TINY = 1e-10  # a ridge that hardly draws
 
 
-def fit(degree=4, ridge=0.1, kept=10, blend=1.0, forecast=0):
-    return ChebyshevRidge(*RANGE, degree, ridge, blend, kept, Polynomial(forecast))
+def fit(degree=4, ridge=0.1, points=10, blend=1.0, forecast=0):
+    return ChebyshevRidge(*RANGE, degree, ridge, blend, points, Polynomial(forecast))
 
 
 @given(LEVELS, st.integers(0, 2), st.floats(-4, 5))
@@ -62,7 +62,7 @@ def test_the_fit_is_ridge_regression_in_chebyshev_s_polynomials(levels, level, r
 
 @given(LEVELS, st.floats(-4, 5))
 def test_a_ridge_draws_constants_to_0_and_none_does_not(levels, level):
-    """What the ridge costs: at the kept levels themselves, the weights' sums are below 1 on average, by at most 1."""
+    """What the ridge costs: at the levels themselves, the weights' sums are below 1 on average, by at most 1."""
     sums = [sum(fit(ridge=0.1).weights(levels, place)) for place in levels]
     assert 0 < np.mean(sums) < 1
     closer = [sum(fit(ridge=0.001).weights(levels, place)) for place in levels]
@@ -79,11 +79,11 @@ def test_a_blend_mixes_the_fit_with_the_polynomial(levels, level, blend, degree)
 
 
 @given(LEVELS, st.floats(-4, 5), st.integers(2, 5))
-def test_a_fit_looks_no_further_back_than_it_reaches(levels, level, kept):
-    fitted = fit(kept=kept, blend=0.5, forecast=1)
-    assert fitted.reach == kept
-    weights, latest = fitted.weights(levels, level), fitted.weights(levels[-kept:], level)
-    assert np.allclose(weights[-kept:], latest) and not any(weights[:-kept])
+def test_a_fit_looks_no_further_back_than_it_reaches(levels, level, points):
+    fitted = fit(points=points, blend=0.5, forecast=1)
+    assert fitted.reach == points
+    weights, latest = fitted.weights(levels, level), fitted.weights(levels[-points:], level)
+    assert np.allclose(weights[-points:], latest) and not any(weights[:-points])
 
 
 @pytest.mark.parametrize("forecast", [Polynomial(2), ChebyshevRidge(0.0, 0.0), fit()], ids=str)

@@ -66,7 +66,8 @@ def products(path) -> list[float]:
     times, signals = [row.timestep for row in rows], [row.level.signal for row in rows]
     beta = np.gradient(-2 * np.log(signals), times)
     drifts = [
-        beta[i] / 2 * (path.predictions[i] / rows[i].level.noise - path.latents[i]) for i in range(len(path.predictions))
+        beta[i] / 2 * (path.predictions[i] / rows[i].level.noise - path.latents[i])
+        for i in range(len(path.predictions))
     ]
     values = []
     for i in range(3, len(rows)):
@@ -113,7 +114,11 @@ def test_it_prints_as_what_deepcache_takes(policy):
 
 @pytest.mark.parametrize(
     ("text", "policy"),
-    [("sada:4", SADA()), ("sada:2,,0.9:1", SADA(2, end=0.9, branch=1)), ("sada:3,0,1,1+forecast1", SADA(3, 0, 1, 1, 0, 1))],
+    [
+        ("sada:4", SADA()),
+        ("sada:2,,0.9:1", SADA(2, end=0.9, branch=1)),
+        ("sada:3,0,1,1+forecast1", SADA(3, 0, 1, 1, 0, 1)),
+    ],
 )
 def test_text_is_read_as_the_numbers_it_names(text, policy):
     assert parse(text) == policy

@@ -25,7 +25,7 @@ POLICIES = st.builds(
     degree=st.integers(0, 8),
     ridge=st.floats(1e-3, 10),
     blend=st.floats(0, 1),
-    kept=st.integers(2, 12),
+    points=st.integers(2, 12),
     branch=st.integers(0, 11),
     forecast=st.integers(0, 2),
 )
@@ -76,8 +76,9 @@ def test_it_prints_as_what_deepcache_takes(policy):
         ("spectrum:2", Spectrum()),
         ("spectrum:3,1:1", Spectrum(3.0, 1.0, branch=1)),
         ("spectrum:2,,6,0.1", Spectrum(first=6, last=0.1)),
-        ("spectrum:2,0.75,4,0,3,1,0.4,6+forecast1", Spectrum(degree=3, ridge=1.0, blend=0.4, kept=6, forecast=1)),
+        ("spectrum:2,0.75,4,0,3,1,0.4,6+forecast1", Spectrum(degree=3, ridge=1.0, blend=0.4, points=6)),
         ("spectrum:2+forecast0", Spectrum(forecast=0)),
+        ("spectrum:2+forecast2", Spectrum(forecast=2)),
     ],
 )
 def test_text_is_read_as_the_numbers_it_names(text, policy):
@@ -95,7 +96,7 @@ def test_text_is_read_as_the_numbers_it_names(text, policy):
         ("spectrum:2,1,4,0,99", "Spectrum's degree must be from 0 to 20"),
         ("spectrum:2,1,4,0,4,0", "Spectrum's ridge must be above 0"),
         ("spectrum:2,1,4,0,4,1,2", "Spectrum's blend must be from 0 to 1"),
-        ("spectrum:2,1,4,0,4,1,1,1", "Spectrum's kept evaluations must be at least 2"),
+        ("spectrum:2,1,4,0,4,1,1,1", "Spectrum's points must be at least 2"),
         ("spectrum:1,2,3,0,5,6,1,8,9", "takes N or N:BRANCH"),
         ("spectrm:2", r"did you mean spectrum:2\?"),
         ("spectrum:2+forecast3", "degree 0, 1 or 2, not 3"),
@@ -114,7 +115,7 @@ def test_cached_evaluations_are_handed_the_forecast_of_the_latest_full_ones(poli
     full = policy.full_evaluations(evaluations)
     assert (cache.evaluations, cache.full) == (evaluations, len(full))
     fit = ChebyshevRidge(
-        levels[0], levels[-1], policy.degree, policy.ridge, policy.blend, policy.kept, Polynomial(policy.forecast)
+        levels[0], levels[-1], policy.degree, policy.ridge, policy.blend, policy.points, Polynomial(policy.forecast)
     )
     for i, handed in enumerate(network.handed):
         assert (handed is None) == (i in full)
@@ -141,8 +142,8 @@ def test_where_all_evaluations_are_first_nothing_is_cached(family):
 
 def test_without_a_fit_it_is_the_list_with_the_polynomial(family):
     """A blend of 0 is the policy `at=` of the same evaluations, bit for bit."""
-    listed = At(tuple(Spectrum().full_evaluations(9)), forecast=2)
-    spectrum = generate(family("sd1"), steps=9, deepcache=Spectrum(blend=0.0, kept=3))
+    listed = At(tuple(Spectrum().full_evaluations(9)), forecast=1)
+    spectrum = generate(family("sd1"), steps=9, deepcache=Spectrum(blend=0.0, points=2))
     assert mx.array_equal(spectrum.latents, generate(family("sd1"), steps=9, deepcache=listed).latents)
     assert not mx.array_equal(spectrum.latents, generate(family("sd1"), steps=9, deepcache=Spectrum()).latents)
 
@@ -155,7 +156,7 @@ def test_it_goes_with_every_sampler(sampler, family):
 
 
 def test_it_keeps_no_more_features_than_it_reaches_back():
-    cache = FeatureCache(policy := Spectrum(kept=3, first=20), [float(i) for i in range(20)])
+    cache = FeatureCache(policy := Spectrum(points=3, first=20), [float(i) for i in range(20)])
     for level in range(20):
         cache.evaluate(lambda deep, depth, level=level: (mx.zeros(()), mx.array(level)))
-    assert policy.extrapolation([0.0, 1.0]).reach == 3 and len(cache._past) == 3
+    assert policy.extrapolation([0.0, 1.0]).reach == 3 and len(cache._others) == 3
