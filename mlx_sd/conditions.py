@@ -279,6 +279,8 @@ def check_guided_steps(model: Model, request: Request, steps: int) -> None:
     interval = request.guidance_interval
     names = ("guidance_interval", "adaptive_guidance", "unconditional_refresh")
     settings = [name for name in names if getattr(request, name) is not None]
+    if request.unconditional_refresh == 1:  # which is off
+        settings.remove("unconditional_refresh")
     if not settings:
         return
     flag = f"--{settings[0].replace('_', '-')}"
@@ -292,7 +294,7 @@ def check_guided_steps(model: Model, request: Request, steps: int) -> None:
     if interval is not None:
         interval.check(steps)
     deepcache = request.deepcache
-    if request.unconditional_refresh and deepcache and deepcache.decides_per_image and not deepcache.follows_path:
+    if "unconditional_refresh" in settings and deepcache and deepcache.decides_per_image and not deepcache.follows_path:
         raise InputError(
             "--unconditional-refresh counts full evaluations before they begin, and --deepcache adaptive decides "
             "within them; leave one of them out"

@@ -8,17 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_sd import At, DeepCache, Request, Spectrum
+from mlx_sd import SADA, At, DeepCache, Request, Spectrum
 from mlx_sd.completion import table_of
 from mlx_sd.core.errors import InputError
 from mlx_sd.cost import cost_of, passes_of
 from mlx_sd.predictor import predictor_of
+from mlx_sd.reuse.feature_cache import FeatureCache
 from mlx_sd.reuse.unconditional import RefreshCount, UnconditionalRefresh
 from mlx_sd.sampling import loop, samplers
 from mlx_sd.sampling.denoise import guide
 from mlx_sd.split_checks import check_flags, check_parts
 from tests.reuse.test_guided_steps import rows_of_unet
-from tests.support import controls, families, instructions, loops
+from tests.support import controls, families, instructions, loops, singles
 from tests.support.effort import SAMPLERS, slow_but
 from tests.support.loops import latents_of
 
@@ -218,11 +219,10 @@ def test_the_second_pass_begins_with_both_halves(family, monkeypatch):
 
 @pytest.mark.parametrize("guess", [False, True])
 def test_control_networks_see_the_rows_that_run(guess, family, shapes, tmp_path, monkeypatch):
-    """Where one begins to act both halves are computed; a scale of 0 changes nothing."""
     folder = str(controls.write_folder(tmp_path / "control", controls.config("sd1")))
     sd, image = family("sd1"), controls.image()
     settings = {"unconditional_refresh": 2, "deepcache": 2, "guess_mode": guess}
-    rows = rows_with(sd, monkeypatch, controls=[f"{folder}:x"] and [(folder, image, 0.7)], **settings)
+    rows = rows_with(sd, monkeypatch, controls=[(folder, image, 0.7)], **settings)
     assert rows == [2, 2, 1, 2, 2, 2]
 
 
@@ -243,6 +243,33 @@ def test_pictures_of_classes_leave_the_half_out(monkeypatch):
     assert rows == [2, 1, 2]
 
 
+@pytest.mark.parametrize("branch", [0, 2])
+def test_with_sada_full_evaluations_are_counted_as_they_are_decided(branch, family, monkeypatch):
+    """The path decides before an evaluation, so that it is known which rows it has."""
+    sd, fulls, original = family("sd1"), [], FeatureCache.decide
+
+    def decide(cache, latents):
+        fulls.append(original(cache, latents))
+        return fulls[-1]
+
+    monkeypatch.setattr(FeatureCache, "decide", decide)
+    settings = {"deepcache": SADA(2, 0.0, 1.0, 1.0, branch), "unconditional_refresh": 2, "steps": 10}
+    rows = rows_with(sd, monkeypatch, **settings)
+    order = [sum(fulls[:i]) for i in range(10)]
+    assert rows == [1 if full and order[i] % 2 else 2 for i, full in enumerate(fulls)]
+    assert not all(fulls) and 1 in rows
+
+
+@pytest.mark.slow
+def test_a_refiner_begins_with_both_halves(family, shapes, tmp_path, monkeypatch):
+    from mlx_sd import StableDiffusion
+
+    refiner = StableDiffusion.load(singles.refiner_folder(shapes, tmp_path / "refiner"), dtype="float32")
+    settings = {"refiner": refiner, "refine_at": 0.5, "unconditional_refresh": 9}
+    rows = rows_with(family("sdxl"), monkeypatch, **settings)
+    assert sorted(rows) == [1, 1, 1, 1, 2, 2] and rows[0] == 2  # one of each model
+
+
 # ------------------------------------------------------------------------------------------------ refused
 
 
@@ -260,6 +287,15 @@ def test_what_does_not_go_together_is_refused(settings, message, family):
     prompt, settings = settings.get("prompt", "a"), {k: v for k, v in settings.items() if k != "prompt"}
     with pytest.raises(InputError, match=message):
         family("sd1").generate(prompt, **OPTIONS | settings)
+
+
+def test_1_is_off_beside_everything(family):
+    sd, settings = family("sd1"), OPTIONS | {"steps": 4}
+    for others in ({"tgate": 2}, {"deepcache": "adaptive:0.3"}, {"guidance": 1.0}):
+        plain, same = (
+            sd.generate("a", **settings | others | more).latents for more in ({}, {"unconditional_refresh": 1})
+        )
+        assert mx.array_equal(plain, same)
 
 
 def test_images_edited_by_instruction_refuse_it(shapes, tmp_path):
