@@ -43,6 +43,7 @@ COMMANDS = {
     "classes": Command("quality", "quality of the embedded class-conditional checkpoint, beside true pictures", True),
     "adapters": Command("adapters", "makes the small adapters for the embedded checkpoint, and measures them"),
     "ays": Command("schedules", "optimises a schedule of few steps (Align Your Steps)"),
+    "search": Command("schedules", "searches for DeepCache's full evaluations at a fixed number of them"),
     "footprint": Command("memory", "memory and time of converting, loading and stepping SD 1.5"),
     "conversion": Command("memory", "time and memory of converting SD 1.5 from a single file"),
     "lowering": Command("memory", "time and memory of lowering UNets to Core ML, beside PyTorch's route"),

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .request import Request
     from .reuse.deepcache import Adaptive, At, DeepCache, NonUniform
     from .reuse.freeu import FreeU
+    from .reuse.sada import SADA
+    from .reuse.spectrum import Spectrum
     from .reuse.tgate import TGate
     from .reuse.token_downsampling import TokenDownsampling
     from .tasks.control_image import control_image
@@ -44,6 +46,8 @@ _MODULES = {
     "Preview": "preview",
     "Request": "request",
     "Result": "generation",
+    "Spectrum": "reuse.spectrum",
+    "SADA": "reuse.sada",
     "StableDiffusion": "pipeline",
     "TGate": "reuse.tgate",
     "TokenDownsampling": "reuse.token_downsampling",
@@ -51,6 +55,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "SADA",
     "Adapter",
     "Adaptive",
     "At",
@@ -64,6 +69,7 @@ __all__ = [
     "Preview",
     "Request",
     "Result",
+    "Spectrum",
     "StableDiffusion",
     "TGate",
     "TokenDownsampling",

@@ -289,9 +289,13 @@ def check_gate(model: Model, request: Request, tgate: TGate, steps: Sequence[int
 def check_guided_steps(model: Model, request: Request, steps: int) -> None:
     """Raises InputError where a completed request has nothing to guide at some of its steps alone."""
     interval = request.guidance_interval
-    if interval is None and request.adaptive_guidance is None:
+    names = ("guidance_interval", "adaptive_guidance", "unconditional_refresh")
+    settings = [name for name in names if getattr(request, name) is not None]
+    if request.unconditional_refresh == 1:  # which is off
+        settings.remove("unconditional_refresh")
+    if not settings:
         return
-    flag = "--adaptive-guidance" if interval is None else "--guidance-interval"
+    flag = f"--{settings[0].replace('_', '-')}"
     rows = rows_of(model, request)
     if not rows.guided:
         raise InputError(f"{flag} says which steps are guided, and none is with this guidance; leave it out")
@@ -301,6 +305,12 @@ def check_guided_steps(model: Model, request: Request, steps: int) -> None:
         raise InputError(f"AND weighs its prompts by guidance at every step; leave AND or {flag} out")
     if interval is not None:
         interval.check(steps)
+    deepcache = request.deepcache
+    if "unconditional_refresh" in settings and deepcache and deepcache.decides_per_image and not deepcache.follows_path:
+        raise InputError(
+            "--unconditional-refresh counts full evaluations before they begin, and --deepcache adaptive decides "
+            "within them; leave one of them out"
+        )
 
 
 def batches(model: Model, requests: Sequence[Request], size: int) -> Iterator[list[int]]:

@@ -30,7 +30,15 @@ BESIDE: dict[str, Any] = {
     "lora_mode": None,
     "quantize": None,
 }
-_SAVING = ("speed", "deepcache", "tgate", "guidance_interval", "adaptive_guidance", "token_downsampling")
+_SAVING = (
+    "speed",
+    "deepcache",
+    "tgate",
+    "guidance_interval",
+    "adaptive_guidance",
+    "unconditional_refresh",
+    "token_downsampling",
+)
 
 
 class Pass(NamedTuple):
@@ -108,7 +116,8 @@ def _kind(predictor: Predictor, request: Request, evaluation: int) -> tuple[bool
     """Returns what distinguishes the multiplications of an evaluation from those of others."""
     tgate = request.tgate
     full, guided = predictor.deepcache.is_full(evaluation), predictor.guides(evaluation)
-    kind = full, guided, predictor.downsamples_tokens(evaluation)
+    alone = predictor.leaves_out_unconditional(evaluation)
+    kind = full, guided, alone, predictor.downsamples_tokens(evaluation)
     return (*kind, *((tgate.drops_guidance(evaluation), tgate.computes_self_attention(evaluation)) if tgate else ()))
 
 

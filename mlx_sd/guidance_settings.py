@@ -38,6 +38,16 @@ class GuidanceSettings:
         always_recorded=False,
         aliases="adaptive-cfg adaptive-guidance-threshold",
     )
+    unconditional_refresh: int | None = setting(
+        None,
+        "predict without the prompt at every R-th full evaluation alone, and keep the difference that the prompt makes "
+        "for the others, which cost half (default: at each)",
+        kind=int,
+        range=Range(1),
+        metavar="R",
+        always_recorded=False,
+        aliases="unconditional-interval uncond-refresh uncond-interval",
+    )
     pag: float | None = setting(
         None,
         "perturbed-attention guidance, away from what comes out without self-attention; about 3, and then a --guidance "

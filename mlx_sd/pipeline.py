@@ -121,6 +121,7 @@ class StableDiffusion:
         pag_adaptive: float | None = None,
         guidance_interval: Interval | str | tuple[float, float] | None = None,
         adaptive_guidance: float | None = None,
+        unconditional_refresh: int | None = None,
         rng: str = "numpy",
         sampler: str | None = None,
         schedule: str | None = None,
@@ -194,6 +195,7 @@ class StableDiffusion:
             pag_adaptive: how much that scale falls with each timestep below 1000, from 0; 0.
             guidance_interval: the share of the steps that is guided: "0-0.6" or Interval(0, 0.6); all.
             adaptive_guidance: the cosine of both predictions, from 0 to 1, above which guidance ends; None is never.
+            unconditional_refresh: every so many-th full evaluation predicts without the prompt, too, from 1; each.
             rng: where noise comes from: "numpy"; "torch", as on the CPU in diffusers and A1111; "cuda", as on a card.
             sampler: one of `mlx_sd.samplers.names()`, or its name in A1111, ComfyUI or diffusers: "DPM++ 2M Karras".
             schedule: one of `mlx_sd.schedule.names()`, "timesteps=999,850,...", "sigmas=14.6,...,0" or a JSON file.
@@ -225,8 +227,7 @@ class StableDiffusion:
             guess_mode: control networks act with the prompt alone, and weaker on fine levels.
             adapters: T2I-Adapters, each (model, image), (model, image, scale) or a text as `--adapter` takes it.
             adapter_factor: share of the evaluations at which they act, from 0 to 1; 1.
-            ip_adapters: images as prompts, each a tuple (model, images), (model, images, scale) or (model, images,
-                scale, mask), or a text as `--ip-adapter` takes it.
+            ip_adapters: images as prompts, each (model, images[, scale[, mask]]) or a text as `--ip-adapter` takes it.
             ip_encoder: the image encoder that these see through; None is the one beside the adapter.
             hires: 2, "2:15:0.6" or Hires(2, 15, 0.6): a second pass at so much the size, in steps, of a strength.
             hires_mode: how it is enlarged: "latent", "latent-bicubic", "lanczos", ..., or an x4 upscaler's checkpoint.
@@ -260,6 +261,7 @@ class StableDiffusion:
             pag_adaptive=pag_adaptive,
             guidance_interval=guidance_interval,  # type: ignore[arg-type]
             adaptive_guidance=adaptive_guidance,
+            unconditional_refresh=unconditional_refresh,
             rng=rng,
             sampler=sampler,
             schedule=schedule,
@@ -312,19 +314,17 @@ class StableDiffusion:
         requests = pictures_of(subjects(request, prompt, classes), count, batch)
         if latents is not None and len(requests) == 1:
             requests = requests * latents.shape[0]
-        batches = list(
-            self.stream(
-                requests,
-                batch=batch,
-                refiner=refiner,
-                latents=latents,
-                channels=channels,
-                output=output,
-                callback=callback,
-                split=split,
-            )
+        batches = self.stream(
+            requests,
+            batch=batch,
+            refiner=refiner,
+            latents=latents,
+            channels=channels,
+            output=output,
+            callback=callback,
+            split=split,
         )
-        return Result.joined(batches)
+        return Result.joined(list(batches))
 
     def stream(
         self,

@@ -23,6 +23,7 @@ from .reuse.feature_cache import FeatureCache
 from .reuse.guided_steps import GuidedSteps, guided_steps_of
 from .reuse.tgate import AttentionCache, caches
 from .reuse.token_downsampling import TokenSteps
+from .reuse.unconditional import UnconditionalRefresh, unconditional_refresh_of
 from .sampling.table import Table
 from .split import UNSPLIT, Split
 from .tasks.tiles import Cut, Tiled
@@ -58,6 +59,7 @@ class Predictor:
         image_attention: ImageAttention | None = None,
         perturbation: PerturbedAttention | None = None,
         guided_steps: GuidedSteps | None = None,
+        unconditional: UnconditionalRefresh | None = None,
         tokens: TokenSteps | None = None,
         deal: Deal | None = None,
         in_turn: bool = False,
@@ -70,16 +72,18 @@ class Predictor:
         joins skips (FreeU). tgate: the attention outputs of this generation. control: its control networks. features:
         what its T2I-Adapters add. image_attention: what its image prompts add to attentions. perturbation: of the last
         rows, where the conditions have such rows. guided_steps: which evaluations are guided, where not all are; their
-        changes restart `deepcache`. tokens: where they are downsampled. deal: of the rows over ranks, which exchange
-        their predictions. in_turn: the rows with and without the prompt go through the UNet one after the other, in
-        less memory, unless they depend on each other: T-GATE keeps attention of all, and some policies decide by all.
+        changes restart `deepcache`. unconditional: where the rows without the prompt are left out, where they are.
+        tokens: where they are downsampled. deal: of the rows over ranks, which exchange their predictions. in_turn: the
+        rows with and without the prompt go through the UNet one after the other, in less memory, unless they depend on
+        each other: T-GATE keeps attention of all, and some policies decide by all.
         """
         self._unet, self._conditions, self._channels = unet, conditions, channels
         self._guidance, self._guidance_rescale, self._image_guidance = guidance, guidance_rescale, image_guidance
         self._features, self._image_attention, self._perturbation = features, image_attention, perturbation
         self._guided_steps, self._tokens, self._deal = guided_steps, tokens, Deal() if deal is None else deal
+        self._unconditional = unconditional
         self.deepcache, self._join, self._tgate, self._control = deepcache, join, tgate, control
-        self._in_turn = in_turn and tgate is None and self._deal.size == 1 and not deepcache.decides_per_image
+        self._in_turn = in_turn and tgate is None and self._deal.size == 1 and not deepcache.looks_inside
 
     @property
     def full(self) -> int:
@@ -95,6 +99,15 @@ class Predictor:
         """Tells whether an evaluation is guided, where the conditions are."""
         return self._guided_steps is None or self._guided_steps.guides(evaluation)
 
+    def leaves_out_unconditional(self, evaluation: int) -> bool:
+        """Tells whether an evaluation leaves out the rows without the prompt, where the images decide about nothing."""
+        if self._unconditional is None:
+            return False
+        counter = self._unconditional.counter()
+        guided = [i for i in range(evaluation + 1) if self.guides(i)]
+        left_out = {i: counter.leaves_out(i, self.deepcache.is_full(i)) for i in guided}
+        return left_out.get(evaluation, False)
+
     def downsamples_tokens(self, evaluation: int) -> bool:
         """Tells whether pictures attend to a part of their tokens at an evaluation."""
         return self._tokens is not None and self._tokens.acts(evaluation)
@@ -105,21 +118,35 @@ class Predictor:
         rows = self._conditions if isinstance(self._conditions, Conditions) else self._conditions[evaluation]
         if not self.guides(evaluation):
             rows = rows.conditional()
+        count, full = latents.shape[0], self.deepcache.decide(latents)
+        shown, unconditional = rows, self._unconditional if rows.guided else None
+        alone = unconditional is not None and unconditional.leaves_out(evaluation, full)
+        if alone:
+            rows = rows.conditional()
         controlled = rows
         if self._tgate and self._tgate.drops_guidance(evaluation):
             # The UNet reuses what the prompt did; a control network has no such memory, and reads the prompt.
             rows, controlled = rows.unconditional(), rows.conditional()
         share = self._deal.share(rows.copies)
-        collect = partial(self._deal.collect_rows, copies=rows.copies, count=latents.shape[0])
+        collect = partial(self._deal.collect_rows, copies=rows.copies, count=count)
         run = self._run_in_turn if self._in_turn and len(share) > 1 else self._run
         evaluate = run(latents, timestep, rows, controlled, share) if share else self._idle(latents)
-        output = collect(self.deepcache.evaluate(evaluate, collect)).astype(mx.float32)
+        front = count if unconditional else 0
+        part = self.deepcache.evaluate(evaluate, collect, front=front, without_front=alone)
+        output = collect(part).astype(mx.float32)
         if self._tgate:
             self._tgate.end(evaluation, collect)
         if rows.guided and self._guided_steps and self._guided_steps.ends_with(evaluation, latents, output[:2]):
             self.deepcache.restart()
+        if unconditional:
+            if alone:
+                rows, output = shown, unconditional.restored(output, count)
+            else:
+                unconditional.keep(output, count)
         away = self._perturbation.scale_at(timestep) if self._perturbation else 0.0
-        return rows.guide(output, self._guidance, self._guidance_rescale, away, self._image_guidance)
+        prediction = rows.guide(output, self._guidance, self._guidance_rescale, away, self._image_guidance)
+        self.deepcache.follow(latents, prediction)
+        return prediction
 
     def _run(
         self, latents: mx.array, timestep: float, rows: Conditions, controlled: Conditions, share: range
@@ -237,7 +264,11 @@ def predictor_of(
         guided = inputs.conditions[0].guided
         guided_steps = guided_steps_of(request, table, numbers, total) if guided else None
         restarts |= {*(guided_steps.changes() if guided_steps else ())}
-        deepcache, tgate = caches(request.deepcache, request.tgate, log_snr, guided=guided, restarts=restarts)
+        decision = request.deepcache.along(table) if request.deepcache else None
+        deepcache, tgate = caches(
+            request.deepcache, request.tgate, log_snr, guided=guided, restarts=restarts, decision=decision
+        )
+        unconditional = unconditional_refresh_of(request, inputs.conditions, restarts) if guided else None
         return Predictor(
             model.unet,
             inputs.conditions,
@@ -253,6 +284,7 @@ def predictor_of(
             features=features and features.of_tile(cut, size),
             perturbation=perturbation,
             guided_steps=guided_steps,
+            unconditional=unconditional,
             tokens=tokens,
             deal=split.rows,
             in_turn=model.low_memory is not None,

@@ -52,6 +52,8 @@ def check_flags(request: Request, kind: str) -> None:
         raise InputError("--split deals out networks in MLX, and packages run as they were exported; leave one out")
     if kind == "tiles" and request.denoise_tile == 0:
         raise InputError("--split tiles deals out the tiles of --denoise-tile, and 0 is none; leave one of them out")
+    if kind == "guidance":
+        _check_halves(request)
     unguided = request.guidance is not None and request.guidance <= 1 and not request.pag
     if kind == "guidance" and unguided and "AND" not in (request.prompt or ""):
         raise InputError(
@@ -65,6 +67,8 @@ def check_parts(model: Model, requests: Sequence[Request], kind: str, ranks: int
     if model.sizes:
         raise InputError("--split deals out networks in MLX, and packages run as they were exported; leave one out")
     for request in requests:
+        if kind == "guidance":
+            _check_halves(request)
         count = parts_of(model, request, kind)
         if count >= ranks:
             continue
@@ -77,6 +81,15 @@ def check_parts(model: Model, requests: Sequence[Request], kind: str, ranks: int
         raise InputError(
             f"--split guidance deals out the rows of an evaluation, of which this picture has {count}{reason}, to "
             f"{ranks} ranks; {_advice(count, 'leave --split out')}"
+        )
+
+
+def _check_halves(request: Request) -> None:
+    """Raises InputError where evaluations leave out the rows without the prompt, whose deep features ranks share."""
+    if (request.unconditional_refresh or 1) > 1:
+        raise InputError(
+            "--split guidance deals out the rows with and without the prompt, and --unconditional-refresh leaves the "
+            "latter out; leave one of them out"
         )
 
 

@@ -64,14 +64,16 @@ def exchange_of(model: Model, request: Request, kind: str, ranks: int) -> Exchan
     decides which evaluations run the whole UNet or are guided, all do. InputError where the request does not fit.
     """
     completed = complete(model, request.with_values(**cost.BESIDE))
-    adaptive = completed.deepcache is not None and completed.deepcache.decides_per_image
+    deepcache = completed.deepcache
+    adaptive = deepcache is not None and deepcache.decides_per_image
     fixed = completed.with_values(adaptive_guidance=None, **({"deepcache": None} if adaptive else {}))
+    features = deepcache is not None and adaptive and not deepcache.follows_path  # whose numbers ranks exchange
     passes = cost.passes_of(model, fixed)
     exchanges = sent = largest = share = 0
     for part in passes:
         for i, macs in enumerate(part.macs):
             parts, sizes = _sizes(model, part, kind, ranks, i)
-            exchanges += len(sizes) * (1 + (adaptive and kind == "guidance"))
+            exchanges += len(sizes) * (1 + (features and kind == "guidance"))
             sent += sum(sizes)
             largest = max(largest, sum(sizes))
             share += macs * len(share_of(0, ranks, parts)) // parts

@@ -12,7 +12,19 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import mlx_sd
-from mlx_sd import Adaptive, DeepCache, FreeU, InputError, NonUniform, Request, StableDiffusion, TGate, seeds
+from mlx_sd import (
+    SADA,
+    Adaptive,
+    DeepCache,
+    FreeU,
+    InputError,
+    NonUniform,
+    Request,
+    Spectrum,
+    StableDiffusion,
+    TGate,
+    seeds,
+)
 from mlx_sd.checkpoint import model
 from mlx_sd.checkpoint.adapter import Adapter
 from mlx_sd.checkpoint.control import Control
@@ -45,7 +57,9 @@ _values = {
 }
 _parsed = {
     "class_label": st.integers(0, 999) | st.sampled_from(["tent", "snowman"]),
-    "deepcache": st.sampled_from([DeepCache(3, 1), NonUniform(5, 2), Adaptive(0.25), DeepCache(2, forecast=1)]),
+    "deepcache": st.sampled_from(
+        [DeepCache(3, 1), NonUniform(5, 2), Adaptive(0.25), DeepCache(2, forecast=1), SADA(3), Spectrum(3.0)]
+    ),
     "tgate": st.builds(TGate, st.integers(1, 30), st.integers(1, 9), st.integers(1, 9), st.integers(0, 9)),
     "freeu": st.sampled_from([FreeU(1.5, 1.6, 0.9, 0.2), FreeU(1.1, 1.2, 1.0, 0.5, form="constant")]),
     "loras": st.lists(st.builds(Lora, st.just("a.safetensors"), _finite, st.just(()), st.just("0" * 64))).map(tuple),
@@ -71,6 +85,7 @@ _parsed = {
     "pag_adaptive": st.floats(0, 1),
     "guidance_interval": st.builds(Interval, st.floats(0, 0.5), st.floats(0.6, 1)),
     "adaptive_guidance": st.floats(0, 1),
+    "unconditional_refresh": st.integers(1, 9),
     "token_downsampling": st.builds(TokenDownsampling, st.integers(2, 5), st.integers(1, 3), st.floats(0.01, 1)),
     "controls": st.lists(
         st.builds(

@@ -12,6 +12,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 QUICK = (
     "deepcache, batch of 2",
     "deepcache adaptive",
+    "deepcache sada",
     "tgate and deepcache adaptive",
     "tgate, self-attention reused",
     "and",

@@ -26,6 +26,7 @@ OURS = {
     "guidance_rescale": "CFG Rescale",
     "guidance_interval": "Guidance interval",
     "adaptive_guidance": "Adaptive guidance",
+    "unconditional_refresh": "Unconditional refresh",
     "deepcache": "DeepCache",
     "tgate": "T-GATE",
     "token_downsampling": "Token downsampling",

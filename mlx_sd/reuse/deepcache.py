@@ -8,10 +8,11 @@ between run the outer levels alone and join them with F, Concat(D_m, F), instead
 This module holds the policies: which evaluations are full, where the UNet is cut, and how F is carried to the
 evaluations between. F is reused as it is (forecast 0, which is DeepCache), or extrapolated along the log-SNR through
 the last two or three full evaluations (forecast 1 or 2), as TaylorSeer (Liu et al. 2025) does along time.
-`feature_cache` applies a policy to a generation.
+`feature_cache` applies a policy to a generation. `spectrum` has a policy with a forecast of its own, `sada`
+one that looks at the path of the latents.
 
-To add a policy: write a frozen dataclass derived from `Policy` in this file and list it in `POLICIES`. From then on
-`--deepcache` and its help, `generate(deepcache=...)`, the metadata of images and the benchmarks take it.
+To add a policy: write a frozen dataclass derived from `Policy`, here or in a file beside, and list it in `POLICIES`.
+From then on `--deepcache` and its help, `generate(deepcache=...)`, the metadata of images and the benchmarks take it.
 
 On the embedded checkpoint (python -m bench policies) adaptive is best; degree 1 wins over 0 at 50 steps under every
 policy and in two of six cases at 25; degree 2 never wins over 1.
@@ -31,6 +32,8 @@ import numpy as np
 from ..core.errors import InputError
 from ..core.suggestions import closest
 from .policy import CollectRows, Policy, all_rows
+from .sada import SADA
+from .spectrum import Spectrum
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -208,7 +211,7 @@ class Adaptive(Policy):
         return cls(float(threshold))
 
 
-POLICIES: tuple[type[Policy], ...] = (DeepCache, NonUniform, At, Adaptive)
+POLICIES: tuple[type[Policy], ...] = (DeepCache, NonUniform, At, Adaptive, Spectrum, SADA)
 
 _TEXT = re.compile(r"(?P<prefix>[A-Za-z_-]+[:=])?(?P<values>[^:]+?)(?::(?P<branch>\d+))?(?:\+forecast(?P<degree>\d+))?")
 
@@ -262,7 +265,8 @@ def parse(value: int | str | Policy | None) -> Policy | None:
         raise _unreadable(value)
     try:
         base: Any = policies[prefix].from_arguments(match["values"].split(","))
-        policy: Policy = replace(base, branch=int(match["branch"] or 0), forecast=int(match["degree"] or 0))
+        degree = int(match["degree"]) if match["degree"] else base.usual_forecast
+        policy: Policy = replace(base, branch=int(match["branch"] or 0), forecast=degree)
     except InputError:
         raise
     except ValueError:

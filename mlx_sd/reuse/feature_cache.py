@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Sequence
 import mlx.core as mx
 
 from ..networks.unet import Deep
-from .policy import CollectRows, Policy, all_rows
+from .forecast import Forecast, Polynomial
+from .policy import CollectRows, PathDecision, Policy, all_rows
 
-_REACH = 0.5  # of the distance between the last two full evaluations
 _SAME_LEVEL = 5e-7  # difference of log-SNRs below which two evaluations are at one noise level
 
 
@@ -28,6 +28,7 @@ class FeatureCache:
         *,
         forced: Collection[int] = (),
         restarts: Collection[int] = (),
+        decision: PathDecision | None = None,
     ):
         """Prepares for the evaluations at `log_snr`, the log-SNR of each (`Table.log_snr`).
 
@@ -35,33 +36,56 @@ class FeatureCache:
         forced: evaluations that are full beside those of the policy.
         restarts: evaluations that are full, too, and drop what was kept: from there on the batch has another size, or
             another prompt, or another control network acts.
+        decision: of a policy that follows the path (`Policy.along`), about the others.
         """
         self.policy, self._log_snr, self._restarts = policy, log_snr, frozenset(restarts)
         self._full_evaluations = {*(policy.full_evaluations(len(log_snr)) if policy else ()), *forced, *restarts}
         self.evaluations = self.full = 0
-        self._past: list[tuple[float, mx.array]] = []  # log-SNR and deep features of the latest full evaluations
-        self._shallow: mx.array | None = None  # shallow features of the last of them
+        forecast = policy.extrapolation(log_snr) if policy else Polynomial()
+        self._front, self._others = Past(forecast), Past(forecast)
+        self._shallow: mx.array | None = None  # shallow features of the latest full evaluation
+        self._decision = decision
 
     def is_full(self, evaluation: int) -> bool:
         """Tells whether an evaluation, counted from 0, runs the whole UNet, whatever the images are."""
         return self.policy is None or evaluation in self._full_evaluations
 
     @property
-    def decides_per_image(self) -> bool:
-        """Tells whether the images decide which evaluations are full."""
-        return self.policy is not None and self.policy.decides_per_image
+    def looks_inside(self) -> bool:
+        """Tells whether features inside the UNet decide which evaluations are full, so that they need all rows."""
+        policy = self.policy
+        return policy is not None and policy.decides_per_image and not policy.follows_path
 
     def restart(self) -> None:
         """Makes the next evaluation full, and drops what was kept: the batch has another size from there on."""
         self._restarts |= {self.evaluations}
         self._full_evaluations |= {self.evaluations}
 
+    def decide(self, latents: mx.array) -> bool:
+        """Tells whether the next evaluation is full, on latents (N, h, w, C), but for what its features decide."""
+        evaluation = self.evaluations
+        if self._decision and not self.is_full(evaluation) and self._decision.refreshes(evaluation, latents):
+            self._full_evaluations |= {evaluation}
+        return self.is_full(evaluation)
+
+    def follow(self, latents: mx.array, prediction: mx.array) -> None:
+        """Notes the guided prediction (N, h, w, C) of the latest evaluation, for policies that follow the path."""
+        if self._decision:
+            evaluation = self.evaluations - 1
+            self._decision.end(evaluation, latents, prediction, self.is_full(evaluation))
+
     def evaluate(
-        self, unet: Callable[[Deep, int], tuple[mx.array, mx.array]], collect: CollectRows = all_rows
+        self,
+        unet: Callable[[Deep, int], tuple[mx.array, mx.array]],
+        collect: CollectRows = all_rows,
+        *,
+        front: int = 0,
+        without_front: bool = False,
     ) -> mx.array:
         """Runs `unet(deep, depth) -> (prediction, deep)` for the next evaluation and returns the prediction.
 
-        collect: as `Policy.refreshes` takes it.
+        collect: as `Policy.refreshes` takes it. front: so many first rows are left out of some full evaluations, of
+        this one where `without_front`; their deep features are those of the latest full evaluation that had them.
         """
         evaluation, self.evaluations = self.evaluations, self.evaluations + 1
         policy = self.policy
@@ -70,8 +94,14 @@ class FeatureCache:
             return unet(None, 1)[0]
         log_snr, required = self._log_snr[evaluation], evaluation in self._full_evaluations
         if evaluation in self._restarts:
-            self._past = []
+            self._front.clear()
+            self._others.clear()
         reused: mx.array | None = None
+
+        def carried() -> mx.array:
+            """Returns the deep features of all rows, carried to this evaluation."""
+            others = self._others.at(log_snr)
+            return mx.concatenate([self._front.at(log_snr), others]) if front else others
 
         def decide(shallow: mx.array) -> mx.array | None:
             """Returns the deep features to reuse, or None to have them computed."""
@@ -79,38 +109,57 @@ class FeatureCache:
             if required or self._shallow is None or policy.refreshes(self._shallow, shallow, collect):
                 self._shallow = shallow
             else:
-                reused = extrapolate(self._past, log_snr)
+                reused = carried()
             return reused
 
-        if self.decides_per_image:
+        if self.looks_inside:
             prediction, deep = unet(decide, policy.branch + 1)
         else:
-            reused = None if required else extrapolate(self._past, log_snr)
+            reused = None if required else carried()
             prediction, deep = unet(reused, policy.branch + 1)
         if reused is None:
             self.full += 1
-            # Of two evaluations at one noise level (Heun's) the later replaces the earlier.
-            past = [(level, features) for level, features in self._past if abs(level - log_snr) > _SAME_LEVEL]
-            self._past = [*past, (log_snr, deep)][-1 - policy.forecast :]
+            if front and not without_front:
+                self._front.add(log_snr, deep[:front])
+                deep = deep[front:]
+            self._others.add(log_snr, deep)
         return prediction
 
 
-def extrapolate(past: Sequence[tuple[float, mx.array]], log_snr: float) -> mx.array:
-    """Returns the polynomial through all of `past`, pairs of log-SNR and features, at `log_snr`, in their dtype.
+class Past:
+    """The deep features of some rows at the latest full evaluations, as many as a forecast looks back on."""
 
-    Lagrange's form, sum_i F_i prod_{j != i} (x - x_j) / (x_i - x_j), summed in float32. x reaches no further than half
-    of the distance between the last two and stays there: beyond, it was seen to overshoot.
+    def __init__(self, forecast: Forecast):
+        self._forecast = forecast
+        self._entries: list[tuple[float, mx.array]] = []  # log-SNR and features
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def clear(self) -> None:
+        """Drops all features that were kept."""
+        self._entries = []
+
+    def add(self, log_snr: float, features: mx.array) -> None:
+        """Keeps features; of two evaluations at one noise level (Heun's) the later replaces the earlier."""
+        others = [entry for entry in self._entries if abs(entry[0] - log_snr) > _SAME_LEVEL]
+        self._entries = [*others, (log_snr, features)][-self._forecast.reach :]
+
+    def at(self, log_snr: float) -> mx.array:
+        """Returns the features carried to `log_snr`."""
+        return extrapolate(self._entries, log_snr, self._forecast)
+
+
+def extrapolate(past: Sequence[tuple[float, mx.array]], log_snr: float, forecast: Forecast) -> mx.array:
+    """Returns the forecast at `log_snr` from `past`, pairs of log-SNR and features, in their dtype.
+
+    The features are summed in float32 by the forecast's weights; those of a single full evaluation are reused as they
+    are.
     """
     if len(past) == 1:
         return past[0][1]
-    (before, _), (last, _) = past[-2:]
-    reach = _REACH * abs(last - before)
-    x = min(max(log_snr, last - reach), last + reach)
     total = mx.zeros(past[0][1].shape)
-    for x_i, features in past:
-        weight = 1.0
-        for x_j, _ in past:
-            if x_j != x_i:
-                weight *= (x - x_j) / (x_i - x_j)
+    weights = forecast.weights([level for level, _ in past], log_snr)
+    for weight, (_, features) in zip(weights, past, strict=True):
         total = total + weight * features.astype(mx.float32)
     return total.astype(past[0][1].dtype)

@@ -11,9 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from ..core.errors import InputError
+from .forecast import Forecast, Polynomial
 
 if TYPE_CHECKING:
     import mlx.core as mx
+
+    from ..sampling.table import Table
 
 # An array (rows, ...) of the rows that this process computes -> of all rows of the batch, in order
 CollectRows = Callable[["mx.array"], "mx.array"]
@@ -24,20 +27,35 @@ def all_rows(array: mx.array) -> mx.array:
     return array
 
 
+class PathDecision(ABC):
+    """Decides about the evaluations of one generation by the path of its latents; made fresh for each generation."""
+
+    @abstractmethod
+    def refreshes(self, evaluation: int, latents: mx.array) -> bool:
+        """Tells whether the next evaluation, counted from 0, is full; it will be of these latents (N, h, w, C)."""
+
+    @abstractmethod
+    def end(self, evaluation: int, latents: mx.array, prediction: mx.array, full: bool) -> None:
+        """Notes an evaluation: its latents, its guided prediction (N, h, w, C), and whether it was full."""
+
+
 class Policy(ABC):
     """Decides which evaluations of the UNet are full. Evaluations are counted from 0; timesteps play no part.
 
     A policy is a frozen dataclass. It declares fields of its own, then `branch: int = 0` and `forecast: int = 0`, gives
     `prefix` and `example`, and defines `full_evaluations`, `arguments` and `from_arguments`. A policy that looks at the
-    images also defines `decides_per_image` and `refreshes`; one whose fields have ranges defines `error`.
+    features also defines `decides_per_image` and `refreshes`, one that looks at the latents `follows_path` and `along`;
+    one whose fields have ranges defines `error`.
 
     branch: where the UNet is cut, as the number of the skip connection, counted from conv_in = 0 (diffusers'
     `cache_branch_id`). Evaluations that are not full run the outer `branch` + 1 levels.
-    forecast: degree of the polynomial that carries the deep features on, 0, 1 or 2; 0 reuses them unchanged.
+    forecast: degree of the polynomial that carries the deep features on, 0, 1 or 2; 0 reuses them unchanged. A policy
+    that carries them in another way defines `extrapolation`.
     """
 
     prefix: ClassVar[str]  # how the policy begins in text: "name:" or "name="; empty for DeepCache alone
     example: ClassVar[str]  # arguments for messages and help, written after the prefix
+    usual_forecast: ClassVar[int] = 0  # the default of `forecast`, which text leaves out
 
     @property
     @abstractmethod
@@ -72,13 +90,26 @@ class Policy(ABC):
         """Raises InputError if the policy does not fit a generation of `evaluations` evaluations."""
         self.full_evaluations(evaluations)
 
+    def extrapolation(self, log_snr: Sequence[float]) -> Forecast:
+        """Returns how deep features are carried to cached evaluations; log_snr: of all evaluations."""
+        return Polynomial(self.forecast)
+
     @property
     def decides_per_image(self) -> bool:
-        """Tells whether `refreshes` decides about more full evaluations. Images then pass the UNet one at a time."""
+        """Tells whether the image decides about more full evaluations. Images then pass the UNet one at a time."""
+        return self.follows_path
+
+    @property
+    def follows_path(self) -> bool:
+        """Tells whether `along` decides about more full evaluations, before each of them, and not `refreshes`."""
         return False
 
+    def along(self, table: Table) -> PathDecision | None:
+        """Returns what decides about the evaluations of a table that are not in `full_evaluations`, or None."""
+        return None
+
     def refreshes(self, reference: mx.array, shallow: mx.array, collect: CollectRows = all_rows) -> bool:
-        """Tells whether an evaluation that is not in `full_evaluations` is full; used if `decides_per_image`.
+        """Tells whether an evaluation that is not in `full_evaluations` is full, where features decide per image.
 
         reference, shallow: (B, h, w, C) features just above the cut, at the last full evaluation and at this one. They
         are computed in every evaluation, so that looking at them costs nothing. collect: makes numbers of these rows,
@@ -96,5 +127,5 @@ class Policy(ABC):
         """Builds the policy from the texts between the commas after the prefix; raises ValueError for bad ones."""
 
     def __str__(self) -> str:
-        suffix = f"+forecast{self.forecast}" if self.forecast else ""
+        suffix = "" if self.forecast == self.usual_forecast else f"+forecast{self.forecast}"
         return f"{self.prefix}{self.arguments()}:{self.branch}{suffix}"

@@ -16,7 +16,7 @@ from ..core.errors import InputError
 from ..networks.blocks import Attend, apply_attention
 from ..networks.layers import Attention
 from .feature_cache import FeatureCache
-from .policy import CollectRows, Policy, all_rows
+from .policy import CollectRows, PathDecision, Policy, all_rows
 
 
 @dataclass(frozen=True)
@@ -126,17 +126,20 @@ def caches(
     *,
     guided: bool,
     restarts: Collection[int] = (),
+    decision: PathDecision | None = None,
 ) -> tuple[FeatureCache, AttentionCache | None]:
     """Returns the fresh caches of one generation with DeepCache, T-GATE, both or neither.
 
     With both, the evaluation before the gate runs the whole UNet, so that every layer's attention is kept, and so does
     the gate, where guidance ends and a batch has half its size: no earlier deep features fit.
-    log_snr: of every evaluation, and restarts, as `FeatureCache` takes them. guided: as `AttentionCache` takes it.
+    log_snr: of every evaluation, restarts and decision, as `FeatureCache` takes them. guided: as `AttentionCache` takes
+    it.
     """
     if tgate is None:
-        return FeatureCache(deepcache, log_snr, restarts=restarts), None
+        return FeatureCache(deepcache, log_snr, restarts=restarts, decision=decision), None
     gate = tgate.gate_step
-    features = FeatureCache(deepcache, log_snr, forced=(gate - 1,), restarts={gate, *restarts})
+    restarts = {gate, *restarts}
+    features = FeatureCache(deepcache, log_snr, forced=(gate - 1,), restarts=restarts, decision=decision)
     return features, AttentionCache(tgate, guided=guided, deepcache=deepcache is not None)
 
 

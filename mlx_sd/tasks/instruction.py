@@ -36,6 +36,7 @@ REFUSED = {
     "tgate": "it ends guidance at its gate, and the image guides to the end",
     "guidance_interval": "the image guides at all steps",
     "adaptive_guidance": "the image guides at all steps",
+    "unconditional_refresh": "the image guides at all steps",
     "speed": "nothing has been measured for such checkpoints",
 }
 _OFF = (None, False, 0, ())

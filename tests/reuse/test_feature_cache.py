@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mlx_sd import Adaptive, At, DeepCache
 from mlx_sd.core.errors import InputError
 from mlx_sd.reuse.feature_cache import FeatureCache, extrapolate
+from mlx_sd.reuse.forecast import Polynomial
 from mlx_sd.sampling import loop, samplers
 from mlx_sd.sampling.denoise import guide
 from tests.reuse.test_cached_passes import BRANCHES, SHAPES
@@ -116,7 +117,8 @@ def test_a_forecast_of_degree_k_is_exact_for_polynomials_of_degree_k(gaps, degre
         return mx.array([sum(c * level**i for i, c in enumerate(coefficients[: degree + 1]))], dtype=mx.float32)
 
     gap = levels[-1] - levels[-2] if degree else 0
-    forecast = extrapolate([(level, features(level)) for level in levels], levels[-1] + place * gap)
+    past = [(level, features(level)) for level in levels]
+    forecast = extrapolate(past, levels[-1] + place * gap, Polynomial(degree))
     assert abs(forecast.item() - features(levels[-1] + min(place, 0.5) * gap).item()) < 1e-4
 
 
@@ -135,7 +137,8 @@ def test_a_forecast_is_of_the_latest_full_evaluations(degree, interval, evaluati
 
 
 def test_a_forecast_keeps_float16():
-    forecast = extrapolate([(0.0, mx.array([1.0], dtype=mx.float16)), (2.0, mx.array([2.0], dtype=mx.float16))], 3.0)
+    past = [(level, mx.array([level / 2 + 1], dtype=mx.float16)) for level in (0.0, 2.0)]
+    forecast = extrapolate(past, 3.0, Polynomial(1))
     assert (forecast.dtype, forecast.item()) == (mx.float16, 2.5)
 
 

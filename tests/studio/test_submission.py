@@ -104,6 +104,7 @@ def values(server):
         "pag_adaptive": 0.1,
         "guidance_interval": "0-0.6",
         "adaptive_guidance": 0.99,
+        "unconditional_refresh": 2,
         "token_downsampling": "2:1:0.7",
         "hires": "2:3:0.5",
         "hires_mode": "lanczos",

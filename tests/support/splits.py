@@ -101,6 +101,9 @@ CASES: dict[str, Case] = {
     "deepcache nonuniform": Case(options={"deepcache": "nonuniform:3", "steps": 8}),
     "deepcache adaptive": Case(options={"deepcache": "adaptive:0.3", "steps": 6, "count": 2, "batch": 2}),
     "deepcache adaptive, forecast": Case(options={"deepcache": "adaptive:0.3:2+forecast1", "steps": 8}),
+    "deepcache spectrum": Case(options={"deepcache": "spectrum:2,,2", "steps": 8}),
+    "deepcache sada": Case(options={"deepcache": "sada:2,0,1,1", "steps": 8, "count": 2, "batch": 2}),
+    "deepcache sada, heun": Case(options={"deepcache": "sada:2,0,1,0.7:1", "steps": 5, "sampler": "heun"}),
     "tgate": Case(options={"tgate": 2}),
     "tgate, self-attention reused": Case(options=TGATE_REUSE),
     "tgate, batch of 2": Case(options=LARGE | {"tgate": 2, "steps": 4, "count": 2, "batch": 2}),
@@ -144,6 +147,10 @@ CASES: dict[str, Case] = {
     "guidance over tiles": Case("sdxl", TILES),
     "tiles": Case("sdxl", TILES, kind="tiles"),
     "tiles, deepcache adaptive": Case("sdxl", TILES | {"deepcache": "adaptive:0.3", "steps": 6}, kind="tiles"),
+    "tiles, deepcache sada": Case("sdxl", TILES | {"deepcache": "sada:2,0,1,1", "steps": 6}, kind="tiles"),
+    "tiles, unconditional refresh": Case(
+        "sdxl", TILES | {"unconditional_refresh": 2, "deepcache": 2, "steps": 4}, kind="tiles"
+    ),
     "tiles, 4 ranks": Case("sdxl", TILES | {"deepcache": 2}, kind="tiles", ranks=4),
     "tiles of the second pass": Case("sdxl", {"hires": "2:2", "denoise_tile": 12}, kind="tiles"),
 }

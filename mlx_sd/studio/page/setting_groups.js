@@ -51,7 +51,14 @@ export const GROUPS = [
   {
     title: "Guidance",
     about: "How strongly, and away from where",
-    names: ["guidance_rescale", "guidance_interval", "adaptive_guidance", "pag", "pag_adaptive"],
+    names: [
+      "guidance_rescale",
+      "guidance_interval",
+      "adaptive_guidance",
+      "unconditional_refresh",
+      "pag",
+      "pag_adaptive",
+    ],
   },
   {
     title: "Sampler",
@@ -135,6 +142,7 @@ const TITLES = /** @type {Record<string, string>} */ ({
   speed: "Speed preset",
   tgate: "T-GATE",
   tile: "Tile of decoding",
+  unconditional_refresh: "Full evaluations for each without a prompt",
   vae: "Autoencoder",
 });
 

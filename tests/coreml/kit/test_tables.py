@@ -18,7 +18,7 @@ from tests.support import kit_reader
 from tests.support.effort import SAMPLERS, slow_but
 
 SHAPE, STEPS = (4, 4, 8), 7
-POLICIES = (None, "3:0", "2:0+forecast1", "2:0+forecast2", "nonuniform:3:0", "at=0,1,5:0")
+POLICIES = (None, "3:0", "2:0+forecast1", "2:0+forecast2", "nonuniform:3:0", "at=0,1,5:0", "spectrum:2,,2:0")
 EDM = {"_class_name": "EDMEulerScheduler", "prediction_type": "epsilon", "sigma_data": 0.5}
 CONFIGS = {
     "epsilon": {"_class_name": "DDIMScheduler", "clip_sample": False},
@@ -118,6 +118,7 @@ WRONG = {
     "a table twice": ((["euler", "Euler"], [], [], []), "euler-linspace-25 is there twice"),
     "another branch": (([], [], [], ["3:1"]), "cut at branch 0, not 1"),
     "a policy that looks": (([], [], [], ["adaptive:0.1"]), "decides while a picture is made"),
+    "a policy that follows the path": (([], [], [], ["sada:4"]), "decides while a picture is made"),
     "no policy": (([], [], [], ["often"]), "--deepcache takes N"),
 }
 
@@ -140,4 +141,4 @@ def test_clipped_estimates_and_uncut_unets_are_refused():
 def test_policies_are_those_of_deepcache():
     """A new policy is in the list above, or decides per picture."""
     prefixes = {deepcache.parse(policy).prefix for policy in POLICIES if policy}
-    assert prefixes | {"adaptive:"} == {policy.prefix for policy in deepcache.POLICIES}
+    assert prefixes | {"adaptive:", "sada:"} == {policy.prefix for policy in deepcache.POLICIES}

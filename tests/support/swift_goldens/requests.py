@@ -186,10 +186,13 @@ UNAVAILABLE: tuple[dict[str, Any], ...] = (
     {"pag_adaptive": 0.1},
     {"guidance_interval": "0-0.6"},
     {"adaptive_guidance": 0.99},
+    {"unconditional_refresh": 2},
     {"token_downsampling": "2:1:0.7"},
     {"hires": "2"},
     {"hires_mode": "latent"},
     {"deepcache": "adaptive:0.1"},
+    {"deepcache": "spectrum:2"},
+    {"deepcache": "sada:4"},
     {"schedule": "steps.json"},
     {"controls": [{"model": "canny", "image": "x.png", "maker": "canny"}]},
 )

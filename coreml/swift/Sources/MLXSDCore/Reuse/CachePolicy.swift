@@ -3,7 +3,8 @@ import Foundation
 /// A DeepCache policy: which evaluations run the whole UNet, and how deep features are carried to the others.
 ///
 /// As text, for example "3" or "3:0" (every third), "nonuniform:5,15,1.4", "at=0,4,9", each with ":BRANCH" and
-/// "+forecast1" or "+forecast2" after it. The policies that look at the pictures ("adaptive:0.1") are refused.
+/// "+forecast1" or "+forecast2" after it. The policies that look at the pictures ("adaptive:0.1", "sada:4") are refused,
+/// and so is "spectrum:2", whose forecast is a fit.
 public struct CachePolicy: Sendable, Equatable, CustomStringConvertible {
     enum Rule: Sendable, Equatable {
         case every(Int)
@@ -103,6 +104,10 @@ public struct CachePolicy: Sendable, Equatable, CustomStringConvertible {
                         + "interval such as 3:0")
             }
             return .firstAlone
+        case "spectrum:", "sada:":
+            throw DiffusionError(
+                .request,
+                "the DeepCache policy \(text) is of Python alone; choose an interval such as 3:0")
         default: throw unreadable(text)
         }
     }
