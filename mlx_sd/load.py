@@ -43,6 +43,7 @@ from .runtime_loras import RuntimeLoras
 from .sampling.low_res import LowRes
 from .sampling.scheduler import Scheduler
 from .spellings import DTYPE_VALUES
+from .tuning.apply import measured
 
 _SD_SCALE, _SDXL_SCALE = 0.18215, 0.13025  # of the latents of Stable Diffusion 1 and 2, and of SDXL
 
@@ -105,6 +106,7 @@ def load(
             if part in schemes:
                 quantization.quantize_network(network, schemes[part])
     model_record = _model(name, folder, about, dtype, networks)
+    model_record = replace(model_record, tunings=measured(model_record))
     if plan:
         runtime = RuntimeLoras(networks, plan, dtype)
         model_record = replace(model_record, lora_mode=lora_mode, runtime_loras=runtime)

@@ -15,6 +15,7 @@ from .controller import Branch, Controller
 from .image_prompts import ImageAttention
 from .networks.blocks import Attend, apply_attention
 from .networks.few_rows import part_of_batch
+from .networks.tuned_unet import TunedUNet
 from .networks.unet import Deep, Join, UNet, concatenate
 from .perturbed_attention import PerturbedAttention
 from .ranks.deal import Deal
@@ -26,6 +27,7 @@ from .reuse.token_downsampling import TokenSteps
 from .sampling.table import Table
 from .split import UNSPLIT, Split
 from .tasks.tiles import Cut, Tiled
+from .tuning.apply import tuned_unet
 
 Evaluate = Callable[[Deep, int], tuple[mx.array, mx.array]]  # (deep, depth) -> (prediction, deep)
 
@@ -60,6 +62,7 @@ class Predictor:
         guided_steps: GuidedSteps | None = None,
         tokens: TokenSteps | None = None,
         deal: Deal | None = None,
+        run: TunedUNet | UNet | None = None,
     ):
         """Collects what one generation needs.
 
@@ -70,8 +73,9 @@ class Predictor:
         what its T2I-Adapters add. image_attention: what its image prompts add to attentions. perturbation: of the last
         rows, where the conditions have such rows. guided_steps: which evaluations are guided, where not all are; their
         changes restart `deepcache`. tokens: where they are downsampled. deal: of the rows over ranks, which exchange
-        their predictions.
+        their predictions. run: is called in the place of the UNet.
         """
+        self._run_unet = unet if run is None else run
         self._unet, self._conditions, self._channels = unet, conditions, channels
         self._guidance, self._guidance_rescale, self._image_guidance = guidance, guidance_rescale, image_guidance
         self._features, self._image_attention, self._perturbation = features, image_attention, perturbation
@@ -146,7 +150,7 @@ class Predictor:
                 outer = depth if isinstance(deep, mx.array) else None
                 residuals = self._control.residuals(evaluation, latents, t, controlled, outer, share)
             with part_of_batch(part.copies * count, rows.copies * count):
-                return self._unet(
+                return self._run_unet(
                     x,
                     t,
                     part.context,
@@ -233,6 +237,7 @@ def predictor_of(
             guided_steps=guided_steps,
             tokens=tokens,
             deal=split.rows,
+            run=tuned_unet(model, request.tuning, pixel_size(request)),
         )
 
     if split.tiles.size == 1 and (not tile or max(size) <= tile):

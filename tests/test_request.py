@@ -72,6 +72,7 @@ _parsed = {
     "guidance_interval": st.builds(Interval, st.floats(0, 0.5), st.floats(0.6, 1)),
     "adaptive_guidance": st.floats(0, 1),
     "token_downsampling": st.builds(TokenDownsampling, st.integers(2, 5), st.integers(1, 3), st.floats(0.01, 1)),
+    "tuning": st.sampled_from(["off", "measured", "compile_step=true,piece=65536"]),
     "controls": st.lists(
         st.builds(
             Control,

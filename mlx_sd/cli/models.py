@@ -40,7 +40,7 @@ def _packaged(arguments: argparse.Namespace, request: Request) -> StableDiffusio
         raise InputError(
             "--speed is of networks in MLX; with --coreml choose --sampler, --steps and --deepcache yourself"
         )
-    for field in ("model", "dtype", "tile", "loras", "quantize", "vae", "lora_mode"):
+    for field in ("model", "dtype", "tile", "loras", "quantize", "vae", "lora_mode", "tuning"):
         if getattr(arguments, field) is not None:
             flag = "lora" if field == "loras" else field
             raise InputError(f"--{flag} was decided when the packages were written; leave it out with --coreml")

@@ -105,6 +105,7 @@ def values(server):
         "guidance_interval": "0-0.6",
         "adaptive_guidance": 0.99,
         "token_downsampling": "2:1:0.7",
+        "tuning": "piece=65536",
         "hires": "2:3:0.5",
         "hires_mode": "lanczos",
         "init_image": "gallery:a.png",

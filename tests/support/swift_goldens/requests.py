@@ -187,6 +187,7 @@ UNAVAILABLE: tuple[dict[str, Any], ...] = (
     {"guidance_interval": "0-0.6"},
     {"adaptive_guidance": 0.99},
     {"token_downsampling": "2:1:0.7"},
+    {"tuning": "compile_step=true"},
     {"hires": "2"},
     {"hires_mode": "latent"},
     {"deepcache": "adaptive:0.1"},
