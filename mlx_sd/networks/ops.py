@@ -194,14 +194,15 @@ def padded_attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | Non
 
 
 def head_sizes(name: str = "kernels", version: str | None = None) -> tuple[int, ...]:
-    """Returns the head sizes to which attention is padded on a GPU by a name of tuning.HEADS.
+    """Returns the head sizes to which attention is padded on a GPU, by a name of tuning.HEADS.
 
-    version: of MLX; None is this one. "kernels": those whose fused kernel MLX chooses. "all": also those whose kernel it has, and does not choose.
+    "kernels": those whose fused kernel MLX chooses. "all": also those whose kernel it has, and does not choose.
+    version: of MLX; None is this one.
     """
     version = version or str(mx.__version__)  # type: ignore[attr-defined]
     number = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
-    chosen = [sizes for since, sizes in _FUSED_HEADS if number >= since][-1]
-    return {"kernels": chosen, "none": (), "all": (*chosen, *_UNCHOSEN_HEADS)}[name]
+    default = [sizes for since, sizes in _FUSED_HEADS if number >= since][-1]
+    return {"kernels": default, "none": (), "all": (*default, *_UNCHOSEN_HEADS)}[name]
 
 
 def fused_head(dim: int) -> int:

@@ -110,7 +110,7 @@ def parse(value: Any) -> str:
     return str(tuning) or OFF
 
 
-def chosen(names: Sequence[str]) -> list[Choice]:
+def named(names: Sequence[str]) -> list[Choice]:
     """Returns the choices with these names, in the order of the table; all without names. InputError for others."""
     for name in names:
         if name not in BY_NAME:

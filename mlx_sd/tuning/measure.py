@@ -95,7 +95,7 @@ def gain(finding: Finding, value: str) -> Gain | None:
     samples = finding.values[value]
     if samples.fails or len(samples.full) < 2:
         return None
-    ratios = [one / other for one, other in zip(samples.rounds, default.rounds, strict=True)]
+    ratios = [seconds / usual for seconds, usual in zip(samples.rounds, default.rounds, strict=True)]
     low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
     return Gain(statistics.median(ratios), high - low)
 

@@ -104,9 +104,9 @@ def write(file: Path, entry: Entry) -> None:
     try:
         with files.turn(file):
             others = [other for other in read(file) if other.key != entry.key]
-            content = {"version": _VERSION, "entries": [_json(one) for one in (*others, entry)]}
+            whole_file = {"version": _VERSION, "entries": [_json(content) for content in (*others, entry)]}
             with files.atomic_file(file) as f:
-                f.write(json.dumps(content, indent=1).encode())
+                f.write(json.dumps(whole_file, indent=1).encode())
     except OSError as error:
         raise Failure(f"{shown(file)} cannot be written: {error.strerror}") from None
 
@@ -132,7 +132,7 @@ def _entry(value: Any) -> Entry:
     key = _fields(content["key"], _KEYS, "a key")
     sizes = _fields(content["coverage"], {"rows": list, "height": int, "width": int, "tokens": int}, "a coverage")
     rows = tuple(_typed(row, int, "rows") for row in sizes["rows"])
-    return Entry(key, Coverage(**{**sizes, "rows": rows}), [_finding(one) for one in content["findings"]])
+    return Entry(key, Coverage(**{**sizes, "rows": rows}), [_finding(finding) for finding in content["findings"]])
 
 
 def _finding(value: Any) -> Finding:
