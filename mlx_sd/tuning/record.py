@@ -7,6 +7,7 @@ network, size, dtype or quantization was not measured. It names no model, no fol
 import hashlib
 import json
 import math
+import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,8 +24,9 @@ from ..networks.tuning import Coverage
 from .measure import Finding, Samples
 
 NAME = "tuning.json"
+WINOGRAD = "MLX_CONV_WINOGRAD_WORKING_SET"  # bytes, read by MLX newer than 0.32.1 on Metal
 _VERSION = 1  # of the file
-_MACHINE = ("chip", "system", "mlx", "mlx_sd", "blas")
+_MACHINE = ("chip", "system", "mlx", "mlx_sd", "blas", "winograd")
 _KEYS = {
     **dict.fromkeys((*_MACHINE, "family", "unet", "dtype", "quantize"), str),
     **dict.fromkeys(("width", "height"), int),
@@ -60,7 +62,14 @@ def machine() -> Key:
     system = f"macOS {platform.mac_ver()[0]}" if sys.platform == "darwin" else platform.system()
     library = Path(blas.preload() or "none").name
     version = str(mx.__version__)  # type: ignore[attr-defined]
-    return {"chip": device.describe(), "system": system, "mlx": version, "mlx_sd": VERSION, "blas": library}
+    return {
+        "chip": device.describe(),
+        "system": system,
+        "mlx": version,
+        "mlx_sd": VERSION,
+        "blas": library,
+        "winograd": os.environ.get(WINOGRAD, ""),  # it decides how Metal convolves
+    }
 
 
 def key_of(model: Model, width: int, height: int) -> Key:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .apply import tuned_of
-from .measure import Finding, faster, gain
+from .measure import Finding, Samples, faster, gain
 from .record import Entry
 
 
@@ -30,7 +30,7 @@ def lines_of(entry: Entry) -> Iterator[str]:
         for value in list(finding.values)[1:]:
             yield f"{finding.choice}={value}: {_verdict(finding, value, quick)}"
     tuned, (width, height) = tuned_of(entry), entry.size
-    yield f"pictures of {width} x {height} use from now on: {tuned.exact or 'what they always did'}"
+    yield f"pictures of {width} x {height} use from now on: {str(tuned.exact) or 'what they always did'}"
     if tuned.fastest != tuned.exact:
         yield f"with --tuning measured, which changes last digits: {tuned.fastest}"
 
@@ -54,22 +54,27 @@ def _choice(finding: Finding) -> dict[str, Any]:
     values = []
     for value, samples in finding.values.items():
         compared = gain(finding, value)
+        numbers = {
+            "full": statistics.median(samples.full) if samples.full else None,
+            "cached": statistics.median(samples.cached) if samples.cached else None,
+            "ratio": compared and compared.ratio,
+            "spread": compared and compared.spread,
+            "difference": samples.difference,
+        }
         values.append(
             {
                 "value": value,
                 "rounds": len(samples.full),
-                **{name: _median(getattr(samples, name)) for name in ("full", "cached")},
+                "outcome": _outcome(samples, value in quick),
                 "first": round(samples.first, 5),
-                "ratio": None if compared is None else round(compared.ratio, 5),
-                "spread": None if compared is None else round(compared.spread, 5),
-                "faster": value in quick,
-                "exact": samples.exact,
-                "difference": samples.difference,
-                "fails": samples.fails,
+                **{name: float(f"{number:.5g}") for name, number in numbers.items() if number is not None},
             }
         )
     return {"choice": finding.choice, "beside": finding.beside, "values": values}
 
 
-def _median(seconds: list[float]) -> float | None:
-    return round(statistics.median(seconds), 5) if seconds else None
+def _outcome(samples: Samples, quick: bool) -> str:
+    """Returns a word for a value: "not faster", "fails", or "faster" with what it does to the picture."""
+    if not quick:
+        return "fails" if samples.fails else "not faster"
+    return {None: "faster", True: "faster, exact", False: "faster, not exact"}[samples.exact]
