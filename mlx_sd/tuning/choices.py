@@ -9,7 +9,7 @@ from ..networks.tuning import DEFAULT, HEADS, Tuning
 
 OFF, MEASURED = "off", "measured"
 FORM = f"{MEASURED}|{OFF}|NAME=VALUE,..."
-_LARGEST = 1 << 40
+_SMALLEST, _LARGEST = 1 << 10, 1 << 40  # of sizes that are no few values
 
 
 class Shapes(NamedTuple):
@@ -134,8 +134,8 @@ def _value(choice: Choice, text: str) -> Any:
     by_text = {text_of(value): value for value in choice.values}
     if text.lower() in by_text:
         return by_text[text.lower()]
-    sizes = isinstance(default, int) and not isinstance(default, bool)
-    if sizes and text.isdecimal() and 1 <= int(text) <= _LARGEST:
+    sizes = isinstance(default, int) and default >= _SMALLEST
+    if sizes and text.isascii() and text.isdecimal() and len(text) < 20 and _SMALLEST <= int(text) <= _LARGEST:
         return int(text)
-    kinds = f"a whole number from 1 to {_LARGEST}" if sizes else " or ".join(by_text)
+    kinds = f"a whole number from {_SMALLEST} to {_LARGEST}" if sizes else " or ".join(by_text)
     raise InputError(f"--tuning {choice.name} is {kinds}, not {text!r}")
