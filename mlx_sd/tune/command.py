@@ -8,20 +8,21 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..core import command, terminal
-from ..core.errors import InputError, Interrupted
+from ..core.errors import Failure, InputError, Interrupted
 from ..core.parser import Parser, program
 from ..core.places import shown
 from ..request import DTYPES, MODEL
 from ..spellings import parse_size
-from ..tuning.choices import CHOICES, applicable, named
+from ..tuning.choices import CHOICES, VARIABLES, applicable, named
 
 if TYPE_CHECKING:
     from ..tuning.record import Entry
+    from .meter import UNetMeter
 
 NAME = "mlx_sd.tune"
 _MINUTES = 5.0
@@ -131,7 +132,7 @@ def _tune(arguments: argparse.Namespace) -> None:
     from ..core.files import check_writable
     from ..load import outline
     from ..pipeline import StableDiffusion
-    from ..tuning import measure, record
+    from ..tuning import record
     from .meter import UNetMeter, request_for
 
     file = record.path()
@@ -146,31 +147,63 @@ def _tune(arguments: argparse.Namespace) -> None:
     meter = UNetMeter(sd, request_for(sd.model, *size))
     key = record.key_of(sd.model, *meter.size)
     entry = next((former for former in before if former.key == key), record.Entry(key, meter.coverage))
-    device = "gpu" if str(key["chip"]).endswith("(gpu)") else "cpu"
-    choices = applicable(named([]), device, meter.shapes())
-    measured = arguments.choices or [choice.name for choice in choices]
-    if unused := set(measured) - {choice.name for choice in choices}:
-        raise InputError(f"{', '.join(sorted(unused))} changes nothing for this model and size on this device")
-    seconds = 60 * (arguments.minutes or _MINUTES)
     try:
         with _no_kernels():
-            complete_now = measure.tune(
-                entry.findings,
-                choices,
-                meter,
-                measured=measured,
-                clock=time.monotonic,
-                seconds=seconds,
-                save=lambda: record.write(file, entry),
-                progress=_progress,
-            )
+            decided = _measure(arguments, entry, meter, lambda: record.write(file, entry))
     except KeyboardInterrupt:
         raise Interrupted(f"what is measured is in {shown(file)}; the same command goes on") from None
+    except RuntimeError as error:
+        raise Failure(
+            f"MLX cannot run this model here: {str(error).splitlines()[0] if str(error) else error}"
+        ) from None
     finally:
         _clear()
     _print(arguments, [entry])
-    if not complete_now:
+    if not decided:
         print("the minutes are over; the same command goes on", file=sys.stderr)
+
+
+def _measure(arguments: argparse.Namespace, entry: "Entry", meter: "UNetMeter", save: Callable[[], None]) -> bool:
+    """Measures the choices of an entry, and then the variables of the environment; returns whether all are decided."""
+    from ..tuning import measure
+    from . import environment
+
+    device = "gpu" if str(entry.key["chip"]).endswith("(gpu)") else "cpu"
+    choices = applicable(CHOICES, device, meter.shapes())
+    measured = arguments.choices or [choice.name for choice in choices]
+    if unused := set(measured) - {choice.name for choice in choices}:
+        raise InputError(f"{', '.join(sorted(unused))} changes nothing for this model and size on this device")
+    version = str(entry.key["mlx"])
+    variables = [v for v in VARIABLES if v.applies(device, version, os.environ) and not arguments.choices]
+    seconds = 60 * (arguments.minutes or _MINUTES)
+    end, parts = time.monotonic() + seconds, len(measured) + len(variables)
+    decided = measure.tune(
+        entry.findings,
+        choices,
+        meter,
+        measured=measured,
+        clock=time.monotonic,
+        seconds=seconds * len(measured) / parts,
+        save=save,
+        progress=_progress,
+    )
+    exact, _ = measure.tunings(entry.findings, choices)
+    width, height = meter.size
+    settings = {
+        "model": arguments.model or MODEL,
+        "dtype": str(entry.key["dtype"]),
+        "quantize": arguments.quantize,
+        "width": width,
+        "height": height,
+        "tuning": str(exact),
+    }
+    for variable in variables if decided else ():
+        finding = environment.finding_of(entry.findings, variable, exact)
+        environment.measure_variable(
+            finding, variable, meter, exact, settings, lambda _: time.monotonic() >= end, save, _progress
+        )
+        decided = decided and finding.decided
+    return decided
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The choices that a machine can make about itself, as a table, and tunings as text. Nothing here needs MLX."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -73,6 +74,32 @@ CHOICES: tuple[Choice, ...] = (
         ("cpu",),
         "elements from which activations are one compiled kernel",
         lambda shapes, value: max(shapes.activation, shapes.scores) >= min(value, DEFAULT.fuse_from),
+    ),
+)
+
+
+class Variable(NamedTuple):
+    """One choice that MLX reads from the environment in which a process begins; a user sets it, nothing else does."""
+
+    name: str
+    value: str  # that is compared with none
+    devices: tuple[str, ...]
+    above: tuple[int, ...]  # the last version of MLX that does not read it
+    summary: str
+
+    def applies(self, device: str, version: str, environment: Mapping[str, str]) -> bool:
+        """Returns whether it can be measured: on this device, by this version of MLX, where nobody has set it."""
+        number = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+        return device in self.devices and number > self.above and self.name not in environment
+
+
+VARIABLES: tuple[Variable, ...] = (
+    Variable(
+        "MLX_CONV_WINOGRAD_WORKING_SET",
+        str(1 << 30),
+        ("gpu",),
+        (0, 32, 1),
+        "bytes that Winograd convolutions may use on Metal",
     ),
 )
 BY_NAME: Mapping[str, Choice] = {choice.name: choice for choice in CHOICES}

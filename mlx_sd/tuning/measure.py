@@ -177,13 +177,24 @@ def tune(
                 findings.append(finding)
             share = clock() + (end - clock()) / remaining
             remaining -= 1
-            _measure(finding, choice, exact, meter, partial(_ended, clock, share, end), save, progress)
+            first, step = _by_text(meter, exact, choice)
+            measure(finding, first, step, partial(_ended, clock, share, end), save, progress)
             if not finding.decided:
                 return False
             _compare(finding, choice, exact, meter, save)
         if finding is not None:
             exact = with_value(exact, choice, exact_winner(finding))
     return True
+
+
+def _by_text(
+    meter: Meter, beside: Tuning, choice: Choice
+) -> tuple[Callable[[str], float], Callable[[str], tuple[float, float]]]:
+    """Returns what runs the values of a choice, by their texts."""
+    return (
+        lambda text: meter.first(with_value(beside, choice, text)),
+        lambda text: meter.step(with_value(beside, choice, text)),
+    )
 
 
 def _ended(clock: Callable[[], float], share: float, end: float, rounds: int) -> bool:
@@ -202,33 +213,34 @@ def _compare(finding: Finding, choice: Choice, beside: Tuning, meter: Meter, sav
             return
 
 
-def _measure(
+def measure(
     finding: Finding,
-    choice: Choice,
-    beside: Tuning,
-    meter: Meter,
+    first: Callable[[str], float],
+    step: Callable[[str], tuple[float, float]],
     ended: Callable[[int], bool],
     save: Callable[[], None],
-    progress: Progress,
+    progress: Progress = lambda name, rounds: None,
 ) -> None:
-    """Adds rounds to a choice until it has the most of them, or the time has ended."""
+    """Adds rounds to a choice until it has the most of them, or the time has ended.
+
+    first, step: as of a `Meter`, of a value by its text. ended: of the number of rounds. save: called after each.
+    """
     if finding.rounds >= MOST or ended(finding.rounds):
         return
-    tuned = {text: with_value(beside, choice, text) for text in finding.values}
     for text, samples in finding.values.items():
         if samples.fails:
             continue
         try:
-            samples.first = max(samples.first, meter.first(tuned[text]))
+            samples.first = max(samples.first, first(text))
         except RuntimeError:
             if text == next(iter(finding.values)):
                 raise
             samples.fails = True
     running = [text for text, samples in finding.values.items() if not samples.fails]
     while len(running) > 1 and finding.rounds < MOST and not ended(finding.rounds):
-        progress(choice.name, finding.rounds)
+        progress(finding.choice, finding.rounds)
         start = finding.rounds % len(running)
-        seconds = {text: meter.step(tuned[text]) for text in (*running[start:], *running[:start])}
+        seconds = {text: step(text) for text in (*running[start:], *running[:start])}
         for text, (full, cached) in seconds.items():  # a round counts as a whole
             finding.values[text].full.append(full)
             finding.values[text].cached.append(cached)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .apply import tuned_of
+from .choices import BY_NAME
 from .measure import Finding, Samples, faster, gain
 from .record import Entry
 
@@ -29,6 +30,8 @@ def lines_of(entry: Entry) -> Iterator[str]:
         quick = faster(finding)
         for value in list(finding.values)[1:]:
             yield f"{finding.choice}={value}: {_verdict(finding, value, quick)}"
+            if value in quick and finding.choice not in BY_NAME:
+                yield f"  to use it, begin commands with it: export {finding.choice}={value}"
     tuned, (width, height) = tuned_of(entry), entry.size
     yield f"pictures of {width} x {height} use from now on: {str(tuned.exact) or 'what they always did'}"
     if tuned.fastest != tuned.exact:
@@ -46,7 +49,8 @@ def _verdict(finding: Finding, value: str, quick: list[str]) -> str:
         return f"{spread}: faster, but not the fastest"
     if samples.exact:
         return f"{spread}: faster, and no bit changes"
-    return f"{spread}: faster, and changes the picture by {samples.difference or 0:.1e} at most"
+    by = "" if samples.difference is None else f" by {samples.difference:.1e} at most"
+    return f"{spread}: faster, and changes the picture{by}"
 
 
 def _choice(finding: Finding) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def test_padding_heads_to_a_fused_size_changes_nothing(dim):
 def test_every_attention_of_a_full_size_unet_is_eligible_for_the_fused_kernel(name):
     """From shapes alone: heads fit a fused size after padding, and those that need none are not padded.
 
-    SD 1.x has heads of 160 on its two coarsest levels, of few tokens, which are larger than any kernel that MLX chooses.
+    SD 1.x has heads of 160 on its two coarsest levels, of few tokens, beyond all kernels that MLX chooses.
     """
     config = UNetConfig.from_hf(UNETS[name])
     head_sizes: dict[int, int] = {}

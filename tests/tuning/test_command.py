@@ -1,14 +1,17 @@
 """The command: measures on this machine, keeps it, goes on after Ctrl-C, and says what is wrong before any work."""
 
 import json
+import os
+from contextlib import contextmanager
 
+import mlx.core as mx
 import pytest
 
 from mlx_sd import StableDiffusion
 from mlx_sd.cli import generate
 from mlx_sd.networks.tuning import Tuning
-from mlx_sd.tune import command, meter
-from mlx_sd.tuning import measure, record
+from mlx_sd.tune import command, environment, meter
+from mlx_sd.tuning import choices, measure, record
 
 SMALL = ["--size", "32x32", "--choices", "conv_in_channels"]
 
@@ -33,12 +36,13 @@ def run(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def faster(monkeypatch):
-    """A machine on which 16 channels take two thirds of the time, whatever the load is."""
+    """A machine on which 16 channels take two thirds of the time, whatever the load is, and change no bit."""
 
     def step(self, tuning):
         return (2.0, 0.2) if tuning.conv_in_channels == 16 else (3.0, 0.3)
 
     monkeypatch.setattr(meter.UNetMeter, "step", step)
+    monkeypatch.setattr(meter.UNetMeter, "compare", lambda self, tuning: measure.Check(True, 0.0))
 
 
 def test_a_real_run_measures_keeps_and_shows(run):
@@ -108,17 +112,24 @@ def test_minutes_that_are_over_are_said_and_more_go_on(run, monkeypatch):
 def test_a_default_that_does_not_come_out_the_same_twice_makes_nothing_exact(monkeypatch):
     sd = StableDiffusion.load("tiny")
     small = meter.UNetMeter(sd, meter.request_for(sd.model, 32, 32))
-    outputs, calls = small._outputs, []
-
-    def unsteady(tuning):
-        calls.append(tuning)
-        return [array + len(calls) * 1e-3 for array in outputs(tuning)] if len(calls) < 3 else outputs(tuning)
-
-    monkeypatch.setattr(small, "_outputs", unsteady)
-    assert not small.compare(Tuning(conv_in_channels=16)).exact
-    monkeypatch.undo()
+    outputs = iter([1.0, 1.001, 1.0, 1.0, 1.0, 1.5, -1.0])
+    monkeypatch.setattr(small, "_outputs", lambda tuning: [mx.array([next(outputs), 2.0])])
+    assert small.compare(Tuning(conv_in_channels=16)) == measure.Check(False, 0.0)
     small._default = None
+    assert small.compare(Tuning(conv_in_channels=16)) == measure.Check(True, 0.0)
+    assert small.compare(Tuning(piece=4096)) == measure.Check(False, 0.25)
+    assert not small.compare(Tuning(piece=8192)).exact
+
+
+@pytest.mark.slow
+def test_a_real_comparison_is_of_bits():
+    sd = StableDiffusion.load("tiny")
+    small = meter.UNetMeter(sd, meter.request_for(sd.model, 32, 32))
     assert small.compare(Tuning(piece=4096)) == measure.Check(True, 0.0)
+    sd.unet.conv.weight = mx.where(
+        mx.arange(4)[:, None, None, None] == 0, sd.unet.conv.weight * 1.0001, sd.unet.conv.weight
+    )
+    assert 0 < small.compare(Tuning()).difference < 1e-2
 
 
 @pytest.mark.parametrize(
@@ -161,3 +172,53 @@ def test_families_are_measured_with_all_that_their_unet_takes(family, name):
     sd = family(name)
     small = meter.UNetMeter(sd, meter.request_for(sd.model, None, None))
     assert all(seconds > 0 for seconds in small.step(Tuning())) and small.compare(Tuning(piece=1024)).exact
+
+
+VARIABLE = choices.Variable("MLX_SD_TEST_VARIABLE", "7", ("cpu",), (0, 0, 0), "of a test")
+
+
+def fake_child(monkeypatch, digest):
+    """Puts something in the place of the child: it takes a third of the time, and has a digest."""
+
+    @contextmanager
+    def child(variables, settings):
+        asked.append((dict(variables), dict(settings)))
+        yield lambda question: [1.0, 0.1] if question == "step" else digest
+
+    asked = []
+    monkeypatch.setattr(environment, "_child", child)
+    monkeypatch.setattr(command, "VARIABLES", (VARIABLE,))
+    monkeypatch.setattr(command, "CHOICES", choices.named(["conv_in_channels"]))
+    return asked
+
+
+@pytest.mark.parametrize(("digest", "outcome"), [("equal", "no bit changes"), ("other", "changes the picture")])
+def test_a_variable_of_the_environment_is_measured_in_a_child_and_only_advised(
+    run, faster, monkeypatch, digest, outcome
+):
+    asked = fake_child(monkeypatch, digest)
+    monkeypatch.setattr(meter.UNetMeter, "digest", lambda self, tuning: "equal")
+    code, out, _ = run("--size", "32x32")
+    assert code == 0 and f"MLX_SD_TEST_VARIABLE=7: 50.0% of the time, spread 0.0%: faster, and {outcome}" in out
+    assert "to use it, begin commands with it: export MLX_SD_TEST_VARIABLE=7" in out
+    assert asked[0][0] == {"MLX_SD_TEST_VARIABLE": "7"} and asked[0][1]["tuning"] == "conv_in_channels=16"
+    assert StableDiffusion.load("tiny").model.tunings[32, 32].exact == Tuning(conv_in_channels=16)
+    assert "MLX_SD_TEST_VARIABLE" not in os.environ
+
+
+def test_variables_are_for_devices_and_versions_that_read_them_where_nobody_has_set_them():
+    (winograd,) = choices.VARIABLES
+    assert winograd.applies("gpu", "0.32.2", {}) and winograd.applies("gpu", "0.33.0.dev1", {})
+    assert not winograd.applies("cpu", "0.32.2", {}) and not winograd.applies("gpu", "0.32.1", {})
+    assert not winograd.applies("gpu", "0.32.2", {winograd.name: "5"})
+
+
+@pytest.mark.slow
+def test_a_real_child_computes_what_this_process_does():
+    sd = StableDiffusion.load("tiny", dtype="float32")
+    small = meter.UNetMeter(sd, meter.request_for(sd.model, 32, 32))
+    settings = {"model": "tiny", "dtype": "float32", "quantize": None, "width": 32, "height": 32, "tuning": ""}
+    with environment._child({}, settings) as ask:
+        assert len(ask("step")) == 2 and ask("digest") == small.digest(Tuning())
+    with environment._child({}, settings | {"model": "nowhere"}) as ask, pytest.raises(RuntimeError, match="has ended"):
+        ask("step")
