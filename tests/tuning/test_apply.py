@@ -14,10 +14,10 @@ from mlx_sd.networks.tuning import DEFAULT, Coverage, Tuned, Tuning
 from mlx_sd.tuning import apply, choices
 from tests.support.tuned import finding, write_entry
 
-SIZE = (64, 64)
-OPTIONS = {"prompt": "a tent", "seed": 1, "steps": 2, "width": 64, "height": 64}
+SIZE = (32, 32)
+OPTIONS = {"prompt": "a tent", "seed": 1, "steps": 2, "width": 32, "height": 32}
 EXACT, INEXACT = Tuning(conv_in_channels=16), Tuning(conv_in_channels=16, scores=4096)
-COVERAGE = Coverage((1, 2), 8, 8, 77)
+COVERAGE = Coverage((1, 2), 4, 4, 77)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def latents_of(sd, **options):
 def test_nothing_changes_where_nothing_was_measured(plain, seen):
     _, request = latents_of(plain)
     assert request.tuning is None and set(seen) == {DEFAULT}
-    latents_of(plain, width=72)
+    latents_of(plain, width=40)
     assert set(seen) == {DEFAULT}
 
 
@@ -83,8 +83,8 @@ def test_what_was_measured_and_changes_no_bit_is_not_recorded(plain):
 
 
 def test_measured_needs_a_measurement_of_this_size(plain, tuned):
-    with pytest.raises(InputError, match=r"nothing was measured for pictures of 72 x 64.*mlx-sd tune --model tiny"):
-        latents_of(tuned, width=72, tuning="measured")
+    with pytest.raises(InputError, match=r"nothing was measured for pictures of 40 x 32.*mlx-sd tune --model tiny"):
+        latents_of(tuned, width=40, tuning="measured")
     with pytest.raises(InputError, match="nothing was measured"):
         latents_of(plain, tuning="measured")
 
@@ -95,7 +95,7 @@ def test_measured_needs_a_measurement_of_this_size(plain, tuned):
         {"count": 2, "batch": 2},  # four rows, and two were compared
         {"prompt": "a tent " * 90},  # two chunks of tokens
         {"freeu": True},
-        {"width": 72},
+        {"width": 40},
     ],
 )
 def test_evaluations_that_were_not_compared_are_not_tuned(tuned, seen, options):
@@ -103,11 +103,11 @@ def test_evaluations_that_were_not_compared_are_not_tuned(tuned, seen, options):
     assert set(seen) == {DEFAULT}
 
 
-@pytest.mark.filterwarnings("ignore:in 4 evaluations")
+@pytest.mark.filterwarnings("ignore:in 3 evaluations")
 def test_evaluations_with_reuse_and_without_guidance_were_compared(tuned, seen):
     for options in ({"deepcache": 2}, {"guidance": 1.0}, {"guidance_interval": "0-0.5"}):
         seen.clear()
-        latents_of(tuned, steps=4, **options)
+        latents_of(tuned, steps=3, **options)
         assert EXACT in seen
 
 
@@ -128,7 +128,7 @@ def test_a_folder_of_measurements_is_what_pictures_are_made_with(plain, tmp_path
     model = StableDiffusion.load("tiny", dtype="float32").model
     assert apply.words(model, None, SIZE).startswith("tuned choices: conv_in_channels=16, bit for bit the same; ")
     assert apply.completed(model, "measured", SIZE) == f"conv_in_channels=16,scores={size}"
-    assert apply.words(model, None, (72, 64)) == "tuned choices: none, nothing was measured for 72 x 64"
+    assert apply.words(model, None, (40, 32)) == "tuned choices: none, nothing was measured for 40 x 32"
 
 
 @pytest.mark.parametrize("text", ["piece=65536", "compile_step=true,fuse_from=4096", "attention_heads=none", "off"])

@@ -112,7 +112,7 @@ def test_minutes_that_are_over_are_said_and_more_go_on(run, monkeypatch):
 def test_a_default_that_does_not_come_out_the_same_twice_makes_nothing_exact(monkeypatch):
     sd = StableDiffusion.load("tiny")
     small = meter.UNetMeter(sd, meter.request_for(sd.model, 32, 32))
-    outputs = iter([1.0, 1.001, 1.0, 1.0, 1.0, 1.5, -1.0])
+    outputs = iter([1.0, 1.001, 1.0, 1.0, 1.0, 1.0, 1.5, -1.0])
     monkeypatch.setattr(small, "_outputs", lambda tuning: [mx.array([next(outputs), 2.0])])
     assert small.compare(Tuning(conv_in_channels=16)) == measure.Check(False, 0.0)
     small._default = None
