@@ -23,7 +23,7 @@ enum RequestFields {
         "noise_level": Unused(always: true), "extend": Unused(), "pag": Unused(neutral: [.integer(0)]),
         "pag_adaptive": Unused(neutral: [.integer(0)]), "hires": Unused(), "hires_mode": Unused(),
         "embeddings": Unused(neutral: [.array([])]), "guidance_interval": Unused(), "adaptive_guidance": Unused(),
-        "token_downsampling": Unused(), "tuning": Unused(),
+        "token_downsampling": Unused(), "tuning": Unused(neutral: [.string("off")]),
     ]
 
     /// Hashes that Python records beside a picture; kept as they are.
