@@ -13,9 +13,11 @@ from mlx_sd.tuning.measure import MOST, Check, Finding, Samples
 class Machine:
     """A meter and its clock: `cost(tuning)` seconds for a full evaluation, a tenth for a cached one."""
 
-    def __init__(self, cost: Callable[[Tuning], float], noise: float = 0.0, exact: Callable[[Tuning], bool] = bool):
+    def __init__(
+        self, cost: Callable[[Tuning], float], noise: float = 0.0, exact: Callable[[Tuning], bool] = bool, seed: int = 0
+    ):
         self._cost, self._noise, self._exact = cost, noise, exact
-        self._random, self.now = random.Random(0), 0.0
+        self._random, self.now = random.Random(seed), 0.0
         self.order: list[Tuning] = []
         self.compared: list[Tuning] = []
         self.first_cost: Callable[[Tuning], float] = lambda tuning: 0.0

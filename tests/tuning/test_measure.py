@@ -58,11 +58,13 @@ def test_the_slower_is_never_picked(factor, noise):
         assert done and measure.tunings(findings, CHOICES) == (DEFAULT, DEFAULT) and machine.compared == []
 
 
-@given(st.floats(0.97, 1.0))
+@pytest.mark.parametrize("factor", [0.97, 1.0])
 def test_nothing_is_picked_within_the_spread(factor):
-    machine = Machine(cost(compile_step=factor), noise=0.4, exact=lambda tuning: True)
-    findings, done = tune(machine)
-    assert done and measure.tunings(findings, CHOICES) == (DEFAULT, DEFAULT)
+    """... although the median is below that of the default on about half of the machines, or on most."""
+    for seed in range(40):
+        machine = Machine(cost(compile_step=factor), 0.4, lambda tuning: True, seed)
+        findings, done = tune(machine)
+        assert done and measure.tunings(findings, CHOICES) == (DEFAULT, DEFAULT)
 
 
 def test_the_fastest_of_several_values_is_picked():
