@@ -167,10 +167,10 @@ def test_models_that_need_an_image_are_refused(family):
         meter.request_for(family("inpaint9").model, None, None)
 
 
-@pytest.mark.parametrize("name", ["sdxl", "lcm"])
+@pytest.mark.parametrize("name", ["sdxl", "sd2v", "tiny-classes"])
 @pytest.mark.slow
 def test_families_are_measured_with_all_that_their_unet_takes(family, name):
-    sd = family(name)
+    sd = StableDiffusion.load(name, dtype="float32") if name == "tiny-classes" else family(name)
     small = meter.UNetMeter(sd, meter.request_for(sd.model, None, None))
     assert all(seconds > 0 for seconds in small.step(Tuning())) and small.compare(Tuning(piece=1024)).exact
 
