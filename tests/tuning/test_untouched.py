@@ -103,3 +103,18 @@ def test_gradients_are_those_of_the_default(monkeypatch):
     unet: UNet = sd.unet
     mx.grad(lambda x: unet(x, mx.array(5.0), mx.zeros((1, 77, 192)))[0].sum())(mx.zeros((1, 8, 8, 4)))
     assert set(seen) == {DEFAULT}
+
+
+def test_whoever_records_operations_sees_the_default(config):
+    """Counts of multiplications, and shares of a batch, which come out as those of one process."""
+    unet, seen = build("unet", config, "tiny"), []
+    inputs = mx.zeros((1, 8, 8, 4)), mx.array(5.0), mx.zeros((1, 77, 192))
+
+    def recorder(name, function, arrays, attributes):
+        seen.append(tuning.current())
+        return function(*arrays, **attributes)
+
+    with tuning.using(TUNED), ops.recording(recorder):
+        unet(*inputs)
+        TunedUNet(unet, TUNED)(*inputs)
+    assert set(seen) == {DEFAULT}
