@@ -163,9 +163,10 @@ def tune(
 
     findings: what was measured before, to which this adds; save: called after every round, so that none is lost.
     measured: names of the choices that are measured now; of the others, what is known is used. seconds: after which no
-    round begins.
+    round begins. What was decided before gets more rounds only where all choices were.
     """
     end, exact = clock() + seconds, DEFAULT
+    again = _all_decided(findings, [choice for choice in choices if choice.name in measured], choices)
     remaining = sum(choice.name in measured for choice in choices)
     for choice in choices:
         finding = finding_of(findings, choice, exact)
@@ -177,11 +178,24 @@ def tune(
                 findings.append(finding)
             share = clock() + (end - clock()) / remaining
             remaining -= 1
-            first, step = _by_text(meter, exact, choice)
-            measure(finding, first, step, partial(_ended, clock, share, end), save, progress)
+            if again or not finding.decided:
+                first, step = _by_text(meter, exact, choice)
+                measure(finding, first, step, partial(_ended, clock, share, end), save, progress)
             if not finding.decided:
                 return False
             _compare(finding, choice, exact, meter, save)
+        if finding is not None:
+            exact = with_value(exact, choice, exact_winner(finding))
+    return True
+
+
+def _all_decided(findings: Sequence[Finding], measured: Sequence[Choice], choices: Sequence[Choice]) -> bool:
+    """Tells whether each choice that is measured is decided already, beside those that won before it."""
+    exact = DEFAULT
+    for choice in choices:
+        finding = finding_of(findings, choice, exact)
+        if choice in measured and not (finding and finding.decided):
+            return False
         if finding is not None:
             exact = with_value(exact, choice, exact_winner(finding))
     return True

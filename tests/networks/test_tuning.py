@@ -106,3 +106,21 @@ def test_a_tuning_ends_with_its_block_also_after_an_error():
     with pytest.raises(RuntimeError), tuning.using(Tuning(piece=4096)):
         raise RuntimeError
     assert tuning.current() == DEFAULT
+
+
+@pytest.mark.parametrize(("tuned", "channels"), [(DEFAULT, 4), (Tuning(conv_in_channels=16), 16)])
+def test_channels_are_padded_only_where_a_machine_was_tuned_to(unet, monkeypatch, tuned, channels):
+    seen, convolve = [], mx.conv2d
+    monkeypatch.setattr(mx, "conv2d", lambda x, *a, **k: seen.append(x.shape[-1]) or convolve(x, *a, **k))
+    TunedUNet(unet, tuned)(mx.zeros((1, 8, 8, 4)), mx.array(1.0), mx.zeros((1, 77, 192)))
+    assert min(seen) == channels
+
+
+@pytest.mark.parametrize(("tuned", "pieces"), [(DEFAULT, 1), (Tuning(scores=4096), 1 + 2 * 300 * 300 // 4096)])
+def test_scores_are_cut_as_a_machine_was_tuned_to(monkeypatch, tuned, pieces):
+    calls, attend = [], cpu._attend
+    monkeypatch.setattr(cpu, "_attend", lambda *arrays: calls.append(1) or attend(*arrays))
+    q = mx.ones((1, 2, 300, 8))
+    with tuning.using(tuned):
+        cpu.attention(q, q, q, None, 1.0)
+    assert len(calls) == 1 if pieces == 1 else len(calls) >= pieces

@@ -137,6 +137,18 @@ def test_no_round_begins_after_the_time_and_the_next_run_goes_on():
     assert tune(machine, findings=findings)[1] and len(machine.order) == steps
 
 
+def test_what_is_decided_waits_for_what_is_not():
+    """The next run goes on with the rest, and does not compile once more what is decided."""
+    machine = Machine(cost())
+    findings, _ = tune(machine, [COMPILE], seconds=18.0)
+    before = findings[0].rounds
+    assert measure.FEWEST <= before < measure.MOST
+    tune(machine, [COMPILE, CHANNELS], findings)
+    assert [finding.rounds for finding in findings] == [before, measure.MOST]
+    assert tune(machine, [COMPILE, CHANNELS], findings)[1]
+    assert [finding.rounds for finding in findings] == [measure.MOST] * 2
+
+
 def test_an_interruption_keeps_whole_rounds_alone():
     machine, saved = Machine(cost()), []
     machine.interrupt_after, findings = 5, []
