@@ -37,6 +37,7 @@ from .sampling.table import Table
 from .schedule_file import read_schedule
 from .tasks import images, instruction, painting, upscaling
 from .tasks.start import FromNoise, StartingPoint
+from .tuning import apply
 
 _FEW = 8  # evaluations, as of checkpoints distilled to few steps
 _STRONG = 2.5  # guidance above which pictures of models that were distilled without it are burnt
@@ -135,6 +136,7 @@ def complete(model: Model, request: Request, start: StartingPoint | None = None)
         quantize=model.quantization,
         lora_mode=None if model.lora_mode == "merge" else model.lora_mode,
         hires_hash=hires_upscaler.digest(model, request),
+        tuning=apply.completed(model, request.tuning, (width, height)),
         vae=model.vae_name,
         vae_hash=model.vae_hash,
         adapters=adapters.completed(model, request, (width, height)),

@@ -29,6 +29,7 @@ BESIDE: dict[str, Any] = {
     "loras": (),
     "lora_mode": None,
     "quantize": None,
+    "tuning": None,
 }
 _SAVING = (
     "speed",

@@ -41,6 +41,7 @@ from .runtime_loras import RuntimeLoras
 from .sampling.low_res import LowRes
 from .sampling.scheduler import Scheduler
 from .spellings import DTYPE_VALUES
+from .tuning.apply import measured
 from .weight_file import WeightFile
 
 _SD_SCALE, _SDXL_SCALE = 0.18215, 0.13025  # of the latents of Stable Diffusion 1 and 2, and of SDXL
@@ -115,6 +116,7 @@ def load(
             elif turns:
                 turns.add(part, partial(file.lend, network))
     model_record = replace(_model(name, folder, about, dtype, networks), low_memory=turns)
+    model_record = replace(model_record, tunings=measured(model_record))
     if plan:
         runtime = RuntimeLoras(networks, plan, dtype)
         if turns:

@@ -140,6 +140,7 @@ class StableDiffusion:
         token_downsampling: TokenDownsampling | int | str | None = None,
         freeu: FreeU | bool | str | None = None,
         speed: str | None = None,
+        tuning: str | None = None,
         image: ImageSource | None = None,
         strength: float | None = None,
         mask: ImageSource | None = None,
@@ -214,6 +215,7 @@ class StableDiffusion:
             token_downsampling: 2, "2:1:0.7" or TokenDownsampling(2, 1, 0.7): attention to a part of the tokens.
             freeu: True for the factors published for the family, "1.5,1.6,0.9,0.2" (b1, b2, s1, s2) or FreeU(...).
             speed: "exact", "fast" or "fastest": sampler, steps, DeepCache and T-GATE together, where they are None.
+            tuning: "measured", all choices that mlx-sd tune has measured as faster; "off"; or "piece=65536,...".
             image: a path or a PIL image to begin with, or that upscalers make larger.
             strength: above 0, to 1, the share of the steps that run from the image; 0.8, with a mask 1.
             mask: a path or a PIL image, white where to paint, or "alpha": where the image is transparent.
@@ -280,6 +282,7 @@ class StableDiffusion:
             token_downsampling=token_downsampling,  # type: ignore[arg-type]
             freeu=freeu,  # type: ignore[arg-type]
             speed=speed,
+            tuning=tuning,
             init_image=image,
             strength=strength,
             mask=mask,
@@ -314,16 +317,8 @@ class StableDiffusion:
         requests = pictures_of(subjects(request, prompt, classes), count, batch)
         if latents is not None and len(requests) == 1:
             requests = requests * latents.shape[0]
-        batches = self.stream(
-            requests,
-            batch=batch,
-            refiner=refiner,
-            latents=latents,
-            channels=channels,
-            output=output,
-            callback=callback,
-            split=split,
-        )
+        arrays: dict[str, Any] = {"latents": latents, "channels": channels, "output": output}
+        batches = self.stream(requests, batch=batch, refiner=refiner, callback=callback, split=split, **arrays)
         return Result.joined(list(batches))
 
     def stream(

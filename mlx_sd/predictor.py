@@ -15,6 +15,7 @@ from .controller import Branch, Controller
 from .image_prompts import ImageAttention
 from .networks.blocks import Attend, apply_attention
 from .networks.few_rows import part_of_batch
+from .networks.tuned_unet import TunedUNet
 from .networks.unet import Deep, Join, UNet, concatenate
 from .perturbed_attention import PerturbedAttention
 from .ranks.deal import Deal
@@ -27,6 +28,7 @@ from .reuse.unconditional import UnconditionalRefresh, unconditional_refresh_of
 from .sampling.table import Table
 from .split import UNSPLIT, Split
 from .tasks.tiles import Cut, Tiled
+from .tuning.apply import tuned_unet
 
 Evaluate = Callable[[Deep, int], tuple[mx.array, mx.array]]  # (deep, depth) -> (prediction, deep)
 
@@ -63,6 +65,7 @@ class Predictor:
         tokens: TokenSteps | None = None,
         deal: Deal | None = None,
         in_turn: bool = False,
+        run: TunedUNet | UNet | None = None,
     ):
         """Collects what one generation needs.
 
@@ -75,8 +78,10 @@ class Predictor:
         changes restart `deepcache`. unconditional: where the rows without the prompt are left out, where they are.
         tokens: where they are downsampled. deal: of the rows over ranks, which exchange their predictions. in_turn: the
         rows with and without the prompt go through the UNet one after the other, in less memory, unless they depend on
-        each other: T-GATE keeps attention of all, and some policies decide by all.
+        each other: T-GATE keeps attention of all, and some policies decide by all. run: is called in the place of the
+        UNet.
         """
+        self._run_unet = unet if run is None else run
         self._unet, self._conditions, self._channels = unet, conditions, channels
         self._guidance, self._guidance_rescale, self._image_guidance = guidance, guidance_rescale, image_guidance
         self._features, self._image_attention, self._perturbation = features, image_attention, perturbation
@@ -177,7 +182,7 @@ class Predictor:
                 outer = depth if isinstance(deep, mx.array) else None
                 residuals = self._control.residuals(evaluation, latents, t, controlled, outer, share)
             with part_of_batch(part.copies * count, rows.copies * count):
-                return self._unet(
+                return self._run_unet(
                     x,
                     t,
                     part.context,
@@ -288,6 +293,7 @@ def predictor_of(
             tokens=tokens,
             deal=split.rows,
             in_turn=model.low_memory is not None,
+            run=tuned_unet(model, request.tuning, pixel_size(request)),
         )
 
     if split.tiles.size == 1 and (not tile or max(size) <= tile):

@@ -25,6 +25,7 @@ from .reuse.deepcache import examples as policy_examples
 from .sampling import names
 from .setting import Range, Setting, fields_from_json, setting, settings_of
 from .solver_settings import SolverSettings
+from .tuning import choices
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -237,6 +238,15 @@ class Request(PromptSettings, GuidanceSettings, ImageSettings, AdapterSettings, 
         form=r"(constant|structure):\S*|[-+]?\.?\d[-+.,\w]*",
         metavar="B1,B2,S1,S2",
         aliases="free-u enable-freeu",
+    )
+    tuning: str | None = setting(
+        None,
+        "choices that mlx-sd tune has measured here: all that are faster, also those that change last digits; none; or "
+        "each by name (default: those that change no bit)",
+        kind=object,
+        parse=choices.parse,
+        always_recorded=False,
+        metavar=choices.FORM,
     )
     refiner: str | None = setting(
         None,

@@ -17,6 +17,7 @@ from .predictor import latent_shape
 from .request import Request
 from .split import Split
 from .tasks import tiles
+from .tuning.choices import OFF
 
 _MODEL = ("model_hash", "dtype", "quantize", "loras", "lora_mode", "vae_hash", "refiner_hash")
 
@@ -50,6 +51,7 @@ def check_flags(request: Request, kind: str) -> None:
     """Raises InputError for a request that cannot be dealt out on any model: before one is loaded."""
     if request.coreml:
         raise InputError("--split deals out networks in MLX, and packages run as they were exported; leave one out")
+    _check_tuning(request)
     if kind == "tiles" and request.denoise_tile == 0:
         raise InputError("--split tiles deals out the tiles of --denoise-tile, and 0 is none; leave one of them out")
     if kind == "guidance":
@@ -69,6 +71,7 @@ def check_parts(model: Model, requests: Sequence[Request], kind: str, ranks: int
     for request in requests:
         if kind == "guidance":
             _check_halves(request)
+        _check_tuning(request)
         count = parts_of(model, request, kind)
         if count >= ranks:
             continue
@@ -110,6 +113,11 @@ def places(model: Model, request: Request) -> list[tuple[tiles.Span, tiles.Span]
     height, width, _ = latent_shape(model, request)
     tile = request.denoise_tile or max(height, width)
     return tiles.places((height, width), tile, model.unet.config.downsampling)
+
+
+def _check_tuning(request: Request) -> None:
+    if request.tuning not in (None, OFF):
+        raise InputError("--split computes to the last bit as one process, and a tuning may not; leave --tuning out")
 
 
 def _advice(count: int, otherwise: str) -> str:

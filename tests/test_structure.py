@@ -17,10 +17,10 @@ LINES = 400
 ORDER = (
     ("core",),
     ("networks", "sampling", "ranks", "discrete"),
-    ("reuse", "prompts", "checkpoint", "tasks", "metadata"),
+    ("reuse", "prompts", "checkpoint", "tasks", "metadata", "tuning"),
     ("files of mlx_sd",),
     ("train",),
-    ("cli", "generate", "studio", "hosts"),
+    ("cli", "generate", "studio", "hosts", "tune"),
 )
 # Importer -> package that it imports although the package lies above it: converting on first use, and --coreml.
 EXCEPTIONS = {"mlx_sd.resolve": "convert", "mlx_sd.cli": "coreml"}
@@ -225,7 +225,7 @@ def test_public_functions_name_their_options():
 
 
 # Command -> how many modules of our own its --help imports; other libraries' counts differ with version and system.
-IMPORTS = {"mlx-sd": 10, "mlx_sd.generate": 56, "convert": 95, "coreml": 75, "bench": 9}
+IMPORTS = {"mlx-sd": 10, "mlx_sd.generate": 60, "convert": 95, "coreml": 78, "bench": 9}
 HEAVY = {"mlx", "scipy", "PIL", "tokenizers", "safetensors", "huggingface_hub", "coremltools", "torch"}
 
 

@@ -1,6 +1,7 @@
 """What the owner of a Mac measures with one command and sends: a file of a fixed form; the table of those received.
 
-A file holds the machine, its versions, step times of full and cached evaluations, memory, and a hash of one picture.
+A file holds the machine, its versions, step times of full and cached evaluations, memory, a hash of one picture, and
+what mlx-sd tune has measured there before.
 It names no user, no host and no folder. `mine.schema.json` is its form.
 """
 
@@ -21,6 +22,8 @@ from mlx_sd.checkpoint.model import default_dtype
 from mlx_sd.checkpoint.model_folder import build
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import read_json
+from mlx_sd.tuning import record
+from mlx_sd.tuning import report as tuning_report
 
 from .. import results
 from ..machine import describe
@@ -59,6 +62,7 @@ def measure(path: Path, models: Sequence[str] = (), steps: int = STEPS) -> resul
         results.write(path, values)
         print(f"{NAMES.get(name, name)}: {steps} steps of {1 + len(LOOPS)} loops, in turn", file=sys.stderr)
         values["models"].append(step_times(name, steps))
+    values["tuning"] = tuning()
     check(values, str(path))
     results.write(path, values)
     return values
@@ -69,6 +73,16 @@ def machine() -> dict[str, Any]:
     about, release = describe(), platform.mac_ver()[0] or platform.release()
     chip = about["processor"] if mx.default_device() == mx.cpu else str(mx.device_info()["device_name"])
     return about | {"chip": chip, "memory": memory.available(), "release": release}
+
+
+def tuning() -> list[dict[str, Any]]:
+    """Returns what mlx-sd tune has measured on this machine; nothing where it was not run."""
+    try:
+        entries = record.of_this_machine(record.read(record.path()))
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return []
+    return [tuning_report.describe(entry) for entry in entries]
 
 
 def picture() -> dict[str, Any]:

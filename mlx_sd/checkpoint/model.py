@@ -10,6 +10,7 @@ import mlx.core as mx
 from ..networks.classes import ClassEmbedder, Classes
 from ..networks.clip import TextEncoder
 from ..networks.family import Family, Task
+from ..networks.tuning import Tuned
 from ..networks.unet import UNet
 from ..networks.vae import Autoencoder
 from ..prompts.tokenizer import Tokenizer
@@ -57,6 +58,8 @@ class Model:
     runtime_loras: Any = field(default=None, compare=False)  # `RuntimeLoras`, of the mode "runtime"
     packaged_controls: Mapping[str, Any] | None = None  # of Core ML packages: name -> what stands for a ControlNet
     networks_beside: dict[str, Any] = field(default_factory=dict, compare=False)  # loaded beside it, by folder
+    tunings: Mapping[tuple[int, int], Tuned] = field(default_factory=dict)  # measured on this machine, by pixel size
+    compiled_steps: dict[Any, Any] = field(default_factory=dict, compare=False)  # of the UNet, as `TunedUNet` has them
     learning_controls: dict[str, Any] = field(default_factory=dict, compare=False)  # ControlNets that no file holds yet
     low_memory: LowMemory | None = field(default=None, compare=False)  # frees the weights of networks that do not work
 

@@ -54,6 +54,7 @@ def _facts() -> Iterator[tuple[str, str]]:
     yield "memory", _memory()
     for name, folder in (("cache", cache_folder()), ("hub's cache", hub_folder())):
         yield name, f"{shown(folder)}{'' if folder.is_dir() else ', not made yet'}, {_free(folder)}"
+    yield "tuning", _tuning()
     yield "here", _free(Path.cwd())
     models = model_list.entries()
     yield (
@@ -95,6 +96,18 @@ def _blas() -> str:
     if sys.platform == "darwin":
         return "Accelerate"
     return shown(library) if (library := blas.preload()) else f"none: {blas.problem()}"
+
+
+def _tuning() -> str:
+    """What mlx-sd tune has measured here."""
+    try:
+        from ..tuning import record
+
+        entries = record.of_this_machine(record.read(record.path()))
+    except Exception as error:  # a damaged file, or whatever is wrong with MLX, is a fact to report
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+    sizes = [f"{key['family']} {key['width']} x {key['height']} {key['dtype']}" for key in (e.key for e in entries)]
+    return ", ".join(sizes) or "nothing measured with these versions; mlx-sd tune does that"
 
 
 def _memory() -> str:

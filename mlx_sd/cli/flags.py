@@ -188,7 +188,9 @@ def _add_command(p: Parser, work: Any) -> None:
         "--quiet", action="store_true", help="print errors, and with --json the JSON; nothing else"
     )
     p.add_spellings(quiet, aliases="silent")
-    verbose = amount.add_argument("--verbose", action="store_true", help="print the seconds of each phase too")
+    verbose = amount.add_argument(
+        "--verbose", action="store_true", help="print the seconds of each phase, and what is tuned"
+    )
     p.add_spellings(verbose, aliases="v")
     version = work.add_argument("--version", action="version", version=f"mlx-sd {VERSION}")
     p.add_spellings(version, aliases="V")

@@ -28,6 +28,7 @@ COMMANDS = {
     "convert": Command("convert.__main__", "checkpoints to model folders and back; what a file is"),
     "coreml": Command("coreml.__main__", "Core ML packages for apps"),
     "models": Command("mlx_sd.cli.model_command", "the models of this machine: list them, remove one"),
+    "tune": Command("mlx_sd.tune.command", "measures what is faster on this machine, and uses it from then on"),
     "hosts": Command("mlx_sd.hosts.command", "checks of the Macs in a hostfile of mlx.launch before a long run"),
     "bench": Command("bench.__main__", "measurements"),
     "doctor": Command("mlx_sd.cli.doctor", "what a report of a problem needs: versions, device, memory, cache"),

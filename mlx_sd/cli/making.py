@@ -20,7 +20,9 @@ from ..core.errors import Failure, InputError, Interrupted
 from ..generation import Result
 from ..jobs import Claim, State
 from ..pipeline import StableDiffusion
+from ..predictor import pixel_size
 from ..request import MODEL_FIELDS, Request
+from ..tuning import apply
 from . import explain, grid, models, prompt_list, replay
 from . import index as index_files
 from .animation import StepImages
@@ -241,6 +243,8 @@ class Run:
                         lines = [*lines, speed_words(sd.model, request.speed, completed)]
                     remarks = [*replay.remarks(self._arguments, sd.model), *unguided_words(completed)]
                     remarks += distilled_words(sd.model, request, completed)
+                    if self._arguments.verbose:
+                        remarks.append(apply.words(sd.model, completed.tuning, pixel_size(completed)))
                     self._note([*lines, *remarks, *models.time_words(sd.model, completed)])
                 request = completed.with_subject(conditions.check_subject(sd.model, request))
                 self._lead.check_parts(sd.model, request)

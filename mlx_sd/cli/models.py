@@ -42,7 +42,7 @@ def _packaged(arguments: argparse.Namespace, request: Request) -> StableDiffusio
         )
     if arguments.low_memory:
         raise InputError("--low-memory is of networks in MLX; Core ML loads its packages by itself; leave it out")
-    for field in ("model", "dtype", "tile", "loras", "quantize", "vae", "lora_mode"):
+    for field in ("model", "dtype", "tile", "loras", "quantize", "vae", "lora_mode", "tuning"):
         if getattr(arguments, field) is not None:
             flag = "lora" if field == "loras" else field
             raise InputError(f"--{flag} was decided when the packages were written; leave it out with --coreml")

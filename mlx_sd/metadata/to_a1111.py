@@ -30,6 +30,7 @@ OURS = {
     "deepcache": "DeepCache",
     "tgate": "T-GATE",
     "token_downsampling": "Token downsampling",
+    "tuning": "Tuning",
     "freeu": "FreeU",
     "prompt_2": "Prompt 2",
     "negative_2": "Negative prompt 2",

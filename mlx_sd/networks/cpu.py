@@ -12,10 +12,8 @@ from functools import partial, wraps
 import mlx.core as mx
 
 from . import gradients
+from .tuning import current
 
-PIECE = 1 << 18  # elements of a piece: a megabyte of float32
-SCORES = 1 << 20  # the same for attention, whose matrix products are faster on larger pieces
-WORTH_FUSING = 1 << 21  # elements from which a kernel compiled by MLX saves more than its compilation costs
 _LOG2E = 1.4426950408889634
 _ROUND = 1.5 * 2**23  # adding it rounds to an integer, left in the low bits of the float
 # 2**f on [-1/2, 1/2], minimax of relative error 8e-8, highest power first
@@ -51,10 +49,11 @@ def _elementwise(function: Elementwise) -> Elementwise:
     def call(x: mx.array) -> mx.array:
         """Applies the function piece by piece."""
         flat = x.astype(mx.float32).reshape(-1)
-        run = partial(gradients.fused, fused, function) if flat.size >= WORTH_FUSING else function
+        piece, fuse_from = current().piece, current().fuse_from
+        run = partial(gradients.fused, fused, function) if flat.size >= fuse_from else function
         pieces: list[mx.array] = []
-        for i in range(0, flat.size, PIECE):
-            pieces.append(run(_after(flat[i : i + PIECE], pieces[-1:])))
+        for i in range(0, flat.size, piece):
+            pieces.append(run(_after(flat[i : i + piece], pieces[-1:])))
         y = pieces[0] if len(pieces) == 1 else mx.concatenate(pieces)
         return y.reshape(x.shape).astype(x.dtype)
 
@@ -132,10 +131,11 @@ def _attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, sca
     mask = None if mask is None else mask.astype(mx.float32) * _LOG2E
     v = mx.concatenate([v, mx.ones((*v.shape[:3], 1))], axis=-1)  # one more column sums the weights
     scores = batch * heads * tokens * k.shape[2]
-    if scores <= SCORES:
+    tuning = current()
+    if scores <= tuning.scores:
         y = _attend(q, k, v, mask, _powers)
     else:
-        rows, powers = max(1, SCORES // k.shape[2]), _fused_powers if scores >= WORTH_FUSING else _powers
+        rows, powers = max(1, tuning.scores // k.shape[2]), _fused_powers if scores >= tuning.fuse_from else _powers
         pieces: list[mx.array] = []
         for b in range(batch):
             for h in range(heads):
@@ -156,10 +156,11 @@ def _attention_gradient(
     mask = None if mask is None else mask.astype(mx.float32) * _LOG2E
     shares = (y * cotangent).sum(axis=-1, keepdims=True)
     (batch, heads, tokens, _), keys = shape, k.shape[2]
-    if batch * heads * tokens * keys <= SCORES:
+    most = current().scores
+    if batch * heads * tokens * keys <= most:
         dq, dk, dv = _attend_gradient(q, k, v, mask, scale, shares, cotangent)
     else:
-        rows = max(1, SCORES // keys)
+        rows = max(1, most // keys)
         by_head: list[tuple[mx.array, mx.array, mx.array]] = []
         before: list[mx.array] = []
         for b in range(batch):

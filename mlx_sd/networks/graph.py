@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from . import ops
+from . import ops, tuning
 from .counting import macs
 
 Traced = Callable[..., tuple[mx.array, ...]]
@@ -117,7 +117,7 @@ def trace(
             op, attributes = _operation(event["name"], event["arguments"])
             graph.nodes.append(Node(op, add_values(event["inputs"]), add_values(event["outputs"]), attributes))
 
-    with ops.recording(_opaque) if operations else nullcontext():
+    with tuning.using(tuning.DEFAULT), ops.recording(_opaque) if operations else nullcontext():
         mx.export_function(add_event, function, list(inputs), dict(parameters))
     read = {name for node in graph.nodes for name in node.inputs}
     graph.parameters = {value: name for value, name in parameter_names.items() if value in read}

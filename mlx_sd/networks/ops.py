@@ -6,6 +6,7 @@ Arrays are channel-last: images (batch, height, width, channels), sequences (bat
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial, wraps
@@ -14,12 +15,14 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from . import cpu, gradients
+from . import cpu, gradients, tuning
 
 Recorder = Callable[[str, Callable[..., mx.array], tuple[mx.array | None, ...], dict[str, Any]], mx.array]
 
-# Head sizes for which Apple's GPUs have a fused attention kernel.
-FUSED_HEADS = (64, 72, 80, 96, 128, 192, 256)
+# Head sizes for which Apple's GPUs have a fused attention kernel that MLX chooses by itself, from a version on; and
+# those of kernels that it has and does not choose.
+_FUSED_HEADS = (((0, 0, 0), (64, 80, 128)), ((0, 32, 1), (64, 72, 80, 96, 128)))
+_UNCHOSEN_HEADS = (192, 256)
 
 _SCORES = 1 << 28  # bytes of the scores of one piece of an attention that is not fused
 
@@ -29,13 +32,22 @@ _as_on_gpu = False
 
 @contextmanager
 def recording(recorder: Recorder) -> Iterator[None]:
-    """Hands every operation to `recorder(name, function, arrays, attributes)` instead of running it, while open."""
+    """Hands every operation to `recorder(name, function, arrays, attributes)` instead of running it, while open.
+
+    No operation is tuned meanwhile: what is recorded is the same on every machine.
+    """
     global _recorder
     before, _recorder = _recorder, recorder
     try:
-        yield
+        with tuning.using(tuning.DEFAULT):
+            yield
     finally:
         _recorder = before
+
+
+def recorded() -> bool:
+    """Returns whether a recorder sees the operations now, or they are written as for another machine."""
+    return _recorder is not None or _as_on_gpu
 
 
 def _op(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
@@ -55,7 +67,8 @@ def as_on_gpu() -> Iterator[None]:
     global _as_on_gpu
     before, _as_on_gpu = _as_on_gpu, True
     try:
-        yield
+        with tuning.using(tuning.DEFAULT):
+            yield
     finally:
         _as_on_gpu = before
 
@@ -67,6 +80,9 @@ def _on_cpu() -> bool:
 @_op
 def conv2d(x: mx.array, weight: mx.array, bias: mx.array | None = None, *, stride: int, padding: int) -> mx.array:
     """Convolves x (B, h, w, C) with weight (out, kh, kw, C)."""
+    missing = tuning.current().conv_in_channels - x.shape[-1]
+    if missing > 0:  # zeros add nothing to a sum
+        x, weight = (mx.pad(a, [(0, 0)] * 3 + [(0, missing)]) for a in (x, weight))
     y = mx.conv2d(x, weight, stride=stride, padding=padding)
     return y if bias is None else y + bias
 
@@ -168,9 +184,10 @@ def padded_attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | Non
     """Runs MLX's fused attention on heads padded with zeros to the next size that Apple's GPUs have a kernel for.
 
     Zeros change no score and no output, and the (tokens x tokens) scores never reach memory; those of heads that no
-    kernel takes, as in an autoencoder's middle, reach it a few queries at a time. Padding here, not in the
-    weights, costs a copy of q, k and v, which is less than the projections would grow by, and leaves checkpoints,
-    adapters and exported models with their true sizes.
+    kernel takes, as in an autoencoder's middle, reach it a few queries at a time. Padding here, not in the weights,
+    costs a copy of q, k and v, which is less than the projections would grow by, and leaves checkpoints, adapters and
+    exported models with their true sizes. Heads beyond the largest size that MLX chooses are not padded, unless a
+    machine was tuned to.
     """
     dim = q.shape[-1]
     pad = fused_head(dim) - dim
@@ -179,16 +196,29 @@ def padded_attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | Non
     attend = partial(mx.fast.scaled_dot_product_attention, scale=scale)
     batch, heads, tokens, _ = q.shape
     rows = max(1, _SCORES // (4 * batch * heads * k.shape[2]))
-    if fused_head(dim) in FUSED_HEADS or tokens <= rows:
+    if dim + pad in head_sizes() or tokens <= rows:
         return attend(q, k, v, mask=mask)[..., :dim]
     pieces: list[mx.array] = []
     for i in range(0, tokens, rows):
         # Each piece waits for the one before, whose scores are freed by then.
         queries = mx.depends([q[:, :, i : i + rows]], pieces[-1:])[0]
         pieces.append(attend(queries, k, v, mask=mask if mask is None else mask[..., i : i + rows, :]))
-    return mx.concatenate(pieces, axis=2)
+    return mx.concatenate(pieces, axis=2)[..., :dim]
+
+
+def head_sizes(name: str = "kernels", version: str | None = None) -> tuple[int, ...]:
+    """Returns the head sizes to which attention is padded on a GPU, by a name of tuning.HEADS.
+
+    "kernels": those whose fused kernel MLX chooses. "all": also those whose kernel it has, and does not choose.
+    version: of MLX; None is this one.
+    """
+    version = version or str(mx.__version__)  # type: ignore[attr-defined]
+    number = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+    default = [sizes for since, sizes in _FUSED_HEADS if number >= since][-1]
+    return {"kernels": default, "none": (), "all": (*default, *_UNCHOSEN_HEADS)}[name]
 
 
 def fused_head(dim: int) -> int:
-    """Returns the smallest head size with a fused kernel that holds `dim`, or `dim` itself beyond the largest."""
-    return next((size for size in FUSED_HEADS if size >= dim), dim)
+    """Returns the smallest size of heads to pad to that holds `dim`, or `dim` itself beyond the largest."""
+    sizes = head_sizes(tuning.current().attention_heads)
+    return next((size for size in sizes if size >= dim), dim)

@@ -16,7 +16,7 @@ def test_it_names_what_a_report_of_a_problem_needs(capsys):
     out, err = capsys.readouterr()
     facts = dict(re.split(r"  +", line, maxsplit=1) for line in out.splitlines())
     assert err == "" and set(facts) == {
-        *("mlx-sd", "Python", "system", "libraries", "device", "BLAS", "memory", "cache", "hub's cache"),
+        *("mlx-sd", "Python", "system", "libraries", "device", "BLAS", "memory", "cache", "hub's cache", "tuning"),
         *("here", "models", "environment", "text"),
     }
     assert platform.python_version() in facts["Python"] and "mlx 0." in facts["libraries"]

@@ -72,7 +72,7 @@ def test_an_evaluation_is_the_unet_with_these_keys_and_values(name, depth, famil
             return original(sd.unet, *arguments, **inputs | {"attend": attend})
 
     predictor = predictor_of(sd.model, [plain])
-    predictor._unet = ByHand()
+    predictor._run_unet = ByHand()
     expected, actual = predictor(x, 900.0), predictor_of(sd.model, [request])(x, 900.0)
     assert set(calls) == set(sizes)
     assert mx.array_equal(actual, expected)

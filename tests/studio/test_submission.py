@@ -106,6 +106,7 @@ def values(server):
         "adaptive_guidance": 0.99,
         "unconditional_refresh": 2,
         "token_downsampling": "2:1:0.7",
+        "tuning": "piece=65536",
         "hires": "2:3:0.5",
         "hires_mode": "lanczos",
         "init_image": "gallery:a.png",

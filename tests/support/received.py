@@ -28,4 +28,33 @@ MODEL = {
     "load": [0.1, 0.2, 0.3],
 }
 PICTURE = {"prompt": "a tent", "seed": 0, "steps": 10, "sha256": "0" * 64, "mean": [1.0, 2.0, 3.0], "seconds": {}}
-VALUES = {"kind": "mine", "machine": MACHINE, "picture": PICTURE, "models": [MODEL]}
+VALUE = {
+    "value": "true",
+    "rounds": 15,
+    "outcome": "faster, not exact",
+    "full": 0.4,
+    "cached": 0.1,
+    "first": 2.0,
+    "ratio": 0.9,
+    "spread": 0.02,
+    "difference": 1e-6,
+}
+DEFAULT = {"value": "false", "rounds": 15, "outcome": "not faster", "first": 2.0}
+TUNED = {
+    "chip": "Apple M9 (gpu)",
+    "system": "macOS 26.1",
+    "mlx": "0.32.4",
+    "mlx_sd": "0.1",
+    "blas": "none",
+    "winograd": "",
+    "family": "Stable Diffusion 1",
+    "unet": "0" * 12,
+    "dtype": "float16",
+    "quantize": "no",
+    "width": 512,
+    "height": 512,
+    "choices": [{"choice": "compile_step", "beside": "", "values": [DEFAULT, VALUE]}],
+    "exact": "",
+    "fastest": "compile_step=true",
+}
+VALUES = {"kind": "mine", "machine": MACHINE, "picture": PICTURE, "models": [MODEL], "tuning": [TUNED]}

@@ -46,7 +46,7 @@ export const GROUPS = [
   {
     title: "Speed and reuse",
     about: "Work that steps share, one by one",
-    names: ["deepcache", "tgate", "token_downsampling", "freeu"],
+    names: ["deepcache", "tgate", "token_downsampling", "freeu", "tuning"],
   },
   {
     title: "Guidance",

@@ -11,8 +11,12 @@ from hypothesis import strategies as st
 
 from bench import results
 from bench.report import mine, report
+from mlx_sd import StableDiffusion
 from mlx_sd.core.errors import InputError
+from mlx_sd.tuning import record
+from mlx_sd.tuning.choices import CHOICES
 from tests.support.received import VALUES
+from tests.support.tuned import finding, write_entry
 
 
 @pytest.mark.slow
@@ -31,6 +35,17 @@ def test_the_command_writes_a_file_of_its_form_without_names(tmp_path, capsys):
 
 def test_the_form_is_that_of_the_example():
     mine.check(VALUES, "x")
+
+
+def test_what_was_tuned_here_is_sent_along(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MLX_SD_CACHE", str(tmp_path))
+    assert mine.tuning() == []
+    write_entry(StableDiffusion.load("tiny"), (64, 64), finding(CHOICES[1], {"16": 0.8}, {"16": True}))
+    (entry,) = mine.tuning()
+    assert entry["exact"] == "conv_in_channels=16" and entry["choices"][0]["values"][1]["ratio"] == 0.8
+    mine.check(VALUES | {"tuning": [entry]}, "x")
+    record.path().write_text("{")
+    assert mine.tuning() == [] and "mlx-sd tune --forget" in capsys.readouterr().err
 
 
 def places(value, path=()):

@@ -188,6 +188,7 @@ UNAVAILABLE: tuple[dict[str, Any], ...] = (
     {"adaptive_guidance": 0.99},
     {"unconditional_refresh": 2},
     {"token_downsampling": "2:1:0.7"},
+    {"tuning": "compile_step=true"},
     {"hires": "2"},
     {"hires_mode": "latent"},
     {"deepcache": "adaptive:0.1"},

@@ -1,0 +1,1 @@
+"""The command mlx-sd tune: measures the choices of this machine, and keeps what is faster."""
