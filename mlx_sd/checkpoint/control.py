@@ -3,10 +3,10 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..core.errors import InputError
+from ..core.files import is_there
 from ..core.suggestions import did_you_mean
 from .image_argument import (
     NUMBER,
@@ -111,7 +111,7 @@ class Control(NamedTuple):
         if not model or not source:
             raise InputError(f"--control takes {FORM}, for example canny.safetensors:edges.png:0.8, not {text!r}")
         maker, _, image = source.partition(":")
-        if not image or maker not in MAKERS or Path(source).exists():
+        if not image or maker not in MAKERS or is_there(source):
             maker, image = "", source
         model, image = (os.path.expanduser(name) for name in (model, image))  # noqa: PTH111 - in mid-word no shell does
         model, named_mode = divided_mode(model)
@@ -145,7 +145,7 @@ class Control(NamedTuple):
 def divided_mode(text: str) -> tuple[str, str | None]:
     """Divides MODEL[@MODE] into the model and the mode; None where there is none, or where a file has the name."""
     model, _, mode = text.rpartition("@")
-    return (model, mode) if model and mode in MODES and not Path(text).exists() else (text, None)
+    return (model, mode) if model and mode in MODES and not is_there(text) else (text, None)
 
 
 # An entry of `controls=`

