@@ -144,7 +144,7 @@ class Trainings:
         with tqdm(desc=name, total=settings.steps, unit="step", disable=not sys.stderr.isatty()) as bar:
 
             def show(progress: Any) -> None:
-                """Moves the bar."""
+                """Moves the progress bar on."""
                 bar.update(progress.step - bar.n)
 
             resume = bool(dealing.agree(self.ranks, (run / settings_file.NAME).is_file()))

@@ -101,7 +101,7 @@ def phases(model: Model, size: tuple[int, int], low_memory: bool, device: Device
         inputs = NetworkArrays([network])
 
         def evaluate(_: Recorder, **arrays: mx.array) -> list[mx.array]:
-            """Returns the outputs."""
+            """Returns the outputs of the network."""
             with inputs.replaced(arrays):
                 outputs = run(network)
             return list(outputs) if isinstance(outputs, tuple) else [outputs]
