@@ -28,6 +28,7 @@ from mlx_sd.train.memory.outlines import networks_of
 from mlx_sd.train.memory.tracing import Recorder, record
 
 from .. import arguments, markdown, models, results
+from ..machine import describe
 
 SIZES = {"sd15": (512, 512), "sd21": (768, 768), "sdxl": (1024, 1024)}
 WEIGHTS = {"float16": None, "8 bits": "8", "4 bits": "4"}
@@ -71,7 +72,7 @@ def count_all(names: Iterable[str] = SIZES) -> results.Results:
             entry["weights"] = {part: size_of(network) for part, network in networks_of(model).items()}
             entry["all"] = phases(model, SIZES[name], False)._asdict()
             entry["low_memory"] = phases(model, SIZES[name], True)._asdict()
-    return {"counted": counted, "small_mac_bytes": SMALL_MAC}
+    return {"counted": counted, "small_mac_bytes": SMALL_MAC, "machine": describe()}
 
 
 def outline_of(name: str, quantize: str | None, dtype: str = "float16") -> Model:

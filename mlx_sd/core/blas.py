@@ -73,7 +73,7 @@ def _sum_alike(library: ctypes.CDLL) -> None:
     """Makes each row of MKL's products the same whatever the number of rows, where the processor has that mode.
 
     By default the last bits differ with it, and so with the batch. The mode is as fast. It is refused on processors
-    without AVX2; the user's MKL_CBWR has precedence.
+    without AVX2, and without effect on AMD's; the user's MKL_CBWR has precedence.
     """
     choose = getattr(library, "MKL_CBWR_Set", None)
     if choose is not None and "MKL_CBWR" not in os.environ:

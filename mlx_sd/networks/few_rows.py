@@ -1,9 +1,9 @@
 """A part of a batch, computed to the last bit as it comes out of the batch.
 
 Libraries multiply matrices of few rows in other ways than matrices of many: the sums of MKL come out alike for one to
-three rows, and alike for four and more, but not between the two (on processors where MKL has its strict mode, which
-`core/blas.py` asks for, they always come out alike). So where the batch has more rows than that and a part of it has
-fewer, as in the layers that see one vector a picture, the part is repeated.
+three rows, and alike for four and more, but not between the two (on Intel's processors, where MKL follows its strict
+mode, which `core/blas.py` asks for, they always come out alike). So where the batch has more rows than that and a part
+of it has fewer, as in the layers that see one vector a picture, the part is repeated.
 """
 
 from collections.abc import Callable, Iterator
