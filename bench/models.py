@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ _CROSS, _PLAIN = "CrossAttnDownBlock2D", "DownBlock2D"
 _UP_CROSS, _UP_PLAIN = "CrossAttnUpBlock2D", "UpBlock2D"
 
 NAMES = {"sd15": "SD 1.5", "sd21": "SD 2.1", "sdxl": "SDXL"}  # as tables show the models
+FULL_SIZES = {"sd15": (512, 512), "sd21": (768, 768), "sdxl": (1024, 1024)}  # (width, height) in pixels
 UNETS: dict[str, Config] = {
     "sd15": {
         "sample_size": 64,
@@ -106,6 +107,11 @@ _SCHEDULER: Config = {
     "set_alpha_to_one": False,
     "steps_offset": 1,
 }
+
+
+def sized(name: str, size: Sequence[int]) -> str:
+    """Returns a model and a size in pixels as tables name them."""
+    return f"{NAMES[name]}, {'x'.join(map(str, size))}"
 
 
 def write(name: str, folder: Path, dtype: str = "float32", seed: int = 0) -> None:

@@ -306,7 +306,7 @@ def check_guided_steps(model: Model, request: Request, steps: int) -> None:
     if interval is not None:
         interval.check(steps)
     deepcache = request.deepcache
-    if "unconditional_refresh" in settings and deepcache and deepcache.decides_per_image and not deepcache.follows_path:
+    if "unconditional_refresh" in settings and deepcache and deepcache.looks_inside:
         raise InputError(
             "--unconditional-refresh counts full evaluations before they begin, and --deepcache adaptive decides "
             "within them; leave one of them out"

@@ -22,7 +22,7 @@ _UNET_FACTOR = 64
 # The same of the VAE's decoder on the CPU, where convolutions unfold their input: 39 measured on the x4 upscaler's.
 _DECODER_FACTOR = 40
 _FULL = 0.75  # share of the memory that weights may fill without a word
-_BYTES_PER_PIXEL = 48  # float32 twice while tiles are joined, then clipped and rounded
+BYTES_PER_PIXEL = 48  # float32 twice while tiles are joined, then clipped and rounded
 
 
 def needed(
@@ -49,7 +49,7 @@ def needed(
 
 def decoding(model: Model, width: int, height: int, tile: int | None = None) -> int:
     """Estimates the peak in bytes of weights and decoding; tile: as `StableDiffusion.decode` takes it."""
-    config, picture = model.vae.config, width * height * _BYTES_PER_PIXEL
+    config, picture = model.vae.config, width * height * BYTES_PER_PIXEL
     resident = _at_work(model, model.vae, model.low_memory is not None)
     if mx.default_device() != mx.cpu:
         return resident + picture

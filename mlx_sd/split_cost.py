@@ -67,7 +67,7 @@ def exchange_of(model: Model, request: Request, kind: str, ranks: int) -> Exchan
     deepcache = completed.deepcache
     adaptive = deepcache is not None and deepcache.decides_per_image
     fixed = completed.with_values(adaptive_guidance=None, **({"deepcache": None} if adaptive else {}))
-    features = deepcache is not None and adaptive and not deepcache.follows_path  # whose numbers ranks exchange
+    features = deepcache is not None and deepcache.looks_inside  # whose numbers ranks exchange
     passes = cost.passes_of(model, fixed)
     exchanges = sent = largest = share = 0
     for part in passes:

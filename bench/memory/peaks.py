@@ -20,7 +20,7 @@ import mlx.nn as nn
 from mlx_sd.checkpoint.model import DTYPES, Model
 from mlx_sd.core import command
 from mlx_sd.load import outline
-from mlx_sd.memory import size_of
+from mlx_sd.memory import BYTES_PER_PIXEL, size_of
 from mlx_sd.networks import ops, quantization
 from mlx_sd.train.memory.buffers import GPU, Device, peak
 from mlx_sd.train.memory.network_arrays import NetworkArrays
@@ -29,12 +29,11 @@ from mlx_sd.train.memory.tracing import Recorder, record
 
 from .. import arguments, markdown, models, results
 from ..machine import describe
+from ..models import FULL_SIZES
 
-SIZES = {"sd15": (512, 512), "sd21": (768, 768), "sdxl": (1024, 1024)}
 WEIGHTS = {"float16": None, "8 bits": "8", "4 bits": "4"}
 FILE = "memory-peaks.json"  # of the counts, among the results
 SMALL_MAC = 5.3e9  # bytes that a GPU may take on a Mac of 8 GB; assumed
-_PICTURE = 48  # bytes of a pixel while tiles are joined: float32 twice, clipped and rounded
 _TOKENS, _TIME_IDS = 77, 6  # SDXL is told three pairs of a height and a width
 
 
@@ -49,20 +48,20 @@ class Phases(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     p = arguments.parser("peaks", __doc__, "example:\n  python -m bench peaks --json bench/results/memory-peaks.json\n")
-    p.add_argument("--model", choices=tuple(SIZES), help="one model alone (default: all)")
+    p.add_argument("--model", choices=tuple(FULL_SIZES), help="one model alone (default: all)")
     arguments.add_json(p)
     options = p.parse_args(argv)
     return command.run("bench peaks", lambda: _count(options))
 
 
 def _count(options: argparse.Namespace) -> None:
-    values = count_all([options.model] if options.model else SIZES)
+    values = count_all([options.model] if options.model else FULL_SIZES)
     if options.json:
         results.write(options.json, values)
     print(table(values))
 
 
-def count_all(names: Iterable[str] = SIZES) -> results.Results:
+def count_all(names: Iterable[str] = FULL_SIZES) -> results.Results:
     """Returns the counted bytes of models at their sizes, with float16 weights and with quantized ones."""
     counted: dict[str, Any] = {}
     for name in names:
@@ -70,8 +69,8 @@ def count_all(names: Iterable[str] = SIZES) -> results.Results:
             model = outline_of(name, quantize)
             entry = counted.setdefault(name, {}).setdefault(label, {})
             entry["weights"] = {part: size_of(network) for part, network in networks_of(model).items()}
-            entry["all"] = phases(model, SIZES[name], False)._asdict()
-            entry["low_memory"] = phases(model, SIZES[name], True)._asdict()
+            entry["all"] = phases(model, FULL_SIZES[name], False)._asdict()
+            entry["low_memory"] = phases(model, FULL_SIZES[name], True)._asdict()
     return {"counted": counted, "small_mac_bytes": SMALL_MAC, "machine": describe()}
 
 
@@ -130,7 +129,7 @@ def phases(model: Model, size: tuple[int, int], low_memory: bool, device: Device
     tile = model.vae.tile(longer, model.vae.tile_in_low_memory(longer) if low_memory else None)
     # Tiles are evaluated one by one, so the largest array is one tile's; the whole picture is there beside it.
     part = scaled[:, : tile // factor, : tile // factor] if tile else scaled
-    decode = total(model.vae, lambda vae: vae.decode(part)) + (_PICTURE * size[0] * size[1] if tile else 0)
+    decode = total(model.vae, lambda vae: vae.decode(part)) + (BYTES_PER_PIXEL * size[0] * size[1] if tile else 0)
     return Phases(max(encode), denoise, decode)
 
 
@@ -143,7 +142,7 @@ def table(values: results.Results) -> str:
             unet = entry["weights"]["unet"]
             rows.append(
                 [
-                    f"{models.NAMES[name]}, {'x'.join(map(str, SIZES[name]))}" if label == "float16" else "",
+                    models.sized(name, FULL_SIZES[name]) if label == "float16" else "",
                     label,
                     *(f"{value / 1e9:.1f} GB" for value in most.values()),
                     f"{most['low_memory'] / unet:.2f}",

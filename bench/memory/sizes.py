@@ -19,7 +19,7 @@ from mlx_sd.networks.graph import Graph
 
 from .. import arguments, markdown, results
 from ..machine import describe
-from ..models import NAMES, TEXTS, UNETS, VAE
+from ..models import NAMES, TEXTS, UNETS, VAE, sized
 
 COMPRESSIONS = {"uncompressed": 16, "int8": 8, "palettize8": 8, "palettize6": 6, "palettize4": 4}  # bits a weight
 COLUMNS = ("uncompressed", "int8", "palettize6", "palettize4")
@@ -114,7 +114,7 @@ def packages_table(values: results.Results) -> str:
     """Returns a Markdown table with a row for each package."""
     rows = [
         [
-            f"{NAMES[model]}, {'x'.join(map(str, measurement['size']))}" if name == "TextEncoder" else "",
+            sized(model, measurement["size"]) if name == "TextEncoder" else "",
             f"`{name}`",
             *(_megabytes(package["bytes"][column]) for column in COLUMNS),
             f"{package['macs'] / 1e9:,.{0 if package['macs'] > 1e10 else 1}f}",

@@ -23,8 +23,8 @@ from mlx_sd.train.planning import memory_plan, prepare
 
 from .. import arguments, markdown, models, process, results
 from ..machine import describe
+from ..models import FULL_SIZES
 
-FULL_SIZES = {"sd15": (512, 512), "sd21": (768, 768), "sdxl": (1024, 1024)}
 TABLE_KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "LoRA, rank 8": ("lora", {"rank": 8}),
     "ControlNet": ("control", {}),
@@ -132,7 +132,7 @@ def table(values: results.Results) -> str:
     """Returns the Markdown table of the guide."""
     rows = [
         [
-            f"{models.NAMES[name]}, {'x'.join(map(str, FULL_SIZES[name]))}" if label == next(iter(kinds)) else "",
+            models.sized(name, FULL_SIZES[name]) if label == next(iter(kinds)) else "",
             label,
             *(f"{kinds[label][flag] / 1e9:.1f} GB" for flag in ("kept", "recomputed")),
         ]

@@ -28,6 +28,9 @@ MASK_PREDICT, MASKGIT = "mask_predict", "maskgit"
 NAMES = (CHAIN, DNDM, DNDM_K, DNDM_C, MASK_PREDICT, MASKGIT)
 
 
+_FINE = 10_000  # steps of the table that stands for a continuous schedule of Beta
+
+
 class Call(NamedTuple):
     """One call of the network."""
 
@@ -55,7 +58,7 @@ def calls_of(name: str, schedule: str, steps: int, tokens: int, rng: np.random.G
     if name == CHAIN:
         return _chain(alphas, tokens)
     if name == DNDM_C:
-        return _at_times(continuous_times(schedule, tokens, rng), lambda time: _alpha_at(schedule, time))
+        return _at_times(continuous_times(schedule, tokens, rng), _continuous(schedule))
     times = transition_times(alphas, tokens, rng)
     return _at_times(times / steps, lambda time: float(alphas[round(time * steps)]))
 
@@ -78,16 +81,14 @@ def continuous_times(schedule: str, tokens: int, rng: np.random.Generator) -> Ti
     return np.clip(np.interp(-uniform, -fine, np.arange(_FINE + 1) / _FINE), 1 / _FINE, 1.0)
 
 
-_FINE = 10_000  # steps of the table that stands for a continuous schedule of Beta
-
-
-def _alpha_at(schedule: str, time: float) -> float:
+def _continuous(schedule: str) -> Callable[[float], float]:
+    """Returns the alpha of each time of a schedule of infinitely many steps."""
     if schedule == "linear":
-        return 1 - time
+        return lambda time: 1 - time
     if schedule == "cosine":
-        return math.cos(math.pi / 2 * time) ** 2
-    fine = schedules.alphas(schedule, _FINE)
-    return float(np.interp(time, np.arange(_FINE + 1) / _FINE, fine))
+        return lambda time: math.cos(math.pi / 2 * time) ** 2
+    times, fine = np.arange(_FINE + 1) / _FINE, schedules.alphas(schedule, _FINE)
+    return lambda time: float(np.interp(time, times, fine))
 
 
 def _chain(alphas: Floats, tokens: int) -> list[Call]:

@@ -120,6 +120,6 @@ class _Status:
             self._line = line
 
     def clear(self) -> None:
-        """Removes the line."""
+        """Removes the line from the terminal."""
         if self._line:
             print("\r\033[K", end="", file=sys.stderr, flush=True)

@@ -104,7 +104,7 @@ def attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, scal
     """
 
     def function(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
-        """Returns the attention."""
+        """Returns the attention of q to k and v."""
         return _attention(q, k, v, mask, scale)
 
     def gradient(qkv: Sequence[mx.array], cotangent: mx.array, y: mx.array) -> tuple[mx.array, mx.array, mx.array]:

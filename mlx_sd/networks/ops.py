@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from typing import Any
 
 import mlx.core as mx
@@ -206,6 +206,7 @@ def padded_attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | Non
     return mx.concatenate(pieces, axis=2)[..., :dim]
 
 
+@cache
 def head_sizes(name: str = "kernels", version: str | None = None) -> tuple[int, ...]:
     """Returns the head sizes to which attention is padded on a GPU, by a name of tuning.HEADS.
 

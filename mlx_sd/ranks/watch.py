@@ -57,7 +57,7 @@ class Watch:
         self.leaving = False  # the main thread ends, and prints why
 
     def __enter__(self) -> "Watch":
-        """Begins to watch."""
+        """Begins to watch the other ranks."""
         for end in (self._signals, self._wake):
             end.setblocking(False)
         if self._beats.active:

@@ -53,8 +53,7 @@ class FeatureCache:
     @property
     def looks_inside(self) -> bool:
         """Tells whether features inside the UNet decide which evaluations are full, so that they need all rows."""
-        policy = self.policy
-        return policy is not None and policy.decides_per_image and not policy.follows_path
+        return self.policy is not None and self.policy.looks_inside
 
     def restart(self) -> None:
         """Makes the next evaluation full, and drops what was kept: the batch has another size from there on."""

@@ -7,7 +7,6 @@ A step without classifier-free guidance sees the prompt alone, and costs half. K
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import InputError
+from .policy import share_of
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 FORM = "START-END"
 _SPAN = re.compile(r"\s*(\d*\.?\d+)\s*-\s*(\d*\.?\d+)\s*")
-_CLOSE = 1e-9  # of a step: 0.7 of 10 are 7 steps, whatever their product is rounded to
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Interval:
 
     def _ends(self, steps: int) -> tuple[int, int]:
         """Returns how many of so many steps lie before the start, and before the end."""
-        return math.floor(self.start * steps + _CLOSE), math.floor(self.end * steps + _CLOSE)
+        return share_of(self.start, steps), share_of(self.end, steps)
 
     def check(self, steps: int) -> None:
         """Raises InputError where no step of so many is guided."""

@@ -6,6 +6,7 @@ computes, so that `--help` can name every policy at once.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from ..sampling.table import Table
 
+_CLOSE = 1e-9  # of one: 0.7 of 10 are 7, whatever their product is rounded to
+
 # An array (rows, ...) of the rows that this process computes -> of all rows of the batch, in order
 CollectRows = Callable[["mx.array"], "mx.array"]
 
@@ -25,6 +28,11 @@ CollectRows = Callable[["mx.array"], "mx.array"]
 def all_rows(array: mx.array) -> mx.array:
     """Returns the array: this process computes all rows of its batch."""
     return array
+
+
+def share_of(share: float, count: int) -> int:
+    """Returns how many of `count` steps or evaluations a share is, rounded down."""
+    return math.floor(share * count + _CLOSE)
 
 
 class PathDecision(ABC):
@@ -98,6 +106,11 @@ class Policy(ABC):
     def decides_per_image(self) -> bool:
         """Tells whether the image decides about more full evaluations. Images then pass the UNet one at a time."""
         return self.follows_path
+
+    @property
+    def looks_inside(self) -> bool:
+        """Tells whether `refreshes` decides, by features of the evaluation itself."""
+        return self.decides_per_image and not self.follows_path
 
     @property
     def follows_path(self) -> bool:

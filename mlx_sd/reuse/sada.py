@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .policy import PathDecision, Policy
+from .policy import PathDecision, Policy, share_of
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 _LEAST = 1e-4  # of the signal, so that its logarithm is finite
 _ORDER = 3  # drifts that a step is foreseen from
-_CLOSE = 1e-9  # of an evaluation: 0.7 of 10 are 7, whatever their product is rounded to
 
 Array = NDArray[np.float64]
 
@@ -64,7 +63,7 @@ class SADA(Policy):
 
     def full_evaluations(self, evaluations: int) -> Sequence[int]:
         """Returns those before the start and after the end, at least the first three; the path decides the others."""
-        start, end = max(_ORDER, self._count(self.start, evaluations)), self._count(self.end, evaluations)
+        start, end = max(_ORDER, share_of(self.start, evaluations)), share_of(self.end, evaluations)
         return [i for i in range(evaluations) if i < start or i >= end]
 
     @property
@@ -74,7 +73,7 @@ class SADA(Policy):
 
     def along(self, table: Table) -> PathDecision:
         """Returns what decides about the evaluations of a table."""
-        return Steadiness(table, self.most, self._count(self.settled, len(table.rows)))
+        return Steadiness(table, self.most, share_of(self.settled, len(table.rows)))
 
     def arguments(self) -> str:
         """Returns all four numbers as text."""
@@ -86,11 +85,6 @@ class SADA(Policy):
         most, start, end, settled = [*values, *[""] * (4 - len(values))]
         shares = (float(start or cls.start), float(end or cls.end), float(settled or cls.settled))
         return cls(int(most or cls.most), *shares)
-
-    @staticmethod
-    def _count(share: float, evaluations: int) -> int:
-        """Returns how many of so many evaluations a share is."""
-        return math.floor(share * evaluations + _CLOSE)
 
 
 class Steadiness(PathDecision):

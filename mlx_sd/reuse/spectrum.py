@@ -12,9 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .forecast import ChebyshevRidge, Forecast, Polynomial
-from .policy import Policy
-
-_CLOSE = 1e-9  # of an evaluation: 0.7 of 10 are 7, whatever their product is rounded to
+from .policy import Policy, share_of
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class Spectrum(Policy):
     def full_evaluations(self, evaluations: int) -> Sequence[int]:
         """Returns the `first` ones, then each with (cached in a row + 1) mod floor(W) = 0, and the `last` share."""
         full, window, cached = [], self.window, 0
-        end = evaluations - math.floor(self.last * evaluations + _CLOSE)
+        end = evaluations - share_of(self.last, evaluations)
         for evaluation in range(evaluations):
             if evaluation < self.first:
                 full.append(evaluation)

@@ -22,23 +22,25 @@ class IdleNetworks:
 
     def __init__(self, model: Model, settings: TrainSettings, replaced: bool = False):
         """replaced: whether another UNet learns in the place of the model's own."""
-        self._folder, self._dtype, self.networks = model.folder, model.dtype, dict[str, Any]()
+        self.networks, self._files = dict[str, Any](), dict[str, WeightFile]()
         networks: dict[str, Any] = {"unet": model.unet} if replaced else {}
         if not settings.keep_encoders and not settings.random_crop:
             networks["vae"] = model.vae
         if not settings.keep_encoders and not text_learns(settings):
             networks |= dict(zip(TEXT, model.text_encoders, strict=False))
+        if model.folder is None:
+            return
         quantized = quantization.parse(model.quantization) if model.quantization else {}
+        version = read_model_json(model.folder)["version"]
         for part, network in networks.items():
-            if model.folder and part not in quantized and (model.folder / f"{part}.safetensors").is_file():
-                self.networks[part] = network
+            file = WeightFile(model.folder, version, part, model.dtype)
+            if part not in quantized and file.path.is_file():
+                self.networks[part], self._files[part] = network, file
 
     def unload(self) -> None:
         """Frees their weights, which come back by themselves where a network is used: for a sample picture."""
         for part, network in self.networks.items():
-            assert self._folder is not None
-            version = read_model_json(self._folder)["version"]
-            WeightFile(self._folder, version, part, self._dtype).lend(network)
+            self._files[part].lend(network)
         mx.clear_cache()
 
 

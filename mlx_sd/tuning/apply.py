@@ -22,8 +22,8 @@ def measured(model: Model) -> Mapping[Size, Tuned]:
     except InputError as error:
         warnings.warn(str(error), stacklevel=1)  # of this line, so that Python shows it once
         return {}
-    matches = [entry for entry in entries if entry.key == record.key_of(model, *entry.size)] if entries else []
-    return {entry.size: tuned_of(entry) for entry in matches}
+    key = record.model_key(model) if entries else {}
+    return {entry.size: tuned_of(entry) for entry in entries if entry.key == record.sized(key, *entry.size)}
 
 
 def tuned_of(entry: record.Entry) -> Tuned:

@@ -8,6 +8,7 @@ from ..core.errors import InputError
 from ..core.suggestions import unknown
 from ..networks.tuning import DEFAULT, HEADS, Tuning
 
+WINOGRAD = "MLX_CONV_WINOGRAD_WORKING_SET"  # bytes, read by MLX newer than 0.32.1 on Metal
 OFF, MEASURED = "off", "measured"
 FORM = f"{MEASURED}|{OFF}|NAME=VALUE,..."
 _SMALLEST, _LARGEST = 1 << 10, 1 << 40  # of sizes that are no few values
@@ -95,7 +96,7 @@ class Variable(NamedTuple):
 
 VARIABLES: tuple[Variable, ...] = (
     Variable(
-        "MLX_CONV_WINOGRAD_WORKING_SET",
+        WINOGRAD,
         str(1 << 30),
         ("gpu",),
         (0, 32, 1),

@@ -21,10 +21,10 @@ from ..core.errors import Failure, InputError
 from ..core.places import cache_folder, shown
 from ..core.version import VERSION
 from ..networks.tuning import Coverage
+from .choices import WINOGRAD
 from .measure import Finding, Samples
 
 NAME = "tuning.json"
-WINOGRAD = "MLX_CONV_WINOGRAD_WORKING_SET"  # bytes, read by MLX newer than 0.32.1 on Metal
 _VERSION = 1  # of the file
 _MACHINE = ("chip", "system", "mlx", "mlx_sd", "blas", "winograd")
 _KEYS = {
@@ -74,6 +74,16 @@ def machine() -> Key:
 
 def key_of(model: Model, width: int, height: int) -> Key:
     """Returns the key of a loaded model and a size of pictures in pixels, on this machine."""
+    return sized(model_key(model), width, height)
+
+
+def sized(key: Key, width: int, height: int) -> Key:
+    """Returns the key of a model with a size of pictures in pixels."""
+    return key | {"width": width, "height": height}
+
+
+def model_key(model: Model) -> Key:
+    """Returns the part of a key that says what computes, and which loaded model."""
     network = hashlib.sha256(repr(model.unet.config).encode()).hexdigest()[:12]
     quantized = [f"{name}={layer.bits}" for name, layer in model.unet.named_modules() if hasattr(layer, "bits")]
     scheme = hashlib.sha256(",".join(sorted(quantized)).encode()).hexdigest()[:12] if quantized else "no"
@@ -81,8 +91,6 @@ def key_of(model: Model, width: int, height: int) -> Key:
     return machine() | {
         "family": model.family.value,
         "unet": network,
-        "width": width,
-        "height": height,
         "dtype": dtype,
         "quantize": scheme,
     }

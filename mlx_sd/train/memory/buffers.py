@@ -66,7 +66,7 @@ class _Memory:
         return number
 
     def hold(self, buffer: int) -> None:
-        """Adds a holder."""
+        """Adds a holder to a buffer."""
         self.holders[buffer] += 1
 
     def release(self, buffer: int) -> None:

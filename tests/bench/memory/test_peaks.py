@@ -41,11 +41,11 @@ def test_the_count_is_what_mlx_needs(low_memory):
 
 def test_with_low_memory_an_sdxl_picture_needs_little_more_than_the_unet():
     model = peaks.outline_of("sdxl", None)
-    counted = peaks.phases(model, peaks.SIZES["sdxl"], True)
+    counted = peaks.phases(model, peaks.FULL_SIZES["sdxl"], True)
     assert 1 < max(counted) / size_of(model.unet) <= 1.15
 
 
 @pytest.mark.parametrize("quantize", ["8", "4"])
 def test_quantized_sdxl_fits_a_small_mac(quantize):
     model = peaks.outline_of("sdxl", quantize)
-    assert size_of(model.unet) < max(peaks.phases(model, peaks.SIZES["sdxl"], True)) <= peaks.SMALL_MAC
+    assert size_of(model.unet) < max(peaks.phases(model, peaks.FULL_SIZES["sdxl"], True)) <= peaks.SMALL_MAC
