@@ -76,6 +76,7 @@ def test_a_picture_is_what_it_was(small, plain, case):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:in .* evaluations little repeats itself")
 @pytest.mark.parametrize("name", ["sd2v", "sdxl"])
 def test_a_picture_of_every_family_is_what_it_was(family, name):
     sd = family(name)

@@ -252,9 +252,9 @@ def test_an_adaptive_generation_is_that_of_its_list_of_full_evaluations(threshol
     sd, full = family("sd1"), []
     evaluate = FeatureCache.evaluate
 
-    def noted(self, unet, collect):
+    def noted(self, *arguments, **keywords):
         before = self.full
-        prediction = evaluate(self, unet, collect)
+        prediction = evaluate(self, *arguments, **keywords)
         full.append(self.full > before)
         return prediction
 

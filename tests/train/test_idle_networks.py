@@ -89,7 +89,8 @@ def test_a_training_has_the_memory_that_they_leave_before_its_first_step(kind, t
     train(kind, "--steps", "2", "--validate-every", "1")
     (parts, difference, expected), *others = events
     assert parts == {"vae", "text_encoder"} | ({"unet"} if kind == "prune" else set())
-    assert difference == pytest.approx(expected, rel=0.05)  # a pruned UNet shares a few arrays with the old one
+    # A pruned UNet shares a few arrays with the old one; arrays of other tests may be freed at the same time.
+    assert 0.95 * expected < difference < 1.25 * expected
     assert others == ["step", "step"]
 
 
