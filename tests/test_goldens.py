@@ -72,7 +72,7 @@ def test_vaes_agree(name, family, golden):
     assert distance(vae.decode(mx.array(families.small_latents())), golden(name, "vae/image")) <= NETWORK
 
 
-@pytest.mark.parametrize("name", slow_but(["refiner", "upscaler", "ssd1b", "no_middle", "scale_shift", "waves"], UNETS))
+@pytest.mark.parametrize("name", slow_but(["refiner", "ssd1b"], UNETS))
 def test_every_variation_of_the_unet_agrees_at_even_and_odd_sizes(name, shapes, golden, tmp_path):
     folder = families.write_folder("sd1", shapes["sd1"] | {"unet": shapes["unets"][name]}, tmp_path / name, unet=name)
     if name == "upscaler":

@@ -12,6 +12,7 @@ from mlx_sd import InputError, StableDiffusion, memory
 from mlx_sd.memory import size_of
 from mlx_sd.prompts.encoding import PromptEncoder
 from tests.support import adapters
+from tests.support.effort import slow_but
 
 FAST = {"steps": 3, "width": 64, "height": 64, "seed": 3}
 _SLACK = 1 << 20  # bytes of latents, contexts and features
@@ -69,7 +70,7 @@ CASES = {
 
 
 @pytest.mark.filterwarnings("ignore:in .* evaluations little repeats itself")
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", slow_but(["T-GATE", "a mask"], CASES))
 def test_a_picture_is_what_it_was(small, plain, case):
     settings = {"prompt": "a red tent"} | FAST | CASES[case]
     equal(small.generate(**settings), plain.generate(**settings))

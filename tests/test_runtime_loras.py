@@ -78,7 +78,7 @@ def outputs(sd):
     return np.array(sd.unet(**inputs)[0]), np.array(sd.encode_prompt(PROMPT)[0])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but(["LoRA", "DoRA"], KINDS))
 def test_beside_is_merged(kind, original, family, file):
     merged, beside = both(original, [(file(kind), 0.4)])
     plain = outputs(family("sd1"))

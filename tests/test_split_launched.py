@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from mlx_sd import samplers
+from tests.support.effort import SAMPLERS
 from tests.support.launcher import Launches, needs_launcher
 from tests.support.splits import CASES
 
 pytestmark = needs_launcher
 LAUNCHES = {
-    2: [*samplers.names(), *(name for name, case in CASES.items() if case.ranks == 2)],
+    2: [*SAMPLERS, *(name for name, case in CASES.items() if case.ranks == 2)],
     3: [name for name, case in CASES.items() if case.ranks == 3],
     4: [name for name, case in CASES.items() if case.ranks == 4],
 }

@@ -17,9 +17,8 @@ from mlx_sd.core.errors import InputError
 from mlx_sd.reuse import deepcache
 from mlx_sd.reuse.deepcache import parse
 from mlx_sd.reuse.policy import Policy
-from mlx_sd.sampling import samplers
 from tests.support import families
-from tests.support.effort import slow_but
+from tests.support.effort import SAMPLERS, slow_but
 
 pytestmark = pytest.mark.filterwarnings("ignore:in . evaluations little repeats itself")
 
@@ -207,7 +206,7 @@ def test_policies_that_choose_the_same_evaluations_make_the_same_latents(family)
     assert not mx.array_equal(generate(sd, DeepCache(3, 1, 1)).latents, third.latents)
 
 
-@pytest.mark.parametrize("sampler", slow_but(["heun", "unipc"], samplers.names()))
+@pytest.mark.parametrize("sampler", slow_but(["heun", "unipc"], SAMPLERS))
 def test_every_policy_goes_with_every_sampler(sampler, family):
     for policy in (NonUniform(2, forecast=1), At((0, 1, 4), 1, 2), Adaptive(0.2, 0, 2)):
         result = generate(family("sd1"), policy, steps=4, sampler=sampler)

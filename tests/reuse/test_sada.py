@@ -20,7 +20,7 @@ from mlx_sd.reuse.sada import Steadiness
 from mlx_sd.sampling import loop, samplers
 from tests.reuse.test_feature_cache import generate
 from tests.support import families, loops
-from tests.support.effort import slow_but
+from tests.support.effort import SAMPLERS, slow_but
 
 pytestmark = pytest.mark.filterwarnings("ignore:in . evaluations little repeats itself")
 SHARES = st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted)
@@ -77,7 +77,7 @@ def products(path) -> list[float]:
     return values
 
 
-@pytest.mark.parametrize("most", [1, 2, 4])
+@pytest.mark.parametrize("most", [1, 4])
 def test_an_evaluation_is_cached_where_the_published_criterion_holds(most, family):
     """Before the policy is settled, at most so many in a row."""
     path = Path(family("sd1"), steps=16, deepcache=SADA(most, 0.0, 1.0, 1.0))
@@ -189,7 +189,7 @@ def test_where_all_is_start_nothing_is_cached(family):
     assert mx.array_equal(plain.latents, same.latents) and same.full == same.evaluations
 
 
-@pytest.mark.parametrize("kind", ["sd1", "sd2v"])
+@pytest.mark.parametrize("kind", slow_but(["sd2v"], ["sd1", "sd2v"]))
 def test_pictures_of_a_batch_decide_each_for_themselves(kind, family):
     settings = {"steps": 8, "deepcache": SADA(3, 0.0, 1.0, 1.0), "seed": 5}
     together = generate(family(kind), count=2, batch=2, **settings)
@@ -210,7 +210,7 @@ def test_without_a_path_the_fixed_evaluations_alone_are_full():
     assert cache.full == len(SADA().full_evaluations(50))
 
 
-@pytest.mark.parametrize("sampler", slow_but(["unipc", "euler_ancestral"], samplers.names()))
+@pytest.mark.parametrize("sampler", slow_but(["unipc", "euler_ancestral"], SAMPLERS))
 def test_it_goes_with_every_sampler(sampler, family):
     result = generate(family("sd1"), steps=6, sampler=sampler, deepcache=SADA(2, 0.0, 1.0, 1.0))
     assert math.isfinite(mx.abs(result.latents).max().item())

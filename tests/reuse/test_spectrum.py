@@ -10,9 +10,8 @@ from mlx_sd.core.errors import InputError
 from mlx_sd.reuse.deepcache import parse
 from mlx_sd.reuse.feature_cache import FeatureCache
 from mlx_sd.reuse.forecast import ChebyshevRidge, Polynomial
-from mlx_sd.sampling import samplers
 from tests.reuse.test_feature_cache import Network, generate
-from tests.support.effort import slow_but
+from tests.support.effort import SAMPLERS, slow_but
 
 pytestmark = pytest.mark.filterwarnings("ignore:in . evaluations little repeats itself")
 
@@ -148,7 +147,7 @@ def test_without_a_fit_it_is_the_list_with_the_polynomial(family):
     assert not mx.array_equal(spectrum.latents, generate(family("sd1"), steps=9, deepcache=Spectrum()).latents)
 
 
-@pytest.mark.parametrize("sampler", slow_but(["heun"], samplers.names()))
+@pytest.mark.parametrize("sampler", slow_but(["heun"], SAMPLERS))
 def test_it_goes_with_every_sampler(sampler, family):
     result = generate(family("sd1"), steps=7, sampler=sampler, deepcache=Spectrum(first=2))
     assert result.full == len(Spectrum(first=2).full_evaluations(result.evaluations))

@@ -14,6 +14,7 @@ from mlx_sd import metadata, preview
 from mlx_sd.checkpoint.embedded import TINY
 from mlx_sd.studio.jobs.job import State
 from mlx_sd.studio.work import worker
+from tests.support.effort import slow_but
 from tests.support.studio import API, PAGE, SMALL, studio
 
 
@@ -47,7 +48,7 @@ SAME = {
 }
 
 
-@pytest.mark.parametrize("case", SAME)
+@pytest.mark.parametrize("case", slow_but(["a seed", "reuse"], SAME))
 def test_a_picture_has_the_bytes_of_the_command_lines(server, run, tmp_path, case):
     settings, flags = SAME[case]
     values = SMALL | settings

@@ -38,7 +38,7 @@ def unet_inputs(family: str) -> dict[str, mx.array]:
     return {name: mx.array(value) for name, value in inputs.items()}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but(["lora"], KINDS))
 @pytest.mark.parametrize("family", slow_but(["sd1"], FAMILIES))
 def test_what_is_written_is_what_was_learned(kind, family, fresh, tmp_path):
     build, settings = KINDS[kind]

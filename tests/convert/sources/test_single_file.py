@@ -52,7 +52,7 @@ def test_every_kind_is_told_apart_and_keeps_every_number(name, single, tokenizer
         same(found.components[part], arrays)
 
 
-@pytest.mark.parametrize("name", slow_but(["sd1", "sd2v", "refiner"], singles.NAMES))
+@pytest.mark.parametrize("name", slow_but(["sd2v"], singles.NAMES))
 def test_configs_read_off_shapes_are_those_of_the_folder(name, single, shapes, tokenizer):
     """Up to what no shape tells: heads, groups and the size of pictures."""
     file, _ = single(name)

@@ -19,6 +19,7 @@ from mlx_sd.train.files import lora_file, safetensors_file
 from mlx_sd.train.files.base_model import BaseModel
 from mlx_sd.train.files.lora_file import LowRankWeights, write
 from tests.support import families, trained
+from tests.support.effort import slow_but
 from tests.support.families import distance
 
 FAMILIES = ("sd1", "sd2v", "sdxl")
@@ -31,7 +32,7 @@ FEW = r"mid_block|layers\.1\."  # linear layers, projections and convolutions of
 
 
 @pytest.mark.parametrize("spelling", lora_file.SPELLINGS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_but(["sdxl"], FAMILIES))
 def test_merged_by_the_loader_it_is_base_plus_alpha_by_rank_up_down(family, spelling, folders, models, tmp_path):
     layers, base = trained.layers(models(family)), BaseModel.of(models(family))
     assert layers.keys() == base.layers.keys()
@@ -83,7 +84,7 @@ def test_a_scale_of_s_is_s_times_the_difference(folders, models, tmp_path):
 
 
 @pytest.mark.parametrize("spelling", lora_file.SPELLINGS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_but(["sdxl"], FAMILIES))
 def test_every_tensor_is_read_and_means_the_layer_it_was_written_for(family, spelling, models, tmp_path):
     model = models(family)
     layers, base = trained.layers(model), BaseModel.of(model)

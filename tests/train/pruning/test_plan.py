@@ -17,6 +17,7 @@ from mlx_sd.train.pruning.channels import channels_of
 from mlx_sd.train.pruning.plan import plan, select
 from mlx_sd.train.pruning.scores import at_random
 from mlx_sd.train.pruning.widths import TOLERANCE, WidthCosts, Widths, cost_of, heads_of
+from tests.support.effort import slow_but
 from tests.support.families import FAMILIES, UNETS
 
 EMBEDDED = json.loads((TINY / "unet" / "config.json").read_text(encoding="utf-8"))
@@ -43,8 +44,12 @@ def planned_in_full(name, share, cost="macs"):
     return planned(FULL[name], share, cost)[0]
 
 
-@pytest.mark.parametrize(("cost", "share"), [("macs", 0.3), ("macs", 0.5), ("parameters", 0.5)])
-@pytest.mark.parametrize("name", ["embedded", "sd1", pytest.param("sdxl", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("name", "cost", "share"),
+    slow_but(
+        [("embedded", "macs", 0.3)], [("embedded", "macs", 0.3), ("sd1", "parameters", 0.5), ("sdxl", "macs", 0.5)]
+    ),
+)
 def test_a_plan_costs_what_it_shall(name, cost, share):
     result = planned_in_full(name, share, cost)
     counted = cost_of(UNetConfig.from_hf(result.config), cost)

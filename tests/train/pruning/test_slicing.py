@@ -13,6 +13,7 @@ from mlx_sd.train.pruning.plan import Plan, plan
 from mlx_sd.train.pruning.scores import at_random
 from mlx_sd.train.pruning.slicing import apply, cut, refit, weights_of
 from mlx_sd.train.pruning.widths import Widths
+from tests.support.effort import slow_but
 from tests.support.families import FAMILIES, UNETS, distance
 from tests.train.pruning import small_unets as small
 
@@ -24,7 +25,7 @@ EQUAL = {  # levels of one width, so that the groups of joined features are whol
 QUICK = ("lcm", "class_timestep", "scale_shift")
 
 
-@pytest.mark.parametrize("name", EQUAL)
+@pytest.mark.parametrize("name", slow_but(["sd2v"], EQUAL))
 def test_a_smaller_unet_equals_the_whole_one_with_what_it_lacks_masked(name):
     config = EQUAL[name]
     unet = small.unet_of(config)
