@@ -44,6 +44,10 @@ class TokenDiffusion:
         if not of_tokens:
             raise InputError(f"{where}: its UNet is of tokens, and its scheduler is no {SCHEDULER}")
         tokens = network.config.out_channels
+        if network.config.class_embedding or network.config.guidance_dims or network.config.added_time_dims:
+            raise InputError(f"{where}: its UNet is of tokens, and takes more than a time and a text beside them")
+        if network.config.class_embedding or network.config.guidance_dims or network.config.added_time_dims:
+            raise InputError(f"{where}: its UNet is of tokens, and takes more than a time and a text beside them")
         codes = vae.config.codes if isinstance(vae, Autoencoder) else None
         if codes is None:
             raise InputError(f"{where}: its UNet is of tokens, and its autoencoder has no codebook (VQModel)")
@@ -61,8 +65,8 @@ class TokenDiffusion:
         fields.done()
         if corruption.states != network.states:
             raise InputError(
-                f"{where}: {corruption.kind} corruption of {tokens} tokens has {corruption.states} states, and the UNet "
-                f"has {network.states}"
+                f"{where}: {corruption.kind} corruption of {tokens} tokens has {corruption.states} states, and the "
+                f"UNet's are {network.states}"
             )
         if not isinstance(schedule, str) or not isinstance(steps, int):
             raise InputError(f"{where}: scheduler: schedule is a text, and num_train_timesteps a whole number")

@@ -65,13 +65,13 @@ def _changed(name: str, calls: Sequence[Call], rng: np.random.Generator) -> Mask
     """
     first, count = calls[0], len(calls[0].changing)
     if name in kinds.TIMED:
-        return np.logical_or.reduce([call.changing for call in calls])
+        return np.array([call.changing for call in calls]).sum(axis=0) > 0
     if first.alpha == 0:
         return np.ones(count, bool)
     if name == kinds.CHAIN:
         return rng.random(count) >= first.alpha
-    places = rng.permutation(count)  # so many, in any places
-    return places >= round(first.alpha * count)
+    order = rng.permutation(count)
+    return order >= round(first.alpha * count)
 
 
 def normalized(scores: Floats) -> Floats:

@@ -33,11 +33,12 @@ class TokenUNet(nn.Module):
 
     @classmethod
     def from_hf(cls, values: Mapping[str, Any], where: str) -> "TokenUNet":
-        """Builds the network of a UNet's config with `token_states`, without weights; InputError names a wrong field."""
+        """Builds the network of a UNet's config with `token_states`, without weights; InputError names a field."""
         states = values[TOKEN_STATES]
         if not isinstance(states, int) or isinstance(states, bool):
             raise InputError(f"{where}: {TOKEN_STATES} is a whole number, not {states!r}")
-        return cls(UNetConfig.from_hf({name: value for name, value in values.items() if name != TOKEN_STATES}, where), states)
+        others = {name: value for name, value in values.items() if name != TOKEN_STATES}
+        return cls(UNetConfig.from_hf(others, where), states)
 
     @property
     def names(self) -> dict[str, str]:
