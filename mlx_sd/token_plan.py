@@ -142,15 +142,15 @@ def plan_of(model: Model, request: Request, painted: Mask | None = None) -> Plan
     """
     assert request.sampler and request.steps and request.width and request.height
     rng = np.random.default_rng(request.seed)
-    whole = tokens_of(model, (request.width, request.height), None)
-    count = whole if painted is None else int(painted.sum())
+    total = tokens_of(model, (request.width, request.height), None)
+    count = total if painted is None else int(painted.sum())
     every = calls_of(request.sampler, request.schedule or "linear", request.steps, count, rng)
     share = 1.0 if request.strength is None else request.strength
     calls = [call for call in every if call.time <= share + _EVEN]
     if not calls:
         least = math.ceil(1000 * every[-1].time) / 1000
         raise InputError(f"strength {share:g} leaves none of {len(every)} calls; give {least:g} or more, or more steps")
-    return Plan(_diffusion(model).timed(calls, count / whole), len(every) - len(calls), rng)
+    return Plan(_diffusion(model).timed(calls, count / total), len(every) - len(calls), rng)
 
 
 def check_calls(model: Model, request: Request, start: StartingPoint) -> int:

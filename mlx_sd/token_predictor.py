@@ -69,6 +69,6 @@ class TokenPredictor:
         """Returns the tokens (h w,) of the whole picture, where those (N,) that are sampled are in their places."""
         if self._around is None:
             return tokens
-        whole: Tokens = self._around[0].copy()
-        whole[self._around[1]] = tokens
-        return whole
+        placed: Tokens = self._around[0].copy()
+        placed[self._around[1]] = tokens
+        return placed

@@ -65,7 +65,8 @@ def _changed(name: str, calls: Sequence[Call], rng: np.random.Generator) -> Mask
     """
     first, count = calls[0], len(calls[0].changing)
     if name in kinds.TIMED:
-        return np.array([call.changing for call in calls]).sum(axis=0) > 0
+        changed: Mask = np.array([call.changing for call in calls]).sum(axis=0) > 0
+        return changed
     if first.alpha == 0:
         return np.ones(count, bool)
     if name == kinds.CHAIN:
