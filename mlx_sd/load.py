@@ -150,9 +150,7 @@ def _check_plain(name: str, adapters: Sequence[Any], vae: object, lora_mode: str
     if adapters or lora_mode != "merge":
         raise InputError(f"{name} is {Family.TOKENS.value}, which no LoRA is for; leave --lora and --lora-mode out")
     if vae is not None:
-        raise InputError(
-            f"{name} makes tokens of its own autoencoder's codebook, so no other decodes them; leave --vae out"
-        )
+        raise InputError(f"{name} makes tokens of its own autoencoder, which no other decodes; leave --vae out")
 
 
 def _dtype(dtype: str | mx.Dtype | None) -> mx.Dtype:

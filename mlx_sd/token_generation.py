@@ -110,9 +110,7 @@ def group(
 def check_arguments(*arguments: object) -> None:
     """Raises InputError for arguments of `StableDiffusion.generate` that only latents have: they must be None."""
     if any(argument is not None for argument in arguments):
-        raise InputError(
-            "latents, channels, a refiner and --split are of latents, and this model's pictures are tokens"
-        )
+        raise InputError("latents, channels, a refiner and --split are for latents; this model's pictures are tokens")
 
 
 def _run(model: Model, pictures: Sequence[Picture], callback: Callback | None) -> list[float]:

@@ -12,10 +12,10 @@ from mlx_sd.checkpoint.model_folder import shapes as own_shapes
 from tests.support import families
 from tests.support.families import FAMILIES, Config
 
-TOKENS, SIDE, FACTOR = 24, 8, 4  # of the codebook; tokens a side of a picture; pixels a side of a token
+TOKENS, SIDE, FACTOR = 24, 6, 4  # of the codebook; tokens a side of a picture; pixels a side of a token
 
 _SMALL = {
-    "block_out_channels": [32, 64],
+    "block_out_channels": [16, 32],
     "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
     "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
     "layers_per_block": 1,
@@ -25,7 +25,7 @@ UNET = FAMILIES["sd1"]["unet"] | _SMALL | {"in_channels": 16, "out_channels": TO
 VQ: Config = {
     "_class_name": "VQModel",
     "_diffusers_version": "0.42.1",
-    "block_out_channels": [8, 16, 16],
+    "block_out_channels": [8, 8, 16],
     "down_block_types": ["DownEncoderBlock2D"] * 3,
     "latent_channels": 4,
     "layers_per_block": 1,
