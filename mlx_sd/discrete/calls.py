@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..core.errors import InputError
 from ..core.suggestions import unknown
 from . import schedules
-from .corruption import Floats
+from .schedules import Floats
 
 Times = NDArray[np.float64]
 ParallelShare = Callable[
