@@ -145,16 +145,18 @@ def test_the_weaker_a_change_the_more_tokens_of_the_image_stay(sd, name, picture
 @pytest.mark.parametrize("strength", [None, 0.6])
 def test_tokens_outside_a_mask_stay_and_so_do_its_pixels(sd, name, picture, strength, monkeypatch):
     mask = Image.new("L", picture.size, 0)
-    mask.paste(255, (2, 0, 10, 24))  # reaches into the first three columns of tokens
+    mask.paste(255, (2, 0, 7, 24))  # reaches into the first two of six columns of tokens
     image = np.array(sd.vae.tokens(sd.vae.unscale(sd.encode(picture))))
     seen = calls_to(sd, monkeypatch)
     result = sd.generate(PROMPT, seed=3, image=picture, mask=mask, strength=strength, **SETTINGS[name])
-    assert (tokens_of(sd, result)[:, :, 3:] == image[:, :, 3:]).all()
-    assert all((np.array(x)[:, :, 3:] == image[:, :, 3:]).all() for x, _ in seen)
-    assert seen[0][1] <= 0.5 * (strength or 1) + 1e-6  # the share of changed tokens is that of half a picture
+    assert (tokens_of(sd, result)[:, :, 2:] == image[:, :, 2:]).all()
+    assert all((np.array(x)[:, :, 2:] == image[:, :, 2:]).all() for x, _ in seen)
+    assert seen[0][1] <= (strength or 1) / 3 + 1e-6  # the share of changed tokens is that of a third of a picture
+    if strength is None:
+        assert (np.array(seen[0][0])[:, :, :2] == tokens.TOKENS).all()  # all of the two columns are masked at first
     original, painted = np.asarray(picture), np.asarray(result.images[0])
-    assert (painted[:, 10:] == original[:, 10:]).all() and (painted[:, :2] == original[:, :2]).all()
-    assert (painted[:, 2:10] != original[:, 2:10]).any()
+    assert (painted[:, 7:] == original[:, 7:]).all() and (painted[:, :2] == original[:, :2]).all()
+    assert (painted[:, 2:7] != original[:, 2:7]).any()
 
 
 def test_a_picture_may_be_of_any_multiple_of_a_token(sd):
@@ -173,6 +175,11 @@ def test_a_prompt_that_changes_on_the_way_is_read_at_each_call(sd):
     changing = sd.generate("a red [tent:moon:0.5]", seed=3, steps=4)
     assert not same(changing, sd.generate("a red tent", seed=3, steps=4))
     assert same(sd.generate("a red [tent:moon:99]", seed=3, steps=4), sd.generate("a red tent", seed=3, steps=4))
+
+
+def test_deep_features_of_another_prompt_are_dropped(sd):
+    results = [sd.generate(prompt, seed=3, steps=9, deepcache=9) for prompt in ("a tent", "a [tent:moon:4]")]
+    assert [result.full for result in results] == [1, 2]
 
 
 def test_previews_are_of_the_tokens_of_now_and_the_last_is_the_picture(sd):
