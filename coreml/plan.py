@@ -13,6 +13,7 @@ from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import Tensor
 from mlx_sd.networks.configs import VAEConfig
 from mlx_sd.networks.family import Family, family_of, task_of
+from mlx_sd.networks.tokens import TokenUNet
 from mlx_sd.networks.unet_config import UNetConfig
 
 from .compression import schemes
@@ -159,6 +160,8 @@ def plan(
     texts = {part: networks[part].config for part in TEXT if part in networks}
     if not texts:
         raise InputError(f"{where}: packages for apps are for models that take a prompt; this one takes none")
+    if isinstance(networks["unet"], TokenUNet):
+        raise InputError(f"{where}: its pictures are tokens, which packages for apps do not make; mlx-sd generate does")
     unet, vae = networks["unet"], networks["vae"].config
     if vae.codes:
         raise InputError(f"{where}: an autoencoder with a codebook (VQModel) cannot be exported")

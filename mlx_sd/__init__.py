@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from .checkpoint.control import Control
     from .checkpoint.ip_adapter import ImagePrompt
     from .core.errors import Failure, InputError
-    from .generation import Result
     from .pipeline import StableDiffusion
     from .preview import Preview
     from .request import Request
+    from .result import Result
     from .reuse.deepcache import Adaptive, At, DeepCache, NonUniform
     from .reuse.freeu import FreeU
     from .reuse.sada import SADA
@@ -45,7 +45,7 @@ _MODULES = {
     "NonUniform": "reuse.deepcache",
     "Preview": "preview",
     "Request": "request",
-    "Result": "generation",
+    "Result": "result",
     "Spectrum": "reuse.spectrum",
     "SADA": "reuse.sada",
     "StableDiffusion": "pipeline",

@@ -1,9 +1,9 @@
 """Which pictures of a list go through the UNet together: whoever deals them out to others keeps these batches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
-from . import conditions
+from . import conditions, seeds
 from .checkpoint.model import Model
 from .request import Request
 
@@ -19,6 +19,23 @@ def of_group(model: Model, requests: Sequence[Request], size: int) -> Iterator[l
     if requests[0].decides_per_image:
         size = 1  # what one picture needs must not decide for another
     yield from conditions.batches(model, requests, size)
+
+
+def completed(
+    model: Model, first: Request, requests: Sequence[Request], draw_seed: Callable[[], int] = seeds.draw
+) -> list[Request]:
+    """Returns a group's requests, completed as the first of them is; those without a seed draw one."""
+    seeded = [request if request.seed is not None else request.with_values(seed=draw_seed()) for request in requests]
+    return [first.with_subject(conditions.check_subject(model, request)) for request in seeded]
+
+
+def accepted(
+    model: Model, requests: Sequence[Request], size: int, accept: Callable[[int], bool] | None
+) -> Iterator[list[int]]:
+    """Yields the indices of a group's completed requests that go together, those that `accept` accepts just then."""
+    for batch in of_group(model, requests, size):
+        if indices := [i for i in batch if accept is None or accept(i)]:
+            yield indices
 
 
 def batches(model: Model, requests: Sequence[Request], size: int) -> list[list[int]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from . import adapters, controls, hires_upscaler, image_prompts, metadata, seeds
+from . import adapters, controls, hires_upscaler, image_prompts, metadata, seeds, token_plan
 from .checkpoint.lora import Lora
 from .checkpoint.model import Model
 from .conditions import check_gate, check_guided_steps, check_prompts, check_subject
@@ -22,6 +22,7 @@ from .request import (
     GUIDANCE,
     GUIDANCE_CLASSES,
     GUIDANCE_SDXL,
+    GUIDANCE_TOKENS,
     GUIDANCE_UPSCALER,
     MODEL,
     SOLVER,
@@ -37,6 +38,7 @@ from .sampling.table import Table
 from .schedule_file import read_schedule
 from .tasks import images, instruction, painting, upscaling
 from .tasks.start import FromNoise, StartingPoint
+from .tasks.token_canvas import painted_tokens
 from .tuning import apply
 
 _FEW = 8  # evaluations, as of checkpoints distilled to few steps
@@ -93,6 +95,7 @@ def complete(model: Model, request: Request, start: StartingPoint | None = None)
     """
     start = starting_point(model, request) if start is None else start
     instruction.check(model.name, model.task, request)
+    token_plan.check(model, request)
     request = check_prompts(model, _with_distilled(model, _with_preset(model, check_subject(model, request))))
     width, height = start.size(model, request.width, request.height)
     if request.controls and (width is None or height is None):
@@ -105,21 +108,16 @@ def complete(model: Model, request: Request, start: StartingPoint | None = None)
     elif request.tile is None and model.low_memory:
         # Recorded, so that the picture is the same where there is more memory.
         request = request.with_values(tile=model.vae.tile_in_low_memory(max(width, height)))
-    schedule = request.schedule
-    if schedule is not None and schedule.endswith(".json"):
-        schedule = read_schedule(Path(schedule))
-    sampler, schedule, options = samplers.choose(model.scheduler, request.sampler, schedule, request.options)
-    steps = _steps(model, request.steps, sampler, schedule)
     strength = start.strength(request.strength, STRENGTH)
-    if strength is not None:
-        _check_strength(strength, steps)
+    if model.tokens:
+        painted = painted_tokens(model, start, (width, height))
+        solver = token_plan.solver_of(model, request, token_plan.tokens_of(model, (width, height), painted))
+    else:
+        solver = _solver(model, request, strength)
     completed = request.with_values(
         seed=seeds.draw() if request.seed is None else request.seed,
-        steps=steps,
         guidance=_guidance(model, request.guidance),
-        sampler=sampler,
-        schedule=schedule,
-        **{name: getattr(options, name) for name in SOLVER},
+        **solver,
         width=width,
         height=height,
         strength=strength,
@@ -144,7 +142,8 @@ def complete(model: Model, request: Request, start: StartingPoint | None = None)
         controls=controls.completed(model, request, (width, height)),
         **_file_hashes(request),
     )
-    evaluations = _check_reuse(model, completed)
+    _check_layers(model, completed)
+    evaluations = token_plan.check_calls(model, completed, start) if model.tokens else _check_reuse(model, completed)
     if completed.deepcache and evaluations <= _FEW and request.model_hash is None:  # completed: it was warned of before
         warnings.warn(
             f"in {evaluations} evaluations little repeats itself: DeepCache gains little there and costs quality; "
@@ -152,6 +151,19 @@ def complete(model: Model, request: Request, start: StartingPoint | None = None)
             stacklevel=1,  # of this line, so that Python shows it once, whatever called
         )
     return completed
+
+
+def _solver(model: Model, request: Request, strength: float | None) -> dict[str, Any]:
+    """Returns sampler, schedule, steps and the options of the solver, by their names in a request."""
+    schedule = request.schedule
+    if schedule is not None and schedule.endswith(".json"):
+        schedule = read_schedule(Path(schedule))
+    sampler, schedule, options = samplers.choose(model.scheduler, request.sampler, schedule, request.options)
+    steps = _steps(model, request.steps, sampler, schedule)
+    if strength is not None:
+        _check_strength(strength, steps)
+    names = {name: getattr(options, name) for name in SOLVER}
+    return {"sampler": sampler, "schedule": schedule, "steps": steps, **names}
 
 
 def table_of(model: Model, request: Request, midway: bool = True) -> Table:
@@ -280,7 +292,10 @@ def default_guidance(model: Model) -> float:
         return 1.0
     if model.family is Family.CLASS_CONDITIONAL:
         return GUIDANCE_CLASSES if model.classes and model.classes.null is not None else 1.0
+    if model.tokens and not model.text_encoders:
+        return 1.0
     by_family = {
+        Family.TOKENS: GUIDANCE_TOKENS,
         Family.UPSCALER: GUIDANCE_UPSCALER,
         Family.SDXL: GUIDANCE_SDXL,
         Family.REFINER: GUIDANCE_SDXL,
@@ -333,17 +348,22 @@ def _denoise_tile(model: Model, tile: int | None) -> int:
     return tile
 
 
-def _check_reuse(model: Model, request: Request) -> int:
-    """Checks text encoder layers, policies and steps against the networks; returns the number of evaluations."""
+def _check_layers(model: Model, request: Request) -> None:
+    """Raises InputError for layers of the text encoder, and for a level of the UNet, that are not there."""
     least = min((encoder.config.layers for encoder in model.text_encoders), default=1)
     if not 0 <= request.clip_skip < least:
         raise InputError(f"clip skip must be from 0 to {least - 1}, not {request.clip_skip}")
-    deepcache, tgate, branches = request.deepcache, request.tgate, model.unet.branches
+    deepcache, branches = request.deepcache, model.unet.branches
     if deepcache and deepcache.branch not in branches:
         available = (
             f"it has {branches[0]} to {branches[-1]}" if len(branches) > 1 else f"it has {[*branches] or 'none'}"
         )
         raise InputError(f"there is no DeepCache branch {deepcache.branch} in this UNet; {available}")
+
+
+def _check_reuse(model: Model, request: Request) -> int:
+    """Checks policies and steps against the networks; returns the number of evaluations."""
+    deepcache, tgate = request.deepcache, request.tgate
     if tgate and not model.unet.config.takes_context:
         raise InputError("this UNet looks at no prompt, so T-GATE has nothing to keep; leave --tgate out")
     table = table_of(model, request)  # also checks the steps

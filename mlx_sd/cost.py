@@ -7,13 +7,18 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from .checkpoint.model import Model
-from .completion import complete, table_of
+from .completion import complete, starting_point, table_of
+from .conditions import conditions_of
 from .hires import second_pass
 from .networks.counting import counting
-from .predictor import Predictor, latent_shape, predictor_of
+from .networks.tokens import TokenUNet
+from .predictor import Predictor, latent_shape, pixel_size, predictor_of
 from .request import Request
+from .reuse.feature_cache import FeatureCache
 from .sampling.loop import evaluate
 from .sampling.table import Table
+from .tasks.token_canvas import painted_tokens
+from .token_plan import plan_of
 
 # Networks beside the UNet, and what takes an image apart: they are not counted.
 BESIDE: dict[str, Any] = {
@@ -80,6 +85,8 @@ def passes_of(model: Model, completed: Request) -> list[Pass]:
 
     The images must not decide which evaluations run the whole UNet, or are guided.
     """
+    if model.tokens is not None:
+        return [_token_pass(model, model.tokens.network, completed)]
     passes = [_pass(model, completed, table_of(model, completed))]
     if (second := second_pass(model, completed)) is not None:
         passes.append(_pass(model, completed.with_values(**second.changes), second.table))
@@ -111,6 +118,27 @@ def _pass(model: Model, request: Request, table: Table) -> Pass:
     full = sum(predictor.deepcache.is_full(i) for i in range(len(kinds)))
     guided = tuple(predictor.guides(i) for i in range(len(kinds)))
     return Pass(request, tuple(by_kind[kind] for kind in kinds), full, guided, tuple(predictor.attended))
+
+
+def _token_pass(model: Model, network: TokenUNet, request: Request) -> Pass:
+    """Counts the calls of a network over tokens: a full one, and a cached one where there are such."""
+    painted = painted_tokens(model, starting_point(model, request), pixel_size(request))
+    calls = len(plan_of(model, request, painted).calls)
+    cache = FeatureCache(request.deepcache, [0.0] * calls)
+    full = [cache.is_full(i) for i in range(calls)]
+    with counting(network) as operations:
+        rows = conditions_of(model, [request])
+        tokens, time = mx.zeros((rows.copies, *latent_shape(model, request)[:2]), mx.int32), mx.array(1.0)
+        depth = request.deepcache.branch + 1 if request.deepcache else 1
+        ends = [len(operations)]
+        _, deep = network(tokens, time, rows.context, depth=depth)
+        ends.append(len(operations))
+        if not all(full):
+            network(tokens, time, rows.context, deep=deep, depth=depth)
+        ends.append(len(operations))
+    counts = [sum(operation.macs for operation in operations[a:b]) for a, b in pairwise(ends)]
+    macs = tuple(counts[0] if entry else counts[1] for entry in full)
+    return Pass(request, macs, sum(full), (rows.guided,) * calls, ())
 
 
 def _kind(predictor: Predictor, request: Request, evaluation: int) -> tuple[bool, ...]:

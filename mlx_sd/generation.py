@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 from PIL import Image
 
-from . import adapters, batching, conditions, controls, hires, hires_upscaler, image_prompts, memory, split_checks
+from . import adapters, batching, controls, hires, hires_upscaler, image_prompts, memory, split_checks, token_generation
 from .checkpoint.low_memory import small_cache
 from .checkpoint.model import Model
 from .codec import to_image
@@ -18,62 +17,13 @@ from .completion import complete, starting_point, table_of
 from .core.errors import InputError
 from .predictor import Beside, Predictor, beside_of, latent_shape, pixel_size, predictor_of
 from .request import REFINE_AT, Request
+from .result import Accept, Callback, Phases, Result
 from .sampling import loop, noise
 from .sampling.table import Table
 from .split import UNSPLIT, Split
 from .tasks.refiner import check_refiner, split_table
 from .tasks.start import Start, StartingPoint
 from .tasks.tiles import Tiled
-
-Callback = Callable[[int, int, mx.array], None]
-Accept = Callable[[int], bool]
-
-
-class Phases(NamedTuple):
-    """The seconds of one batch of pictures."""
-
-    encode: float  # prompts, and images to begin with; of the first batch also what all batches share
-    denoise: float  # the evaluations of the UNet, callbacks not counted
-    decode: float  # latents to pictures, and what enlarges them between the passes of hires fix
-
-
-@dataclass(frozen=True)
-class Result:
-    """Pictures, one entry each, and what they took."""
-
-    images: list[Image.Image]  # empty where only latents were requested, and on ranks other than 0
-    latents: mx.array  # (N, h, w, C), float32, of about unit variance
-    requests: list[Request]  # completed: each holds everything that decides its picture
-    seconds: list[float]  # one per evaluation of the UNet
-    full: int  # how many evaluations were not cached
-    phases: list[Phases]  # one per batch
-
-    @classmethod
-    def joined(cls, results: Sequence["Result"]) -> "Result":
-        """Returns the pictures of several results in one."""
-        return cls(
-            [image for result in results for image in result.images],
-            mx.concatenate([result.latents for result in results]),
-            [request for result in results for request in result.requests],
-            [seconds for result in results for seconds in result.seconds],
-            sum(result.full for result in results),
-            [phases for result in results for phases in result.phases],
-        )
-
-    @property
-    def prompts(self) -> list[str]:
-        """The prompts, of models that take prompts."""
-        return [request.prompt for request in self.requests if request.prompt is not None]
-
-    @property
-    def seeds(self) -> list[int]:
-        """The seed of each picture."""
-        return [request.seed for request in self.requests if request.seed is not None]
-
-    @property
-    def evaluations(self) -> int:
-        """How many times the UNet was evaluated."""
-        return len(self.seconds)
 
 
 class Run(NamedTuple):
@@ -114,13 +64,18 @@ def stream(
         raise InputError(f"the batch must be at least 1, not {batch}")
     if latents is not None and len(requests) != latents.shape[0]:
         raise InputError(f"{latents.shape[0]} latents for {len(requests)} pictures")
+    if model.tokens is not None:
+        token_generation.check_arguments(refiner, latents, channels, split.kind)
     first, accept = 0, split.decisions(accept)
     for group in batching.groups(requests):
         unit = None if latents is None else latents[first : first + len(group)]
         beside = channels if channels is None or channels.shape[0] == 1 else channels[first : first + len(group)]
         admitted = None if accept is None else partial(_accept_from, accept, first)
         with small_cache(model.low_memory):
-            yield from _group(model, group, batch, refiner, unit, beside, output, callback, admitted, split)
+            if model.tokens is not None:
+                yield from token_generation.group(model, group, batch, output, callback, admitted)
+            else:
+                yield from _group(model, group, batch, refiner, unit, beside, output, callback, admitted, split)
         first += len(group)
 
 
@@ -146,10 +101,7 @@ def _group(
             refiner_hash=refiner.hash,
             refine_at=REFINE_AT if first.refine_at is None else first.refine_at,
         )
-    seeded = [
-        request if request.seed is not None else request.with_values(seed=split.draw_seed()) for request in requests
-    ]
-    completed = [first.with_subject(conditions.check_subject(model, request)) for request in seeded]
+    completed = batching.completed(model, first, requests, split.draw_seed)
     size = pixel_size(first)
     at_once = min(batch, len(completed))
     networks_beside = controls.size_in_memory(model, first.controls) + adapters.size_in_memory(model, first.adapters)
@@ -167,10 +119,7 @@ def _group(
     prepared = start.prepare(model, *size, first.strength, len(completed), first.tile)
     beside = beside_of(model, first)
     preparation = time.perf_counter() - clock  # counted with the first batch
-    for batch_indices in batching.of_group(model, completed, batch):
-        indices = [i for i in batch_indices if accept is None or accept(i)]
-        if not indices:
-            continue
+    for indices in batching.accepted(model, completed, batch, accept):
         clock = time.perf_counter()
         members = [completed[i] for i in indices]
         draw_noise = partial(_draw_noise, [noise.generator(m.rng, m.seed or 0) for m in members], shape)

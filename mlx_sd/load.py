@@ -29,6 +29,7 @@ from .checkpoint.model_folder import (
     tokenizers,
 )
 from .checkpoint.network_folder import NetworkFolder
+from .checkpoint.token_diffusion import TokenDiffusion
 from .core import blas, terminal
 from .core.errors import InputError
 from .core.suggestions import unknown
@@ -81,6 +82,9 @@ def load(
     folder = resolve.model_folder(name, variant="fp16" if dtype == mx.float16 else None)
     about = read_model_json(folder)
     networks = _build(folder, about)
+    tokens = TokenDiffusion.of(networks, about["scheduler"], f"{folder}/model.json")
+    if tokens:
+        _check_plain(name, adapters, vae, lora_mode)
     places = dict.fromkeys(networks, (folder, about["version"]))
     replacement = None if vae is None else _replace_vae(os.fspath(vae), networks, about)
     if replacement:
@@ -141,6 +145,14 @@ def outline(model: str | os.PathLike[str]) -> Model | None:
     return _model(name, folder, about, default_dtype(), _build(folder, about))
 
 
+def _check_plain(name: str, adapters: Sequence[Any], vae: object, lora_mode: str) -> None:
+    """Raises InputError for parts that nothing makes for models of tokens."""
+    if adapters or lora_mode != "merge":
+        raise InputError(f"{name} is {Family.TOKENS.value}, which no LoRA is for; leave --lora and --lora-mode out")
+    if vae is not None:
+        raise InputError(f"{name} makes tokens of its own autoencoder, which no other decodes; leave --vae out")
+
+
 def _dtype(dtype: str | mx.Dtype | None) -> mx.Dtype:
     if dtype is None:
         return default_dtype()
@@ -198,31 +210,34 @@ def _model(name: str, folder: Path, about: Mapping[str, Any], dtype: mx.Dtype, n
     """Returns the record of a loaded folder: its networks and what model.json says beside them."""
     where, pipeline = f"{folder}/model.json", about["pipeline"]
     texts = [part for part in TEXT if part in networks]
-    unet, embedder = networks["unet"], networks.get("class_embedder")
+    tokens = TokenDiffusion.of(networks, about["scheduler"], where)
+    unet, embedder = tokens.network.unet if tokens else networks["unet"], networks.get("class_embedder")
     config = unet.config
     vae = networks.get("vae") or Pixels(config.out_channels, config.sample_size)
     classes = Classes.of(config, embedder and embedder.config, pipeline, where)
-    task = task_of(config, vae.config.latent_channels)
+    task = Task.GENERATION if tokens else task_of(config, vae.config.latent_channels)
     aesthetic_score = bool(pipeline.get("requires_aesthetics_score", False))
     family = family_of(config, task, text=bool(texts), classes=classes is not None, aesthetic_score=aesthetic_score)
     sdxl = config.added_time_dims is not None
+    scheduler = {} if tokens else scheduler_config(about)
     return Model(
         name=name,
         hash=model_hash(about),
         checkpoint_hash=checkpoint_hash(about),
         dtype=dtype,
-        family=family,
+        family=Family.TOKENS if tokens else family,
         task=task,
         text_encoders=tuple(networks[part] for part in texts),
         tokenizers=tokenizers(folder, networks),
         unet=unet,
         vae=vae,
-        scheduler=Scheduler.from_hf(scheduler_config(about), f"{where}: scheduler", xl=sdxl),
+        scheduler=Scheduler.from_hf(scheduler, f"{where}: scheduler", xl=sdxl),
         zeros_for_empty=bool(pipeline.get("force_zeros_for_empty_prompt", False)),
         folder=folder,
         low_res=LowRes.of(about, where) if family is Family.UPSCALER else None,
         image_factor=_image_factor(about, sdxl) if task is Task.INSTRUCTION else None,
         classes=classes,
+        tokens=tokens,
         class_embedder=embedder,
     )
 

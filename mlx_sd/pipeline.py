@@ -15,7 +15,6 @@ from .checkpoint.lora import Lora, LoraSource
 from .checkpoint.model import Model
 from .completion import complete
 from .core.errors import InputError
-from .generation import Accept, Callback, Result
 from .hires_setting import Hires
 from .keywords import subjects, suggests_keywords
 from .load import load
@@ -25,6 +24,7 @@ from .predictor import Predictor, predictor_of
 from .prompts.embeddings import EmbeddingSource
 from .prompts.tokenizer import Tokenizer
 from .request import Request, pictures_of
+from .result import Accept, Callback, Result
 from .reuse.freeu import FreeU
 from .reuse.guided_steps import Interval
 from .reuse.policy import Policy
@@ -125,6 +125,7 @@ class StableDiffusion:
         rng: str = "numpy",
         sampler: str | None = None,
         schedule: str | None = None,
+        temperature: float | None = None,
         width: int | None = None,
         height: int | None = None,
         clip_skip: int = 0,
@@ -200,6 +201,7 @@ class StableDiffusion:
             rng: where noise comes from: "numpy"; "torch", as on the CPU in diffusers and A1111; "cuda", as on a card.
             sampler: one of `mlx_sd.samplers.names()`, or its name in A1111, ComfyUI or diffusers: "DPM++ 2M Karras".
             schedule: one of `mlx_sd.schedule.names()`, "timesteps=999,850,...", "sigmas=14.6,...,0" or a JSON file.
+            temperature: of the distributions that tokens are drawn from, above 0, with models of tokens; 1.
             width: in pixels, a multiple of 8, from 8.
             height: in pixels, a multiple of 8, from 8.
             clip_skip: layers of the text encoder to leave out at the end, from 0.
@@ -267,6 +269,7 @@ class StableDiffusion:
             rng=rng,
             sampler=sampler,
             schedule=schedule,
+            temperature=temperature,
             width=width,
             height=height,
             clip_skip=clip_skip,

@@ -6,6 +6,7 @@ The first is a pixel for each latent, the second (TAESD) a whole picture in a tw
 import hashlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import mlx.core as mx
@@ -59,8 +60,13 @@ class Preview:
             raise InputError(f"a preview is enlarged by {' or '.join(_RESAMPLING)}, or None, not by {enlarge!r}")
         self._enlarge, self._factor = enlarge, sd.vae.config.downsampling
         self.full_size = method != LINEAR  # whether previews have the size of the decoded picture
+        # The decoder shows tokens of now as they are, those that are masked by the token nearest to the codebook's mean
         self._network: PreviewNetwork | Callable[[mx.array], mx.array] | None = None
-        if not isinstance(sd.vae, Pixels):
+        if sd.model.tokens is not None:
+            if method != LINEAR:
+                raise InputError(f"previews of tokens are by their own decoder; leave out the method {method}")
+            self.full_size, self._network = True, partial(decode, sd.model)
+        elif not isinstance(sd.vae, Pixels):
             linear = method == LINEAR
             self._network = (network or network_of(sd)) if linear else _decoder(sd.model, method)
         elif method != LINEAR:

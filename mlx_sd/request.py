@@ -17,6 +17,8 @@ from . import request_values, samplers, schedule, seeds, spellings
 from .adapter_settings import AdapterSettings
 from .control_settings import ControlSettings
 from .core.errors import InputError
+from .discrete import calls
+from .discrete.schedules import NAMES as TOKEN_SCHEDULES
 from .guidance_settings import GuidanceSettings
 from .image_settings import ImageSettings
 from .prompt_settings import PromptSettings
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 MODEL = "tiny"  # the embedded checkpoint
 # What is used where neither the user nor the checkpoint says otherwise.
 STEPS, STEPS_UPSCALER, STEPS_SUPER_RESOLUTION = 25, 75, 100
-GUIDANCE, GUIDANCE_SDXL, GUIDANCE_UPSCALER, GUIDANCE_CLASSES = 7.5, 5.0, 9.0, 3.0
+GUIDANCE, GUIDANCE_SDXL, GUIDANCE_UPSCALER, GUIDANCE_CLASSES, GUIDANCE_TOKENS = 7.5, 5.0, 9.0, 3.0, 3.0
 REFINE_AT = 0.8  # as SDXL's authors have it
 DENOISE_TILE = 128  # latents a side that an upscaler's UNet computes at once, at least
 DTYPES = ("float16", "bfloat16", "float32")
@@ -144,7 +146,7 @@ class Request(PromptSettings, GuidanceSettings, ImageSettings, AdapterSettings, 
     guidance: float | None = setting(
         None,
         f"strength of classifier-free guidance; at most 1 is none (default {GUIDANCE}; SDXL {GUIDANCE_SDXL}, the x4 "
-        f"upscaler {GUIDANCE_UPSCALER}, classes {GUIDANCE_CLASSES})",
+        f"upscaler {GUIDANCE_UPSCALER}, classes {GUIDANCE_CLASSES}, tokens {GUIDANCE_TOKENS})",
         kind=float,
         range=Range(),
         metavar="SCALE",
@@ -168,7 +170,7 @@ class Request(PromptSettings, GuidanceSettings, ImageSettings, AdapterSettings, 
     sampler: str | None = setting(
         None,
         f"{', '.join(samplers.names())}; or its name in A1111, ComfyUI or diffusers, as 'DPM++ 2M Karras' (default: "
-        "the checkpoint's)",
+        f"the checkpoint's); of tokens {', '.join(calls.NAMES)}",
         metavar="NAME",
         aliases="sampler-name sampler-index sampling-method sample-method",
         conversions={"scheduler": spellings.scheduler_words, "scheduler-name": spellings.scheduler_words},
@@ -176,10 +178,19 @@ class Request(PromptSettings, GuidanceSettings, ImageSettings, AdapterSettings, 
     )
     schedule: str | None = setting(
         None,
-        f"{', '.join(schedule.names())}, or a JSON file with timesteps or sigmas (default: the checkpoint's)",
+        f"{', '.join(schedule.names())}, or a JSON file with timesteps or sigmas (default: the checkpoint's); of "
+        f"tokens {', '.join(TOKEN_SCHEDULES)}",
         metavar="NAME",
         aliases="schedule-type noise-schedule timestep-spacing",
         false_friends=spellings.SCHEDULE_FLAGS,
+    )
+    temperature: float | None = setting(
+        None,
+        "of the distributions that tokens are drawn from, with models of tokens; below 1 is surer (default 1)",
+        kind=float,
+        range=Range(0, open_minimum=True),
+        metavar="T",
+        always_recorded=False,
     )
     width: int | None = setting(
         None, f"{_SIDE}, or the image's)", kind=int, unit="pixels", range=Range(8), aliases="W w"

@@ -68,6 +68,8 @@ def check_parts(model: Model, requests: Sequence[Request], kind: str, ranks: int
     """Raises InputError where a completed request has less to deal out than there are ranks."""
     if model.sizes:
         raise InputError("--split deals out networks in MLX, and packages run as they were exported; leave one out")
+    if model.tokens is not None:
+        raise InputError(f"--split deals out latents, and the pictures of {model.name} are tokens; leave --split out")
     for request in requests:
         if kind == "guidance":
             _check_halves(request)

@@ -87,6 +87,7 @@ _parsed = {
     "adaptive_guidance": st.floats(0, 1),
     "unconditional_refresh": st.integers(1, 9),
     "token_downsampling": st.builds(TokenDownsampling, st.integers(2, 5), st.integers(1, 3), st.floats(0.01, 1)),
+    "temperature": st.floats(0.01, 10),
     "tuning": st.sampled_from(["off", "measured", "compile_step=true,piece=65536"]),
     "controls": st.lists(
         st.builds(

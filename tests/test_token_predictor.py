@@ -103,7 +103,7 @@ def test_guidance_pushes_away_from_the_prediction_without_the_prompt(network):
 
 def test_what_does_not_fit_is_refused(network):
     told = calls_of("dndm", "linear", 4, COUNT, np.random.default_rng(2))
-    with pytest.raises(InputError, match="24 tokens, and 5 x 6 are another number"):
+    with pytest.raises(InputError, match="24 tokens, and there are 30 to be sampled"):
         TokenPredictor(network, (5, 6), told, context(1))
     with pytest.raises(InputError, match="guidance 2 takes 2 contexts, not 1"):
         TokenPredictor(network, SIZE, told, context(1), guidance=2.0)

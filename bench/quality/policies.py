@@ -10,7 +10,7 @@ import numpy as np
 
 from mlx_sd import Adaptive, DeepCache, NonUniform, StableDiffusion
 from mlx_sd.core import command
-from mlx_sd.generation import Result
+from mlx_sd.result import Result
 from mlx_sd.reuse.policy import Policy
 
 from .. import arguments, results

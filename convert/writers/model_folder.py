@@ -13,11 +13,13 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_sd.checkpoint.model_folder import DIFFERENCES, FORMAT, VERSION, build, shapes
+from mlx_sd.checkpoint.token_diffusion import TokenDiffusion
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import TENSOR_DTYPES, Tensor, atomic_folder, sha256
 from mlx_sd.core.terminal import progress
 from mlx_sd.networks import quantization
 from mlx_sd.networks.classes import Classes
+from mlx_sd.networks.family import Family
 from mlx_sd.prompts.tokenizer import SPECIAL, Tokenizer
 
 from ..adapters.merge import OpenAdapter, plan_merge
@@ -52,6 +54,9 @@ def write_model_folder(
     }
     configs: dict[str, Any] = {part: network.config for part, network in built.items()}
     where = f"{checkpoint.path}/model_index.json"
+    tokens = TokenDiffusion.of(built, checkpoint.scheduler, str(checkpoint.path))  # raises what is wrong
+    if tokens and adapters:
+        raise InputError(f"{checkpoint.path} is {Family.TOKENS.value}, which no LoRA is for; leave --lora out")
     if "unet" in configs:
         Classes.of(configs["unet"], configs.get("class_embedder"), checkpoint.index, where)  # raises what is wrong
     merge = plan_merge(adapters, built, lora_strict)

@@ -17,6 +17,7 @@ from ..prompts.tokenizer import Tokenizer
 from ..sampling.low_res import LowRes
 from ..sampling.scheduler import Scheduler
 from .low_memory import LowMemory
+from .token_diffusion import TokenDiffusion
 
 LORA_MODES = ("merge", "runtime")
 DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
@@ -38,9 +39,9 @@ class Model:
     task: Task
     text_encoders: tuple[TextEncoder, ...]  # none in models without a prompt
     tokenizers: tuple[Tokenizer, ...]
-    unet: UNet
+    unet: UNet  # of token models the one inside their network
     vae: Autoencoder
-    scheduler: Scheduler
+    scheduler: Scheduler  # of token models nothing reads it
     zeros_for_empty: bool  # SDXL: no negative prompt means zeros, not an encoded empty text
     sizes: tuple[tuple[int, int], ...] = ()  # (width, height) in pixels that it can make; empty is any
     loras: tuple[dict[str, Any], ...] = ()  # merged while loading: path, sha256 and scale of each
@@ -54,6 +55,7 @@ class Model:
     vae_name: str | None = None  # as `--vae` named the autoencoder, where it is not the checkpoint's own
     vae_hash: str | None = None  # of that autoencoder's weights
     image_factor: float | None = None  # of an image's latents where the UNet edits it by instruction; see `load`
+    tokens: TokenDiffusion | None = None  # of models whose pictures are tokens
     class_embedder: ClassEmbedder | None = None  # makes a context of class ids, where the UNet does not look them up
     runtime_loras: Any = field(default=None, compare=False)  # `RuntimeLoras`, of the mode "runtime"
     packaged_controls: Mapping[str, Any] | None = None  # of Core ML packages: name -> what stands for a ControlNet
@@ -76,4 +78,4 @@ class Model:
     @property
     def additional_channels(self) -> int:
         """How many channels the UNet takes beside the latents."""
-        return self.unet.config.in_channels - self.vae.config.latent_channels
+        return 0 if self.tokens else self.unet.config.in_channels - self.vae.config.latent_channels

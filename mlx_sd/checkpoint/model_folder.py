@@ -20,8 +20,9 @@ from ..networks.control_config import ControlConfig
 from ..networks.ip_adapter import IPAdapter, IPAdapterConfig
 from ..networks.t2i_adapter import AdapterConfig, T2IAdapter
 from ..networks.tiny_autoencoder import TinyAutoencoder
+from ..networks.tokens import TokenUNet
 from ..networks.unet import UNet
-from ..networks.unet_config import UNetConfig
+from ..networks.unet_config import TOKEN_STATES, UNetConfig
 from ..networks.vae import Autoencoder
 from ..prompts.tokenizer import Tokenizer
 from .network_names import IMAGE_ENCODER, IP_ADAPTER, T2I_ADAPTER
@@ -130,6 +131,8 @@ def build(part: str, config: Mapping[str, Any], where: str) -> nn.Module:
     part: "unet", "control", "vae", "text_encoder", "text_encoder_2", "class_embedder", "t2i_adapter",
     "ip_adapter" or "image_encoder".
     """
+    if part == "unet" and TOKEN_STATES in config:
+        return TokenUNet.from_hf(config, where)
     if part == "unet":
         return UNet(UNetConfig.from_hf(config, where))
     if part == CONTROL:

@@ -9,6 +9,8 @@ from .. import samplers, schedule
 from ..core import command
 from ..core.errors import Failure
 from ..core.parser import Parser, program
+from ..discrete import calls
+from ..discrete.schedules import NAMES as TOKEN_SCHEDULES
 from ..hires_setting import MODES
 from . import flags
 from .main import COMMANDS, overview
@@ -22,7 +24,11 @@ _FILES = {
     "FOLDER": "DIRECTORY",
     "DIR": "DIRECTORY",
 }
-_NAMES = {"sampler": samplers.names, "schedule": schedule.names, "hires_mode": lambda: MODES}
+_NAMES = {
+    "sampler": lambda: (*samplers.names(), *calls.NAMES),
+    "schedule": lambda: (*schedule.names(), *TOKEN_SCHEDULES[:2]),
+    "hires_mode": lambda: MODES,
+}
 
 _EXAMPLES = """to use it:
   bash   mlx-sd completion bash > ~/.local/share/bash-completion/completions/mlx-sd

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlx.core as mx
-from PIL import Image
 
 from .. import conditions, jobs, metadata, sheet
-from ..completion import distilled_words, speed_words, unguided_words
+from ..completion import distilled_words, speed_words, starting_point, unguided_words
 from ..core import interrupt
 from ..core.errors import Failure, InputError, Interrupted
-from ..generation import Result
 from ..jobs import Claim, State
 from ..pipeline import StableDiffusion
 from ..predictor import pixel_size
 from ..request import MODEL_FIELDS, Request
+from ..result import Result
+from ..token_plan import calls_words
 from ..tuning import apply
 from . import explain, grid, models, prompt_list, replay
 from . import index as index_files
@@ -189,8 +189,8 @@ class Run:
         requests = [draft.job.request for draft in drafts]
         results = self._lead.stream(networks.sd, requests, self._arguments.batch, networks.refiner, progress, accept)
         for result in results:
-            for image, request in zip(result.images, result.requests, strict=True):
-                self._save(image, request, result, steps)
+            for picture in range(len(result.images)):
+                self._save(picture, result, steps)
 
     def summarize(self) -> None:
         """Writes what shows the pictures together: the sheet of --grid, and the files of --index."""
@@ -248,6 +248,9 @@ class Run:
                     self._note([*lines, *remarks, *models.time_words(sd.model, completed)])
                 request = completed.with_subject(conditions.check_subject(sd.model, request))
                 self._lead.check_parts(sd.model, request)
+                if sd.model.tokens:
+                    seeded = [request.with_values(seed=draft.picture.seed) for draft in group]
+                    self._note(calls_words(sd.model, seeded, starting_point(sd.model, request)))
             except InputError as error:
                 raise (error if template.where is None else InputError(f"{template.where}: {error}")) from None
             yield group, request
@@ -286,11 +289,12 @@ class Run:
             raise Failure(f"{folder} cannot be made: {error.strerror}") from None
         self._folders.add(folder)
 
-    def _save(self, image: Image.Image, request: Request, result: Result, steps: StepImages) -> None:
-        """Writes the next picture of the batch, and its animation."""
+    def _save(self, picture: int, result: Result, steps: StepImages) -> None:
+        """Writes the next picture of the batch, by its number in the result, and its animation."""
         draft, claim = self.claims[0]
+        image, request = result.images[picture], result.requests[picture]
         clock = time.perf_counter()
-        settings = metadata.with_facts(request.to_json())
+        settings = metadata.with_facts(request.to_json(), result.calls_of(picture))
         recorded = settings if self._arguments.metadata else None
         with interrupt.deferred():
             before = partial(self.make_way, draft, claim)

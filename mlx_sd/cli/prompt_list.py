@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ..checkpoint.lora import Lora
 from ..core.errors import InputError
 from ..core.files import is_file
-from ..metadata import DEVICE_KEY, VERSION_KEY
+from ..metadata import CALLS_KEY, DEVICE_KEY, VERSION_KEY
 from ..prompts import lora_tags
 from ..prompts.style_names import A1111, COMFY
 from ..request import MODEL, Request, values_from_json
@@ -23,7 +23,7 @@ _OUTPUT, _COUNT = "output", "count"  # keys beside those of a request
 _SCRIPT = re.compile(r"--?(prompt|negative|steps|seed|width|height|sampler|cfg)", re.IGNORECASE)  # as A1111's script
 # What --json prints of how a picture was made, which is no setting.
 _FACTS = re.compile(
-    rf"{VERSION_KEY}|{DEVICE_KEY}|animation|made|rank|batch|(full_)?evaluations|(\w+_)?seconds(_median)?"
+    rf"{VERSION_KEY}|{DEVICE_KEY}|{CALLS_KEY}|animation|made|rank|batch|(full_)?evaluations|(\w+_)?seconds(_median)?"
 )
 STDIN = Path("-")
 

@@ -13,9 +13,9 @@ from typing import Any
 from ..core.command import prints_unicode
 from ..core.errors import Failure
 from ..core.files import atomic_file
-from ..generation import Result
 from ..jobs import State
 from ..ranks.exchange import Ranks
+from ..result import Result
 from .plan import Draft, Plan
 from .progress import Progress
 from .rank_folder import RunFolder

@@ -9,6 +9,7 @@ from .. import metadata
 from ..checkpoint.embedded import FORMER
 from ..checkpoint.model import Model
 from ..core.errors import InputError
+from ..discrete import calls
 from ..metadata.from_a1111 import Translation
 from ..networks.family import Family
 from ..request import SETTINGS, SOLVER, Request, values_from_json
@@ -60,6 +61,11 @@ def request_of(arguments: argparse.Namespace) -> Request:
             recorded = values_from_json(metadata.without_facts(stored), where)
     if "=" in flags.get("schedule", "") or flags.get("schedule", "").endswith(".json"):
         obsolete.add("steps")  # a list of timesteps has its own number of steps
+    samplers = flags.get("sampler"), recorded.get("sampler")
+    if samplers[0] in calls.MASKING:
+        obsolete.add("schedule")  # it has its own
+    if samplers[0] and samplers[0] != samplers[1] and calls.DNDM_C in samplers:
+        obsolete.add("steps")  # as many as tokens
     return Request(**({name: value for name, value in recorded.items() if name not in obsolete} | flags))
 
 

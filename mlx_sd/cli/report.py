@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..core.command import prints_unicode
-from ..generation import Result
 from ..jobs import State
+from ..result import Result
 from .plan import Draft, Plan
 from .progress import Progress
 

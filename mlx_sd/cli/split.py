@@ -10,9 +10,9 @@ import mlx.core as mx
 from .. import split_checks
 from ..checkpoint.model import Model
 from ..core.errors import InputError
-from ..generation import Result
 from ..pipeline import StableDiffusion
 from ..request import Request
+from ..result import Result
 from ..split import UNSPLIT, Split
 from . import models
 

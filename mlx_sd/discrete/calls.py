@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..core.errors import InputError
 from ..core.suggestions import unknown
 from . import schedules
-from .corruption import Floats
+from .schedules import Floats
 
 Times = NDArray[np.float64]
 ParallelShare = Callable[
@@ -26,7 +26,8 @@ ParallelShare = Callable[
 CHAIN, DNDM, DNDM_K, DNDM_C = "d3pm", "dndm", "dndm_k", "dndm_c"
 MASK_PREDICT, MASKGIT = "mask_predict", "maskgit"
 NAMES = (CHAIN, DNDM, DNDM_K, DNDM_C, MASK_PREDICT, MASKGIT)
-
+MASKING = (MASK_PREDICT, MASKGIT)  # are of models that know a mask, and have schedules of their own
+TIMED = (DNDM, DNDM_K, DNDM_C)  # draw the time at which each token changes
 
 _FINE = 10_000  # steps of the table that stands for a continuous schedule of Beta
 
@@ -41,6 +42,12 @@ class Call(NamedTuple):
     changing: NDArray[np.bool_]  # (N,) which tokens change, where their times were drawn
 
 
+def read_name(text: str) -> str | None:
+    """Returns the name of a sampler of tokens that a text means, in any case and with dashes; None for none."""
+    name = text.strip().lower().replace("-", "_").replace(" ", "_")
+    return name if name in NAMES else None
+
+
 def calls_of(name: str, schedule: str, steps: int, tokens: int, rng: np.random.Generator) -> list[Call]:
     """Returns all calls of the network for one picture of so many tokens, in order.
 
@@ -52,7 +59,7 @@ def calls_of(name: str, schedule: str, steps: int, tokens: int, rng: np.random.G
     if tokens < 1:
         raise InputError(f"a picture has 1 token or more, not {tokens}")
     schedules.check_steps(steps)
-    if name in (MASK_PREDICT, MASKGIT):
+    if name in MASKING:
         return _parallel(name, steps, tokens)
     alphas = schedules.alphas(schedule, steps)
     if name == CHAIN:
@@ -72,13 +79,17 @@ def transition_times(alphas: Floats, tokens: int, rng: np.random.Generator) -> N
 
 def continuous_times(schedule: str, tokens: int, rng: np.random.Generator) -> Times:
     """Draws the time (N,), above 0, to 1, at which each token changes, for a schedule of infinitely many steps."""
-    uniform = rng.random(tokens)
+    return times_of(schedule, rng.random(tokens))
+
+
+def times_of(schedule: str, alphas: Times) -> Times:
+    """Returns the time, above 0, to 1, at which a schedule of infinitely many steps has each of the alphas."""
     if schedule == "linear":
-        return 1 - uniform
+        return 1 - alphas
     if schedule == "cosine":
-        return np.arccos(np.sqrt(uniform)) * 2 / np.pi
+        return np.arccos(np.sqrt(alphas)) * 2 / np.pi
     fine = schedules.alphas(schedule, _FINE)
-    return np.clip(np.interp(-uniform, -fine, np.arange(_FINE + 1) / _FINE), 1 / _FINE, 1.0)
+    return np.clip(np.interp(-alphas, -fine, np.arange(_FINE + 1) / _FINE), 1 / _FINE, 1.0)
 
 
 def _continuous(schedule: str) -> Callable[[float], float]:

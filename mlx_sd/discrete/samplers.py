@@ -27,23 +27,22 @@ class Run:
         calls: Sequence[Call],
         rng: np.random.Generator,
         temperature: float = 1.0,
-        keep: tuple[Tokens, Mask] | None = None,
+        image: Tokens | None = None,
     ):
-        """Begins with tokens that have all changed.
+        """Begins with tokens that have all changed, or with those of an image that have changed by the first call.
 
-        name: one of `calls.NAMES`. temperature: above 0, of the distributions that tokens are drawn from. keep: tokens
-        (N,), and where they stay (N,), as where a picture is painted on. InputError where these do not fit.
+        name: one of `calls.NAMES`. calls: all of `calls.calls_of`, or the last of them. temperature: above 0, of the
+        distributions that tokens are drawn from. image: tokens (N,). InputError where these do not fit.
         """
         if not temperature > 0:
             raise InputError(f"the temperature must be above 0, not {temperature:g}")
-        if corruption.mask is None and name in (kinds.MASK_PREDICT, kinds.MASKGIT):
+        if corruption.mask is None and name in kinds.MASKING:
             raise InputError(f"{name} masks tokens, and this model knows no mask; choose another sampler")
         self._update = _RULES[name]
         self.corruption, self.calls, self.rng, self.temperature = corruption, calls, rng, temperature
         self.noise = corruption.draw_noise((len(calls[0].changing),), rng)  # one for each token, for all times
-        self.tokens, self.undecided = self.noise.copy(), np.ones(len(self.noise), bool)
-        self._kept = keep
-        self._keep()
+        self.undecided = np.ones(len(self.noise), bool) if image is None else _changed(name, calls, rng)
+        self.tokens = self.noise.copy() if image is None else np.where(self.undecided, self.noise, image)
 
     def steps(self, predict: Predict) -> Iterator[Tokens]:
         """Calls the network, changes tokens, and yields them (N,) after each call; Failure for NaN."""
@@ -52,17 +51,28 @@ class Run:
             if np.isnan(predicted).any():
                 raise Failure(f"the network's predictions are not finite at call {number + 1}")
             self._update(self, call, predicted, number)
-            self._keep()
             yield self.tokens
 
     def draw(self, predicted: Floats) -> Tokens:
         """Draws tokens (N,) of predicted distributions (N, K), at this picture's temperature."""
         return draw(normalized(predicted / self.temperature), self.rng)
 
-    def _keep(self) -> None:
-        if self._kept:
-            tokens, places = self._kept
-            self.tokens = np.where(places, tokens, self.tokens)
+
+def _changed(name: str, calls: Sequence[Call], rng: np.random.Generator) -> Mask:
+    """Returns which tokens (N,) of an image have changed when the first of these calls begins.
+
+    Nothing is drawn where all have, so that a picture is then the one without an image.
+    """
+    first, count = calls[0], len(calls[0].changing)
+    if name in kinds.TIMED:
+        changed: Mask = np.array([call.changing for call in calls]).sum(axis=0) > 0
+        return changed
+    if first.alpha == 0:
+        return np.ones(count, bool)
+    if name == kinds.CHAIN:
+        return rng.random(count) >= first.alpha
+    order = rng.permutation(count)
+    return order >= round(first.alpha * count)
 
 
 def normalized(scores: Floats) -> Floats:

@@ -44,6 +44,11 @@ def alphas(name: str, steps: int) -> Floats:
     raise InputError(f"there is no schedule {name!r} of tokens; there are {', '.join(NAMES)}")
 
 
+def is_name(text: str) -> bool:
+    """Returns whether a text is the name of a schedule of tokens, whatever numbers it has."""
+    return text in NAMES[:2] or _BETA.fullmatch(text) is not None
+
+
 def check_steps(steps: int) -> None:
     """Raises InputError for a number of steps that there cannot be."""
     if not 1 <= steps <= MOST_STEPS:

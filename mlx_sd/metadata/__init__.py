@@ -15,9 +15,10 @@ from ..core.version import VERSION
 from . import picture_file
 from .from_a1111 import Translation, translate
 from .pixels import hash_as_stored, is_whole
-from .to_a1111 import DEVICE_KEY, FACTS, VERSION_KEY, to_text
+from .to_a1111 import CALLS_KEY, DEVICE_KEY, FACTS, VERSION_KEY, to_text
 
 __all__ = [
+    "CALLS_KEY",
     "DEVICE_KEY",
     "FACTS",
     "VERSION_KEY",
@@ -33,9 +34,13 @@ __all__ = [
 ]
 
 
-def with_facts(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings of a picture that is made here, with the version and the device that make it."""
-    return {**settings, VERSION_KEY: VERSION, DEVICE_KEY: device.describe(bool(settings.get("coreml")))}
+def with_facts(settings: Mapping[str, Any], calls: int | None = None) -> dict[str, Any]:
+    """Returns the settings of a picture that is made here, with the version and the device that make it.
+
+    calls: of the network, where the picture is made of tokens.
+    """
+    counted = {} if calls is None else {CALLS_KEY: calls}
+    return {**settings, VERSION_KEY: VERSION, DEVICE_KEY: device.describe(bool(settings.get("coreml"))), **counted}
 
 
 def without_facts(settings: Mapping[str, Any]) -> dict[str, Any]:

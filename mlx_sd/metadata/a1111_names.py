@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..core.errors import InputError
+from ..discrete import calls
 from ..sampling import names, samplers, schedules
 
 # Samplers with timesteps of their own in A1111, whatever the schedule type says -> the schedule that these are here.
@@ -23,12 +24,14 @@ class Solver(NamedTuple):
     problem: str | None = None  # why the sampler is None; empty where its name is unknown
 
 
-def labels(settings: Mapping[str, Any]) -> tuple[str, str]:
+def labels(settings: Mapping[str, Any]) -> tuple[str, str | None]:
     """Returns A1111's names of sampler and schedule for a JSON object of settings; ours where it has no equal.
 
-    A list of timesteps or sigmas stays as it is.
+    A list of timesteps or sigmas stays as it is; samplers of tokens may have no schedule, which is None.
     """
     sampler, schedule = str(settings.get("sampler")), str(settings.get("schedule"))
+    if sampler in calls.NAMES:  # which A1111 does not have
+        return sampler, settings.get("schedule")
     label, schedule_type = names.a1111_names(sampler, schedule, settings.get("kind"), settings.get("order"))
     return label, schedule if schedule.partition("=")[0] in schedules.LISTS else schedule_type
 

@@ -17,7 +17,8 @@ from .a1111_names import labels
 
 VERSION_KEY = "mlx_sd"  # of the version that made the picture, among its settings
 DEVICE_KEY = "device"  # of the device that made it
-FACTS = (VERSION_KEY, DEVICE_KEY)
+CALLS_KEY = "network_calls"  # of models whose pictures are tokens
+FACTS = (VERSION_KEY, DEVICE_KEY, CALLS_KEY)
 NUMPY = "NumPy"  # of RNG: A1111 has no such noise, but without the key it would take a GPU's
 # Solver options -> A1111's keys.
 CHURN = {"s_churn": "Sigma churn", "s_tmin": "Sigma tmin", "s_tmax": "Sigma tmax", "s_noise": "Sigma noise"}
@@ -30,6 +31,7 @@ OURS = {
     "deepcache": "DeepCache",
     "tgate": "T-GATE",
     "token_downsampling": "Token downsampling",
+    "temperature": "Temperature",
     "tuning": "Tuning",
     "freeu": "FreeU",
     "prompt_2": "Prompt 2",

@@ -29,6 +29,7 @@ class Family(Enum):
     SUPER_RESOLUTION = "latent diffusion super-resolution"
     CLASS_CONDITIONAL = "class-conditional diffusion"
     UNCONDITIONAL = "unconditional diffusion"
+    TOKENS = "discrete diffusion over tokens"
 
 
 def task_of(unet: UNetConfig, latent_channels: int) -> Task:

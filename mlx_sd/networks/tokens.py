@@ -1,12 +1,15 @@
 """A UNet over tokens: an embedding of each before it, and scores of all tokens at each place behind it."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import mlx.core as mx
 import mlx.nn as nn
 
 from ..core.errors import InputError
 from .blocks import Attend, apply_attention
 from .unet import Deep, UNet
-from .unet_config import UNetConfig
+from .unet_config import TOKEN_STATES, UNetConfig
 
 _TIMES = 1000.0  # the UNet's sinusoids are made for timesteps up to this
 
@@ -27,6 +30,15 @@ class TokenUNet(nn.Module):
         self.config, self.states = config, states
         self.embedding = nn.Embedding(states, config.in_channels)
         self.unet = UNet(config)
+
+    @classmethod
+    def from_hf(cls, values: Mapping[str, Any], where: str) -> "TokenUNet":
+        """Builds the network of a UNet's config with `token_states`, without weights; InputError names a field."""
+        states = values[TOKEN_STATES]
+        if not isinstance(states, int) or isinstance(states, bool):
+            raise InputError(f"{where}: {TOKEN_STATES} is a whole number, not {states!r}")
+        others = {name: value for name, value in values.items() if name != TOKEN_STATES}
+        return cls(UNetConfig.from_hf(others, where), states)
 
     @property
     def names(self) -> dict[str, str]:

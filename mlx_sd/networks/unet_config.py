@@ -8,6 +8,8 @@ from ..core.config_fields import ConfigFields
 from ..core.errors import InputError
 from .configs import downsampling
 
+TOKEN_STATES = "token_states"  # a field of the config of a UNet over tokens: the rows of its embedding
+
 
 @dataclass(frozen=True)
 class Block:

@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 from ..core.errors import InputError
 from ..core.suggestions import unknown
+from ..discrete import calls
+from ..discrete.schedules import NAMES as TOKEN_SCHEDULES
+from ..discrete.schedules import is_name as is_token_schedule
 from . import diffusers_classes, samplers, schedules
 
 
@@ -176,8 +179,16 @@ def canonical(sampler: str | None, schedule: str | None = None, kind: str | None
 
     None is left open, and so is A1111's "Automatic" where it has no fixed meaning. A list ("timesteps=...",
     "sigmas=...") and a .json file stay as they are. Raises InputError for a name that is unknown or has no equal here,
-    and where the sampler's name carries another schedule or kind than the other argument.
+    and where the sampler's name carries another schedule or kind than the other argument. Samplers and schedules of
+    tokens have one name each, in every program.
     """
+    tokens = None if sampler is None else calls.read_name(sampler)
+    if schedule is not None and (tokens or sampler is None) and is_token_schedule(schedule):
+        return Choice(tokens, schedule, kind)
+    if tokens and schedule is not None:
+        raise InputError(f"the sampler {tokens} takes the schedules {', '.join(TOKEN_SCHEDULES)}, not {schedule}")
+    if tokens:
+        return Choice(tokens, None, kind)
     meaning = None if sampler is None else read_sampler(sampler)
     carried = None if meaning is None else meaning.schedule
     named = None if schedule is None else read_schedule(schedule, None if meaning is None else meaning.sampler)

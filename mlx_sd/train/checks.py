@@ -46,6 +46,12 @@ def check_settings(settings: TrainSettings, ranks: int) -> None:
         raise InputError("a whole UNet does not learn in float16; take bfloat16 or float32")
 
 
+def check_model(model: Model) -> None:
+    """Raises InputError for a model that no kind of training here is for."""
+    if model.tokens is not None:
+        raise InputError(f"{model.name} is {model.family.value}, which is not trained here; choose a model of latents")
+
+
 def check_token(token: str, data: dataset.Dataset) -> None:
     """Raises InputError where no caption has the new word, of which then nothing would be learned."""
     without = [example for example in data.examples if token not in example.caption]

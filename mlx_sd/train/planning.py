@@ -12,6 +12,7 @@ from ..core.errors import Failure, InputError
 from ..load import outline
 from ..networks import ops
 from ..resolve import model_folder
+from .checks import check_model
 from .data.buckets import Size
 from .data.dataset import Dataset
 from .idle_networks import IdleNetworks
@@ -38,6 +39,7 @@ def plan_of(kind: str, settings: TrainSettings, data: Dataset) -> MemoryPlan:
     """
     model = outline(str(model_folder(settings.model)))
     assert model is not None  # its folder is converted
+    check_model(model)
     table = buckets_of(model, settings)
     sizes = {table.bucket_of(example.size).size for example in data.examples}
     captions = [example.caption for example in data.examples]

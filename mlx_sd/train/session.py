@@ -16,7 +16,7 @@ from ..load import load
 from ..pipeline import StableDiffusion
 from ..ranks.exchange import RankLost, Ranks
 from . import results
-from .checks import check_same, check_settings, check_token
+from .checks import check_model, check_same, check_settings, check_token
 from .data import dataset
 from .files.base_model import BaseModel
 from .files.training_record import TrainingRecord
@@ -94,6 +94,7 @@ class Session:
             hints = [hint_file(hint_folder(settings), example.path) for example in data.examples]
         plan = self._planned(data)
         model = _load(settings)
+        check_model(model)
         check_same(ranks, data, hints, model)
         base = None if kind.folder(settings) else BaseModel.of(model)
         cache = Path(settings.cache) if settings.cache else None

@@ -178,13 +178,32 @@ def test_maskgit_decides_for_good_and_mask_predict_may_think_again():
         assert (revised == 0) == (name == calls.MASKGIT)
 
 
+def from_image(name, share, seed, count=400):
+    """The tokens of an image with which a sampler begins at its last calls, and the share that has changed."""
+    rng = np.random.default_rng(seed)
+    every = calls_of(name, "linear", 20, count, rng)
+    last = [call for call in every if call.time <= share]
+    image = rng.integers(5, size=count)
+    run = Run(name, Corruption("absorbing", 5), last, rng, image=image)
+    assert (run.tokens[~run.undecided] == image[~run.undecided]).all() and (run.tokens[run.undecided] == 5).all()
+    return run, run.undecided.mean()
+
+
 @pytest.mark.parametrize("name", calls.NAMES)
-def test_tokens_that_are_kept_stay_at_every_call(name):
-    rng, count = np.random.default_rng(8), 12
-    kept, stays = rng.integers(5, size=count), np.arange(count) % 3 == 0
-    run = Run(name, Corruption("absorbing", 5), calls_of(name, "linear", 6, count, rng), rng, keep=(kept, stays))
-    for tokens in run.steps(lambda x, time: np.log(np.full((count, 5), 0.2))):
-        assert (tokens[stays] == kept[stays]).all()
+def test_an_image_begins_with_the_share_of_changed_tokens_of_its_time(name):
+    shares = [from_image(name, 0.5, seed)[1] for seed in range(20)]
+    assert abs(np.mean(shares) - 0.5) < (0.12 if name == calls.MASKGIT else 0.03)  # few calls of it are at the half
+
+
+@pytest.mark.parametrize("name", calls.NAMES)
+def test_from_an_image_at_the_first_call_nothing_of_it_is_left(name):
+    def tokens(**image):
+        rng = np.random.default_rng(8)
+        run = Run(name, Corruption("absorbing", 5), calls_of(name, "linear", 6, 30, rng), rng, **image)
+        *_, last = run.steps(lambda x, time: np.log(np.full((30, 5), 0.2)))
+        return last.tolist()
+
+    assert tokens() == tokens(image=np.arange(30) % 5)
 
 
 def test_a_low_temperature_takes_the_most_probable_token():

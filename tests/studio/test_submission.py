@@ -107,6 +107,7 @@ def values(server):
         "unconditional_refresh": 2,
         "token_downsampling": "2:1:0.7",
         "tuning": "piece=65536",
+        "temperature": 0.7,
         "hires": "2:3:0.5",
         "hires_mode": "lanczos",
         "init_image": "gallery:a.png",

@@ -15,10 +15,10 @@ import mlx_sd  # noqa: F401 - before mlx.core: it brings the BLAS
 import mlx.core as mx
 import numpy as np
 
-from mlx_sd.generation import Result
 from mlx_sd.networks.unet import UNet
 from mlx_sd.ranks import launch
 from mlx_sd.ranks.exchange import Ranks
+from mlx_sd.result import Result
 from mlx_sd.split import Split
 from tests.support import splits
 

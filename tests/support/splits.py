@@ -13,8 +13,8 @@ import mlx.core as mx
 
 from mlx_sd import StableDiffusion
 from mlx_sd.core import blas
-from mlx_sd.generation import Result
 from mlx_sd.ranks.deal import Deal, share_of
+from mlx_sd.result import Result
 from mlx_sd.split import Split
 from tests.support import adapters_beside, controls, families, image_prompts, instructions, singles, upscalers
 

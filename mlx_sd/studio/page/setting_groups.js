@@ -63,7 +63,20 @@ export const GROUPS = [
   {
     title: "Sampler",
     about: "Options that only some samplers and schedules take",
-    names: ["eta", "gamma", "order", "kind", "corrector", "rho", "s_churn", "s_tmin", "s_tmax", "s_noise", "rng"],
+    names: [
+      "eta",
+      "gamma",
+      "order",
+      "kind",
+      "corrector",
+      "rho",
+      "s_churn",
+      "s_tmin",
+      "s_tmax",
+      "s_noise",
+      "rng",
+      "temperature",
+    ],
   },
   {
     title: "Model",

@@ -165,7 +165,7 @@ class Maker:
             (image,), (request,), (phases,) = result.images, result.requests, result.phases
             self._decoding = phases.decode / max((request.width or 1) * (request.height or 1), 1)
             self._check(job)
-            self._save(job, image, request, target)
+            self._save(job, image, request, target, result.calls_of(0))
 
     def _check(self, job: StudioJob) -> None:
         """Raises where the job was cancelled, or the server stops."""
@@ -185,8 +185,10 @@ class Maker:
             target = self._studio.folder / f"{Path(job.target).stem}-{number}.png"
         return target
 
-    def _save(self, job: StudioJob, image: Image.Image, request: Request, target: Path | None) -> None:
-        settings = metadata.with_facts(self._recorded(request.to_json()))
+    def _save(
+        self, job: StudioJob, image: Image.Image, request: Request, target: Path | None, calls: int | None
+    ) -> None:
+        settings = metadata.with_facts(self._recorded(request.to_json()), calls)
         if target is None:
             self._queue.done(job, metadata.encoded(image, settings))
         else:

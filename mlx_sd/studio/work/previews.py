@@ -37,7 +37,9 @@ class Previews:
     def begin(self, sd: StableDiffusion) -> None:
         """Prepares a job of a model: takes the network from the cache, where it is there."""
         self._job_spent = 0.0
-        if self._preview is None and (network := preview.cached_network(sd)) is not None:
+        if sd.model.tokens is not None and self._preview is None:
+            self._preview = Preview(sd)  # needs no network
+        elif self._preview is None and (network := preview.cached_network(sd)) is not None:
             self._preview = Preview(sd, network=network)
 
     def prepare(self, sd: StableDiffusion, check: Callable[[], None]) -> None:

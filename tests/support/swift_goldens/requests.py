@@ -189,6 +189,7 @@ UNAVAILABLE: tuple[dict[str, Any], ...] = (
     {"unconditional_refresh": 2},
     {"token_downsampling": "2:1:0.7"},
     {"tuning": "compile_step=true"},
+    {"temperature": 0.7},
     {"hires": "2"},
     {"hires_mode": "latent"},
     {"deepcache": "adaptive:0.1"},

@@ -24,7 +24,7 @@ enum RequestFields {
         "pag_adaptive": Unused(neutral: [.integer(0)]), "hires": Unused(), "hires_mode": Unused(),
         "embeddings": Unused(neutral: [.array([])]), "guidance_interval": Unused(), "adaptive_guidance": Unused(),
         "unconditional_refresh": Unused(neutral: [.integer(1)]), "token_downsampling": Unused(),
-        "tuning": Unused(neutral: [.string("off")]),
+        "tuning": Unused(neutral: [.string("off")]), "temperature": Unused(),
     ]
 
     /// Hashes that Python records beside a picture; kept as they are.
