@@ -34,6 +34,7 @@ COMMANDS = {
     "quality": Command("quality", "PSNR, SSIM, CLIP score and FID of DeepCache and T-GATE, on any model", True),
     "solvers": Command("quality", "quality against evaluations of the network, for every solver", True),
     "curves": Command("quality", "quality against cost of DeepCache, T-GATE and fewer steps", True),
+    "tokens": Command("quality", "truth and quality against calls of the network, every sampler of tokens", True),
     "policies": Command("quality", "how far each DeepCache policy ends from the uncached run"),
     "distillation": Command(
         "distillation", "caching beside pruning and distillation, on the embedded checkpoint", True

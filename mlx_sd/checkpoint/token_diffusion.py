@@ -46,8 +46,6 @@ class TokenDiffusion:
         tokens = network.config.out_channels
         if network.config.class_embedding or network.config.guidance_dims or network.config.added_time_dims:
             raise InputError(f"{where}: its UNet is of tokens, and takes more than a time and a text beside them")
-        if network.config.class_embedding or network.config.guidance_dims or network.config.added_time_dims:
-            raise InputError(f"{where}: its UNet is of tokens, and takes more than a time and a text beside them")
         codes = vae.config.codes if isinstance(vae, Autoencoder) else None
         if codes is None:
             raise InputError(f"{where}: its UNet is of tokens, and its autoencoder has no codebook (VQModel)")
