@@ -31,7 +31,7 @@ _EXAMPLES = """examples:
   python -m bench truth --rules
   mlx.launch -n 4 -- python -m bench truth --steps 10 --json truth.json"""
 _NUMBERS = {"steps": int, "width": int, "height": int, "guidance": float, "adaptive_guidance": float}
-_NUMBERS |= {"unconditional_refresh": int}
+_NUMBERS |= {"unconditional_refresh": int, "temperature": float}
 _TEXTS = ("sampler", "schedule", "deepcache", "tgate", "guidance_interval", "speed", "quantize")
 _CELL, _COLUMNS = 128, 8  # of the contact sheet
 
