@@ -20,6 +20,7 @@ FEWEST_SCENES = 16
 TRAINING = {stage.name: stage.minutes for stage in STAGES if stage.minutes is not None}
 SMOKE_SCENES = 64
 SMOKE_MINUTES = {"vae": 0.25, "clip": 0.15, "unet": 0.4, "decoder": 0.15, "class-unet": 0.25}
+SMOKE_MINUTES |= {"vq": 0.2, "token-unet": 0.2}
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "tqdm")
 
 
