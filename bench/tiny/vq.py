@@ -184,7 +184,7 @@ def pictures_of(vq: VQModel, tokens: Tensor) -> Iterator[Tensor]:
 
 
 def reconstruction(vq: VQModel, pictures: Pictures) -> tuple[float, int, float]:
-    """Returns the mean peak signal-to-noise ratio in dB, how many vectors are used, and the entropy of tokens in bits."""
+    """Returns the mean signal-to-noise ratio in dB, the number of vectors used, and the entropy of tokens in bits."""
     parts = [tokens_of(vq, pictures.images[start : start + BATCH]) for start in range(0, len(pictures.images), BATCH)]
     tokens = torch.cat(parts)
     errors = [
