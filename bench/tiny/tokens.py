@@ -39,6 +39,7 @@ from .vq import CODES, GRID, SIZE, tokens_of
 PICTURES = 24_000
 FEW = 256  # an epoch of no more pictures than this is a trial: as many pictures will do
 PICTURES_PER_TASK = 64
+MISSING, PERCENT = -1, 100.0  # in the file of unfinished work
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 MASK = CODES  # the token that stands for any other
 TIMES = 1000.0  # the UNet's timestep is this at time 1
@@ -84,32 +85,47 @@ def captioned(plan: Plan) -> Path:
 
 
 def encode(plan: Plan, out: Path) -> None:
-    """Paint and encode scenes as the captioned UNet sees them; write tokens.npy and masks.npy, of things."""
+    """Paint and encode scenes as the captioned UNet sees them; write tokens.npy and masks.npy, of things.
+
+    What is encoded lies in the stage's file of unfinished work, which a later run completes.
+    """
     scenes = first_scenes(0, PICTURES if plan.scenes > FEW else plan.scenes)
-    tokens = np.empty((len(scenes), GRID, GRID), np.int16)
-    masks = np.empty((len(scenes), GRID, GRID), np.float16)
-    starts = range(0, len(scenes), PICTURES_PER_TASK)
-    tasks = ((plan.result("vq"), start, scenes[start : start + PICTURES_PER_TASK]) for start in starts)
+    encoded = _opened(plan.resume_file("tokens"), len(scenes))
+    missing = np.flatnonzero((encoded == MISSING).any((1, 2, 3)))
+    parts = [missing[start : start + PICTURES_PER_TASK] for start in range(0, len(missing), PICTURES_PER_TASK)]
+    tasks = ((plan.result("vq"), rows, [scenes[row] for row in rows]) for rows in parts)
     context = multiprocessing.get_context("spawn")
     with (
         context.Pool(plan.threads, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool,
         Progress("tokens", len(scenes), " pictures") as progress,
     ):
-        for start, encoded, covered in pool.imap(_encode_some, tasks):
-            tokens[start : start + len(encoded)], masks[start : start + len(encoded)] = encoded, covered
-            progress.show(start + len(encoded))
+        for rows, tokens, masks in pool.imap(_encode_some, tasks):
+            encoded[rows] = np.stack([tokens, np.round(PERCENT * masks)], axis=1)
+            progress.show(rows[-1] + 1)
     out.mkdir()
-    np.save(out / "tokens.npy", tokens)
-    np.save(out / "masks.npy", masks)
+    np.save(out / "tokens.npy", encoded[:, 0])
+    np.save(out / "masks.npy", (encoded[:, 1] / PERCENT).astype(np.float16))
 
 
-def _encode_some(task: tuple[Path, int, list[Scene]]) -> tuple[int, np.ndarray, np.ndarray]:
-    """Returns the number of the first scene, and tokens and masks of all."""
-    folder, start, scenes = task
+def _opened(path: Path, count: int) -> np.memmap:
+    """Opens the file of `count` pictures' tokens and masks in percent, (count, 2, GRID, GRID); makes it if need be."""
+    shape = count, 2, GRID, GRID
+    if path.exists() and (opened := np.lib.format.open_memmap(path, "r+")).shape == shape:
+        return opened
+    partial = path.with_name(path.name + ".partial")
+    new = np.lib.format.open_memmap(partial, "w+", np.int16, shape)
+    new[:] = MISSING
+    partial.replace(path)
+    return new
+
+
+def _encode_some(task: tuple[Path, np.ndarray, list[Scene]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the numbers of scenes, and tokens and masks of all."""
+    folder, rows, scenes = task
     prepare(threads=1)
     vq = VQModel.from_pretrained(folder).eval().to(memory_format=torch.channels_last)
     images, masks = zip(*(paint_one(scene, SIZE, SIZE) for scene in scenes), strict=True)
-    return start, tokens_of(vq, np.stack(images)).numpy(), np.stack(masks)
+    return rows, tokens_of(vq, np.stack(images)).numpy(), np.stack(masks)
 
 
 def begin(plan: Plan) -> TokenUNet:
