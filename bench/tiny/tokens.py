@@ -158,7 +158,7 @@ def train(plan: Plan, out: Path) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(captioned(plan) / "tokenizer")
     text = CLIPTextModel.from_pretrained(captioned(plan) / "text_encoder", torch_dtype=torch.float32).eval()
     randomness = Randomness(seed=0)
-    network = begin(plan)
+    network = begin(plan).to(memory_format=torch.channels_last)
     average = copy.deepcopy(network).requires_grad_(False)
 
     def captions(rows: Tensor) -> Iterator[str]:
@@ -189,7 +189,8 @@ def train(plan: Plan, out: Path) -> None:
     run_training(training, plan.minutes["token-unet"], plan.resume_file("token-unet"))
     out.mkdir()
     average.unet.save_config(out)
-    save_file(average.state_dict(), out / WEIGHTS, {"format": "pt"})
+    weights = {name: weight.contiguous() for name, weight in average.state_dict().items()}
+    save_file(weights, out / WEIGHTS, {"format": "pt"})
 
 
 def write(plan: Plan, out: Path) -> None:
