@@ -178,8 +178,8 @@ def tokens_of(vq: VQModel, images: np.ndarray) -> Tensor:
 @torch.no_grad()
 def pictures_of(vq: VQModel, tokens: Tensor) -> Iterator[Tensor]:
     """Yields the picture (3, H, W), in [-1, 1], of each of the tokens (n, h, w)."""
-    for one in tokens:
-        latents = vq.quantize.embedding(one[None]).permute(0, 3, 1, 2)
+    for places in tokens:
+        latents = vq.quantize.embedding(places[None]).permute(0, 3, 1, 2)
         yield vq.decode(latents, force_not_quantize=True).sample[0].clamp(-1, 1)
 
 
