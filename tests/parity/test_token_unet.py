@@ -11,7 +11,9 @@ from mlx.utils import tree_flatten
 from safetensors.torch import load_file
 
 from bench.tiny import tokens, vq
+from bench.tiny.stages import Plan
 from convert.files.diffusers_names import diffusers_name
+from mlx_sd.checkpoint.embedded import TINY
 from mlx_sd.networks.tokens import TokenUNet
 from mlx_sd.networks.unet_config import UNetConfig
 from tests.support import families
@@ -62,3 +64,14 @@ def test_log_probabilities_are_pytorchs(written, measure):
         expected = scores.log_softmax(1).permute(0, 2, 3, 1).numpy()
     logs, _ = ours(written)(mx.array(x.astype(np.int32)), mx.array(times), mx.array(context))
     measure("log-probabilities of tokens", float(np.abs(np.array(logs) - expected).max()), LIMIT)
+
+
+def test_training_goes_on_from_a_token_model_and_begins_anew_from_another(written):
+    def begun(start: Path | None) -> tokens.TokenUNet:
+        return tokens.begin(Plan(Path(), scenes=16, minutes={}, threads=1, start=start))
+
+    stored = load_file(written / tokens.WEIGHTS)
+    weights = begun(written.parent).state_dict()
+    assert weights.keys() == stored.keys()
+    assert all(torch.equal(weights[name], weight.float()) for name, weight in stored.items())
+    assert begun(TINY).state_dict().keys() == begun(None).state_dict().keys() == stored.keys()
