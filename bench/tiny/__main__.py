@@ -63,7 +63,7 @@ def description() -> str:
 
 
 EXAMPLES = """examples:
-  python -m bench tiny --out tiny                      all of it, seven hours on two cores
+  python -m bench tiny --out tiny                      all of it, nine hours on two cores
   python -m bench tiny --out tiny --start mlx_sd/tiny  train the embedded checkpoint further
   python -m bench tiny --out trial --smoke             a useless checkpoint in two minutes, to try the recipe
   python -m bench tiny --out tiny --minutes 60         the training stages share an hour, in proportion

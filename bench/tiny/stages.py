@@ -52,9 +52,9 @@ STAGES = (
         None,
         "write the class-conditional checkpoint",
     ),
-    Stage("vq", "vq:train", "vq", (), 40, "autoencoder of tokens"),
+    Stage("vq", "vq:train", "vq", (), 25, "autoencoder of tokens"),
     Stage("tokens", "tokens:encode", "tokens", ("vq",), None, "pictures, encoded as tokens"),
-    Stage("token-unet", "tokens:train", "token_unet", ("tokens",), 60, "denoiser of tokens"),
+    Stage("token-unet", "tokens:train", "token_unet", ("tokens",), 85, "denoiser of tokens"),
     Stage("token-export", "tokens:write", "token_model", ("vq", "token-unet"), None, "write the token model"),
 )
 OUTSIDE_WORK = ("export", "judge", "class-export", "token-export")  # stages whose results lie beside `work`
