@@ -20,6 +20,7 @@ FEWEST_SCENES = 16
 TRAINING = {stage.name: stage.minutes for stage in STAGES if stage.minutes is not None}
 SMOKE_SCENES = 64
 SMOKE_MINUTES = {"vae": 0.25, "clip": 0.15, "unet": 0.4, "decoder": 0.15, "class-unet": 0.25}
+SMOKE_MINUTES |= {"vq": 0.2, "token-unet": 0.2}
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "tqdm")
 
 
@@ -40,7 +41,7 @@ def description() -> str:
     return "\n".join(
         [
             "Train the embedded checkpoints from scratch on drawn landscapes: a small Stable Diffusion, and",
-            "a smaller latent diffusion model that is told a class in place of a prompt.",
+            "a smaller latent diffusion model that is told a class in place of a prompt, and a model of tokens.",
             "",
             "stages, with their training time on two cores (the others take a few minutes together):",
             *rows,
@@ -54,18 +55,25 @@ def description() -> str:
             "of two checkpoints compare only with the same judge: the one in bench/quality/judge stays as it is.",
             "DIR/classes is the other, 12 MB: model_index.json, scheduler, unet and vqvae; it is embedded in",
             "mlx_sd/tiny_classes. To train it alone, on the embedded model: copy mlx_sd/tiny to DIR/checkpoint.",
+            "DIR/token_model, under 10 MB, makes pictures of tokens: model_index.json, scheduler, text_encoder,",
+            "tokenizer, unet and vqvae; it is embedded in mlx_sd/tiny_tokens. Its text encoder is that of",
+            "DIR/checkpoint, or of --start. To train its denoiser further: copy its vqvae to DIR/work/vq.",
         ]
     )
 
 
 EXAMPLES = """examples:
-  python -m bench tiny --out tiny                      all of it, seven hours on two cores
+  python -m bench tiny --out tiny                      all of it, nine hours on two cores
   python -m bench tiny --out tiny --start mlx_sd/tiny  train the embedded checkpoint further
   python -m bench tiny --out trial --smoke             a useless checkpoint in two minutes, to try the recipe
   python -m bench tiny --out tiny --minutes 60         the training stages share an hour, in proportion
   python -m bench tiny --out tiny --minutes unet=300   more time for one stage
   python -m bench tiny --out tiny --only decoder       one stage, from the results of those before it
-  python -m bench tiny --out tiny --only class-unet    so is each stage of the class-conditional one"""
+  python -m bench tiny --out tiny --only class-unet    so is each stage of the class-conditional one
+  python -m bench tiny --out tiny --start mlx_sd/tiny --only vq,tokens,token-unet,token-export
+                                                       the token model, with the embedded text encoder
+  python -m bench tiny --out tiny --start mlx_sd/tiny_tokens --only tokens,token-unet,token-export
+                                                       its denoiser further, once DIR/work/vq is there"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -86,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N|STAGE=N",
         help=f"training time in all (default {sum(TRAINING.values()):.0f}), or of one stage",
     )
-    p.add_argument("--only", choices=BY_NAME, metavar="STAGE", help="make the result of this stage alone")
+    p.add_argument("--only", metavar="STAGE,...", help="make the results of these stages alone")
     p.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="default: one per core")
     p.add_argument("--smoke", action="store_true", help="few scenes, seconds of training: a test of the recipe")
     return p
@@ -111,6 +119,15 @@ def split_minutes(texts: list[str], defaults: dict[str, float]) -> dict[str, flo
         else:
             minutes = {name: value * share / sum(defaults.values()) for name, share in defaults.items()}
     return minutes | overrides
+
+
+def stage_names(text: str | None) -> list[str]:
+    """Returns the stages that `--only` lists, in the order of the recipe; without it, all."""
+    listed = text.split(",") if text is not None else list(BY_NAME)
+    for name in listed:
+        if name not in BY_NAME:
+            raise RecipeError(f"--only {text}: no stage is called {name!r}; there are {', '.join(BY_NAME)}")
+    return [name for name in BY_NAME if name in listed]
 
 
 def plan_from(arguments: argparse.Namespace) -> Plan:
@@ -140,11 +157,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run the recipe; the exit code is 0, 1 after a failure, 2 for bad input, 130 after Ctrl-C."""
     try:
         arguments = parser().parse_args(argv)
+        names = stage_names(arguments.only)
         plan = plan_from(arguments)
         # Set before the import: it warns of image processors that are not used here.
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         with interrupt.raising():
-            run(plan, [arguments.only] if arguments.only else BY_NAME)
+            run(plan, names)
     except RecipeError as error:
         say(f"python -m bench tiny: {error}")
         return 2
@@ -155,7 +173,7 @@ def main(argv: list[str] | None = None) -> int:
         say("interrupted: the same command goes on from what is saved")
         return 130
     for name in OUTSIDE_WORK:
-        if arguments.only in (None, name):
+        if name in names:
             print(plan.result(name))
     return 0
 

@@ -21,6 +21,7 @@ from .scenes import BODY_HEIGHTS, BODY_WANDER, Scene, caption, render, sample_sc
 SIZE = 256
 CELL = 8  # pixels a side under one latent, and under one number of a mask
 FIRST_SEED = 10_000_000  # scene i has seed FIRST_SEED + i; smaller seeds are never trained on
+HELD_OUT_SEED = FIRST_SEED - 1_000  # of the first picture that reconstruction is measured on
 SEEDS_PER_EPOCH = 100_000
 SCENES_PER_TASK = 16
 KEPT = (0.35, 0.55, 0.9, 0.5)  # share of the scenes kept, by their number of things, balloons among them
@@ -43,6 +44,11 @@ class Pictures:
 def training_scene(index: int) -> Scene:
     """The scene of training picture `index`."""
     return sample_scene(random.Random(FIRST_SEED + index))
+
+
+def seeded_scenes(seed: int) -> Iterator[Scene]:
+    """Yields scenes as the world draws them, of `seed` and the seeds after it."""
+    return (sample_scene(random.Random(number)) for number in itertools.count(seed))
 
 
 def training_scenes(count: int) -> list[Scene]:

@@ -52,8 +52,12 @@ STAGES = (
         None,
         "write the class-conditional checkpoint",
     ),
+    Stage("vq", "vq:train", "vq", (), 25, "autoencoder of tokens"),
+    Stage("tokens", "tokens:encode", "tokens", ("vq",), None, "pictures, encoded as tokens"),
+    Stage("token-unet", "tokens:train", "token_unet", ("tokens",), 85, "denoiser of tokens"),
+    Stage("token-export", "tokens:write", "token_model", ("vq", "token-unet"), None, "write the token model"),
 )
-OUTSIDE_WORK = ("export", "judge", "class-export")  # stages whose results lie beside `work`
+OUTSIDE_WORK = ("export", "judge", "class-export", "token-export")  # stages whose results lie beside `work`
 BY_NAME = {stage.name: stage for stage in STAGES}
 
 

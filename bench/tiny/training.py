@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils.logging import disable_progress_bar
 
+from .muon import fastest
 from .progress import Progress
 from .stages import say
 
@@ -133,6 +134,4 @@ def pixels(images: np.ndarray) -> Tensor:
 
 def autocast() -> torch.autocast:
     """bfloat16 where it is safe, on processors that are fast at it; losses are taken in float32 outside."""
-    # Without AVX-512, PyTorch emulates bfloat16 convolutions: measured ten times slower than float32.
-    fast = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    return torch.autocast("cpu", torch.bfloat16, enabled=fast)
+    return torch.autocast("cpu", torch.bfloat16, enabled=fastest() == torch.bfloat16)
