@@ -123,7 +123,7 @@ def _encode_some(task: tuple[Path, np.ndarray, list[Scene]]) -> tuple[np.ndarray
     """Returns the numbers of scenes, and tokens and masks of all."""
     folder, rows, scenes = task
     prepare(threads=1)
-    vq = VQModel.from_pretrained(folder).eval().to(memory_format=torch.channels_last)
+    vq = VQModel.from_pretrained(folder, torch_dtype=torch.float32).eval().to(memory_format=torch.channels_last)
     images, masks = zip(*(paint_one(scene, SIZE, SIZE) for scene in scenes), strict=True)
     return rows, tokens_of(vq, np.stack(images)).numpy(), np.stack(masks)
 
