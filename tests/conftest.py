@@ -24,7 +24,7 @@ GOLDENS = Path(__file__).parent / "goldens"
 # Examples of a property that does not state its own number. `make test-all` runs "full".
 _HYPOTHESIS = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
 settings.register_profile("quick", max_examples=10, **_HYPOTHESIS)
-settings.register_profile("full", max_examples=100, **_HYPOTHESIS)
+settings.register_profile("full", max_examples=50, **_HYPOTHESIS)
 settings.load_profile("quick")  # before the command line's --hypothesis-profile is read, which replaces it
 
 

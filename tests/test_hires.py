@@ -10,6 +10,7 @@ from mlx_sd.hires_setting import IMAGE_MODES, LATENT_MODES
 from mlx_sd.metadata.from_a1111 import translate
 from mlx_sd.metadata.to_a1111 import HIRES, to_text
 from mlx_sd.tasks import enlarging
+from tests.support.effort import slow_but
 
 OPTIONS = {"steps": 4, "guidance": 4.0, "seed": 2, "sampler": "euler", "output": "latent"}
 
@@ -25,7 +26,7 @@ def latents(sd, prompt="a red tent", **options):
 
 @pytest.mark.parametrize(
     "mode",
-    [*(pytest.param(mode, marks=pytest.mark.slow) for mode in LATENT_MODES[1:]), LATENT_MODES[0], *IMAGE_MODES],
+    slow_but(LATENT_MODES[:1], [LATENT_MODES[0], LATENT_MODES[-1], IMAGE_MODES[0], IMAGE_MODES[-1]]),
 )
 def test_the_second_pass_is_image_to_image_with_the_enlarged_picture(sd, mode):
     first = mx.array(latents(sd))

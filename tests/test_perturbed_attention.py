@@ -12,6 +12,7 @@ from mlx_sd.networks.blocks import apply_attention
 from mlx_sd.perturbed_attention import PerturbedAttention
 from mlx_sd.predictor import predictor_of
 from mlx_sd.request import Request
+from tests.support.effort import slow_but
 
 # In the middle of the tiny UNets, pictures of 64 pixels have one latent, whose attention is the identity anyway.
 SIZE = {"width": 192, "height": 128}
@@ -70,7 +71,7 @@ def test_pictures_of_a_batch_are_those_of_each_alone(sd):
         assert np.abs(together[i] - alone).max() <= 1e-4 * np.abs(alone).max()
 
 
-@pytest.mark.parametrize("branch", [0, *(pytest.param(branch, marks=pytest.mark.slow) for branch in range(1, 12))])
+@pytest.mark.parametrize("branch", slow_but([0], [0, 1, 4, 11]))
 def test_deepcache_keeps_all_three_rows(sd, branch):
     if branch not in sd.unet.branches:
         pytest.skip("the UNet has fewer branches")

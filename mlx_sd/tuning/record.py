@@ -102,8 +102,9 @@ def read(file: Path) -> list[Entry]:
         return []
     try:
         content = files.read_json(file)
-        if content.get("version") != _VERSION:
-            raise InputError(f"its version is {content.get('version')!r}, not {_VERSION}")
+        version = content.get("version")
+        if version != _VERSION or isinstance(version, bool):
+            raise InputError(f"its version is {version!r}, not {_VERSION}")
         return [_entry(value) for value in _typed(content.get("entries"), list, "entries")]
     except InputError as error:
         reason = str(error).removeprefix(f"{file} ")

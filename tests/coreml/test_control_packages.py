@@ -227,10 +227,8 @@ def test_files_of_others_in_the_folder_stay_and_old_networks_go(family, control_
 # ------------------------------------------------------------------------------------------------ other exports
 
 SLOW = {
-    "sd1": ("sd1", {"attention": "split-einsum"}),
     "sd2v": ("sd2v", {"attention": "original"}),
-    "sdxl": ("sdxl", {"attention": "split-einsum"}),
-    "sdxl-small": ("sdxl", {"attention": "original", "unets": ("full",)}),
+    "sdxl-small": ("sdxl", {"attention": "split-einsum", "unets": ("full",)}),
     "another branch, one row": (SMALL, {"attention": "original", "branch": 2, "batch": 1, "unets": ("chunks",)}),
     "functions": (
         SMALL,

@@ -32,7 +32,7 @@ def _picture():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    slow_but(["euler_ancestral"], ["ddim", "euler_ancestral", "dpmpp_2m", "unipc", "plms", "heun", "dpmpp_2s"]),
+    slow_but(["euler_ancestral"], ["euler_ancestral", "dpmpp_2m", "plms", "heun"]),
 )
 def test_a_model_that_refines_itself_is_the_model_alone(name, family):
     """... exactly, where the sampler has no memory that the hand-over loses; and always as many steps."""

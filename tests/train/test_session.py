@@ -77,7 +77,7 @@ def pictures(checkpoint: Path, kind: str, result: Path, data: Path) -> list[mx.a
     return [before, base.generate("a zorb", **options).latents]
 
 
-@pytest.mark.parametrize("kind", slow_but(["embedding"], OPTIONS))
+@pytest.mark.parametrize("kind", slow_but(["embedding"], ["embedding", "unet", "control --rank"]))
 def test_a_result_changes_pictures_at_once(kind, train, checkpoint, data, capfd):
     result = train(kind, "--steps", "4", "--validate-every", "2", "--batch", "2")
     assert capfd.readouterr().out.strip() == str(result)
@@ -101,7 +101,7 @@ def same(first: Path, second: Path) -> bool:
     return True
 
 
-@pytest.mark.parametrize("kind", slow_but(["lora"], OPTIONS))
+@pytest.mark.parametrize("kind", slow_but(["lora"], ["lora", "embedding", "control", "prune", "distill"]))
 def test_a_run_that_was_ended_is_gone_on_with_bit_for_bit(kind, train, monkeypatch):
     options = ["--steps", "4", "--save-every", "2", "--flip", "--caption-dropout", "0.3", "--schedule", "cosine"]
     whole = train(kind, *options)
@@ -200,7 +200,7 @@ def test_without_any_caption_the_words_do_not_matter(train, data):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", slow_but(["embedding"], OPTIONS))
+@pytest.mark.parametrize("kind", ["embedding", "lora", "prune"])
 def test_sample_pictures_are_made_on_the_way(kind, train, monkeypatch):
     monkeypatch.setattr(session, "SAMPLE_STEPS", 2)
     out = train(kind, "--steps", "2", "--sample-every", "2", "--sample-prompt", "a zorb")

@@ -26,7 +26,7 @@ def test_a_step_needs_what_is_counted(name):
             {"dtype": "float32", "recompute": recompute, "batch": batch, **training.WORDS.get(kind, {})},
             (side, side),
         )
-        for batch, side in itertools.product((1, 3), (96, 160))
+        for batch, side in ((1, 96), (3, 160))
     ]
     for row in training.compare_all(cases):
         held = sum(row["plan"][f"memory_{part}"] for part in ("frozen", "learned", "moments"))

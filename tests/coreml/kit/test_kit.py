@@ -20,7 +20,7 @@ from tests.support.kit_app import App, distance, generated
 pytestmark = pytest.mark.filterwarnings("ignore:in . evaluations little repeats itself:UserWarning")
 
 COMPRESSED = {"small palettize4:16": {"compress": "palettize4:16", "target": "iOS18"}}
-COMPRESSED |= {f"small {name}": {"compress": name} for name in ("palettize6", "int8", "sparse50")}
+COMPRESSED |= {f"small {name}": {"compress": name} for name in ("int8", "sparse50")}
 EXPORTS = [*(name for name in FORMS if name != "sd2 float16"), "inpaint9", *COMPRESSED]
 each_form = pytest.mark.parametrize("form", slow_but(["small float32"], EXPORTS))
 

@@ -25,8 +25,12 @@ KINDS = {
     "control": (Control, ControlSettings(), 5e-3, 0.1),
     "control of low rank": (Control, ControlSettings(rank=4), 5e-3, 0.1),
 }
-FAMILIES = ("sd1", "sd2v", "sdxl")
-CASES = [(kind, family) for kind in KINDS for family in FAMILIES]
+CASES = [
+    *((kind, "sd1") for kind in KINDS),
+    ("unet", "sd2v"),
+    ("lora of all, with text", "sdxl"),
+    ("embedding", "sdxl"),
+]
 QUICK = [(kind, "sd1") for kind in ("lora", "embedding")]
 
 

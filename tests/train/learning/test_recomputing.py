@@ -11,7 +11,6 @@ from mlx_sd.train.kinds.unet import WholeUNet
 from mlx_sd.train.learning.examples import Captions
 from mlx_sd.train.learning.kind_settings import ControlSettings, LoraSettings, UNetSettings
 from mlx_sd.train.learning.objective import Objective
-from tests.support.effort import slow_but
 from tests.train.conftest import TEXT
 
 KINDS = {
@@ -23,8 +22,7 @@ KINDS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", slow_but(["lora"], KINDS))
-@pytest.mark.parametrize("family", slow_but(["sd1"], ["sd1", "sdxl"]))
+@pytest.mark.parametrize(("family", "kind"), [*(("sd1", kind) for kind in KINDS), ("sdxl", "lora")])
 def test_gradients_are_the_same(kind, family, fresh, micro_batch):
     build, record, options = KINDS[kind]
     results = []
