@@ -90,12 +90,8 @@ def inputs_of(sd: StableDiffusion, specs: Mapping[str, FunctionSpec], spec: Func
 
 
 def _states(sd: StableDiffusion, spec: FunctionSpec) -> int:
-    """Returns how many different tokens a function takes: the UNet masked ones too, the decoder those of the codebook.
-
-    InputError where the model's pictures are no tokens.
-    """
-    if sd.model.tokens is None:
-        raise InputError(f"the packages are of tokens, which the pictures of {sd.model.name} are not")
+    """Returns how many different tokens a function takes: the UNet a mask too, the decoder those of the codebook."""
+    assert sd.model.tokens, "the function is of this model"
     corruption = sd.model.tokens.corruption
     return corruption.states if spec.part == "unet" else corruption.tokens
 
