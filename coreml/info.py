@@ -88,7 +88,7 @@ def describe(
     """
     vae: Any = networks["vae"]
     scheduler = model_folder.scheduler_config(about)
-    how = _INSTRUCTIONS if options["format"] == "coreml" else _CORE_AI_INSTRUCTIONS
+    instructions = _INSTRUCTIONS if options["format"] == "coreml" else _CORE_AI_INSTRUCTIONS
     roles = _roles(packages)
     macs = {
         role: sum(packages[name]["functions"][function]["macs"] for name, function in steps)
@@ -101,7 +101,7 @@ def describe(
         "made_by": f"mlx-sd {PROGRAM}",
         "model": {"name": model, "hash": model_folder.model_hash(about), "loras": about["loras"]},
         "options": options,
-        "how": token_sets.instructions(str(options["format"]), how[:2]) if tokens else how,
+        "how": token_sets.instructions(str(options["format"]), instructions[:2]) if tokens else instructions,
         "roles": roles,
         "deepcache": {
             "branch": options["branch"],
