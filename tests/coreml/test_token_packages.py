@@ -10,9 +10,10 @@ import pytest
 from coreml import info, verify
 from coreml.__main__ import main
 from coreml.interpret.package import Package
-from mlx_sd import StableDiffusion
+from mlx_sd import DeepCache, StableDiffusion
 from mlx_sd.cli import generate
 from mlx_sd.core.errors import InputError
+from mlx_sd.networks.tokens import TokenUNet
 from tests.support import tokens
 from tests.support.effort import slow_but
 from tests.support.exports import SMALL, TOKENS
@@ -99,6 +100,41 @@ def test_shallow_with_the_feature_of_deep_is_the_whole_network_and_gives_probabi
     assert np.abs(np.exp(result).sum(1) - 1).max() < 1e-5
     for changes in ({"deep_feature": feature["deep_feature"] + 1}, {"tokens": (feeds["tokens"] + 1) % CODES}):
         assert np.abs(shallow.run(feeds | feature | changes)["log_probabilities"] - result).max() > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ("maskgit", "dndm"))
+@pytest.mark.filterwarnings("ignore:in . evaluations little repeats itself:UserWarning")
+def test_the_loop_of_an_app_makes_the_picture_of_mlx(sampler, exported, model, monkeypatch):
+    """The same sampler, once on the network and once on packages, which run as `how` in info.json says."""
+    folder, sd = exported(TOKENS, **FORMS["float32"]), model(TOKENS)
+    names = {"deep": "UnetChunk1", "shallow": "UnetChunk2", "decoder": "VAEDecoder"}
+    packages = {role: Package.load(folder / f"{name}.mlpackage") for role, name in names.items()}
+    runs: list[str] = []
+
+    def run(role: str, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        runs.append(role)
+        return packages[role].run(feeds)
+
+    def call(network, grid, time, context, *, deep=None, depth=1):
+        feeds = {
+            "tokens": np.array(grid),
+            "time": np.full(len(grid), np.array(time), np.float32),
+            "encoder_hidden_states": np.array(context).transpose(0, 2, 1)[:, :, None],
+        }
+        feature = run("deep", feeds)["deep_feature"] if deep is None else np.array(deep)
+        scores = run("shallow", feeds | {"deep_feature": feature})["log_probabilities"]
+        return mx.array(scores.transpose(0, 2, 3, 1)), mx.array(feature)
+
+    options = {"sampler": sampler, "steps": 5, "seed": 2, "deepcache": DeepCache(2), "output": "latent"}
+    expected = sd.generate("a red tent", **options).latents
+    monkeypatch.setattr(TokenUNet, "__call__", call)
+    latents = sd.generate("a red tent", **options).latents
+    assert mx.array_equal(latents, expected)
+    assert 0 < runs.count("deep") < runs.count("shallow")
+    grid = np.array(sd.vae.tokens(latents)).astype(np.int32)
+    image = run("decoder", {"tokens": grid})["image"].transpose(0, 2, 3, 1)
+    assert np.abs(image - np.array(sd.vae.decode(latents))).max() < 1e-4
 
 
 def test_info_json_says_how_tokens_are_made(exported):
