@@ -200,6 +200,14 @@ def test_packages_of_tokens_are_of_no_other_model(exported, model, capfd):
     assert "VAEDecoder.mlpackage takes tokens, which" in err and err.count("\n") == 1
 
 
+def test_parts_that_do_not_fit_together_are_one_line(tmp_path, capfd):
+    checkpoint = tokens.write_folder(tmp_path / "tokens", {"vqvae": {"num_vq_embeddings": CODES - 1}})
+    assert main(["--model", str(checkpoint), "--out", str(tmp_path / "out")]) == 2
+    err = capfd.readouterr().err
+    assert f"its UNet scores {CODES} tokens, and its codebook has {CODES - 1}" in err and err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["tokens"]
+
+
 def test_packages_of_tokens_are_not_driven(exported, capfd):
     folder = str(exported(TOKENS, **QUICK))
     assert generate.main(["a tent", "--coreml", folder]) == 2
