@@ -16,9 +16,11 @@ from mlx_sd.core.errors import InputError
 from .control_networks import ControlSource
 from .lowering.control_functions import CONDITION
 from .lowering.interfaces import RESIDUAL, FunctionSpec, Port, networks, texts
+from .lowering.token_functions import TIME, TOKEN_GRID
 from .plan import Options, plan
 
 _PROMPT, _SEED, _TIMESTEP = "a photo of a red tent on green grass", 0, 481
+_TIME = 0.481  # of tokens
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ def inputs_of(sd: StableDiffusion, specs: Mapping[str, FunctionSpec], spec: Func
         "timestep": mx.array([_TIMESTEP]),
         "encoder_hidden_states": context,
         "text_embeds": pooled,
+        TIME: mx.array([_TIME]),
     }
     inputs: list[mx.array] = []
     for port in spec.inputs:
@@ -71,6 +74,8 @@ def inputs_of(sd: StableDiffusion, specs: Mapping[str, FunctionSpec], spec: Func
         if port.name == "time_ids":
             height, width = (side * sd.vae.config.downsampling for side in spec.inputs[0].shape[1:3])
             value = mx.array([height, width, 0, 0, height, width][: port.shape[1]])
+        elif port.name == TOKEN_GRID:
+            value = mx.array(rng.integers(_states(sd, spec), size=port.shape))
         elif port.name == "z":
             value = sd.vae.unscale(noise)
         elif port.name in ("x", "image"):
@@ -79,9 +84,16 @@ def inputs_of(sd: StableDiffusion, specs: Mapping[str, FunctionSpec], spec: Func
             value = mx.clip(noise[:1] / 4 + 0.5, 0, 1)
         elif port.name == "deep_feature":
             deep = specs["unet_deep" if "unet_deep" in specs else "unet_full"]
-            value = deep.call(sd.unet, *inputs, *map(_residual, deep.inputs[len(inputs) :]))[-1]
+            value = deep.call(networks(sd.model)["unet"], *inputs, *map(_residual, deep.inputs[len(inputs) :]))[-1]
         inputs.append(mx.broadcast_to(noise if value is None else value, port.shape).astype(port.network_dtype))
     return inputs
+
+
+def _states(sd: StableDiffusion, spec: FunctionSpec) -> int:
+    """Returns how many different tokens a function takes: the UNet a mask too, the decoder those of the codebook."""
+    assert sd.model.tokens, "the function is of this model"
+    corruption = sd.model.tokens.corruption
+    return corruption.states if spec.part == "unet" else corruption.tokens
 
 
 def _residual(port: Port) -> mx.array:

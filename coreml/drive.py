@@ -31,7 +31,7 @@ from mlx_sd.networks.vae import Autoencoder, EvaluateTiles, one_by_one
 from mlx_sd.prompts.tokenizer import Tokenizer
 from mlx_sd.sampling.scheduler import Scheduler
 
-from . import info
+from . import info, token_sets
 from .control_networks import role
 from .coreai import speed
 from .coreai.runtime import PLACE
@@ -43,6 +43,9 @@ from .packaged_control import PackagedControl
 def load(folder: Path) -> Model:
     """Loads a folder that `python -m coreml` wrote as a model; InputError where a package is missing or damaged."""
     content = info.read(folder)
+    if token_sets.KEY in content:
+        name = content["model"]["name"]
+        raise InputError(f"{folder}: its pictures are tokens, of which --coreml has no sampler; --model {name} has")
     packages = PackageSet(folder, content)
     configs, pipeline = content["networks"], content["pipeline"]
     texts = [part for part in TEXT if part in configs]

@@ -17,7 +17,7 @@ from mlx_sd.core.errors import Failure, InputError
 from mlx_sd.core.files import temporary_folder
 from mlx_sd.prompts.tokenizer import bpe
 
-from . import assets, control_networks, info, manifest, stock
+from . import assets, control_networks, info, manifest, stock, token_sets
 from .compression import schemes
 from .control_networks import ControlSource
 from .coreai import availability
@@ -61,9 +61,12 @@ def export(
         part: model_folder.build(part, config, f"{folder}/model.json: {part}")
         for part, config in about["networks"].items()
     }
+    tokens = token_sets.of_model(networks, about["scheduler"], f"{folder}/model.json")
+    if kit and tokens:
+        token_sets.refuse_kit(model)
     stored: dict[str, Any] = {part: model_folder.network_tensors(folder, part, about["version"]) for part in networks}
     schemes.check_model(options.compress, model_folder.model_hash(about))
-    controls = _controls(options, networks, model) if controls is None else controls
+    controls = _controls(options, networks, model) if controls is None and not tokens else controls or []
     items = plan(networks, options, model, controls)
     for source in controls:
         networks[source.part], stored[source.part] = source.network(), source.tensors(stored["unet"])
@@ -83,7 +86,7 @@ def export(
             for name, description in written:
                 descriptions[name] = description
                 report(info.summary(name, description))
-        content = info.describe(model, about, networks, folder, asdict(options), descriptions)
+        content = info.describe(model, about, networks, folder, asdict(options), descriptions, tokens)
         content["compression"] = schemes.record(options.compress)
         content["controls"] = {source.name: source.describe() for source in controls}
         if controls:

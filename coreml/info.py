@@ -9,13 +9,15 @@ from typing import Any
 import mlx.nn as nn
 
 from mlx_sd.checkpoint import model_folder
+from mlx_sd.checkpoint.token_diffusion import TokenDiffusion
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import read_json
 from mlx_sd.core.version import VERSION as PROGRAM
+from mlx_sd.networks.configs import VAEConfig
 from mlx_sd.networks.graph import Graph
 from mlx_sd.sampling.scheduler import Scheduler
 
-from . import info_fields
+from . import info_fields, token_sets
 from .coreai.asset_files import SUFFIX
 from .lowering.interfaces import FunctionSpec, Port
 
@@ -76,15 +78,17 @@ def describe(
     folder: Path,
     options: Mapping[str, Any],
     packages: Mapping[str, Any],
+    tokens: TokenDiffusion | None = None,
 ) -> dict[str, Any]:
     """Returns the content of info.json for an export.
 
     model: as given to --model. about: the model folder's model.json. networks: part -> network. folder: the model
-    folder, for its tokenizers. options: the fields of `plan.Options`. packages: name -> description of each.
+    folder, for its tokenizers. options: the fields of `plan.Options`. packages: name -> description of each. tokens:
+    how the model makes tokens, None where it makes latents.
     """
-    vae: Any = networks["vae"].config
+    vae: Any = networks["vae"]
     scheduler = model_folder.scheduler_config(about)
-    schedule = Scheduler.from_hf(scheduler, "scheduler")
+    instructions = _INSTRUCTIONS if options["format"] == "coreml" else _CORE_AI_INSTRUCTIONS
     roles = _roles(packages)
     macs = {
         role: sum(packages[name]["functions"][function]["macs"] for name, function in steps)
@@ -97,20 +101,14 @@ def describe(
         "made_by": f"mlx-sd {PROGRAM}",
         "model": {"name": model, "hash": model_folder.model_hash(about), "loras": about["loras"]},
         "options": options,
-        "how": _INSTRUCTIONS if options["format"] == "coreml" else _CORE_AI_INSTRUCTIONS,
+        "how": token_sets.instructions(str(options["format"]), instructions[:2]) if tokens else instructions,
         "roles": roles,
         "deepcache": {
             "branch": options["branch"],
             "macs": {role: macs[role] for role in ("unet", "unet_deep", "unet_full", "unet_shallow") if role in macs},
         },
-        "latents": {
-            "channels": vae.latent_channels,
-            "factor": vae.downsampling,  # pixels along each side of one latent
-            "scaling_factor": vae.scaling_factor,
-        },
+        **({token_sets.KEY: token_sets.describe(tokens, vae)} if tokens else _latents(vae.config, scheduler)),
         "scheduler": {name: _finite(value) for name, value in scheduler.items()},
-        "prediction": schedule.prediction_type,
-        "alphas_cumprod": [] if schedule.edm else [round(float(a), 9) for a in schedule.alphas_cumprod()],
         "tokenizers": [
             {"start": t.start, "end": t.end, "pad": t.pad, "length": t.length}
             for t in model_folder.tokenizers(folder, networks)
@@ -118,6 +116,20 @@ def describe(
         "networks": about["networks"],
         "pipeline": about["pipeline"],
         "packages": packages,
+    }
+
+
+def _latents(vae: VAEConfig, scheduler: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what is of latents in info.json: their sizes and noise schedule, and what the UNet predicts."""
+    schedule = Scheduler.from_hf(scheduler, "scheduler")
+    return {
+        "latents": {
+            "channels": vae.latent_channels,
+            "factor": vae.downsampling,  # pixels along each side of one latent
+            "scaling_factor": vae.scaling_factor,
+        },
+        "prediction": schedule.prediction_type,
+        "alphas_cumprod": [] if schedule.edm else [round(float(a), 9) for a in schedule.alphas_cumprod()],
     }
 
 

@@ -8,8 +8,11 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from mlx_sd.checkpoint.model_folder import TEXT
 from mlx_sd.core.errors import InputError
+from mlx_sd.discrete.calls import NAMES
+from mlx_sd.discrete.corruption import KINDS
 from mlx_sd.networks.configs import TextConfig, vae_config
 from mlx_sd.networks.control_config import ControlConfig
+from mlx_sd.networks.tokens import unet_config
 from mlx_sd.networks.unet_config import UNetConfig
 from mlx_sd.sampling.scheduler import Scheduler
 
@@ -40,14 +43,15 @@ def check_packages(info: Mapping[str, Any], core_ai: bool) -> None:
 def check(info: Mapping[str, Any], core_ai: bool) -> None:
     """Raises InputError as `check_packages` does, for all fields of an info.json."""
     check_packages(info, core_ai)
-    _fields(_REST)(info, "")
-    _check_roles(info)
+    of_tokens = "tokens" in info
+    _fields(_OF_TOKENS if of_tokens else _OF_LATENTS)(info, "")
+    _check_roles(info, "tokens" if of_tokens else "sample")
     texts = [part for part in TEXT if part in info["networks"]]
     if len(texts) != len(info["tokenizers"]):
         raise InputError(f"tokenizers: there are {len(info['tokenizers'])} for {len(texts)} text encoders")
 
 
-def _check_roles(info: Mapping[str, Any]) -> None:
+def _check_roles(info: Mapping[str, Any], divided: str) -> None:
     """Raises InputError for a role whose functions are not in the packages, or lack the input that is divided."""
     for size, roles in info["roles"].items():
         sides = size.split("x")
@@ -60,8 +64,8 @@ def _check_roles(info: Mapping[str, Any]) -> None:
                 if function not in info["packages"].get(package, {"functions": {}})["functions"]:
                     raise InputError(f"roles.{size}.{role} has {step}, which is no function of a package")
                 ports |= info["packages"][package]["functions"][function]["inputs"]
-            if role.startswith(("unet", "control:", "control_shallow:")) and "sample" not in ports:
-                raise InputError(f"roles.{size}.{role}: its functions have no input sample")
+            if role.startswith(("unet", "control:", "control_shallow:")) and divided not in ports:
+                raise InputError(f"roles.{size}.{role}: its functions have no input {divided}")
 
 
 def _fields(entries: Mapping[str, Check], optional: Mapping[str, Check] | None = None) -> Check:
@@ -224,27 +228,52 @@ def _need(condition: bool, value: Any, name: str, words: str) -> None:
 _PORTS = _named(_fields({"shape": _listed(_integer(1), 1), "dtype": _one_of(*_TYPES)}))
 _FUNCTION = {"role": _text, "inputs": _PORTS, "outputs": _PORTS}
 _SIZE = {"size": _or_null(_listed(_integer(1), 2))}
-_NETWORKS = _fields(
-    {"unet": _config(UNetConfig.from_hf), "vae": _config(vae_config)},
-    {part: _config(TextConfig.from_hf) for part in TEXT},
-)
+
+
+def _networks(unet: Callable[..., UNetConfig]) -> Check:
+    """Returns the check of the networks' configs; unet(values, where) reads that of the UNet."""
+    texts = {part: _config(TextConfig.from_hf) for part in TEXT}
+    return _fields({"unet": _config(unet), "vae": _config(vae_config)}, texts)
+
+
 _CONTROL = _fields(
     {"model": _text, "hash": _text, "config": _config(ControlConfig.from_hf)},
     {"mode": _or_null(_text)},
 )
 
 
-_REST: Mapping[str, Check] = {
+_COMMON: Mapping[str, Check] = {
     "roles": _named(_named(_listed(_listed(_text)))),
-    "networks": _NETWORKS,
     "model": _fields({"name": _text, "hash": _text}),
     "deepcache": _fields({"branch": _integer(0)}),
-    "latents": _fields({"factor": _integer(1)}),
-    "scheduler": _config(Scheduler.from_hf, _check_betas),
     "tokenizers": _listed(_fields({"length": _integer(3, 1 << 12), "pad": _integer(0)})),
     "pipeline": _object,
     "files": _object,
     "controls": _named(_CONTROL),
+}
+_OF_LATENTS: Mapping[str, Check] = {
+    **_COMMON,
+    "networks": _networks(UNetConfig.from_hf),
+    "latents": _fields({"factor": _integer(1)}),
+    "scheduler": _config(Scheduler.from_hf, _check_betas),
+}
+_OF_TOKENS: Mapping[str, Check] = {
+    **_COMMON,
+    "networks": _networks(unet_config),
+    "tokens": _fields(
+        {
+            "codebook": _integer(2),
+            "states": _integer(2),
+            "mask": _or_null(_integer(2)),
+            "corruption": _one_of(*KINDS),
+            "schedule": _text,
+            "steps": _integer(1),
+            "factor": _integer(1),
+            "sampler": _one_of(*NAMES),
+            "samplers": _listed(_one_of(*NAMES), 1),
+        }
+    ),
+    "scheduler": _object,
 }
 
 

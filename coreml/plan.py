@@ -30,6 +30,7 @@ from .lowering.interfaces import (
     vae_decoder,
     vae_encoder,
 )
+from .lowering.token_functions import TokenFunctions, token_decoder
 
 FORMATS = ("coreml", "coreai")
 UNETS = ("full", "chunks", "halves", "functions")
@@ -160,12 +161,13 @@ def plan(
     texts = {part: networks[part].config for part in TEXT if part in networks}
     if not texts:
         raise InputError(f"{where}: packages for apps are for models that take a prompt; this one takes none")
-    if isinstance(networks["unet"], TokenUNet):
-        raise InputError(f"{where}: its pictures are tokens, which packages for apps do not make; mlx-sd generate does")
     unet, vae = networks["unet"], networks["vae"].config
-    if vae.codes:
+    of_tokens = isinstance(unet, TokenUNet)
+    if vae.codes and not of_tokens:
         raise InputError(f"{where}: an autoencoder with a codebook (VQModel) cannot be exported")
-    family = _family(unet.config, vae)
+    if of_tokens and options.control:
+        raise InputError(f"{where}: control networks act on latents, and its pictures are tokens; leave --control out")
+    family = Family.TOKENS if of_tokens else _family(unet.config, vae)
     dtype = DTYPES[options.dtype]
     vae_dtype = mx.float32 if is_xl(family) and vae.force_upcast else dtype  # SDXL's VAE overflows float16
     sizes = _sizes(unet.config, vae, options, where)
@@ -177,7 +179,7 @@ def plan(
     def pictures(size: Size) -> _Pictures:
         """Returns the functions that make pictures of a size."""
         width, height = (side // vae.downsampling for side in size)
-        functions = UNetFunctions(
+        functions = (TokenFunctions if of_tokens else UNetFunctions)(
             config=unet.config,
             tokens=last_text.tokens,
             pooled=last_text.projection or 0,
@@ -188,7 +190,8 @@ def plan(
             depth=options.branch + 1,
             controlled=bool(options.control),
         )
-        decoder, encoder = (spec(vae, height, width, vae_dtype) for spec in (vae_decoder, vae_encoder))
+        decoder = (token_decoder if of_tokens else vae_decoder)(vae, height, width, vae_dtype)
+        encoder = None if of_tokens else vae_encoder(vae, height, width, vae_dtype)
         beside = {c.name: ControlFunctions(c.part, c.config, c.mode_number, functions) for c in controls}
         return _Pictures(size, functions, functions.deep_shape(unet), decoder, encoder, beside)
 
@@ -206,7 +209,7 @@ class _Pictures:
     unet: UNetFunctions
     feature: tuple[int, ...]  # shape of what DeepCache keeps
     decoder: FunctionSpec
-    encoder: FunctionSpec
+    encoder: FunctionSpec | None  # of tokens, nothing
     controls: Mapping[str, ControlFunctions]
 
     def control_functions(self, name: str) -> dict[str, Entry]:
@@ -231,7 +234,8 @@ def _packages(sizes: Sequence[_Pictures], options: Options) -> list[Item]:
         unets[f"full{tag}"] = Entry("unet", p.size, p.unet.full_and_deep(p.feature))
         unets[f"shallow{tag}"] = Entry("unet_shallow", p.size, p.unet.shallow(p.feature))
         decoders[f"decode{tag}"] = Entry("vae_decoder", p.size, p.decoder)
-        encoders[f"encode{tag}"] = Entry("vae_encoder", p.size, p.encoder)
+        if p.encoder:
+            encoders[f"encode{tag}"] = Entry("vae_encoder", p.size, p.encoder)
         if "full" in options.unets:
             items.append(_package("unet", p.size, p.unet.full()))
         if "chunks" in options.unets:
@@ -243,7 +247,7 @@ def _packages(sizes: Sequence[_Pictures], options: Options) -> list[Item]:
             items.append(Item(f"{prefix}UnetHalves", item.functions, pieces))
     if options.functions:
         items.append(Item(f"{prefix}UnetFunctions", unets))
-    for name, entries in (("VAEDecoder", decoders), ("VAEEncoder", encoders)):
+    for name, entries in (("VAEDecoder", decoders), *((("VAEEncoder", encoders),) if encoders else ())):
         items.append(Item(name, entries if len(sizes) > 1 else {"main": next(iter(entries.values()))}))
     return [*items, *_control_packages(sizes, options)]
 
@@ -274,7 +278,8 @@ def _control_entries(sizes: Sequence[_Pictures], name: str, tagged: bool) -> dic
 
 def _assets(sizes: Sequence[_Pictures], options: Options) -> list[Item]:
     """Returns the assets of Core AI for the UNet and the VAE: `main` of the first size, main_WxH, ... of the others."""
-    assets: dict[str, dict[str, Entry]] = {"Unet": {}, "VAEDecoder": {}, "VAEEncoder": {}}
+    names = ("Unet", "VAEDecoder", *(("VAEEncoder",) if sizes[0].encoder else ()))
+    assets: dict[str, dict[str, Entry]] = {name: {} for name in names}
     for p in sizes:
         tag = "" if p is sizes[0] else f"_{p.size[0]}x{p.size[1]}"
         assets["Unet"][f"main{tag}"] = Entry("unet", p.size, p.unet.full())
@@ -285,7 +290,8 @@ def _assets(sizes: Sequence[_Pictures], options: Options) -> list[Item]:
             if options.stateful:
                 assets["Unet"][f"refresh{tag}"] = Entry("unet_refresh", p.size, full, ("deep_feature",))
         assets["VAEDecoder"][f"main{tag}"] = Entry("vae_decoder", p.size, p.decoder)
-        assets["VAEEncoder"][f"main{tag}"] = Entry("vae_encoder", p.size, p.encoder)
+        if p.encoder:
+            assets["VAEEncoder"][f"main{tag}"] = Entry("vae_encoder", p.size, p.encoder)
     for name, functions in sizes[0].controls.items():
         entries = _control_entries(sizes, name, tagged=False)
         cut = options.functions

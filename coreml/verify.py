@@ -140,6 +140,8 @@ def verify(chain: Chain, sd: StableDiffusion, networks: Sequence[str] = ()) -> I
             arrays = dict(feeds)
             results: dict[str, np.ndarray] = {}
             for package, run in zip(packages, runs, strict=True):
+                if unfed := [name for name in package.inputs(function) if name not in arrays]:
+                    raise InputError(f"{path} takes {', '.join(unfed)}, which {sd.model.name} does not: another model?")
                 results |= run({n: arrays[n].astype(dtype) for n, (_, dtype) in package.inputs(function).items()})
                 arrays |= results
             for name in filter(ports.__contains__, results):  # without what passes from piece to piece

@@ -87,6 +87,10 @@ def _search(arguments: argparse.Namespace) -> None:
     size = parse_size(arguments.size) if arguments.size else None
     prompts = _prompts(arguments.prompts) if arguments.prompts else list(PROMPTS)
     sd = StableDiffusion.load(arguments.model, "float32")
+    if sd.model.tokens:
+        raise InputError(
+            f"{arguments.model}: bits are measured on latents, and its pictures are tokens; see --compress"
+        )
     sizes = {name: array.size for name, array in weights_of(sd.unet).items()}
     limit = budget(sizes, arguments.bits)
     inputs = spread(list(trajectory(sd, prompts, arguments.steps, SEED, size)), arguments.inputs)

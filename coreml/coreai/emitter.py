@@ -231,6 +231,15 @@ class Emitter:
         shape = tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
         return Var(operations.reduce_mean(x.value, _bounds(axes)), shape, x.dtype)
 
+    def reduce_log_sum_exp(self, x: Var, axes: Sequence[int], keep_dims: bool) -> Var:
+        """Takes the logarithm of the sum of exponentials over axes, of numbers less their largest: none overflows."""
+        if not keep_dims:
+            raise AssertionError("the axes are kept, as Core AI does")
+        shape = tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
+        largest = Var(operations.reduce_max(x.value, _bounds(axes)), shape, x.dtype)
+        total = Var(operations.reduce_sum(self.exp(self.sub(x, largest)).value, _bounds(axes)), shape, x.dtype)
+        return self.add(_same(operations.log, total), largest)
+
     # -------------------------------------------------------------------------------------------- layers
 
     def conv(

@@ -162,13 +162,13 @@ class UNetFunctions:
             raise InputError("a UNet with class embeddings cannot be exported")
 
     def full(self) -> FunctionSpec:
-        """Describes the whole UNet with `noise_pred` alone: Apple's code expects one output."""
+        """Describes the whole UNet with its prediction alone: Apple's code expects one output."""
 
         def call(unet: Any, x: mx.array, **keywords: mx.array) -> tuple[mx.array, ...]:
             """Returns the prediction alone."""
             return (unet(x, **keywords)[0],)
 
-        return self._spec("Unet", call, (self._noise,), "The whole UNet", residuals=self.residuals())
+        return self._spec("Unet", call, (self.prediction,), "The whole UNet", residuals=self.residuals())
 
     def deep(self, shape: tuple[int, ...]) -> FunctionSpec:
         """Describes the part whose output DeepCache keeps between steps: `deep_feature`, of the given shape."""
@@ -188,32 +188,33 @@ class UNetFunctions:
             return (unet(x, deep=deep_feature, depth=self.depth, **keywords)[0],)
 
         description, residuals = "The UNet's shallow half: run it at every step", self.residuals()[: self.depth]
-        return self._spec("UnetChunk2", call, (self._noise,), description, self._deep(shape), residuals=residuals)
+        return self._spec("UnetChunk2", call, (self.prediction,), description, self._deep(shape), residuals=residuals)
 
     def full_and_deep(self, shape: tuple[int, ...]) -> FunctionSpec:
-        """Describes the whole UNet with `noise_pred` and `deep_feature`, for one package of several functions."""
+        """Describes the whole UNet with prediction and `deep_feature`, for one package of several functions."""
 
         def call(unet: Any, x: mx.array, **keywords: mx.array) -> tuple[mx.array, ...]:
             """Returns (prediction, deep feature)."""
             return tuple(unet(x, depth=self.depth, **keywords))
 
-        outputs = (self._noise, self._deep(shape))
+        outputs = (self.prediction, self._deep(shape))
         return self._spec("Unet", call, outputs, "The whole UNet", residuals=self.residuals())
 
     def deep_shape(self, unet: Any) -> tuple[int, ...]:
         """Returns the shape (B, h, w, C) of the feature that DeepCache keeps; nothing is computed."""
-        inputs = {_KEYWORDS.get(port.name, port.name): mx.zeros(port.shape) for port in self.inputs()}
-        shape: tuple[int, ...] = unet(inputs.pop("sample"), depth=self.depth, **inputs)[1].shape
+        first, *others = self.inputs()
+        inputs = {_KEYWORDS.get(port.name, port.name): mx.zeros(port.shape) for port in others}
+        x = mx.zeros(first.shape, first.network_dtype)
+        shape: tuple[int, ...] = unet(x, depth=self.depth, **inputs)[1].shape
         return shape
 
     def inputs(self) -> tuple[Port, ...]:
         """Returns the ports that every function of the UNet takes, `sample` (B, height, width, C) first."""
         c, n = self.config, self.batch
-        context = max(block.context for block in (*c.down, *((c.mid,) if c.mid else ()), *c.up))
         ports = [
             port("sample", (n, self.height, self.width, c.in_channels), self.dtype, IMAGE),
             port("timestep", (n,), self.dtype),
-            port("encoder_hidden_states", (n, self.tokens, context), self.dtype, TOKENS),
+            self.context(),
         ]
         if c.added_time_dims:
             sizes = (c.added_inputs - self.pooled) // c.added_time_dims
@@ -224,6 +225,12 @@ class UNetFunctions:
         if c.guidance_dims:
             ports += [port("timestep_cond", (n, c.guidance_dims), self.dtype)]
         return tuple(ports)
+
+    def context(self) -> Port:
+        """Returns the port of the encoded text."""
+        c = self.config
+        width = max(block.context for block in (*c.down, *((c.mid,) if c.mid else ()), *c.up))
+        return port("encoder_hidden_states", (self.batch, self.tokens, width), self.dtype, TOKENS)
 
     def residuals(self) -> tuple[Port, ...]:
         """Returns a port for each skip, fine to coarse, and last one for the middle: what control networks add to them.
@@ -239,7 +246,8 @@ class UNetFunctions:
         )
 
     @property
-    def _noise(self) -> Port:
+    def prediction(self) -> Port:
+        """Returns the port of what the UNet predicts, `noise_pred`."""
         shape = (self.batch, self.height, self.width, self.config.out_channels)
         return port("noise_pred", shape, mx.float32, IMAGE, self.dtype)
 
@@ -280,7 +288,8 @@ class UNetFunctions:
 
 def networks(model: Model) -> dict[str, Any]:
     """Returns the networks of a loaded model by the names that `FunctionSpec.part` has."""
-    return {"unet": model.unet, "vae": model.vae, **dict(zip(texts(model), model.text_encoders, strict=True))}
+    unet = model.tokens.network if model.tokens else model.unet
+    return {"unet": unet, "vae": model.vae, **dict(zip(texts(model), model.text_encoders, strict=True))}
 
 
 def texts(model: Model) -> tuple[str, ...]:

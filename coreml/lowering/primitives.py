@@ -136,6 +136,13 @@ def _arg_reduce(lowering: Lowering, node: Node, a: Value) -> Value:
     return plain(getattr(lowering.emit, operation)(x=var, axis=node.attributes["axis"], keep_dims=True))
 
 
+def _log_sum_exp(lowering: Lowering, node: Node, a: Value) -> Value:
+    """Emits the logarithm of the sum of exponentials over the last axis, which is kept."""
+    axis = a.order.index(len(a.shape) - 1)
+    y = lowering.emit.reduce_log_sum_exp(x=lowering.stored(a, a.order), axes=[axis], keep_dims=True)
+    return Value(y, tuple(int(size) for size in y.shape), a.order)
+
+
 def _gather(lowering: Lowering, node: Node, a: Value, *indices: Value) -> Value:
     """Emits a look-up of rows; with several indices, of the places whose coordinates they are."""
     axes, shape = list(node.attributes["axes"]), lowering.shape(node)
@@ -177,5 +184,6 @@ RULES: dict[str, Rule] = {
     "Select": _select,
     "Arange": _arange,
     "ArgReduce": _arg_reduce,
+    "LogSumExp": _log_sum_exp,
     "Gather": _gather,
 }

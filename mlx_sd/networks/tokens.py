@@ -1,6 +1,6 @@
 """A UNet over tokens: an embedding of each before it, and scores of all tokens at each place behind it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -37,8 +37,12 @@ class TokenUNet(nn.Module):
         states = values[TOKEN_STATES]
         if not isinstance(states, int) or isinstance(states, bool):
             raise InputError(f"{where}: {TOKEN_STATES} is a whole number, not {states!r}")
-        others = {name: value for name, value in values.items() if name != TOKEN_STATES}
-        return cls(UNetConfig.from_hf(others, where), states)
+        return cls(unet_config(values, where), states)
+
+    @property
+    def branches(self) -> Sequence[int]:
+        """Returns the DeepCache branches, those of the UNet."""
+        return self.unet.branches
 
     @property
     def names(self) -> dict[str, str]:
@@ -65,3 +69,8 @@ class TokenUNet(nn.Module):
         )
         scores = scores.astype(mx.float32)
         return scores - mx.logsumexp(scores, axis=-1, keepdims=True), deep_features
+
+
+def unet_config(values: Mapping[str, Any], where: str) -> UNetConfig:
+    """Reads the config of the UNet inside, which is that of a UNet over tokens without `token_states`."""
+    return UNetConfig.from_hf({name: value for name, value in values.items() if name != TOKEN_STATES}, where)

@@ -99,10 +99,7 @@ class Autoencoder(nn.Module):
         Latents of images larger than `tile` pixels a side are decoded in overlapping tiles of that size. evaluate:
         evaluates the tiles, of which other ranks may have some.
         """
-        factor = self.config.downsampling
-        if not tile:
-            return self._decode(latents)
-        return _tiled(self._decode, latents, tile // factor, 1, factor, evaluate)
+        return self._decoded(self._decode, latents, tile, evaluate)
 
     def scale(self, latents: mx.array) -> mx.array:
         """Scales the autoencoder's latents (B, h, w, C) to about unit variance, as the UNet takes them."""
@@ -126,9 +123,17 @@ class Autoencoder(nn.Module):
         x = run_layers(image, self.encoder)
         return self.quant_conv(x) if self.config.quant_conv else x
 
+    def _decoded(
+        self, decode: Callable[[mx.array], mx.array], latents: mx.array, tile: int | None, evaluate: EvaluateTiles
+    ) -> mx.array:
+        factor = self.config.downsampling
+        return _tiled(decode, latents, tile // factor, 1, factor, evaluate) if tile else decode(latents)
+
     def _decode(self, latents: mx.array) -> mx.array:
-        x = self.quantize(latents) if self.config.codes else latents
-        return run_layers(self.post_quant_conv(x) if self.config.post_quant_conv else x, self.decoder)
+        return self._decode_rows(self.quantize(latents) if self.config.codes else latents)
+
+    def _decode_rows(self, rows: mx.array) -> mx.array:
+        return run_layers(self.post_quant_conv(rows) if self.config.post_quant_conv else rows, self.decoder)
 
     def quantize(self, latents: mx.array) -> mx.array:
         """Replaces each latent of (B, h, w, C) by the nearest row of the codebook (van den Oord et al. 2017)."""
@@ -143,7 +148,7 @@ class Autoencoder(nn.Module):
 
     def decode_tokens(self, tokens: mx.array, tile: int | None = None) -> mx.array:
         """Decodes rows (B, h, w) of the codebook into images (B, H, W, 3) in about [-1, 1]; tile: as of `decode`."""
-        return self.decode(self.codebook(tokens), tile)
+        return self._decoded(self._decode_rows, self.codebook(tokens), tile, one_by_one)
 
 
 class Pixels(Autoencoder):

@@ -53,6 +53,9 @@ def test_what_is_decoded_is_a_row_of_the_codebook():
     distances = mx.sum((z[..., None, :] - codes) ** 2, axis=-1)
     assert mx.array_equal(vae.quantize(z), codes[mx.argmin(distances, axis=-1)])
     assert mx.array_equal(vae.decode(z), vae.decode(vae.quantize(z)))
+    assert mx.array_equal(vae.decode(z), vae.decode_tokens(vae.tokens(z)))
+    large = mx.array(families.numbers("large", 1, 24, 40, 3))
+    assert mx.array_equal(vae.decode(large, 64), vae.decode_tokens(vae.tokens(large), 64))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from coreml.__main__ import main
 from coreml.plan import Options
 from mlx_sd import StableDiffusion
 from mlx_sd.checkpoint.model_folder import build, shapes
-from tests.support import controls, families, singles
+from tests.support import controls, families, singles, tokens
 
 SMALL = "small"  # the family sd1 with a UNet of two levels: a quarter of the operations, for what any UNet shows
 # Forms of an export that tests share: (family of `families.FAMILIES`, options).
@@ -27,6 +27,7 @@ FORMS = {  # the families and dtypes, and between them every form of attention
     "sdxl float16": ("sdxl", {"attention": "split-einsum", "target": "iOS17"}),
     "small float32": (SMALL, {"dtype": "float32", "attention": "original"}),
 }
+TOKENS = "tokens"  # a checkpoint whose pictures are tokens
 CORE_AI = {"format": "coreai", "target": "OS27", "unets": ("functions",)}
 CONTROL = "controlnet"  # of the arguments `only`: all control networks
 UNET_AND_TEXT = ("unet", "text_encoder")  # the networks of a generation that ends with latents
@@ -42,14 +43,17 @@ Model = Callable[[str], StableDiffusion]
 
 @pytest.fixture(scope="session")
 def model(family: Model, shapes, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """model(name) is the tiny checkpoint of a family of `families.FAMILIES`, SMALL or refiner, loaded in float32."""
+    """model(name) is the tiny checkpoint of a family of `families.FAMILIES`, SMALL, refiner or TOKENS, in float32."""
     loaded: dict[str, StableDiffusion] = {}
 
     def load(name: str) -> StableDiffusion:
-        if name not in (SMALL, "refiner"):
+        if name not in (SMALL, "refiner", TOKENS):
             return family(name)
         if name not in loaded and name == "refiner":
             folder = singles.refiner_folder(shapes, tmp_path_factory.mktemp("checkpoints") / name)
+            loaded[name] = StableDiffusion.load(folder, dtype="float32")
+        if name not in loaded and name == TOKENS:
+            folder = tokens.write_folder(tmp_path_factory.mktemp("checkpoints") / name)
             loaded[name] = StableDiffusion.load(folder, dtype="float32")
         if name not in loaded:
             folder = tmp_path_factory.mktemp("checkpoints") / SMALL

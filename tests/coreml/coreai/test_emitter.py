@@ -101,6 +101,16 @@ CASES = {
         lambda e, x: e.reduce_mean(x=x, axes=[2, 3], keep_dims=True),
         X.mean((2, 3), keepdims=True),
     ),
+    "reduce_log_sum_exp": (
+        (X,),
+        lambda e, x: e.reduce_log_sum_exp(x=x, axes=[1], keep_dims=True),
+        np.log(np.exp(X).sum(1, keepdims=True)),
+    ),
+    "reduce_log_sum_exp_of_large": (
+        (np.array([[800.0, 800.0, -800.0]]),),
+        lambda e, x: e.reduce_log_sum_exp(x=x, axes=[1], keep_dims=True),
+        np.array([[800 + np.log(2)]]),
+    ),
     "softmax": ((X,), lambda e, x: e.softmax(x=x, axis=-3), softmax(X, 1)),
     "layer_norm": (
         (X,),

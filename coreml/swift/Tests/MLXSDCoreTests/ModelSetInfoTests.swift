@@ -52,6 +52,7 @@ import Testing
         (["format"], nil, "not of the format of a model set"),
         (["version"], "4", "of version 4, and this package reads 1 to 3; update it"),
         (["version"], #""3""#, "has no version"),
+        (["tokens"], #"{"codebook": 1024}"#, "its pictures are tokens, of which this package has no sampler"),
         (["latents"], nil, "latents is missing; export again"),
         (["latents", "factor"], #""8""#, "latents.factor is of another type"),
         (["latents", "factor"], "0", "channels, factor and scaling_factor are above 0"),

@@ -41,6 +41,10 @@ extension ModelSetInfo {
                 .files, "\(path) is of version \(version), and this package reads 1 to \(Self.newestVersion); update it"
             )
         }
+        guard heading.tokens == nil else {
+            throw DiffusionError(
+                .files, "\(path): its pictures are tokens, of which this package has no sampler; use mlx-sd generate")
+        }
         do {
             self = try decoder.decode(Self.self, from: data)
         } catch let error as DecodingError {
@@ -55,6 +59,8 @@ extension ModelSetInfo {
     private struct Heading: Decodable {
         let format: JSONValue?
         let version: JSONValue?
+        /// Of models whose pictures are tokens.
+        let tokens: JSONValue?
     }
 
     /// Returns which field is missing or of another type.
