@@ -17,7 +17,7 @@ from mlx_sd.request import Request
 from mlx_sd.reuse.guided_steps import Interval, parse_interval
 from mlx_sd.sampling import loop
 from tests.support import families, loops
-from tests.support.effort import SAMPLERS, slow_but
+from tests.support.effort import SAMPLERS, slow_but, slow_rows_but
 from tests.support.loops import latents_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:in . evaluations little repeats itself")
@@ -77,7 +77,7 @@ def test_steps_outside_the_interval_cost_half(sampler, family, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "interval"),
-    slow_but(
+    slow_rows_but(
         [("sd1", Interval(0.3, 0.7))],
         [("sd1", Interval(0.3, 0.7)), ("sd2v", Interval(0, 0.5)), ("sdxl", Interval(0.5, 1))],
     ),

@@ -20,7 +20,7 @@ from mlx_sd.sampling.denoise import guide
 from mlx_sd.split_checks import check_flags, check_parts
 from tests.reuse.test_guided_steps import rows_of_unet
 from tests.support import controls, families, instructions, loops, singles
-from tests.support.effort import SAMPLERS, slow_but
+from tests.support.effort import SAMPLERS, slow_but, slow_rows_but
 from tests.support.loops import latents_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:in . evaluations little repeats itself")
@@ -119,7 +119,7 @@ def test_1_is_off_bit_for_bit(cache, family):
 
 @pytest.mark.parametrize(
     ("cache", "rescale"),
-    slow_but(
+    slow_rows_but(
         [(DeepCache(2, 1, 1), 0.6)],
         [(None, 0.6), (DeepCache(2), 0.0), (DeepCache(2, 1, 1), 0.6), (Spectrum(first=2), 0.0)],
     ),

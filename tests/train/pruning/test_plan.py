@@ -17,7 +17,7 @@ from mlx_sd.train.pruning.channels import channels_of
 from mlx_sd.train.pruning.plan import plan, select
 from mlx_sd.train.pruning.scores import at_random
 from mlx_sd.train.pruning.widths import TOLERANCE, WidthCosts, Widths, cost_of, heads_of
-from tests.support.effort import slow_but
+from tests.support.effort import slow_rows_but
 from tests.support.families import FAMILIES, UNETS
 
 EMBEDDED = json.loads((TINY / "unet" / "config.json").read_text(encoding="utf-8"))
@@ -46,7 +46,7 @@ def planned_in_full(name, share, cost="macs"):
 
 @pytest.mark.parametrize(
     ("name", "cost", "share"),
-    slow_but(
+    slow_rows_but(
         [("embedded", "macs", 0.3)], [("embedded", "macs", 0.3), ("sd1", "parameters", 0.5), ("sdxl", "macs", 0.5)]
     ),
 )

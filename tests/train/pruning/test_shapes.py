@@ -10,7 +10,7 @@ from mlx_sd.networks.unet import UNet
 from mlx_sd.networks.unet_config import UNetConfig
 from mlx_sd.train.pruning.shapes import shape_config, shape_weights
 from mlx_sd.train.pruning.widths import cost_of
-from tests.support.effort import slow_but
+from tests.support.effort import slow_rows_but
 from tests.support.families import FAMILIES, UNETS, distance
 from tests.train.pruning import small_unets as small
 from tests.train.pruning.test_plan import FULL
@@ -39,7 +39,7 @@ def idle_blocks(unet: UNet, shape: str) -> None:
             idle(module)
 
 
-@pytest.mark.parametrize(("name", "shape"), slow_but([("sd1", "small")], [("sd1", "small"), ("sdxl", "base")]))
+@pytest.mark.parametrize(("name", "shape"), slow_rows_but([("sd1", "small")], [("sd1", "small"), ("sdxl", "base")]))
 def test_blocks_that_do_nothing_are_left_out_without_a_trace(name, shape):
     config = FAMILIES[name]["unet"]
     unet = small.unet_of(config)
