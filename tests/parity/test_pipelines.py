@@ -42,18 +42,23 @@ def test_the_checkpoint_s_own_sampler(name, pipe, family, measure):
 
 
 def test_what_sdxl_takes_beside_a_prompt(pipe, family, measure):
-    noise, pipeline, sd = families.noise(), pipe("sdxl"), family("sdxl")
-    plain = np.array(ours(sd, noise).latents)
+    noise, pipeline, sd, few = families.noise(), pipe("sdxl"), family("sdxl"), {"steps": 5}
+    plain = np.array(ours(sd, noise, **few).latents)
     texts = {"prompt_2": "a moon", "negative_2": "rain"}
     sizes = {"original_size": (96, 32), "target_size": (128, 48), "crop": (5, 9)}
-    theirs = reference.generate(pipeline, noise, prompt_2="a moon", negative_prompt_2="rain")
-    measure("SDXL's second prompt", distance(ours(sd, noise, **texts).latents, theirs), LATENTS)
+    theirs = reference.generate(pipeline, noise, num_inference_steps=5, prompt_2="a moon", negative_prompt_2="rain")
+    measure("SDXL's second prompt", distance(ours(sd, noise, **few, **texts).latents, theirs), LATENTS)
     theirs = reference.generate(
-        pipeline, noise, original_size=(32, 96), target_size=(48, 128), crops_coords_top_left=(9, 5)
+        pipeline,
+        noise,
+        num_inference_steps=5,
+        original_size=(32, 96),
+        target_size=(48, 128),
+        crops_coords_top_left=(9, 5),
     )
-    measure("SDXL's sizes and crop", distance(ours(sd, noise, **sizes).latents, theirs), LATENTS)
+    measure("SDXL's sizes and crop", distance(ours(sd, noise, **few, **sizes).latents, theirs), LATENTS)
     for name, value in (texts | sizes).items():
-        assert distance(ours(sd, noise, **{name: value}).latents, plain) > 1e-4, name
+        assert distance(ours(sd, noise, **few, **{name: value}).latents, plain) > 1e-4, name
 
 
 @pytest.mark.parametrize(("guidance", "adaptive"), [(GUIDANCE, 0.0), (0.0, 0.0), (GUIDANCE, 0.04)])
@@ -63,10 +68,10 @@ def test_perturbed_attention_guidance(name, guidance, adaptive, saved, family, m
     noise, sd = families.noise((16, 24)), family(name)  # random networks need a large scale to be moved
     pipeline = reference.silent(kind.from_pretrained(saved(name)))
     settings = {"guidance_scale": guidance, "pag_scale": 60.0, "pag_adaptive_scale": adaptive}
-    theirs = reference.generate(pipeline, noise, num_inference_steps=10, **settings)
-    result = ours(sd, noise, steps=10, guidance=guidance, pag=60.0, pag_adaptive=adaptive)
+    theirs = reference.generate(pipeline, noise, num_inference_steps=5, **settings)
+    result = ours(sd, noise, steps=5, guidance=guidance, pag=60.0, pag_adaptive=adaptive)
     measure("perturbed-attention guidance", distance(result.latents, theirs), LATENTS)
-    assert distance(ours(sd, noise, steps=10, guidance=guidance).latents, theirs) > 0.1
+    assert distance(ours(sd, noise, steps=5, guidance=guidance).latents, theirs) > 0.1
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
