@@ -52,6 +52,7 @@ class Watch:
         self._unreported: set[int] = set()  # of them
         self._asked: float | None = None  # since when the launcher wants this process to end
         self._interrupted: float | None = None  # since when the main thread is to end as by Ctrl-C
+        self._cuts = 2  # looks that shut connections down for a main thread that is stuck, however late they are
         self._due: float | None = None  # when the process ends, whatever it does
         self._unread: Unread | None = None
         self.leaving = False  # the main thread ends, and prints why
@@ -154,7 +155,8 @@ class Watch:
         if self._interrupted is None and not self.leaving and (due_to_nobody or together):
             self._interrupted = now
             os.kill(os.getpid(), signal.SIGTERM if signal.SIGTERM in self._handlers else signal.SIGINT)
-        if self._interrupted is not None and STUCK < now - self._interrupted < STUCK + 2 * INTERVAL:
+        if self._cuts and self._interrupted is not None and now - self._interrupted > STUCK:
+            self._cuts -= 1
             ring.break_off(self._addresses)
         if self._due is not None and now > self._due + (0 if self.speaks() else 1):
             self._end()
