@@ -26,7 +26,7 @@ from mlx_sd.networks.configs import VAEConfig, vae_config
 from mlx_sd.networks.control import ControlNet
 from mlx_sd.networks.control_config import ControlConfig
 from mlx_sd.networks.family import family_of, task_of
-from mlx_sd.networks.unet_config import TOKEN_STATES, UNetConfig
+from mlx_sd.networks.unet_config import UNetConfig
 
 FOLDER = "controlnet"  # of packages with the interface of Apple's code, where it looks for them
 DEEPCACHE = f"{FOLDER}/deepcache"  # of packages for DeepCache alone
@@ -124,10 +124,11 @@ def check(model: str, texts: Sequence[str]) -> None:
         if (other := names.setdefault(name.lower(), text)) is not text:
             raise InputError(f"--control {other} and --control {text} have packages of one name, {name}; rename one")
     networks = resolve.configs(model)
-    of_tokens = TOKEN_STATES in networks.get("unet", {})
-    if not texts or of_tokens or not {"unet", "vae"} <= networks.keys() or not networks.keys() & {*TEXT}:
+    if not texts or not {"unet", "vae"} <= networks.keys() or not networks.keys() & {*TEXT}:
         return  # the plan says the rest
     unet = UNetConfig.from_hf(networks["unet"], f"{model}: unet")
+    if unet.token_states is not None:
+        return  # so it does here
     latent_channels = vae_config(networks["vae"], f"{model}: vae").latent_channels
     task = task_of(unet, latent_channels)
     family = family_of(unet, task, text=True, classes=False, aesthetic_score=False)

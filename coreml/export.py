@@ -12,6 +12,7 @@ from typing import Any
 
 from mlx_sd import resolve
 from mlx_sd.checkpoint import model_folder
+from mlx_sd.checkpoint.token_diffusion import TokenDiffusion
 from mlx_sd.core import interrupt
 from mlx_sd.core.errors import Failure, InputError
 from mlx_sd.core.files import temporary_folder
@@ -61,7 +62,7 @@ def export(
         part: model_folder.build(part, config, f"{folder}/model.json: {part}")
         for part, config in about["networks"].items()
     }
-    tokens = token_sets.of_model(networks, about["scheduler"], f"{folder}/model.json")
+    tokens = TokenDiffusion.of(networks, about["scheduler"], f"{folder}/model.json")
     if kit and tokens:
         token_sets.refuse_kit(model)
     stored: dict[str, Any] = {part: model_folder.network_tensors(folder, part, about["version"]) for part in networks}

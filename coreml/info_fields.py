@@ -12,7 +12,6 @@ from mlx_sd.discrete.calls import NAMES
 from mlx_sd.discrete.corruption import KINDS
 from mlx_sd.networks.configs import TextConfig, vae_config
 from mlx_sd.networks.control_config import ControlConfig
-from mlx_sd.networks.tokens import unet_config
 from mlx_sd.networks.unet_config import UNetConfig
 from mlx_sd.sampling.scheduler import Scheduler
 
@@ -45,6 +44,8 @@ def check(info: Mapping[str, Any], core_ai: bool) -> None:
     check_packages(info, core_ai)
     of_tokens = "tokens" in info
     _fields(_OF_TOKENS if of_tokens else _OF_LATENTS)(info, "")
+    if of_tokens != ("token_states" in info["networks"]["unet"]):
+        raise InputError("networks.unet has token_states where there are tokens, and only there")
     _check_roles(info, "tokens" if of_tokens else "sample")
     texts = [part for part in TEXT if part in info["networks"]]
     if len(texts) != len(info["tokenizers"]):
@@ -228,14 +229,10 @@ def _need(condition: bool, value: Any, name: str, words: str) -> None:
 _PORTS = _named(_fields({"shape": _listed(_integer(1), 1), "dtype": _one_of(*_TYPES)}))
 _FUNCTION = {"role": _text, "inputs": _PORTS, "outputs": _PORTS}
 _SIZE = {"size": _or_null(_listed(_integer(1), 2))}
-
-
-def _networks(unet: Callable[..., UNetConfig]) -> Check:
-    """Returns the check of the networks' configs; unet(values, where) reads that of the UNet."""
-    texts = {part: _config(TextConfig.from_hf) for part in TEXT}
-    return _fields({"unet": _config(unet), "vae": _config(vae_config)}, texts)
-
-
+_NETWORKS = _fields(
+    {"unet": _config(UNetConfig.from_hf), "vae": _config(vae_config)},
+    {part: _config(TextConfig.from_hf) for part in TEXT},
+)
 _CONTROL = _fields(
     {"model": _text, "hash": _text, "config": _config(ControlConfig.from_hf)},
     {"mode": _or_null(_text)},
@@ -244,6 +241,7 @@ _CONTROL = _fields(
 
 _COMMON: Mapping[str, Check] = {
     "roles": _named(_named(_listed(_listed(_text)))),
+    "networks": _NETWORKS,
     "model": _fields({"name": _text, "hash": _text}),
     "deepcache": _fields({"branch": _integer(0)}),
     "tokenizers": _listed(_fields({"length": _integer(3, 1 << 12), "pad": _integer(0)})),
@@ -253,13 +251,11 @@ _COMMON: Mapping[str, Check] = {
 }
 _OF_LATENTS: Mapping[str, Check] = {
     **_COMMON,
-    "networks": _networks(UNetConfig.from_hf),
     "latents": _fields({"factor": _integer(1)}),
     "scheduler": _config(Scheduler.from_hf, _check_betas),
 }
 _OF_TOKENS: Mapping[str, Check] = {
     **_COMMON,
-    "networks": _networks(unet_config),
     "tokens": _fields(
         {
             "codebook": _integer(2),

@@ -13,7 +13,6 @@ from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import Tensor
 from mlx_sd.networks.configs import VAEConfig
 from mlx_sd.networks.family import Family, family_of, task_of
-from mlx_sd.networks.tokens import TokenUNet
 from mlx_sd.networks.unet_config import UNetConfig
 
 from .compression import schemes
@@ -162,12 +161,12 @@ def plan(
     if not texts:
         raise InputError(f"{where}: packages for apps are for models that take a prompt; this one takes none")
     unet, vae = networks["unet"], networks["vae"].config
-    of_tokens = isinstance(unet, TokenUNet)
+    family = _family(unet.config, vae)
+    of_tokens = family is Family.TOKENS
     if vae.codes and not of_tokens:
         raise InputError(f"{where}: an autoencoder with a codebook (VQModel) cannot be exported")
     if of_tokens and options.control:
         raise InputError(f"{where}: control networks act on latents, and its pictures are tokens; leave --control out")
-    family = Family.TOKENS if of_tokens else _family(unet.config, vae)
     dtype = DTYPES[options.dtype]
     vae_dtype = mx.float32 if is_xl(family) and vae.force_upcast else dtype  # SDXL's VAE overflows float16
     sizes = _sizes(unet.config, vae, options, where)

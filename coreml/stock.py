@@ -25,11 +25,11 @@ def obstacle(networks: Mapping[str, Any], info: Mapping[str, Any]) -> str | None
 
     networks: part -> network. info: the content of info.json, for the first size and the batch.
     """
-    if "tokens" in info:
-        return "it makes pictures of latents, and those of this model are tokens"
     unet, vae = networks["unet"].config, networks["vae"].config
     task = task_of(unet, vae.latent_channels)
     family = family_of(unet, task, text=True, classes=False, aesthetic_score=False)
+    if family is Family.TOKENS:
+        return "it makes pictures of latents, and those of this model are tokens"
     if family in (Family.SDXL, Family.REFINER):
         return "it has no pipeline for SDXL"
     if task is not Task.GENERATION:

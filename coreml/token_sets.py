@@ -1,14 +1,9 @@
 """What info.json says of an export whose pictures are tokens, in the place of latents and their noise schedule."""
 
-from collections.abc import Mapping
 from typing import Any
-
-import mlx.nn as nn
 
 from mlx_sd.checkpoint.token_diffusion import TokenDiffusion
 from mlx_sd.core.errors import InputError
-from mlx_sd.discrete.calls import DNDM_K, MASKGIT, MASKING, NAMES
-from mlx_sd.networks.tokens import TokenUNet
 from mlx_sd.networks.vae import Autoencoder
 
 KEY = "tokens"  # of info.json, where pictures are tokens
@@ -37,20 +32,9 @@ def instructions(format: str, texts: list[str]) -> list[str]:
     ]
 
 
-def of_model(networks: Mapping[str, nn.Module], scheduler: Mapping[str, Any], where: str) -> TokenDiffusion | None:
-    """Returns how a model makes tokens, None where it makes latents; InputError where its parts do not fit together.
-
-    networks: part -> network. scheduler: its config in the checkpoint.
-    """
-    if not isinstance(networks.get("unet"), TokenUNet):
-        return None
-    return TokenDiffusion.of(networks, scheduler, where)
-
-
 def describe(diffusion: TokenDiffusion, autoencoder: Autoencoder) -> dict[str, Any]:
     """Returns the content of KEY: the codebook, how tokens are corrupted, and which samplers there are for that."""
     corruption = diffusion.corruption
-    masked = corruption.mask is not None
     return {
         "codebook": corruption.tokens,
         "states": corruption.states,
@@ -59,8 +43,8 @@ def describe(diffusion: TokenDiffusion, autoencoder: Autoencoder) -> dict[str, A
         "schedule": diffusion.schedule,
         "steps": diffusion.steps,  # of the training
         "factor": autoencoder.config.downsampling,  # pixels along each side of one token
-        "sampler": MASKGIT if masked else DNDM_K,
-        "samplers": [name for name in NAMES if masked or name not in MASKING],
+        "sampler": diffusion.sampler,
+        "samplers": list(diffusion.samplers),
     }
 
 

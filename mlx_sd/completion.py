@@ -109,8 +109,8 @@ def complete(model: Model, request: Request, start: StartingPoint | None = None)
         # Recorded, so that the picture is the same where there is more memory.
         request = request.with_values(tile=model.vae.tile_in_low_memory(max(width, height)))
     strength = start.strength(request.strength, STRENGTH)
+    painted = painted_tokens(model, start, (width, height)) if model.tokens else None
     if model.tokens:
-        painted = painted_tokens(model, start, (width, height))
         solver = token_plan.solver_of(model, request, token_plan.tokens_of(model, (width, height), painted))
     else:
         solver = _solver(model, request, strength)
@@ -143,7 +143,7 @@ def complete(model: Model, request: Request, start: StartingPoint | None = None)
         **_file_hashes(request),
     )
     _check_layers(model, completed)
-    evaluations = token_plan.check_calls(model, completed, start) if model.tokens else _check_reuse(model, completed)
+    evaluations = token_plan.check_calls(model, completed, painted) if model.tokens else _check_reuse(model, completed)
     if completed.deepcache and evaluations <= _FEW and request.model_hash is None:  # completed: it was warned of before
         warnings.warn(
             f"in {evaluations} evaluations little repeats itself: DeepCache gains little there and costs quality; "

@@ -9,7 +9,7 @@ from .core.errors import InputError
 from .networks.configs import vae_config
 from .networks.control_config import ControlConfig
 from .networks.family import Family, Task, family_of
-from .networks.unet_config import TOKEN_STATES, UNetConfig
+from .networks.unet_config import UNetConfig
 
 FAMILIES = (Family.SD1, Family.SD2, Family.SDXL)
 
@@ -25,9 +25,9 @@ def check_pairs(model: str, controls: Sequence[str]) -> None:
     unet, vae = networks.get("unet", {}), networks.get("vae", {})
     if not vae or unet.get("_class_name") == "UNet2DModel":
         return  # loading it says the rest
-    if TOKEN_STATES in unet:
-        check_family(model, Family.TOKENS, Task.GENERATION)
     config = UNetConfig.from_hf(unet, f"{model}: unet")
+    if config.token_states is not None:
+        check_family(model, Family.TOKENS, Task.GENERATION)
     factor = vae_config(vae, f"{model}: vae").downsampling
     for name in controls:
         control_config = ControlConfig.from_hf(resolve.configs(name, CONTROL)[CONTROL], name)

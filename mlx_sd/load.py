@@ -119,7 +119,7 @@ def load(
                 quantization.quantize_network(network, schemes[part])
             elif turns:
                 turns.add(part, partial(file.lend, network))
-    model_record = replace(_model(name, folder, about, dtype, networks), low_memory=turns)
+    model_record = replace(_model(name, folder, about, dtype, networks, tokens), low_memory=turns)
     model_record = replace(model_record, tunings=measured(model_record))
     if plan:
         runtime = RuntimeLoras(networks, plan, dtype)
@@ -142,7 +142,9 @@ def outline(model: str | os.PathLike[str]) -> Model | None:
     if (folder := resolve.converted(name)) is None:
         return None
     about = read_model_json(folder)
-    return _model(name, folder, about, default_dtype(), _build(folder, about))
+    networks = _build(folder, about)
+    tokens = TokenDiffusion.of(networks, about["scheduler"], f"{folder}/model.json")
+    return _model(name, folder, about, default_dtype(), networks, tokens)
 
 
 def _check_plain(name: str, adapters: Sequence[Any], vae: object, lora_mode: str) -> None:
@@ -206,16 +208,22 @@ def load_vae(name: str, model: Model, dtype: mx.Dtype) -> Autoencoder:
     return vae
 
 
-def _model(name: str, folder: Path, about: Mapping[str, Any], dtype: mx.Dtype, networks: Mapping[str, Any]) -> Model:
+def _model(
+    name: str,
+    folder: Path,
+    about: Mapping[str, Any],
+    dtype: mx.Dtype,
+    networks: Mapping[str, Any],
+    tokens: TokenDiffusion | None,
+) -> Model:
     """Returns the record of a loaded folder: its networks and what model.json says beside them."""
     where, pipeline = f"{folder}/model.json", about["pipeline"]
     texts = [part for part in TEXT if part in networks]
-    tokens = TokenDiffusion.of(networks, about["scheduler"], where)
     unet, embedder = tokens.network.unet if tokens else networks["unet"], networks.get("class_embedder")
     config = unet.config
     vae = networks.get("vae") or Pixels(config.out_channels, config.sample_size)
     classes = Classes.of(config, embedder and embedder.config, pipeline, where)
-    task = Task.GENERATION if tokens else task_of(config, vae.config.latent_channels)
+    task = task_of(config, vae.config.latent_channels)
     aesthetic_score = bool(pipeline.get("requires_aesthetics_score", False))
     family = family_of(config, task, text=bool(texts), classes=classes is not None, aesthetic_score=aesthetic_score)
     sdxl = config.added_time_dims is not None
@@ -225,7 +233,7 @@ def _model(name: str, folder: Path, about: Mapping[str, Any], dtype: mx.Dtype, n
         hash=model_hash(about),
         checkpoint_hash=checkpoint_hash(about),
         dtype=dtype,
-        family=Family.TOKENS if tokens else family,
+        family=family,
         task=task,
         text_encoders=tuple(networks[part] for part in texts),
         tokenizers=tokenizers(folder, networks),

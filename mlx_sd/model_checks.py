@@ -4,7 +4,7 @@ from . import resolve
 from .checkpoint.embedded import EMBEDDED
 from .networks.configs import vae_config
 from .networks.family import Task, task_of
-from .networks.unet_config import TOKEN_STATES, UNetConfig
+from .networks.unet_config import UNetConfig
 from .request import Request
 from .tasks import instruction
 
@@ -22,7 +22,5 @@ def task_of_checkpoint(model: str) -> Task | None:
     networks = resolve.configs(model)
     if not networks.get("vae") or not networks.get("unet"):
         return None
-    if TOKEN_STATES in networks["unet"]:
-        return Task.GENERATION
     unet = UNetConfig.from_hf(networks["unet"], f"{model}: unet")
     return task_of(unet, vae_config(networks["vae"], f"{model}: vae").latent_channels)

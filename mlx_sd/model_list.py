@@ -17,8 +17,8 @@ from .core.errors import Failure, InputError
 from .core.places import cache_folder, hub_folder, shown
 from .core.suggestions import did_you_mean
 from .networks.control_config import ControlConfig
-from .networks.family import Family, family_of, task_of
-from .networks.unet_config import TOKEN_STATES, UNetConfig
+from .networks.family import family_of, task_of
+from .networks.unet_config import UNetConfig
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _LONGEST_HEADER = 100_000_000  # bytes, as the safetensors library allows
@@ -162,8 +162,6 @@ def _family(about: Mapping[str, Any]) -> str:
         networks, pipeline = about["networks"], about["pipeline"]
         if "control" in networks:
             return f"ControlNet for {ControlConfig.from_hf(networks['control']).family.value}"
-        if TOKEN_STATES in networks["unet"]:
-            return Family.TOKENS.value
         unet = UNetConfig.from_hf(networks["unet"], "unet")
         vae = networks.get("vae") or {}
         task = task_of(unet, int(vae.get("latent_channels", unet.out_channels)))

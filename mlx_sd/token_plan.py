@@ -11,7 +11,7 @@ from .checkpoint.token_diffusion import TokenDiffusion
 from .conditions import negative_scripts, subject_scripts
 from .core.errors import InputError
 from .discrete import schedules
-from .discrete.calls import DNDM_C, DNDM_K, MASKGIT, MASKING, NAMES, TIMED, Call, calls_of
+from .discrete.calls import DNDM_C, DNDM_K, MASKING, NAMES, TIMED, Call, calls_of
 from .discrete.samplers import Mask
 from .request import SETTINGS, SOLVER, Request
 from .sampling import samplers
@@ -104,9 +104,8 @@ def check(model: Model, request: Request) -> None:
 def solver_of(model: Model, request: Request, tokens: int) -> dict[str, Any]:
     """Returns sampler, schedule, steps and temperature of a request, checked; tokens: how many are to be decided."""
     diffusion = _diffusion(model)
-    masks = diffusion.corruption.mask is not None
-    sampler, schedule, steps = request.sampler or (MASKGIT if masks else DNDM_K), request.schedule, request.steps
-    if sampler in MASKING and not masks:
+    sampler, schedule, steps = request.sampler or diffusion.sampler, request.schedule, request.steps
+    if sampler not in diffusion.samplers:
         raise InputError(
             f"the sampler {sampler} masks tokens, and {model.name} knows no mask; dndm_k decides as many at each call"
         )
@@ -153,10 +152,11 @@ def plan_of(model: Model, request: Request, painted: Mask | None = None) -> Plan
     return Plan(_diffusion(model).timed(calls, count / total), len(every) - len(calls), rng)
 
 
-def check_calls(model: Model, request: Request, start: StartingPoint) -> int:
-    """Checks prompt and policy of a completed request against its calls; returns how many there are."""
-    assert request.width and request.height
-    painted = painted_tokens(model, start, (request.width, request.height))
+def check_calls(model: Model, request: Request, painted: Mask | None) -> int:
+    """Checks prompt and policy of a completed request against its calls; returns how many there are.
+
+    painted: which tokens (N,) change, None for all.
+    """
     count = len(plan_of(model, request, painted).calls)
     if request.deepcache:
         request.deepcache.check(count)

@@ -33,7 +33,7 @@ def with_weights(network):
 
 @pytest.fixture(scope="module")
 def network():
-    return with_weights(TokenUNet(UNetConfig.from_hf(UNET), CORRUPTION.states))
+    return with_weights(TokenUNet(UNetConfig.from_hf(UNET | {"token_states": CORRUPTION.states})))
 
 
 def context(rows=2):
@@ -108,4 +108,4 @@ def test_what_does_not_fit_is_refused(network):
     with pytest.raises(InputError, match="guidance 2 takes 2 contexts, not 1"):
         TokenPredictor(network, SIZE, told, context(1), guidance=2.0)
     with pytest.raises(InputError, match="the UNet scores 40 tokens"):
-        TokenUNet(UNetConfig.from_hf(UNET), TOKENS + 2)
+        TokenUNet(UNetConfig.from_hf(UNET | {"token_states": TOKENS + 2}))

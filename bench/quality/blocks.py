@@ -4,12 +4,14 @@ A block is 16 pictures of as many prompts of the embedded checkpoint's domain, a
 latents, features and pictures are one .npz file in the folder of --work; runs may share the folder.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from mlx_sd.core.files import atomic_file
 from mlx_sd.core.parser import Parser
@@ -59,6 +61,13 @@ def make(ranks: Ranks, jobs: Mapping[Path, Callable[[], Mapping[str, Any]]]) -> 
         if ranks.rank == 0:
             _write(paths[i], arrays)
         yield 1
+
+
+def finish(ranks: Ranks, jobs: Mapping[Path, Callable[[], Mapping[str, Any]]], so_far: bool) -> None:
+    """Computes the blocks that are missing, as `make` does, behind a bar; so_far: computes none."""
+    with tqdm(total=len(jobs), unit="block", disable=not sys.stderr.isatty()) as bar:
+        for number in [] if so_far else make(ranks, jobs):
+            bar.update(number)
 
 
 def load(path: Path, compute: Callable[[], Mapping[str, Any]]) -> Arrays:

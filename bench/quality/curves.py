@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
-from tqdm import tqdm
 
 from mlx_sd.completion import table_of
 from mlx_sd.cost import passes_of
@@ -93,9 +92,7 @@ def _curves(options: argparse.Namespace, ranks: Ranks) -> None:
     dealing.check_same(ranks, comparison.sd, (compared, options.images))
     count = range(options.images // blocks.BLOCK)
     jobs = dict(comparison.job(configuration, block) for block in count for configuration in compared)
-    with tqdm(total=len(jobs), unit="block", disable=not sys.stderr.isatty()) as bar:
-        for number in [] if options.so_far else blocks.make(ranks, jobs):
-            bar.update(number)
+    blocks.finish(ranks, jobs, options.so_far)
     machine = dealing.machine(ranks)
     if ranks.rank == 0:
         results.report(comparison.results(compared, options.images) | machine, options.json)

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
-from tqdm import tqdm
 
 from mlx_sd import StableDiffusion
 from mlx_sd.ranks.exchange import Ranks
@@ -78,9 +77,7 @@ def _solvers(options: argparse.Namespace, ranks: Ranks) -> None:
     points, count = comparison.points(), range(options.images // blocks.BLOCK)
     dealing.check_same(ranks, comparison.sd, (points, guidances, count))
     jobs = dict(comparison.job(point, guidance, block) for block in count for guidance in guidances for point in points)
-    with tqdm(total=len(jobs), unit="point", disable=not sys.stderr.isatty()) as bar:
-        for number in [] if options.so_far else blocks.make(ranks, jobs):
-            bar.update(number)
+    blocks.finish(ranks, jobs, options.so_far)
     machine = dealing.machine(ranks)
     if ranks.rank:
         return

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from mlx_sd import StableDiffusion
 from mlx_sd.core.errors import InputError
@@ -84,9 +83,7 @@ def _tokens(options: argparse.Namespace, ranks: Ranks) -> None:
     count = range(options.images // blocks.BLOCK)
     dealing.check_same(ranks, comparison.sd, (points, comparison.guidance, count))
     jobs = dict(comparison.job(point, block) for block in count for point in points)
-    with tqdm(desc="tokens", total=len(jobs), unit="block", disable=not sys.stderr.isatty()) as bar:
-        for number in [] if options.so_far else blocks.make(ranks, jobs):
-            bar.update(number)
+    blocks.finish(ranks, jobs, options.so_far)
     machine = dealing.machine(ranks)
     if ranks.rank == 0:
         results.report(comparison.results(points, options.images) | machine, options.json)
@@ -108,7 +105,7 @@ class TokenComparison:
     def takes(self, point: Point) -> bool:
         """Tells whether the model has what a point needs: samplers that mask need a mask."""
         assert self.sd.model.tokens is not None
-        return self.sd.model.tokens.corruption.mask is not None or point.sampler not in calls.MASKING
+        return point.sampler in self.sd.model.tokens.samplers
 
     def job(self, point: Point, block: int) -> tuple[Path, Callable[[], Mapping[str, Any]]]:
         """Returns the file of one block, and what computes its arrays."""

@@ -8,6 +8,7 @@ import random
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from multiprocessing.pool import Pool
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -21,7 +22,6 @@ from .scenes import BODY_HEIGHTS, BODY_WANDER, Scene, caption, render, sample_sc
 SIZE = 256
 CELL = 8  # pixels a side under one latent, and under one number of a mask
 FIRST_SEED = 10_000_000  # scene i has seed FIRST_SEED + i; smaller seeds are never trained on
-HELD_OUT_SEED = FIRST_SEED - 1_000  # of the first picture that reconstruction is measured on
 SEEDS_PER_EPOCH = 100_000
 SCENES_PER_TASK = 16
 KEPT = (0.35, 0.55, 0.9, 0.5)  # share of the scenes kept, by their number of things, balloons among them
@@ -44,11 +44,6 @@ class Pictures:
 def training_scene(index: int) -> Scene:
     """The scene of training picture `index`."""
     return sample_scene(random.Random(FIRST_SEED + index))
-
-
-def seeded_scenes(seed: int) -> Iterator[Scene]:
-    """Yields scenes as the world draws them, of `seed` and the seeds after it."""
-    return (sample_scene(random.Random(number)) for number in itertools.count(seed))
 
 
 def training_scenes(count: int) -> list[Scene]:
@@ -78,16 +73,20 @@ def trained_caption(scene: Scene, rng: random.Random, held_out: frozenset[str]) 
     return text
 
 
+def workers(processes: int) -> Pool:
+    """Starts processes that leave Ctrl-C to the one that trains; a context manager."""
+    return multiprocessing.get_context("spawn").Pool(processes, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+
+
 class Painter:
-    """Paints scenes in several processes; a context manager. Its workers leave Ctrl-C to the process that trains.
+    """Paints scenes in several processes; a context manager.
 
     Pictures lie in files of the folder: thousands of small arrays would break up the memory of the training process,
     which made each step ten times as slow.
     """
 
     def __init__(self, processes: int, folder: Path) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pool = context.Pool(processes, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+        self.pool = workers(processes)
         self.folder = folder
 
     def __enter__(self) -> Painter:

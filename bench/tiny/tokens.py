@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-import multiprocessing
 import shutil
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +23,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from .claims import held_out
 from .clip import WIDTH, token_ids
-from .data import first_scenes, paint_one, trained_caption
+from .data import first_scenes, paint_one, trained_caption, workers
 from .export import forget_origin
 from .muon import Muon
 from .progress import Progress
@@ -94,9 +92,8 @@ def encode(plan: Plan, out: Path) -> None:
     missing = np.flatnonzero((encoded == MISSING).any((1, 2, 3)))
     parts = [missing[start : start + PICTURES_PER_TASK] for start in range(0, len(missing), PICTURES_PER_TASK)]
     tasks = ((plan.result("vq"), rows, [scenes[row] for row in rows]) for rows in parts)
-    context = multiprocessing.get_context("spawn")
     with (
-        context.Pool(plan.threads, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool,
+        workers(plan.threads) as pool,
         Progress("tokens", len(scenes), " pictures") as progress,
     ):
         for rows, tokens, masks in pool.imap(_encode_some, tasks):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +12,8 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from .data import CELL, HELD_OUT_SEED, SIZE, Epochs, Painter, Pictures, first_scenes, seeded_scenes
+from .data import CELL, FIRST_SEED, SIZE, Epochs, Painter, Pictures, first_scenes
+from .scenes import sample_scene
 from .stages import Plan, say
 from .training import Randomness, Training, autocast, cosine, pixels, prepare
 from .training import train as run_training
@@ -37,6 +38,7 @@ BATCH, CROP = 6, 12  # CROP in cells
 WHOLE = 0.85  # share of the time after which whole pictures are trained on, one at a time
 STEPS_PER_PICTURE = 2  # for each picture of an epoch
 ABOUT_THINGS = 0.85  # share of the crops that hold a part of a thing, where there is one
+HELD_OUT_SEED = FIRST_SEED - 1_000  # of the first picture that reconstruction is measured on
 MEASURED = 64  # pictures that reconstruction and scale are measured on
 BATCH_TO_ENCODE = 2
 
@@ -176,9 +178,10 @@ def reconstruction_error(decoded: Tensor, target: Tensor, weight: Tensor) -> Ten
     return (weight * (error.abs() + 4 * error.pow(2))).mean() + edges
 
 
-def held_out_pictures(painter: Painter) -> Pictures:
-    """Paints pictures that no training sees."""
-    return painter.paint(list(itertools.islice(seeded_scenes(HELD_OUT_SEED), MEASURED)))
+def held_out_pictures(painter: Painter, side: int = SIZE) -> Pictures:
+    """Paints pictures that no training sees; side: in pixels."""
+    scenes = [sample_scene(random.Random(HELD_OUT_SEED + index)) for index in range(MEASURED)]
+    return painter.paint(scenes, side, side)
 
 
 @torch.no_grad()

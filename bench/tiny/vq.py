@@ -7,7 +7,6 @@ arXiv 1711.00937, appendix A.1), and vectors that no latent comes near are repla
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,13 +16,13 @@ import torch.nn.functional as F
 from diffusers import VQModel
 from torch import Tensor, nn
 
-from .data import CELL, HELD_OUT_SEED, Epochs, Painter, Pictures, first_scenes, seeded_scenes
+from .data import CELL, Epochs, Painter, Pictures, first_scenes
 from .muon import Muon
 from .stages import Plan, say
 from .training import Randomness, Training, autocast, cosine, pixels, prepare
 from .training import train as run_training
 from .unet import matrices_and_others
-from .vae import crops, reconstruction_error
+from .vae import crops, held_out_pictures, reconstruction_error
 
 SIZE = 128  # pixels a side
 GRID = SIZE // CELL  # tokens a side
@@ -50,7 +49,6 @@ DECAY = 0.98  # of the sums that vectors of the codebook are means of
 STEPS_BETWEEN_REPLACEMENTS = 40
 DEAD = 0.1  # a vector that has fewer latents than this share of the mean number is replaced
 KMEANS_ROUNDS, KMEANS_PICTURES = 12, 48
-MEASURED = 64  # pictures that reconstruction is measured on
 
 
 class Codebook(nn.Module):
@@ -153,7 +151,7 @@ def train(plan: Plan, out: Path) -> None:
         optimizer = Muon(*matrices_and_others(vq.encoder, vq.quant_conv, vq.post_quant_conv, vq.decoder), lr=RATE)
         training = Training("vq", {"vq": vq, "codebook": codebook}, optimizer, randomness, rate, loss)
         run_training(training, plan.minutes["vq"], plan.resume_file("vq"))
-        held_out = painter.paint(list(itertools.islice(seeded_scenes(HELD_OUT_SEED), MEASURED)), SIZE, SIZE)
+        held_out = held_out_pictures(painter, SIZE)
     vq.to(memory_format=torch.contiguous_format).save_pretrained(out)
     decibels, used, bits = reconstruction(vq, held_out)
     say(f"vq: reconstruction {decibels:.1f} dB, {used} of {CODES} vectors used, {bits:.2f} bits a token")

@@ -22,7 +22,7 @@ from ..networks.t2i_adapter import AdapterConfig, T2IAdapter
 from ..networks.tiny_autoencoder import TinyAutoencoder
 from ..networks.tokens import TokenUNet
 from ..networks.unet import UNet
-from ..networks.unet_config import TOKEN_STATES, UNetConfig
+from ..networks.unet_config import UNetConfig
 from ..networks.vae import Autoencoder
 from ..prompts.tokenizer import Tokenizer
 from .network_names import IMAGE_ENCODER, IP_ADAPTER, T2I_ADAPTER
@@ -131,10 +131,9 @@ def build(part: str, config: Mapping[str, Any], where: str) -> nn.Module:
     part: "unet", "control", "vae", "text_encoder", "text_encoder_2", "class_embedder", "t2i_adapter",
     "ip_adapter" or "image_encoder".
     """
-    if part == "unet" and TOKEN_STATES in config:
-        return TokenUNet.from_hf(config, where)
     if part == "unet":
-        return UNet(UNetConfig.from_hf(config, where))
+        unet = UNetConfig.from_hf(config, where)
+        return UNet(unet) if unet.token_states is None else TokenUNet(unet)
     if part == CONTROL:
         return ControlNet(ControlConfig.from_hf(config, where))
     if part == "vae":

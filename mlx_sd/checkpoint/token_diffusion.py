@@ -10,7 +10,7 @@ import numpy as np
 from ..core.config_fields import ConfigFields
 from ..core.errors import InputError
 from ..discrete import schedules
-from ..discrete.calls import Call, times_of
+from ..discrete.calls import DNDM_K, MASKGIT, MASKING, NAMES, Call, times_of
 from ..discrete.corruption import KINDS, Corruption
 from ..networks.clip import TextEncoder
 from ..networks.tokens import TokenUNet
@@ -70,6 +70,16 @@ class TokenDiffusion:
             raise InputError(f"{where}: scheduler: schedule is a text, and num_train_timesteps a whole number")
         schedules.alphas(schedule, steps)  # raises what is wrong with the two
         return cls(network, corruption, schedule, steps)
+
+    @property
+    def samplers(self) -> tuple[str, ...]:
+        """Returns the samplers that go with the corruption: some take tokens that are masked."""
+        return tuple(name for name in NAMES if self.corruption.mask is not None or name not in MASKING)
+
+    @property
+    def sampler(self) -> str:
+        """Returns the sampler that is used where none is given."""
+        return MASKGIT if MASKGIT in self.samplers else DNDM_K
 
     def timed(self, calls: Sequence[Call], share: float = 1.0) -> list[Call]:
         """Returns calls with the times at which the network saw as many changed tokens in its training.

@@ -61,10 +61,10 @@ def request_of(arguments: argparse.Namespace) -> Request:
             recorded = values_from_json(metadata.without_facts(stored), where)
     if "=" in flags.get("schedule", "") or flags.get("schedule", "").endswith(".json"):
         obsolete.add("steps")  # a list of timesteps has its own number of steps
-    samplers = flags.get("sampler"), recorded.get("sampler")
-    if samplers[0] in calls.MASKING:
+    sampler, before = flags.get("sampler"), recorded.get("sampler")
+    if sampler in calls.MASKING:
         obsolete.add("schedule")  # it has its own
-    if samplers[0] and samplers[0] != samplers[1] and calls.DNDM_C in samplers:
+    if sampler and sampler != before and calls.DNDM_C in (sampler, before):
         obsolete.add("steps")  # as many as tokens
     return Request(**({name: value for name, value in recorded.items() if name not in obsolete} | flags))
 

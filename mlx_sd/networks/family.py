@@ -34,6 +34,8 @@ class Family(Enum):
 
 def task_of(unet: UNetConfig, latent_channels: int) -> Task:
     """Returns the task of a UNet whose autoencoder has so many latent channels."""
+    if unet.token_states is not None:
+        return Task.GENERATION
     by_additional_channels = {
         0: Task.GENERATION,
         1 + latent_channels: Task.INPAINTING,
@@ -49,6 +51,8 @@ def family_of(unet: UNetConfig, task: Task, *, text: bool, classes: bool, aesthe
     text: it has text encoders. classes: it has ids of classes. aesthetic_score: its UNet is conditioned on a score
     (`requires_aesthetics_score` in model_index.json). Stable Diffusion 2 is told from 1 by the width of its context.
     """
+    if unet.token_states is not None:
+        return Family.TOKENS
     if task is Task.UPSCALING:
         return Family.UPSCALER if text else Family.SUPER_RESOLUTION
     if not text:

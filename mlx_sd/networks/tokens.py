@@ -1,7 +1,6 @@
 """A UNet over tokens: an embedding of each before it, and scores of all tokens at each place behind it."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -9,7 +8,7 @@ import mlx.nn as nn
 from ..core.errors import InputError
 from .blocks import Attend, apply_attention
 from .unet import Deep, UNet
-from .unet_config import TOKEN_STATES, UNetConfig
+from .unet_config import UNetConfig
 
 _TIMES = 1000.0  # the UNet's sinusoids are made for timesteps up to this
 
@@ -18,26 +17,19 @@ class TokenUNet(nn.Module):
     """Predicts which token a picture has at each place, where some are masked or have become others.
 
     config: of the UNet, whose input channels are the width of the embedding, and whose output channels are the tokens.
-    states: the rows of the embedding: the tokens, and a mask behind them where there is one.
+    Its token_states are the rows of the embedding: the tokens, and a mask behind them where there is one.
     """
 
-    def __init__(self, config: UNetConfig, states: int):
+    def __init__(self, config: UNetConfig):
         super().__init__()
-        if states not in (config.out_channels, config.out_channels + 1):
+        states = config.token_states
+        if states is None or states not in (config.out_channels, config.out_channels + 1):
             raise InputError(
                 f"the UNet scores {config.out_channels} tokens, so there are as many states or one more, not {states}"
             )
         self.config, self.states = config, states
         self.embedding = nn.Embedding(states, config.in_channels)
         self.unet = UNet(config)
-
-    @classmethod
-    def from_hf(cls, values: Mapping[str, Any], where: str) -> "TokenUNet":
-        """Builds the network of a UNet's config with `token_states`, without weights; InputError names a field."""
-        states = values[TOKEN_STATES]
-        if not isinstance(states, int) or isinstance(states, bool):
-            raise InputError(f"{where}: {TOKEN_STATES} is a whole number, not {states!r}")
-        return cls(unet_config(values, where), states)
 
     @property
     def branches(self) -> Sequence[int]:
@@ -69,8 +61,3 @@ class TokenUNet(nn.Module):
         )
         scores = scores.astype(mx.float32)
         return scores - mx.logsumexp(scores, axis=-1, keepdims=True), deep_features
-
-
-def unet_config(values: Mapping[str, Any], where: str) -> UNetConfig:
-    """Reads the config of the UNet inside, which is that of a UNet over tokens without `token_states`."""
-    return UNetConfig.from_hf({name: value for name, value in values.items() if name != TOKEN_STATES}, where)

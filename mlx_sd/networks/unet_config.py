@@ -8,8 +8,6 @@ from ..core.config_fields import ConfigFields
 from ..core.errors import InputError
 from .configs import downsampling
 
-TOKEN_STATES = "token_states"  # a field of the config of a UNet over tokens: the rows of its embedding
-
 
 @dataclass(frozen=True)
 class Block:
@@ -49,6 +47,7 @@ class UNetConfig:
     added_inputs: int = 0  # SDXL: width of pooled text and embedded sizes together
     middle_groups: int | None = None  # attn_norm_num_groups: of the norm before self-attention in the middle
     centers_input: bool = False  # images come in [0, 1] and are brought to [-1, 1]
+    token_states: int | None = None  # of a UNet over tokens: the rows of its embedding, a field of this package's
 
     @property
     def channels(self) -> int:
@@ -110,6 +109,7 @@ class UNetConfig:
             flip_sin_to_cos=f.take("flip_sin_to_cos", True),
             freq_shift=f.take("freq_shift", 0),
             far_padded=f.only("downsample_padding", 1, 0) == 0,
+            token_states=_token_states(f),
         )
         f.only("act_fn", "silu", "swish")
         f.only("mid_block_scale_factor", 1)
@@ -117,6 +117,15 @@ class UNetConfig:
         f.ignore(("dropout",))  # is for training
         f.done()
         return config
+
+
+def _token_states(f: ConfigFields) -> int | None:
+    if "token_states" not in f.unread:
+        return None
+    states = f.take("token_states")
+    if not isinstance(states, int) or isinstance(states, bool):
+        raise InputError(f"{f.where}: token_states is a whole number, not {states!r}")
+    return states
 
 
 def _conditional(f: ConfigFields) -> dict[str, Any]:

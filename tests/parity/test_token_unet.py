@@ -34,9 +34,7 @@ def written(tmp_path_factory) -> Path:
 def ours(folder: Path) -> TokenUNet:
     """The network of a folder in MLX, strictly with all its weights, in float32."""
     config = json.loads((folder / "config.json").read_text())
-    network = TokenUNet(
-        UNetConfig.from_hf({k: v for k, v in config.items() if k != "token_states"}), config["token_states"]
-    )
+    network = TokenUNet(UNetConfig.from_hf(config))
     stored = mx.load(str(folder / tokens.WEIGHTS))
     weights = []
     for name, parameter in tree_flatten(network.parameters()):
