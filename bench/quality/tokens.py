@@ -3,7 +3,10 @@
 Every point makes pictures of the same captions of the embedded world, with the same seeds. Their truth is judged by
 rules on pixels (bench/quality/truth.py). The Frechet distance of CLIP features is to the true pictures of all captions;
 that of the first captions' true pictures, and of these through the autoencoder's tokens, stand beside it: the second is
-what no sampler can exceed. Calls are the mean over the pictures.
+what no sampler can exceed. Calls are the mean over the pictures, and so are multiply-accumulates of the UNet.
+
+--continuous measures a checkpoint of latents beside it, in the steps of about as many
+multiply-accumulates as points of the default sampler.
 
 Finished blocks of 16 pictures are stored in --work and not computed again; runs may share it.
 """
@@ -12,7 +15,7 @@ import argparse
 import hashlib
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +26,7 @@ from PIL import Image
 
 from mlx_sd import StableDiffusion
 from mlx_sd.core.errors import InputError
+from mlx_sd.cost import cost_of
 from mlx_sd.discrete import calls
 from mlx_sd.ranks.exchange import Ranks
 from mlx_sd.request import Request
@@ -37,11 +41,12 @@ _BETA = "beta:100,4"  # the authors' times of change of unconditional text, near
 _EXAMPLES = """examples:
   python -m bench tokens --model models/tokens --json tokens.json
   python -m bench tokens --model models/tokens --images 64 --sampler maskgit --sampler dndm_k
+  python -m bench tokens --model tiny-tokens --continuous tiny --json tokens.json
   mlx.launch -n 2 -- python -m bench tokens --model models/tokens"""
 
 
 class Point(NamedTuple):
-    """A sampler of tokens with its steps and its schedule."""
+    """A sampler with its steps, and with its schedule where pictures are tokens."""
 
     sampler: str
     steps: int | None
@@ -57,6 +62,8 @@ POINTS = (
     *(Point(calls.CHAIN, steps, "linear") for steps in (20, 50, 1000)),
     *(Point(calls.MASKGIT, 20, None, interval) for interval in ("2", "4")),
 )
+EQUAL = tuple(Point(calls.MASKGIT, steps) for steps in (8, 12, 20, 50))  # points that latents are compared with
+CONTINUOUS = "dpmpp_2m"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     p = arguments.parser("tokens", __doc__, _EXAMPLES)
     p.add_argument("--model", required=True, help="a checkpoint of the embedded world whose pictures are tokens")
     p.add_argument("--sampler", action="append", choices=calls.NAMES, help="default: all")
-    p.add_argument("--guidance", type=float, help="default: the model's")
+    p.add_argument("--guidance", type=float, help="of tokens; default: the model's")
+    p.add_argument("--continuous", metavar="MODEL", help="a checkpoint of that world whose pictures are latents")
     blocks.add_arguments(p, IMAGES, "tokens-work")
     arguments.add_json(p)
     options = p.parse_args(argv)
@@ -77,35 +85,41 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _tokens(options: argparse.Namespace, ranks: Ranks) -> None:
     if ranks.rank == 0:
         options.work.mkdir(parents=True, exist_ok=True)
-    comparison = TokenComparison(options.model, options.work, options.guidance)
+    comparison = TokenComparison(options.model, options.work, options.guidance, options.continuous)
     points = [point for point in POINTS if not options.sampler or point.sampler in options.sampler]
     points = [point for point in points if comparison.takes(point)]
     count = range(options.images // blocks.BLOCK)
-    dealing.check_same(ranks, comparison.sd, (points, comparison.guidance, count))
-    jobs = dict(comparison.job(point, block) for block in count for point in points)
+    dealing.check_same(ranks, comparison.tokens.sd, (points, comparison.tokens.guidance, options.continuous, count))
+    jobs = dict(measured.job(point, block) for block in count for measured, point in comparison.all_points(points))
     blocks.finish(ranks, jobs, options.so_far)
     machine = dealing.machine(ranks)
     if ranks.rank == 0:
         results.report(comparison.results(points, options.images) | machine, options.json)
 
 
-class TokenComparison:
-    """Compares samplers of tokens on a checkpoint of the embedded world; finished blocks are stored in a folder."""
+class Measured:
+    """The points of one checkpoint, whose finished blocks are stored in a folder."""
 
-    def __init__(self, model: str, work: Path, guidance: float | None = None):
-        """Loads the model; InputError where its pictures are no tokens. guidance: None is the model's own."""
-        self.sd, self.work = StableDiffusion.load(model, "float32"), work
-        if self.sd.model.tokens is None:
-            raise InputError(
-                f"bench tokens: the pictures of {model} are no tokens; bench solvers compares its samplers"
-            )
-        self.guidance = self.sd.complete(Request(prompt="", guidance=guidance)).guidance
-        self.clip = landscapes.TinyClip()
+    def __init__(self, sd: StableDiffusion, clip: landscapes.TinyClip, work: Path, guidance: float | None = None):
+        """guidance: None is the model's own."""
+        self.sd, self.clip, self.work = sd, clip, work
+        self.guidance = sd.complete(Request(prompt="", guidance=guidance)).guidance
 
-    def takes(self, point: Point) -> bool:
-        """Tells whether the model has what a point needs: samplers that mask need a mask."""
-        assert self.sd.model.tokens is not None
-        return point.sampler in self.sd.model.tokens.samplers
+    @property
+    def side(self) -> int:
+        """Returns the pixels along each side of its pictures."""
+        return self.sd.unet.config.sample_size * self.sd.vae.config.downsampling
+
+    def request(self, point: Point, seed: int) -> Request:
+        """Returns the request of a point for the caption of a seed."""
+        settings = {name: value for name, value in point._asdict().items() if value is not None}
+        return Request(prompt=claims()[seed].caption, seed=seed, guidance=self.guidance, **settings)
+
+    def macs_of_call(self, point: Point) -> float:
+        """Returns the multiply-accumulates of a call, the mean over those of a picture."""
+        cost = cost_of(self.sd.model, self.request(point, 0))
+        assert cost is not None  # no point lets the picture decide
+        return cost.macs / cost.evaluations
 
     def job(self, point: Point, block: int) -> tuple[Path, Callable[[], Mapping[str, Any]]]:
         """Returns the file of one block, and what computes its arrays."""
@@ -113,12 +127,8 @@ class TokenComparison:
         return self.work / f"{name}-{block}.npz", partial(self._compute, point, block)
 
     def _compute(self, point: Point, block: int) -> Mapping[str, Any]:
-        settings = {name: value for name, value in point._asdict().items() if value is not None}
         seeds = blocks.scenes(block)
-        requests = [
-            Request(prompt=claims()[seed].caption, seed=seed, guidance=self.guidance, **settings) for seed in seeds
-        ]
-        together = list(self.sd.stream(requests, batch=1))
+        together = list(self.sd.stream([self.request(point, seed) for seed in seeds], batch=1))
         pictures = [image for result in together for image in result.images]
         return {
             "features": self.clip.pictures(pictures),
@@ -128,29 +138,78 @@ class TokenComparison:
             "seconds": np.array([sum(result.seconds) for result in together], np.float32),
         }
 
+    def finished(self, points: Sequence[Point], images: int) -> Iterator[tuple[Point, blocks.Arrays]]:
+        """Yields the points whose blocks are all there, with their arrays."""
+        for point in points:
+            jobs = [self.job(point, block) for block in range(images // blocks.BLOCK)]
+            if all(path.exists() for path, _ in jobs):
+                yield point, blocks.concatenate([blocks.load(*job) for job in jobs])
+
+
+class TokenComparison:
+    """Compares samplers of tokens on a checkpoint of the embedded world, and with a checkpoint of latents."""
+
+    def __init__(self, model: str, work: Path, guidance: float | None = None, continuous: str | None = None):
+        """Loads the models; InputError where the pictures of the first are no tokens, or those of the other are."""
+        clip, sd = landscapes.TinyClip(), StableDiffusion.load(model, "float32")
+        if sd.model.tokens is None:
+            raise InputError(
+                f"bench tokens: the pictures of {model} are no tokens; bench solvers compares its samplers"
+            )
+        self.tokens, self.continuous = Measured(sd, clip, work, guidance), None
+        if continuous:
+            beside = StableDiffusion.load(continuous, "float32")
+            if beside.model.tokens is not None or beside.model.classes is not None:
+                raise InputError(f"--continuous {continuous}: name one with prompts whose pictures are latents")
+            self.continuous = Measured(beside, clip, work)
+
+    def takes(self, point: Point) -> bool:
+        """Tells whether the model has what a point needs: samplers that mask need a mask."""
+        assert self.tokens.sd.model.tokens is not None
+        return point.sampler in self.tokens.sd.model.tokens.samplers
+
+    def all_points(self, points: Sequence[Point]) -> Iterator[tuple[Measured, Point]]:
+        """Yields points of tokens, then those of latents, each with its checkpoint."""
+        yield from ((self.tokens, point) for point in points)
+        if self.continuous:
+            yield from ((self.continuous, point) for point in self.of_latents())
+
+    def of_latents(self) -> list[Point]:
+        """Returns points of latents, each in the steps whose cost is the nearest to that of one of EQUAL."""
+        assert self.continuous is not None
+        a_step = self.continuous.macs_of_call(Point(CONTINUOUS, 1))
+        costs = [point.steps * self.tokens.macs_of_call(point) for point in EQUAL if point.steps and self.takes(point)]
+        return [Point(CONTINUOUS, steps) for steps in dict.fromkeys(max(1, round(cost / a_step)) for cost in costs)]
+
     # ------------------------------------------------------------------------------------------ results
 
     def results(self, points: Sequence[Point], images: int) -> dict[str, Any]:
         """Returns the results of all points whose blocks are all finished."""
-        count = range(images // blocks.BLOCK)
-        finished = [point for point in points if all(self.job(point, block)[0].exists() for block in count)]
+        true_pictures = self.tokens.clip.pictures(self._true[:images])
+        values = {"images": images, "true_pictures": self._frechet(true_pictures)}
+        values |= {"through_tokens": self.through_tokens(images)}
+        values |= self._of_model(self.tokens, points, images)
+        if self.continuous:
+            values["continuous"] = self._of_model(self.continuous, self.of_latents(), images)
+        return values
+
+    def _of_model(self, measured: Measured, points: Sequence[Point], images: int) -> dict[str, Any]:
         return {
-            "model": self.sd.model.name,
-            "hash": self.sd.model.hash,
-            "guidance": self.guidance,
-            "images": images,
-            "true_pictures": self._frechet(self.clip.pictures(self._true[:images])),
-            "through_tokens": self.through_tokens(images),
-            "points": [self.measure(point, images) for point in finished],
+            "model": measured.sd.model.name,
+            "hash": measured.sd.model.hash,
+            "size": measured.side,
+            "guidance": measured.guidance,
+            "points": [self._values(measured, *finished) for finished in measured.finished(points, images)],
         }
 
-    def measure(self, point: Point, images: int) -> dict[str, Any]:
-        """Returns a point with its calls, truth, Frechet distance and seconds of a picture."""
-        arrays = blocks.concatenate([blocks.load(*self.job(point, i)) for i in range(images // blocks.BLOCK)])
+    def _values(self, measured: Measured, point: Point, arrays: blocks.Arrays) -> dict[str, Any]:
+        """Returns a point with its calls, cost, truth, Frechet distance and seconds of a picture."""
+        calls_of_a_picture = float(arrays["calls"].mean())
         return point._asdict() | {
-            "calls": round(float(arrays["calls"].mean()), 2),
+            "calls": round(calls_of_a_picture, 2),
             "full_calls": round(float(arrays["full"].mean()), 2),
-            "truth": Share(int(arrays["true"].sum()), images).to_json(),
+            "macs": round(calls_of_a_picture * measured.macs_of_call(point)),
+            "truth": Share(int(arrays["true"].sum()), len(arrays["true"])).to_json(),
             "frechet": self._frechet(arrays["features"]),
             "seconds": round(statistics.median(arrays["seconds"].tolist()), 3),
         }
@@ -158,24 +217,24 @@ class TokenComparison:
     def through_tokens(self, images: int) -> dict[str, Any]:
         """Returns truth and Frechet distance of true pictures after they became tokens and pictures again."""
         decoded: list[Image.Image] = []
+        vae = self.tokens.sd.model.vae
         for picture in self._true[:images]:
             pixels = mx.array(np.asarray(picture, np.float32))[None] / 127.5 - 1
-            colours = self.sd.model.vae.decode_tokens(self.sd.model.vae.tokens(self.sd.model.vae.encode(pixels)[0]))
+            colours = vae.decode_tokens(vae.tokens(vae.encode(pixels)[0]))
             decoded.append(Image.fromarray(np.array(mx.clip(colours[0] * 127.5 + 128, 0, 255).astype(mx.uint8))))
         true = sum(judge(picture, claim).true for picture, claim in zip(decoded, claims(), strict=False))
-        return {"truth": Share(true, images).to_json(), "frechet": self._frechet(self.clip.pictures(decoded))}
+        return {"truth": Share(true, images).to_json(), "frechet": self._frechet(self.tokens.clip.pictures(decoded))}
 
     def _frechet(self, features: scores.Features) -> float:
         return round(scores.frechet(scores.statistics(features), self._reference), 3)
 
     @cached_property
     def _reference(self) -> scores.Statistics:
-        return scores.statistics(self.clip.pictures(self._true))
+        return scores.statistics(self.tokens.clip.pictures(self._true))
 
     @cached_property
     def _true(self) -> list[Image.Image]:
-        side = self.sd.unet.config.sample_size * self.sd.vae.config.downsampling
-        return [claim.true_picture(side) for claim in claims()]
+        return [claim.true_picture(self.tokens.side) for claim in claims()]
 
 
 if __name__ == "__main__":

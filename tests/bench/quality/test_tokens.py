@@ -49,6 +49,30 @@ def test_points_are_measured_once_and_say_how_often_the_network_was_called(folde
     capsys.readouterr()
 
 
+def test_latents_are_measured_in_the_steps_that_cost_as_much(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tokens, "EQUAL", (tokens.Point(calls.MASKGIT, 3), tokens.Point(calls.MASKGIT, 2000)))
+    comparison = tokens.TokenComparison(str(folder), tmp_path, continuous="tiny")
+    few, many = comparison.of_latents()
+    per_step = comparison.continuous.macs_of_call(few)
+    per_call = comparison.tokens.macs_of_call(tokens.Point(calls.MASKGIT, 3))
+    assert few.steps == 1 and abs(many.steps * per_step - 2000 * per_call) <= per_step / 2
+
+    monkeypatch.setattr(tokens, "EQUAL", (tokens.Point(calls.MASKGIT, 3),))
+    words = ["--model", str(folder), "--continuous", "tiny", "--sampler", "d3pm", "--images", "2"]
+    assert tokens.main([*words, "--work", str(tmp_path / "work"), "--json", str(tmp_path / "a")]) == 0
+    values = json.loads((tmp_path / "a").read_text())
+    (point,) = values["continuous"]["points"]
+    assert values["continuous"]["model"] == "tiny" and (point["sampler"], point["calls"]) == (tokens.CONTINUOUS, 1)
+    assert point["macs"] == per_step and values["points"][0]["macs"] == 2 * per_call
+    capsys.readouterr()
+
+
+def test_the_macs_of_cached_calls_are_fewer(folder, tmp_path):
+    measured = tokens.TokenComparison(str(folder), tmp_path).tokens
+    full, cached = (measured.macs_of_call(tokens.Point(calls.MASKGIT, 20, None, n)) for n in (None, "2"))
+    assert cached < full
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
