@@ -18,7 +18,7 @@ from mlx_sd.core.errors import Failure
 from tests.support.exports import CORE_AI, SMALL
 
 ROOT = Path(__file__).parent.parent.parent
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
+VARIABLES = {"PYTHONPATH": str(ROOT)}
 
 
 def running(process: int) -> bool:
@@ -57,7 +57,10 @@ def test_a_child_ends_with_its_parent(tmp_path):
         "print(p.pid, flush=True); p.wait()"
     )
     parent = subprocess.Popen(
-        [sys.executable, "-c", parent_code, tmp_path / "scratch"], stdout=subprocess.PIPE, env=ENVIRONMENT, cwd=ROOT
+        [sys.executable, "-c", parent_code, tmp_path / "scratch"],
+        stdout=subprocess.PIPE,
+        env=os.environ | VARIABLES,
+        cwd=ROOT,
     )
     with parent:
         child = int(parent.stdout.readline())
@@ -144,7 +147,9 @@ def test_no_space_for_the_runtimes_own_form_is_one_line(tmp_path, monkeypatch):
 
 def begin(model: str, out: Path, *options: str) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "coreml", "--model", model, "--format", "coreai", "--out", str(out), *options]
-    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | VARIABLES, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
 
 
 def end(process: "subprocess.Popen[bytes]") -> tuple[int, str]:
@@ -200,7 +205,9 @@ def test_killed_while_an_asset_runs_no_process_and_no_scratch_stay(tmp_path):
         "r = Runtime(Path(sys.argv[1])); print(r._process.pid, r._scratch.name, flush=True);"
         "r.run('main', {'x': np.zeros((1024, 1024), np.float16)}, seconds=100)"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code, asset], stdout=subprocess.PIPE, env=ENVIRONMENT, cwd=ROOT)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, asset], stdout=subprocess.PIPE, env=os.environ | VARIABLES, cwd=ROOT
+    )
     with parent:
         process, scratch = parent.stdout.readline().split()
         time.sleep(1)
@@ -217,7 +224,9 @@ def on_a_small_disk(size: str, folder: Path, script: str, *words: str) -> "subpr
     command = ["unshare", "-rm", "sh", "-c", mount, "sh", sys.executable, "-c", script, *words]
     if not shutil.which("unshare"):
         pytest.skip("there is no unshare")
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT | {"TMPDIR": str(folder)}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | VARIABLES | {"TMPDIR": str(folder)}, capture_output=True, text=True
+    )
     if done.returncode == 99 or "unshare" in done.stderr:
         pytest.skip("no disk can be mounted here")
     return done

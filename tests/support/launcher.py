@@ -24,7 +24,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(sys.executable).with_name("mlx.launch")
 SECONDS = 240.0  # that a run may take on a machine that is busy
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+VARIABLES = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 _PORTS = range(15000, 32000)  # below those that systems give to connections
 _NOT_OURS = ("[ring]", "[WARN]", "loss.png is not drawn")  # the ring's lines, the launcher's, and that of no matplotlib
 
@@ -142,7 +142,7 @@ class Launches:
         if ranks > 1:
             command = [str(PROGRAM), "-n", str(ranks), "--starting-port", str(ports(ranks)), "--", *command]
         printed = self._folder / f"printed-{len(self._started)}"
-        launch = Launch(command, self._folder, ENVIRONMENT | dict(environment or {}), printed)
+        launch = Launch(command, self._folder, {**os.environ, **VARIABLES, **(environment or {})}, printed)
         self._started.append(launch)
         return launch
 
