@@ -1,12 +1,15 @@
-"""The baseline of latency: diffusers' UNet, with the DeepCache package of its authors.
+"""The baseline of latency: diffusers' UNet, with the DeepCache package of its authors, compiled or not.
 
-Shapes, number type, noise schedule and number of threads are those of this project's loops; the weights are random too.
+Shapes, number type, noise schedule, device and number of threads are those of this project's loops; the weights are
+random too. PyTorch's device is CUDA's or Apple's GPU where MLX computes on a GPU, else the CPU.
 """
 
 from collections.abc import Iterator
 from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any
+
+import mlx.core as mx
 
 from mlx_sd.core.errors import InputError
 from mlx_sd.reuse.deepcache import DeepCache
@@ -20,8 +23,12 @@ BASELINES = ("diffusers",)  # values of --peer
 class Diffusers:
     """A UNet of diffusers with random weights, to run loops of one setting."""
 
-    def __init__(self, setting: Setting):
-        """Builds the UNet; InputError where a package is missing."""
+    def __init__(self, setting: Setting, compiled: bool = False):
+        """Builds the UNet; InputError where a package is missing, or PyTorch has no GPU and MLX computes on one.
+
+        compiled: by torch.compile, as a whole where every step is full. DeepCache's package decides in Python, step by
+        step, what runs: there each residual block, transformer, down- and upsampler is compiled by itself.
+        """
         try:
             import diffusers
             import torch
@@ -32,17 +39,18 @@ class Diffusers:
         diffusers.utils.logging.set_verbosity_error()
         torch.set_num_threads(threads())
         torch.manual_seed(0)
-        self.setting, self._config = setting, config(setting.model)
+        self.setting, self._config, self._compiled = setting, config(setting.model), compiled
+        self._device = _device(torch)
         self._dtype = getattr(torch, str(setting.dtype).rpartition(".")[2])
-        self._unet = diffusers.UNet2DConditionModel.from_config(self._config).to(self._dtype).eval()
+        self._unet = diffusers.UNet2DConditionModel.from_config(self._config).to(self._device, self._dtype).eval()
         c, rows = self._unet.config, setting.rows
-        self._noise = torch.randn(setting.batch, c.in_channels, setting.side, setting.side)
-        self._context = torch.randn(rows, TOKENS, c.cross_attention_dim).to(self._dtype)
+        self._noise = torch.randn(setting.batch, c.in_channels, setting.side, setting.side).to(self._device)
+        self._context = torch.randn(rows, TOKENS, c.cross_attention_dim).to(self._device, self._dtype)
         self._added = None
         if c.addition_time_embed_dim:
             pooled = c.projection_class_embeddings_input_dim - 6 * c.addition_time_embed_dim
             self._added = {"time_ids": torch.full((rows, 6), 1024.0), "text_embeds": torch.randn(rows, pooled)}
-            self._added = {name: array.to(self._dtype) for name, array in self._added.items()}
+            self._added = {name: array.to(self._device, self._dtype) for name, array in self._added.items()}
 
     @staticmethod
     def supports(loop: Loop) -> bool:
@@ -50,35 +58,63 @@ class Diffusers:
         return loop == Loop() or (loop == Loop(loop.deepcache) and _at_intervals(loop.deepcache))
 
     def versions(self) -> dict[str, Any]:
-        """Returns the versions of the packages, and torch's number of threads."""
+        """Returns the versions of the packages, PyTorch's device and threads, and whether the UNet is compiled."""
         versions = {name: version(name) for name in ("diffusers", "torch", "DeepCache")}
-        return {**versions, "threads": self._torch.get_num_threads()}
+        machine = {"threads": self._torch.get_num_threads(), "device": self._device}
+        return {**versions, **machine, "compiled": self._compiled}
 
     def warm_up(self) -> None:
         """Runs the UNet once, so that no loop pays for first-time work."""
         with self._torch.no_grad():
             self._predict(self._unet, self._noise, self._torch.tensor(500))
+        self._wait()
 
     def run(self, loop: Loop) -> Iterator[Any]:
-        """Runs the loop, one evaluation of the UNet at a time."""
+        """Prepares a loop, and returns what runs it, one evaluation of the UNet at a time."""
         scheduler = self._diffusers.DDIMScheduler.from_config(SCHEDULER)
         scheduler.set_timesteps(self.setting.steps)
-        unet = self._unet
         if isinstance(loop.deepcache, DeepCache):
-            # The package keeps its state in the UNet's own methods: each loop has a UNet, all with the same weights.
-            with self._torch.device("meta"):
-                unet = self._diffusers.UNet2DConditionModel.from_config(self._config)
-            unet.load_state_dict(self._unet.state_dict(), assign=True)
-            helper = self._helper(SimpleNamespace(unet=unet.eval(), scheduler=scheduler))
-            # The authors number three branches a level, however many it has.
-            level, layer = divmod(loop.deepcache.branch, unet.config.layers_per_block + 1)
-            helper.set_params(cache_interval=loop.deepcache.interval, cache_branch_id=3 * level + layer)
-            helper.enable()
+            unet = self._with_deepcache(loop.deepcache, scheduler)
+        else:
+            unet = self._torch.compile(self._unet) if self._compiled else self._unet
+            if self._compiled:  # as the loops run, so that none of them waits for the compiler
+                with self._torch.no_grad():
+                    self._predict(unet, self._noise, scheduler.timesteps[0])
+        return self._steps(unet, scheduler)
+
+    def _steps(self, unet: Any, scheduler: Any) -> Iterator[Any]:
         x = self._noise
         for t in scheduler.timesteps:
             with self._torch.no_grad():
                 x = scheduler.step(self._predict(unet, x, t).float(), t, x).prev_sample
+            self._wait()
             yield x
+
+    def _with_deepcache(self, policy: DeepCache, scheduler: Any) -> Any:
+        """Returns a UNet of the same weights; the package keeps its state in the UNet's own methods."""
+        with self._torch.device("meta"):
+            unet = self._diffusers.UNet2DConditionModel.from_config(self._config)
+        unet.load_state_dict(self._unet.state_dict(), assign=True)
+        if self._compiled:
+            for layer in _layers(unet):
+                layer.forward = self._torch.compile(layer.forward)
+        helper = self._helper(SimpleNamespace(unet=unet.eval(), scheduler=scheduler))
+        # The authors number three branches a level, however many it has.
+        level, layer = divmod(policy.branch, unet.config.layers_per_block + 1)
+        helper.set_params(cache_interval=policy.interval, cache_branch_id=3 * level + layer)
+        helper.enable()
+        if self._compiled:
+            with self._torch.no_grad():
+                self._predict(unet, self._noise, scheduler.timesteps[0])
+            self._wait()
+            helper.cached_output.clear()
+            helper.start_timestep = None
+        return unet
+
+    def _wait(self) -> None:
+        """Waits until the GPU has done its work, where there is one."""
+        if self._device != "cpu":
+            getattr(self._torch, self._device).synchronize()
 
     def _predict(self, unet: Any, x: Any, t: Any) -> Any:
         if self.setting.guided:
@@ -88,6 +124,24 @@ class Diffusers:
             uncond, cond = x.chunk(2)
             x = uncond + GUIDANCE * (cond - uncond)
         return x
+
+
+def _device(torch: Any) -> str:
+    """Returns PyTorch's name of the kind of device that MLX computes on."""
+    if mx.default_device() == mx.cpu:
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    if torch.backends.mps.is_available():
+        return "mps"
+    raise InputError("--peer diffusers: MLX computes on a GPU, and this PyTorch has none; add --device cpu")
+
+
+def _layers(unet: Any) -> Iterator[Any]:
+    """Yields the parts of a UNet that DeepCache's package runs or skips one by one."""
+    for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
+        for name in ("resnets", "attentions", "downsamplers", "upsamplers"):
+            yield from getattr(block, name, None) or ()
 
 
 def _at_intervals(policy: Any) -> bool:

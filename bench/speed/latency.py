@@ -35,6 +35,7 @@ _EXAMPLES = """examples:
   python -m bench latency --model sdxl --device gpu --dtype float16 --guided --profile
   python -m bench latency --model sd15 --guided --steps 25 --loop 3 --loop tgate:10 --loop 3/tgate:10
   python -m bench latency --model sd15 --loop 3 --steps 6 --peer diffusers
+  python -m bench latency --model sdxl --device gpu --dtype float16 --guided --loop 3 --peer diffusers --compile
   python -m bench latency --model sd15 --guided --control --loop 3 --loop 5 --steps 15
 """
 DEFAULT = ("2", "3", "5", "10", "tgate:10", "3/tgate:10")
@@ -71,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--dtype", choices=tuple(DTYPES), default="float32", help="of weights and activations")
     p.add_argument("--device", choices=("cpu", "gpu"), help="default: MLX's")
     p.add_argument("--peer", choices=BASELINES, help="run this package's loops in turn, on the same shapes")
+    p.add_argument("--compile", action="store_true", help="compile the loops of --peer by torch.compile")
     p.add_argument("--profile", action="store_true", help="time a full and each cached step operation by operation")
     arguments.add_json(p)
     options = p.parse_args(argv)
@@ -90,18 +92,22 @@ def _latency(options: argparse.Namespace) -> None:
     )
     if options.peer and options.control:
         raise InputError(f"the loops of {options.peer} have no ControlNet here; leave out --peer or --control")
+    if options.compile and not options.peer:
+        raise InputError("--compile is of --peer; give both, or neither")
     loops = [Loop(), *(Loop.parse(text) for text in options.loop or DEFAULT)]
     check(loops, options.model, options.steps)
-    values = measure(shared, loops, peer=options.peer is not None, profile=options.profile)
+    baseline = Diffusers(shared, options.compile) if options.peer else None  # before expensive work: it may be missing
+    values = measure(shared, loops, baseline, profile=options.profile)
     results.report(values | {"machine": describe()}, options.json)
 
 
-def measure(shared: Setting, loops: Sequence[Loop], peer: bool = False, profile: bool = False) -> results.Results:
+def measure(
+    shared: Setting, loops: Sequence[Loop], baseline: Diffusers | None = None, profile: bool = False
+) -> results.Results:
     """Runs the loops in turn, the first being the one to compare with; shows progress on a terminal.
 
-    peer: whether diffusers' loops run in turn with them.
+    baseline: runs its own loops in turn with them.
     """
-    baseline = Diffusers(shared) if peer else None  # before expensive work: it may be missing
     bench = Bench(shared)
     macs = {loop: bench.macs(loop) for loop in loops}
     mx.reset_peak_memory()

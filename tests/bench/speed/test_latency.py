@@ -180,6 +180,11 @@ def test_a_peer_that_is_not_installed_is_one_line(monkeypatch, capsys):
     assert said.count("\n") == 1 and "--peer diffusers needs diffusers; pip install 'mlx-sd[reference]'" in said
 
 
+def test_only_a_peer_is_compiled(capsys):
+    assert latency.main(["--model", "tiny", "--compile"]) == 2
+    assert capsys.readouterr().err == "bench latency: --compile is of --peer; give both, or neither\n"
+
+
 @settings(deadline=None)
 @given(
     st.none() | st.builds(DeepCache, st.integers(1, 60), st.integers(0, 11), st.integers(0, 2)),
