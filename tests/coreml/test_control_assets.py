@@ -130,10 +130,9 @@ def test_one_asset_of_a_network_is_checked_alone(small, model):
 
 
 SLOW = {
-    "sd2v": ("sd2v", "sd2v", {"attention": "original"}),
+    "sd2v, sizes": ("sd2v", "sd2v", {"attention": "original", "sizes": ((64, 64), (64, 128))}),
     "union": ("sdxl", "union", {"attention": "split-einsum"}),
     "branch, row, state": (SMALL, SMALL, {"attention": "fused", "branch": 2, "batch": 1, "stateful": True}),
-    "sizes": (SMALL, SMALL, {"attention": "fused", "sizes": ((64, 64), (64, 128))}),
     "whole": (SMALL, SMALL, {"attention": "fused", "unets": ("full",)}),
 }
 
