@@ -3,7 +3,8 @@
 Every point makes pictures of the same captions of the embedded world, with the same seeds. Their truth is judged by
 rules on pixels (bench/quality/truth.py). The Frechet distance of CLIP features is to the true pictures of all captions;
 that of the first captions' true pictures, and of these through the autoencoder's tokens, stand beside it: the second is
-what no sampler can exceed. Calls are the mean over the pictures, and so are multiply-accumulates of the UNet.
+what no sampler can exceed. Calls are the mean over the pictures, and so are multiply-accumulates of the UNet. The bound
+on the code length of the true pictures' tokens says how much of them the network knows, whatever the sampler.
 
 --continuous measures a checkpoint of latents beside it, in the steps of about as many
 multiply-accumulates as points of the default sampler.
@@ -13,6 +14,7 @@ Finished blocks of 16 pictures are stored in --work and not computed again; runs
 
 import argparse
 import hashlib
+import math
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,9 +27,12 @@ import numpy as np
 from PIL import Image
 
 from mlx_sd import StableDiffusion
+from mlx_sd.conditions import conditions_of
 from mlx_sd.core.errors import InputError
 from mlx_sd.cost import cost_of
-from mlx_sd.discrete import calls
+from mlx_sd.discrete import calls, schedules
+from mlx_sd.discrete.bound import Predict, bits_per_token
+from mlx_sd.discrete.corruption import Floats, Tokens
 from mlx_sd.ranks.exchange import Ranks
 from mlx_sd.request import Request
 
@@ -37,7 +42,6 @@ from . import blocks, landscapes, scores
 from .truth_judge import Share, judge
 
 IMAGES = 128
-_BETA = "beta:100,4"  # the authors' times of change of unconditional text, near the end of the corruption
 _EXAMPLES = """examples:
   python -m bench tokens --model models/tokens --json tokens.json
   python -m bench tokens --model models/tokens --images 64 --sampler maskgit --sampler dndm_k
@@ -57,13 +61,14 @@ class Point(NamedTuple):
 POINTS = (
     *(Point(name, steps) for steps in (4, 8, 12, 20, 50) for name in (calls.MASKGIT, calls.MASK_PREDICT)),
     *(Point(calls.DNDM_K, steps, "linear") for steps in (4, 8, 12, 20, 50, 1000)),
-    *(Point(calls.DNDM, steps, schedule) for schedule in ("linear", _BETA) for steps in (20, 50, 1000)),
+    *(Point(calls.DNDM, steps, schedule) for schedule in ("linear", schedules.BETA) for steps in (20, 50, 1000)),
     Point(calls.DNDM_C, None, "linear"),
     *(Point(calls.CHAIN, steps, "linear") for steps in (20, 50, 1000)),
     *(Point(calls.MASKGIT, 20, None, interval) for interval in ("2", "4")),
 )
 EQUAL = tuple(Point(calls.MASKGIT, steps) for steps in (8, 12, 20, 50))  # points that latents are compared with
 CONTINUOUS = "dpmpp_2m"
+_BOUND_STEPS = 10  # of the bound's sum, for each picture
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -186,8 +191,8 @@ class TokenComparison:
     def results(self, points: Sequence[Point], images: int) -> dict[str, Any]:
         """Returns the results of all points whose blocks are all finished."""
         true_pictures = self.tokens.clip.pictures(self._true[:images])
-        values = {"images": images, "true_pictures": self._frechet(true_pictures)}
-        values |= {"through_tokens": self.through_tokens(images)}
+        values: dict[str, Any] = {"images": images, "true_pictures": self._frechet(true_pictures)}
+        values |= {"through_tokens": self.through_tokens(images), "bits": self.bits(images)}
         values |= self._of_model(self.tokens, points, images)
         if self.continuous:
             values["continuous"] = self._of_model(self.continuous, self.of_latents(), images)
@@ -214,13 +219,52 @@ class TokenComparison:
             "seconds": round(statistics.median(arrays["seconds"].tolist()), 3),
         }
 
+    def bits(self, images: int) -> dict[str, float]:
+        """Returns the bound of true pictures with their captions, in bits of a token and of a channel of a pixel.
+
+        The mean over the pictures, each with _BOUND_STEPS steps of the schedule; without guidance.
+        """
+        model = self.tokens.sd.model.tokens
+        assert model is not None
+        alphas, every = schedules.alphas(model.schedule, model.steps), max(1, model.steps // _BOUND_STEPS)
+        some, rng = range(every // 2 + 1, model.steps + 1, every), np.random.default_rng(0)
+        bounds = []
+        for picture, claim in zip(self._true[:images], claims(), strict=False):
+            tokens = np.array(self._encoded(picture), np.int64)
+            predict = self._prediction(claim.caption, tokens.shape)
+            bounds.append(bits_per_token(predict, model.corruption, alphas, tokens.reshape(1, -1), rng, some)[0])
+        of_token = float(np.mean(bounds))
+        of_channel = of_token * tokens.size / (3 * self.tokens.side**2)
+        codes = round(math.log2(model.corruption.tokens), 3)
+        return {"per_token": round(of_token, 3), "per_channel": round(of_channel, 4), "codes": codes}
+
+    def _prediction(self, caption: str, shape: tuple[int, ...]) -> Predict:
+        """Returns what predicts the tokens of a picture of a caption, without guidance, as the bound asks for it."""
+        sd = self.tokens.sd
+        model = sd.model.tokens
+        assert model is not None
+        context = conditions_of(sd.model, [sd.complete(Request(prompt=caption, seed=0, guidance=1.0))]).context
+        never = model.corruption.states - model.corruption.tokens  # columns of states that no token has: the mask
+
+        def predict(x: Tokens, step: int, alpha: float) -> Floats:
+            """Returns logarithms of probabilities (1, N, S) of tokens (1, N)."""
+            time = mx.array(step / model.steps)
+            scores = model.network(mx.array(x.reshape(shape).astype(np.int32)), time, context)[0]
+            logarithms = np.array(scores, np.float64).reshape(1, x.shape[1], -1)
+            return np.pad(logarithms, ((0, 0), (0, 0), (0, never)), constant_values=-np.inf)
+
+        return predict
+
+    def _encoded(self, picture: Image.Image) -> mx.array:
+        """Returns the tokens (1, h, w) of a picture."""
+        vae = self.tokens.sd.model.vae
+        return vae.tokens(vae.encode(mx.array(np.asarray(picture, np.float32))[None] / 127.5 - 1)[0])
+
     def through_tokens(self, images: int) -> dict[str, Any]:
         """Returns truth and Frechet distance of true pictures after they became tokens and pictures again."""
         decoded: list[Image.Image] = []
-        vae = self.tokens.sd.model.vae
         for picture in self._true[:images]:
-            pixels = mx.array(np.asarray(picture, np.float32))[None] / 127.5 - 1
-            colours = vae.decode_tokens(vae.tokens(vae.encode(pixels)[0]))
+            colours = self.tokens.sd.model.vae.decode_tokens(self._encoded(picture))
             decoded.append(Image.fromarray(np.array(mx.clip(colours[0] * 127.5 + 128, 0, 255).astype(mx.uint8))))
         true = sum(judge(picture, claim).true for picture, claim in zip(decoded, claims(), strict=False))
         return {"truth": Share(true, images).to_json(), "frechet": self._frechet(self.tokens.clip.pictures(decoded))}

@@ -40,6 +40,7 @@ def test_points_are_measured_once_and_say_how_often_the_network_was_called(folde
     assert [(point["sampler"], point["deepcache"]) for point in values["points"]] == [(p[0], p[3]) for p in FEW]
     maskgit, cached, dndm, chain = values["points"]
     assert (maskgit["calls"], maskgit["full_calls"], cached["calls"], cached["full_calls"]) == (3, 3, 3, 2)
+    assert 0 < values["bits"]["per_token"] < 50
     assert chain["calls"] == 2 < 36 * 0.9 < dndm["calls"] <= 36  # 36 tokens, whose times are seldom equal
     assert values["images"] == 2 and values["through_tokens"]["frechet"] > values["true_pictures"] >= 0
     stored = {file: file.stat().st_mtime_ns for file in (tmp_path / "work").iterdir()}
