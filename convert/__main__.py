@@ -58,7 +58,8 @@ def parser() -> argparse.ArgumentParser:
     )
     model = p.add_argument(
         "--model",
-        help="a diffusers folder, a single .safetensors file, a hub id, or an embedded one: tiny, tiny-classes",
+        help="a diffusers folder, a single .safetensors file, a hub id, or an embedded one: "
+        "tiny, tiny-classes, tiny-tokens",
     )
     p.add_spellings(model, aliases="m")
     out = p.add_argument("--out", type=Path, metavar="DIR", help="the folder to write; must not exist")

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 MODEL = "tiny"  # the embedded checkpoint
 # What is used where neither the user nor the checkpoint says otherwise.
 STEPS, STEPS_UPSCALER, STEPS_SUPER_RESOLUTION = 25, 75, 100
-GUIDANCE, GUIDANCE_SDXL, GUIDANCE_UPSCALER, GUIDANCE_CLASSES, GUIDANCE_TOKENS = 7.5, 5.0, 9.0, 3.0, 3.0
+GUIDANCE, GUIDANCE_SDXL, GUIDANCE_UPSCALER, GUIDANCE_CLASSES, GUIDANCE_TOKENS = 7.5, 5.0, 9.0, 3.0, 2.0
 REFINE_AT = 0.8  # as SDXL's authors have it
 DENOISE_TILE = 128  # latents a side that an upscaler's UNet computes at once, at least
 DTYPES = ("float16", "bfloat16", "float32")

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from mlx_sd.checkpoint.embedded import TINY
+from mlx_sd.checkpoint.embedded import EMBEDDED, TINY
 from mlx_sd.core import command
 from mlx_sd.core.errors import Failure, InputError
 from mlx_sd.core.files import atomic_file
@@ -48,7 +48,9 @@ class Block(NamedTuple):
     def origin(self) -> str:
         """Returns a digest of what makes the picture: the block, and weights embedded or beside the pictures."""
         digest = hashlib.sha256(self.text.encode())
-        for path in sorted([*TINY.rglob("*.safetensors"), *PICTURES.glob("*.safetensors")]):
+        folders = [folder for name, folder in EMBEDDED.items() if folder == TINY or name in self.text]
+        weights = [path for folder in folders for path in folder.rglob("*.safetensors")]
+        for path in sorted([*weights, *PICTURES.glob("*.safetensors")]):
             digest.update(path.read_bytes())
         return digest.hexdigest()
 

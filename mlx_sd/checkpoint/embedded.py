@@ -6,7 +6,7 @@ TINY = Path(__file__).parent.parent / "tiny"
 EMBEDDED = {  # by their names
     "tiny": TINY,
     "tiny-classes": TINY.with_name("tiny_classes"),
-    # "tiny-tokens": TINY.with_name("tiny_tokens"), once that folder is there
+    "tiny-tokens": TINY.with_name("tiny_tokens"),
 }
 
 # Hashes of embedded checkpoints that earlier versions shipped: pictures made with them name "tiny" as their model

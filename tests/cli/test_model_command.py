@@ -57,16 +57,25 @@ def test_every_place_is_listed_with_what_its_files_say(places, run):
     assert code == 0 and err == ""
     entries = {entry["name"]: entry for entry in json.loads(out)}
     (cached,) = model_list.cached()
-    assert list(entries) == ["tiny", "tiny-classes", cached.name, "owner/tiny-sd", "models/mine"]
-    assert [entry["place"] for entry in entries.values()] == ["embedded", "embedded", "cache", "hub", "folder"]
-    assert {entry["family"] for name, entry in entries.items() if name != "tiny-classes"} == {"Stable Diffusion 1"}
-    assert entries["tiny-classes"]["family"] == "class-conditional diffusion"
+    assert list(entries) == ["tiny", "tiny-classes", "tiny-tokens", cached.name, "owner/tiny-sd", "models/mine"]
+    assert [entry["place"] for entry in entries.values()] == [
+        "embedded",
+        "embedded",
+        "embedded",
+        "cache",
+        "hub",
+        "folder",
+    ]
+    families = {name: entry["family"] for name, entry in entries.items()}
+    assert families.pop("tiny-classes") == "class-conditional diffusion"
+    assert families.pop("tiny-tokens") == "discrete diffusion over tokens"
+    assert {*families.values()} == {"Stable Diffusion 1"}
     assert entries["tiny"]["dtype"] == "float16" and entries[cached.name]["dtype"] == "float32"
     assert entries[cached.name]["format"] == "mlx-sd 3" and entries["owner/tiny-sd"]["format"].startswith("diffusers")
     assert cached.source.endswith("models--owner--tiny-sd/snapshots/0123")
     assert cached.size == sum(path.stat().st_size for path in cached.path.rglob("*") if path.is_file())
     table = run()[1].splitlines()
-    assert table[0].split() == ["NAME", "WHERE", "FAMILY", "SIZE", "DTYPE", "FORMAT", "FROM"] and len(table) == 6
+    assert table[0].split() == ["NAME", "WHERE", "FAMILY", "SIZE", "DTYPE", "FORMAT", "FROM"] and len(table) == 7
 
 
 def test_damaged_files_do_not_stop_the_list(places, run):

@@ -162,6 +162,9 @@ def test_the_state_describes_every_setting(client):
     }
     assert settings["dtype"]["choices"] == ["float16", "bfloat16", "float32"] and "coreml" not in settings
     assert state["limits"]["queue"] == 4 and "euler" in state["samplers"] and "karras" in state["schedules"]
+    assert "dndm" in state["token_samplers"] and "linear" in state["token_schedules"]
+    tokens = {model["id"]: model["tokens"] for model in state["catalogue"]["models"]}
+    assert (tokens["tiny"], tokens["tiny-tokens"]) == (False, True)
     assert state["presets"]["embedded"]["fast"]["evidence"]
     assert state["catalogue"]["models"][0]["id"] == "tiny" == state["default_model"]
     assert '"/' not in json.dumps(state["catalogue"])  # no paths; names of the hub have a slash inside

@@ -54,9 +54,14 @@ class ModelEntry:
         """Returns the name under which pictures record it, as the command line would."""
         return self.name if self.place == "hub" else self.source
 
+    @property
+    def tokens(self) -> bool:
+        """Tells whether its pictures are tokens, which have samplers and schedules of their own."""
+        return self.family == Family.TOKENS.value
+
     def to_json(self) -> dict[str, Any]:
         """Returns what clients are told of it."""
-        names = ("id", "title", "name", "family", "size", "sha256", "removable", "place")
+        names = ("id", "title", "name", "family", "size", "sha256", "removable", "place", "tokens")
         return {name: getattr(self, name) for name in names}
 
 

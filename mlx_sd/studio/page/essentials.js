@@ -166,12 +166,25 @@ export function countField(state, highest) {
 }
 
 /**
- * Returns a list with the names of samplers or schedules.
- * @param {any} setting @param {FormState} state @param {any[]} names texts, or objects with a name and a label
+ * Returns a list with the names of samplers or schedules that the chosen model has.
+ * @param {any} setting @param {FormState} state @param {() => string[]} namesOfModel
  */
-export function namesField(setting, state, names) {
-  const choices = names.map((entry) =>
-    typeof entry === "string" ? entry : { value: entry.name, title: entry.label ?? entry.title ?? entry.name },
-  );
-  return settingField({ ...setting, help: "" }, state, { choices });
+export function namesField(setting, state, namesOfModel) {
+  const result = settingField({ ...setting, help: "" }, state, { choices: [] });
+  let shown = /** @type {string[] | null} */ (null);
+  state.watch(["model"], () => {
+    const names = namesOfModel();
+    if (names === shown) return;
+    if (shown?.includes(state.get(setting.name)) && !names.includes(state.get(setting.name))) {
+      state.set(setting.name, null); // a name of the other kind of models
+    }
+    shown = names;
+    const chosen = state.get(setting.name);
+    const listed = chosen === null || names.includes(chosen) ? names : [...names, chosen];
+    const [automatic] = result.control.children;
+    automatic.textContent = "automatic";
+    result.control.replaceChildren(automatic, ...listed.map((name) => el("option", { value: name, text: name })));
+    /** @type {HTMLSelectElement} */ (result.control).value = chosen ?? "";
+  });
+  return result;
 }

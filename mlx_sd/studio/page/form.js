@@ -1,5 +1,6 @@
 /** The form: the prompt, the few settings that are shown first, all others in groups, and the button. */
 
+import { chosenModel, namesOf } from "./chosen_model.js";
 import { button, byId, el, icon } from "./dom.js";
 import { countField, modelField, namesField, seedField, sizeField, sliderField } from "./essentials.js";
 import { settingField } from "./fields.js";
@@ -19,8 +20,7 @@ const FROM_CATALOGUE = /** @type {Record<string, string>} */ ({
 });
 
 /**
- * @typedef {{settings: any[], samplers: any[], schedules: any[], hires_modes: string[], catalogue: Record<string, any[]>, limits: any,
- *   default_model?: string}} Description
+ * @typedef {import("./chosen_model.js").Description & {settings: any[], hires_modes: string[], limits: any}} Description
  * @typedef {{submit: () => void, grid: () => void, receive: (file: File) => void, lastSeed: () => number | null}} Actions
  */
 
@@ -61,15 +61,15 @@ export function buildForm(description, state, check, actions) {
           modelField({ ...by.model, default: description.default_model }, state, /** @type {any} */ (catalogue))
             .element,
       ),
-      sizeField(state, () => scaleOf(state.effective("model") ?? description.default_model, catalogue.models)),
+      sizeField(state, () => scaleOf(chosenModel(description, state))),
       has("speed", () => speedField(by.speed, state, check).element),
       el(
         "div",
         { class: "pair" },
         sliderField(by.steps, state, { from: 1, to: 50, step: 1, standard: 25 }).element,
         sliderField(by.guidance, state, { from: 1, to: 20, step: 0.5, standard: 7.5 }).element,
-        has("sampler", () => namesField(by.sampler, state, description.samplers).element),
-        has("schedule", () => namesField(by.schedule, state, description.schedules).element),
+        has("sampler", () => namesField(by.sampler, state, () => namesOf(description, state).samplers).element),
+        has("schedule", () => namesField(by.schedule, state, () => namesOf(description, state).schedules).element),
       ),
       seedField(by.seed, state, actions.lastSeed).element,
       has("loras", () => networkField(by.loras, state, catalogue).element),
@@ -92,9 +92,8 @@ export function buildForm(description, state, check, actions) {
   return { prompt: prompt.area, generate };
 }
 
-/** Returns which sizes suit a model. @param {string | null} id @param {any[]} models @returns {"small" | "middle" | "large"} */
-function scaleOf(id, models) {
-  const model = models.find((entry) => entry.id === id) ?? models[0];
+/** Returns which sizes suit a model of the catalogue. @param {any} model @returns {"small" | "middle" | "large"} */
+function scaleOf(model) {
   if (!model || model.place === "embedded") return "small";
   return /xl|refiner/i.test(`${model.family}`) ? "large" : "middle";
 }

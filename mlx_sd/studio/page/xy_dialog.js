@@ -1,5 +1,6 @@
 /** The dialog that asks for the two settings of an X/Y grid and their values. */
 
+import { namesOf } from "./chosen_model.js";
 import { button, el } from "./dom.js";
 import { openDialog } from "./dialogs.js";
 import { field, select } from "./fields.js";
@@ -53,15 +54,16 @@ export function valuesOf(setting, text) {
 
 /**
  * Asks for a grid.
- * @param {{settings: any[], samplers: any[], schedules: any[], catalogue: Record<string, any[]>, limits: any}} description
+ * @param {import("./form.js").Description} description
  * @param {import("./form_state.js").FormState} state
  * @param {(grid: {x: {setting: string, values: any[]}, y?: {setting: string, values: any[]}}) => void} submit
  */
 export function openGridDialog(description, state, submit) {
   const settings = USEFUL.flatMap((name) => description.settings.filter((setting) => setting.name === name));
   const highest = description.limits?.count ?? 64;
-  const x = axis("x", "Across", settings, description, "guidance", "4, 7.5, 11");
-  const y = axis("y", "Down", [...settings], description, "seed", "1-3");
+  const names = namesOf(description, state);
+  const x = axis("x", "Across", settings, description, names, "guidance", "4, 7.5, 11");
+  const y = axis("y", "Down", [...settings], description, names, "seed", "1-3");
   const words = el("p", { class: "grid-sum", role: "status" });
   const make = button({ words: "Make the grid", class: "button primary", on: () => send() });
   const read = () => {
@@ -108,8 +110,11 @@ export function openGridDialog(description, state, submit) {
   read();
 }
 
-/** @param {string} key @param {string} title @param {any[]} settings @param {any} description @param {string} first @param {string} values */
-function axis(key, title, settings, description, first, values) {
+/**
+ * @param {string} key @param {string} title @param {any[]} settings @param {any} description
+ * @param {ReturnType<typeof namesOf>} names @param {string} first @param {string} values
+ */
+function axis(key, title, settings, description, names, first, values) {
   const choice = select(settings.map((setting) => ({ value: setting.name, title: titleOf(setting.name) })));
   choice.options[0].remove();
   choice.value = first;
@@ -130,8 +135,8 @@ function axis(key, title, settings, description, first, values) {
   /** @returns {string[]} */
   const all = () =>
     /** @type {Record<string, string[]>} */ ({
-      sampler: description.samplers.map((/** @type {any} */ entry) => entry.name ?? entry),
-      schedule: description.schedules.map((/** @type {any} */ entry) => entry.name ?? entry),
+      sampler: names.samplers,
+      schedule: names.schedules.filter((name) => !name.includes(",")), // a comma divides values
       model: (description.catalogue.models ?? []).map((/** @type {any} */ entry) => entry.id),
     })[choice.value] ??
     setting()?.choices ??

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from ... import samplers, schedule
+from ...discrete import calls, schedules
 from ...hires_setting import MODES as HIRES_MODES
 from ...request import DTYPES, SETTINGS, SPEEDS
 from ...reuse.presets import EMBEDDED, SD, SDXL
@@ -26,6 +27,8 @@ def of(studio: "Studio") -> dict[str, Any]:
         ],
         "samplers": list(samplers.names()),
         "schedules": list(schedule.names()),
+        "token_samplers": list(calls.NAMES),
+        "token_schedules": ["linear", "cosine", schedules.BETA],
         "hires_modes": list(HIRES_MODES),
         "dtypes": list(DTYPES),
         "presets": {

@@ -136,6 +136,22 @@ def test_tokens_and_weights_are_shown(page, address):
     expect(page.locator('[data-setting="prompt"] .weights')).to_have_text("red \N{MULTIPLICATION SIGN}1.3")
 
 
+def test_a_model_of_tokens_has_samplers_of_its_own(page, address):
+    opened(page, address, {"steps": 4})
+    field = page.locator('[data-setting="sampler"] select')
+    field.select_option("euler")
+    page.locator('[data-setting="model"] select').select_option("tiny-tokens")
+    expect(field).to_have_value("")
+    names = field.locator("option").evaluate_all("(options) => options.map((option) => option.value)")
+    assert "maskgit" in names and "dndm" in names and "euler" not in names
+    field.select_option("maskgit")
+    generate(page, "a house on white snow")
+    assert "maskgit" in page.locator(".caption-settings").inner_text()
+    page.locator('[data-setting="model"] select').select_option("tiny")
+    expect(field).to_have_value("")
+    expect(field.locator('option[value="euler"]')).to_have_count(1)
+
+
 def test_every_setting_of_the_server_has_a_field(page, address):
     opened(page, address)
     settings = page.evaluate("fetch('/api/state').then((r) => r.json()).then((s) => s.settings.map((e) => e.name))")
