@@ -68,6 +68,7 @@ POINTS = (
 )
 EQUAL = tuple(Point(calls.MASKGIT, steps) for steps in (8, 12, 20, 50))  # points that latents are compared with
 CONTINUOUS = "dpmpp_2m"
+_ROUNDS = 9  # of pictures whose calls are timed in turn
 _BOUND_STEPS = 10  # of the bound's sum, for each picture
 
 
@@ -140,7 +141,6 @@ class Measured:
             "true": np.array([judge(image, claims()[seed]).true for image, seed in zip(pictures, seeds, strict=True)]),
             "calls": np.array([result.evaluations for result in together], np.int32),
             "full": np.array([result.full for result in together], np.int32),
-            "seconds": np.array([sum(result.seconds) for result in together], np.float32),
         }
 
     def finished(self, points: Sequence[Point], images: int) -> Iterator[tuple[Point, blocks.Arrays]]:
@@ -196,7 +196,22 @@ class TokenComparison:
         values |= self._of_model(self.tokens, points, images)
         if self.continuous:
             values["continuous"] = self._of_model(self.continuous, self.of_latents(), images)
+            values["call_seconds"], values["continuous"]["call_seconds"] = self.call_seconds()
         return values
+
+    def call_seconds(self) -> list[dict[str, float]]:
+        """Returns the seconds of a call of tokens and of one of latents, run in turn: median, least and greatest."""
+        assert self.continuous is not None
+        compared = (self.tokens, Point(calls.MASKGIT, 4)), (self.continuous, Point(CONTINUOUS, 4))
+        seconds: list[list[float]] = [[], []]
+        for _ in range(_ROUNDS):
+            for (measured, point), of_one in zip(compared, seconds, strict=True):
+                (result,) = measured.sd.stream([measured.request(point, 0)], batch=1)
+                of_one.append(sum(result.seconds) / result.evaluations)
+        return [
+            {"median": round(statistics.median(s), 4), "min": round(min(s), 4), "max": round(max(s), 4)}
+            for s in seconds
+        ]
 
     def _of_model(self, measured: Measured, points: Sequence[Point], images: int) -> dict[str, Any]:
         return {
@@ -208,7 +223,7 @@ class TokenComparison:
         }
 
     def _values(self, measured: Measured, point: Point, arrays: blocks.Arrays) -> dict[str, Any]:
-        """Returns a point with its calls, cost, truth, Frechet distance and seconds of a picture."""
+        """Returns a point with its calls, cost, truth and Frechet distance."""
         calls_of_a_picture = float(arrays["calls"].mean())
         return point._asdict() | {
             "calls": round(calls_of_a_picture, 2),
@@ -216,7 +231,6 @@ class TokenComparison:
             "macs": round(calls_of_a_picture * measured.macs_of_call(point)),
             "truth": Share(int(arrays["true"].sum()), len(arrays["true"])).to_json(),
             "frechet": self._frechet(arrays["features"]),
-            "seconds": round(statistics.median(arrays["seconds"].tolist()), 3),
         }
 
     def bits(self, images: int) -> dict[str, float]:
@@ -227,12 +241,12 @@ class TokenComparison:
         model = self.tokens.sd.model.tokens
         assert model is not None
         alphas, every = schedules.alphas(model.schedule, model.steps), max(1, model.steps // _BOUND_STEPS)
-        some, rng = range(every // 2 + 1, model.steps + 1, every), np.random.default_rng(0)
+        sampled, rng = range(every // 2 + 1, model.steps + 1, every), np.random.default_rng(0)
         bounds = []
         for picture, claim in zip(self._true[:images], claims(), strict=False):
             tokens = np.array(self._encoded(picture), np.int64)
             predict = self._prediction(claim.caption, tokens.shape)
-            bounds.append(bits_per_token(predict, model.corruption, alphas, tokens.reshape(1, -1), rng, some)[0])
+            bounds.append(bits_per_token(predict, model.corruption, alphas, tokens.reshape(1, -1), rng, sampled)[0])
         of_token = float(np.mean(bounds))
         of_channel = of_token * tokens.size / (3 * self.tokens.side**2)
         codes = round(math.log2(model.corruption.tokens), 3)

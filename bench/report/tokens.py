@@ -3,14 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from mlx_sd.discrete import calls
+from mlx_sd.discrete import calls, schedules
 
 from .. import results
 from ..markdown import DASH, table
 from . import plots
 from .cells import machine
 
-RESULTS = "tokens-tiny-cpu.json"
+FILE = "tokens-tiny-cpu.json"
+_SCHEDULES, _STEPS, _TOKENS = ("linear", "cosine", schedules.BETA), (20, 50, 200, 1000), 256
 _MARKERS = dict(zip(calls.NAMES, "osD^vP", strict=True))
 _COLOURS = dict(zip(calls.NAMES, plots.COLOURS, strict=False))
 _ABOVE: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 7, "color": "0.35"}
@@ -18,8 +19,8 @@ _ABOVE: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 7, "color":
 
 def samplers(folder: Path) -> str:
     """Returns the table of all samplers of tokens, by calls of the network."""
-    values = results.read(folder / RESULTS)
-    head = ["sampler", "schedule", "steps", "calls", "captions that are true", "Frechet distance", "seconds"]
+    values = results.read(folder / FILE)
+    head = ["sampler", "schedule", "steps", "calls", "captions that are true", "Frechet distance"]
     rows = [
         [
             _named(point),
@@ -28,7 +29,6 @@ def samplers(folder: Path) -> str:
             _calls(point),
             _truth(point),
             f"{point['frechet']:.1f}",
-            f"{point['seconds']:.2f}",
         ]
         for point in sorted(values["points"], key=lambda point: (float(point["calls"]), -int(point["full_calls"])))
     ]
@@ -43,25 +43,41 @@ def samplers(folder: Path) -> str:
     return f"{table(head, rows, left=2)}\n\n{note}"
 
 
+def expected_calls(folder: Path) -> str:
+    """Returns the table of how often DNDM calls its network on average, by steps and schedule; from no results."""
+    rows = [[f"`{name}`", *(f"{_expected(name, steps):.1f}" for steps in _STEPS)] for name in _SCHEDULES]
+    return table(["schedule", *(f"T = {steps}" for steps in _STEPS)], rows, left=1)
+
+
+def _expected(schedule: str, steps: int) -> float:
+    """Returns the mean number of different steps at which a picture's tokens change."""
+    alphas = schedules.alphas(schedule, steps)
+    return float((1 - (1 - alphas[:-1] + alphas[1:]) ** _TOKENS).sum())
+
+
 def beside_latents(folder: Path) -> str:
     """Returns the table of the model of tokens beside a model of latents, at about equal multiplications."""
-    values = results.read(folder / RESULTS)
+    values = results.read(folder / FILE)
     latents = values["continuous"]
     rows = []
     for other in latents["points"]:
         point = min(_default(values), key=lambda point: abs(int(point["macs"]) - int(other["macs"])))
-        rows += [_cost_row(f"tokens, `{calls.MASKGIT}`", point), _cost_row(f"latents, `{other['sampler']}`", other)]
+        rows.append(_cost_row(f"tokens, `{calls.MASKGIT}`", point, values["call_seconds"]))
+        rows.append(_cost_row(f"latents, `{other['sampler']}`", other, latents["call_seconds"]))
     head = ["", "calls", "multiplications", "captions that are true", "Frechet distance", "seconds"]
     note = (
         f"Their pictures have {values['size']} and {latents['size']} pixels along each side, guided by "
-        f"{values['guidance']:g} and {latents['guidance']:g}. Multiplications are the UNet's in a guided picture."
+        f"{values['guidance']:g} and {latents['guidance']:g}. Multiplications are the UNet's in a guided picture; "
+        "seconds are calls times the median of a call, of both models in turn (least to greatest)."
     )
     return f"{table(head, rows, left=1)}\n\n{note}"
 
 
-def _cost_row(name: str, point: results.Results) -> list[str]:
+def _cost_row(name: str, point: results.Results, of_call: dict[str, float]) -> list[str]:
     macs = f"{point['macs'] / 1e9:.1f} G"
-    return [name, _calls(point), macs, _truth(point), f"{point['frechet']:.1f}", f"{point['seconds']:.2f}"]
+    median, low, high = (point["calls"] * of_call[key] for key in ("median", "min", "max"))
+    seconds = f"{median:.2f} ({low:.2f} to {high:.2f})"
+    return [name, _calls(point), macs, _truth(point), f"{point['frechet']:.1f}", seconds]
 
 
 def _default(values: results.Results) -> list[results.Results]:
@@ -86,7 +102,7 @@ def _truth(point: results.Results) -> str:
 
 def by_calls(folder: Path) -> Any:
     """Plots truth and Frechet distance of every sampler of tokens against calls of the network."""
-    values = results.read(folder / RESULTS)
+    values = results.read(folder / FILE)
     figure = plots.figure(9, 4.2)
     panels = figure.subplots(1, 2)
     for axes, title in zip(panels, ("captions that are true, %", "Fréchet distance (less is better)"), strict=True):

@@ -20,7 +20,7 @@ def test_it_names_what_a_report_of_a_problem_needs(capsys):
         *("here", "models", "environment", "text"),
     }
     assert platform.python_version() in facts["Python"] and "mlx 0." in facts["libraries"]
-    assert "CPU" in facts["device"] and "2 embedded" in facts["models"]
+    assert "CPU" in facts["device"] and "3 embedded" in facts["models"]
 
 
 def test_it_names_no_person_no_host_and_no_token(capsys, monkeypatch, tmp_path):

@@ -64,6 +64,7 @@ def test_latents_are_measured_in_the_steps_that_cost_as_much(folder, tmp_path, m
     values = json.loads((tmp_path / "a").read_text())
     (point,) = values["continuous"]["points"]
     assert values["continuous"]["model"] == "tiny" and (point["sampler"], point["calls"]) == (tokens.CONTINUOUS, 1)
+    assert values["call_seconds"]["min"] > 0 and values["continuous"]["call_seconds"]["median"] > 0
     assert point["macs"] == per_step and values["points"][0]["macs"] == 2 * per_call
     capsys.readouterr()
 
