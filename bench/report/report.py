@@ -19,7 +19,7 @@ from mlx_sd.core.files import atomic_file
 from .. import arguments, results
 from ..memory import peaks, training
 from ..speed.loops import MODELS
-from . import cluster, exports, mine, plots, reuse, speed
+from . import cluster, exports, mine, plots, reuse, speed, tokens
 
 ROOT = Path(__file__).parents[2]
 SECTIONS: dict[str, Callable[[Path], str]] = {
@@ -41,11 +41,15 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
     "bits-search": exports.search,
     "training-memory": training.section,
     "memory-peaks": peaks.section,
+    "token-calls": tokens.expected_calls,
+    "token-samplers": tokens.samplers,
+    "tokens-and-latents": tokens.beside_latents,
 }
 PLOTS: dict[str, Callable[[Path], Any]] = {
     "docs/step-profile.png": speed.levels,
     "docs/reuse.png": reuse.curves,
     "docs/cluster.png": cluster.figure,
+    "docs/tokens.png": tokens.by_calls,
 }
 
 _EXAMPLES = f"""sections: {", ".join(SECTIONS)}

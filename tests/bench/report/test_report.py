@@ -6,7 +6,7 @@ import pytest
 
 from bench import results
 from bench.memory import peaks, training
-from bench.report import cluster, exports, mine, report, reuse, speed
+from bench.report import cluster, exports, mine, report, reuse, speed, tokens
 from bench.speed import latency, predict
 from bench.speed.loops import Loop, setting
 from mlx_sd import DeepCache
@@ -37,6 +37,7 @@ def folder(tmp_path_factory):
         exports.SEARCH,
         peaks.FILE,
         training.FILE,
+        tokens.FILE,
     ):
         shutil.copy(results.FOLDER / name, folder / name)
     (folder / mine.RECEIVED).mkdir()
