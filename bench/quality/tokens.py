@@ -15,7 +15,6 @@ Finished blocks of 16 pictures are stored in --work and not computed again; runs
 import argparse
 import hashlib
 import math
-import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
@@ -39,6 +38,7 @@ from mlx_sd.request import Request
 from .. import arguments, dealing, results
 from ..tiny.claims import COUNT, claims
 from . import blocks, landscapes, scores
+from .quality import spread
 from .truth_judge import Share, judge
 
 IMAGES = 128
@@ -161,6 +161,7 @@ class TokenComparison:
             raise InputError(
                 f"bench tokens: the pictures of {model} are no tokens; bench solvers compares its samplers"
             )
+        self.diffusion = sd.model.tokens
         self.tokens, self.continuous = Measured(sd, clip, work, guidance), None
         if continuous:
             beside = StableDiffusion.load(continuous, "float32")
@@ -170,15 +171,15 @@ class TokenComparison:
 
     def takes(self, point: Point) -> bool:
         """Tells whether the model has what a point needs: samplers that mask need a mask."""
-        assert self.tokens.sd.model.tokens is not None
-        return point.sampler in self.tokens.sd.model.tokens.samplers
+        return point.sampler in self.diffusion.samplers
 
     def all_points(self, points: Sequence[Point]) -> Iterator[tuple[Measured, Point]]:
         """Yields points of tokens, then those of latents, each with its checkpoint."""
         yield from ((self.tokens, point) for point in points)
         if self.continuous:
-            yield from ((self.continuous, point) for point in self.of_latents())
+            yield from ((self.continuous, point) for point in self.of_latents)
 
+    @cached_property
     def of_latents(self) -> list[Point]:
         """Returns points of latents, each in the steps whose cost is the nearest to that of one of EQUAL."""
         assert self.continuous is not None
@@ -190,16 +191,16 @@ class TokenComparison:
 
     def results(self, points: Sequence[Point], images: int) -> dict[str, Any]:
         """Returns the results of all points whose blocks are all finished."""
-        true_pictures = self.tokens.clip.pictures(self._true[:images])
-        values: dict[str, Any] = {"images": images, "true_pictures": self._frechet(true_pictures)}
-        values |= {"through_tokens": self.through_tokens(images), "bits": self.bits(images)}
+        encoded = [self._encoded(picture) for picture in self._true[:images]]
+        values: dict[str, Any] = {"images": images, "true_pictures": self._frechet(self._true_features[:images])}
+        values |= {"through_tokens": self.through_tokens(encoded), "bits": self.bits(encoded)}
         values |= self._of_model(self.tokens, points, images)
         if self.continuous:
-            values["continuous"] = self._of_model(self.continuous, self.of_latents(), images)
+            values["continuous"] = self._of_model(self.continuous, self.of_latents, images)
             values["call_seconds"], values["continuous"]["call_seconds"] = self.call_seconds()
         return values
 
-    def call_seconds(self) -> list[dict[str, float]]:
+    def call_seconds(self) -> list[dict[str, float | None]]:
         """Returns the seconds of a call of tokens and of one of latents, run in turn: median, least and greatest."""
         assert self.continuous is not None
         compared = (self.tokens, Point(calls.MASKGIT, 4)), (self.continuous, Point(CONTINUOUS, 4))
@@ -208,10 +209,7 @@ class TokenComparison:
             for (measured, point), of_one in zip(compared, seconds, strict=True):
                 (result,) = measured.sd.stream([measured.request(point, 0)], batch=1)
                 of_one.append(sum(result.seconds) / result.evaluations)
-        return [
-            {"median": round(statistics.median(s), 4), "min": round(min(s), 4), "max": round(max(s), 4)}
-            for s in seconds
-        ]
+        return [spread(of_one) for of_one in seconds]
 
     def _of_model(self, measured: Measured, points: Sequence[Point], images: int) -> dict[str, Any]:
         return {
@@ -233,18 +231,17 @@ class TokenComparison:
             "frechet": self._frechet(arrays["features"]),
         }
 
-    def bits(self, images: int) -> dict[str, float]:
-        """Returns the bound of true pictures with their captions, in bits of a token and of a channel of a pixel.
+    def bits(self, encoded: Sequence[mx.array]) -> dict[str, float]:
+        """Returns the bound of true pictures' tokens with their captions, in bits of one and of a channel of a pixel.
 
         The mean over the pictures, each with _BOUND_STEPS steps of the schedule; without guidance.
         """
-        model = self.tokens.sd.model.tokens
-        assert model is not None
+        model = self.diffusion
         alphas, every = schedules.alphas(model.schedule, model.steps), max(1, model.steps // _BOUND_STEPS)
         sampled, rng = range(every // 2 + 1, model.steps + 1, every), np.random.default_rng(0)
         bounds = []
-        for picture, claim in zip(self._true[:images], claims(), strict=False):
-            tokens = np.array(self._encoded(picture), np.int64)
+        for picture, claim in zip(encoded, claims(), strict=False):
+            tokens = np.array(picture, np.int64)
             predict = self._prediction(claim.caption, tokens.shape)
             bounds.append(bits_per_token(predict, model.corruption, alphas, tokens.reshape(1, -1), rng, sampled)[0])
         of_token = float(np.mean(bounds))
@@ -254,18 +251,14 @@ class TokenComparison:
 
     def _prediction(self, caption: str, shape: tuple[int, ...]) -> Predict:
         """Returns what predicts the tokens of a picture of a caption, without guidance, as the bound asks for it."""
-        sd = self.tokens.sd
-        model = sd.model.tokens
-        assert model is not None
+        sd, model = self.tokens.sd, self.diffusion
         context = conditions_of(sd.model, [sd.complete(Request(prompt=caption, seed=0, guidance=1.0))]).context
-        never = model.corruption.states - model.corruption.tokens  # columns of states that no token has: the mask
 
         def predict(x: Tokens, step: int, alpha: float) -> Floats:
             """Returns logarithms of probabilities (1, N, S) of tokens (1, N)."""
             time = mx.array(step / model.steps)
             scores = model.network(mx.array(x.reshape(shape).astype(np.int32)), time, context)[0]
-            logarithms = np.array(scores, np.float64).reshape(1, x.shape[1], -1)
-            return np.pad(logarithms, ((0, 0), (0, 0), (0, never)), constant_values=-np.inf)
+            return model.corruption.over_states(np.array(scores, np.float64).reshape(1, x.shape[1], -1))
 
         return predict
 
@@ -274,21 +267,28 @@ class TokenComparison:
         vae = self.tokens.sd.model.vae
         return vae.tokens(vae.encode(mx.array(np.asarray(picture, np.float32))[None] / 127.5 - 1)[0])
 
-    def through_tokens(self, images: int) -> dict[str, Any]:
-        """Returns truth and Frechet distance of true pictures after they became tokens and pictures again."""
+    def through_tokens(self, encoded: Sequence[mx.array]) -> dict[str, Any]:
+        """Returns truth and Frechet distance of the first true pictures' tokens, decoded."""
         decoded: list[Image.Image] = []
-        for picture in self._true[:images]:
-            colours = self.tokens.sd.model.vae.decode_tokens(self._encoded(picture))
+        for tokens in encoded:
+            colours = self.tokens.sd.model.vae.decode_tokens(tokens)
             decoded.append(Image.fromarray(np.array(mx.clip(colours[0] * 127.5 + 128, 0, 255).astype(mx.uint8))))
         true = sum(judge(picture, claim).true for picture, claim in zip(decoded, claims(), strict=False))
-        return {"truth": Share(true, images).to_json(), "frechet": self._frechet(self.tokens.clip.pictures(decoded))}
+        return {
+            "truth": Share(true, len(encoded)).to_json(),
+            "frechet": self._frechet(self.tokens.clip.pictures(decoded)),
+        }
 
     def _frechet(self, features: scores.Features) -> float:
         return round(scores.frechet(scores.statistics(features), self._reference), 3)
 
     @cached_property
     def _reference(self) -> scores.Statistics:
-        return scores.statistics(self.tokens.clip.pictures(self._true))
+        return scores.statistics(self._true_features)
+
+    @cached_property
+    def _true_features(self) -> scores.Features:
+        return self.tokens.clip.pictures(self._true)
 
     @cached_property
     def _true(self) -> list[Image.Image]:

@@ -11,7 +11,7 @@ from . import plots
 from .cells import machine
 
 FILE = "tokens-tiny-cpu.json"
-_SCHEDULES, _STEPS, _TOKENS = ("linear", "cosine", schedules.BETA), (20, 50, 200, 1000), 256
+_STEPS, _TOKENS = (20, 50, 200, 1000), 256
 _MARKERS = dict(zip(calls.NAMES, "osD^vP", strict=True))
 _COLOURS = dict(zip(calls.NAMES, plots.COLOURS, strict=False))
 _ABOVE: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 7, "color": "0.35"}
@@ -45,7 +45,7 @@ def samplers(folder: Path) -> str:
 
 def expected_calls(folder: Path) -> str:
     """Returns the table of how often DNDM calls its network on average, by steps and schedule; from no results."""
-    rows = [[f"`{name}`", *(f"{_expected(name, steps):.1f}" for steps in _STEPS)] for name in _SCHEDULES]
+    rows = [[f"`{name}`", *(f"{_expected(name, steps):.1f}" for steps in _STEPS)] for name in schedules.USUAL]
     return table(["schedule", *(f"T = {steps}" for steps in _STEPS)], rows, left=1)
 
 

@@ -65,21 +65,18 @@ class Diffusers:
 
     def warm_up(self) -> None:
         """Runs the UNet once, so that no loop pays for first-time work."""
-        with self._torch.no_grad():
-            self._predict(self._unet, self._noise, self._torch.tensor(500))
-        self._wait()
+        self._run_once(self._unet)
 
     def run(self, loop: Loop) -> Iterator[Any]:
         """Prepares a loop, and returns what runs it, one evaluation of the UNet at a time."""
         scheduler = self._diffusers.DDIMScheduler.from_config(SCHEDULER)
         scheduler.set_timesteps(self.setting.steps)
-        if isinstance(loop.deepcache, DeepCache):
-            unet = self._with_deepcache(loop.deepcache, scheduler)
-        else:
-            unet = self._torch.compile(self._unet) if self._compiled else self._unet
-            if self._compiled:  # as the loops run, so that none of them waits for the compiler
-                with self._torch.no_grad():
-                    self._predict(unet, self._noise, scheduler.timesteps[0])
+        policy = loop.deepcache if isinstance(loop.deepcache, DeepCache) else None
+        unet = self._copy() if policy else self._unet
+        if self._compiled:
+            unet = self._compile(unet, in_parts=policy is not None)
+        if policy:
+            self._cache(unet, policy, scheduler)
         return self._steps(unet, scheduler)
 
     def _steps(self, unet: Any, scheduler: Any) -> Iterator[Any]:
@@ -90,26 +87,35 @@ class Diffusers:
             self._wait()
             yield x
 
-    def _with_deepcache(self, policy: DeepCache, scheduler: Any) -> Any:
-        """Returns a UNet of the same weights; the package keeps its state in the UNet's own methods."""
+    def _copy(self) -> Any:
+        """Returns a UNet of the same weights; DeepCache's package keeps its state in the UNet's own methods."""
         with self._torch.device("meta"):
             unet = self._diffusers.UNet2DConditionModel.from_config(self._config)
         unet.load_state_dict(self._unet.state_dict(), assign=True)
-        if self._compiled:
-            for layer in _layers(unet):
-                layer.forward = self._torch.compile(layer.forward)
-        helper = self._helper(SimpleNamespace(unet=unet.eval(), scheduler=scheduler))
+        return unet.eval()
+
+    def _compile(self, unet: Any, in_parts: bool) -> Any:
+        """Returns a UNet, compiled as a whole or part by part; it runs once, so that no loop waits for the compiler."""
+        if in_parts:
+            for part in _parts(unet):
+                part.forward = self._torch.compile(part.forward)
+        else:
+            unet = self._torch.compile(unet)
+        self._run_once(unet)
+        return unet
+
+    def _cache(self, unet: Any, policy: DeepCache, scheduler: Any) -> None:
+        """Has DeepCache's package keep a UNet's deep features at a policy's interval and branch."""
+        helper = self._helper(SimpleNamespace(unet=unet, scheduler=scheduler))
         # The authors number three branches a level, however many it has.
         level, layer = divmod(policy.branch, unet.config.layers_per_block + 1)
         helper.set_params(cache_interval=policy.interval, cache_branch_id=3 * level + layer)
         helper.enable()
-        if self._compiled:
-            with self._torch.no_grad():
-                self._predict(unet, self._noise, scheduler.timesteps[0])
-            self._wait()
-            helper.cached_output.clear()
-            helper.start_timestep = None
-        return unet
+
+    def _run_once(self, unet: Any) -> None:
+        with self._torch.no_grad():
+            self._predict(unet, self._noise, self._torch.tensor(500))
+        self._wait()
 
     def _wait(self) -> None:
         """Waits until the GPU has done its work, where there is one."""
@@ -137,7 +143,7 @@ def _device(torch: Any) -> str:
     raise InputError("--peer diffusers: MLX computes on a GPU, and this PyTorch has none; add --device cpu")
 
 
-def _layers(unet: Any) -> Iterator[Any]:
+def _parts(unet: Any) -> Iterator[Any]:
     """Yields the parts of a UNet that DeepCache's package runs or skips one by one."""
     for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
         for name in ("resnets", "attentions", "downsamplers", "upsamplers"):

@@ -49,6 +49,11 @@ class Corruption:
             return np.array([-np.inf] * self.tokens + [0.0])
         return np.full(self.tokens, -np.log(self.tokens))
 
+    def over_states(self, log_x0: Floats) -> Floats:
+        """Returns logarithms (..., S) of the same probabilities over all states, for those (..., K) of the tokens."""
+        behind = [(0, 0)] * (log_x0.ndim - 1) + [(0, self.states - self.tokens)]
+        return np.pad(log_x0, behind, constant_values=-np.inf)
+
     def draw_noise(self, shape: tuple[int, ...], rng: np.random.Generator) -> Tokens:
         """Draws tokens that have all changed."""
         if self.mask is not None:

@@ -84,8 +84,7 @@ def normalized(scores: Floats) -> Floats:
 
 def _posterior(run: Run, call: Call, predicted: Floats, _: int) -> None:
     """Draws each token of p(x_s | x_t), as the chain's reversal does (D3PM)."""
-    missing = run.corruption.states - run.corruption.tokens
-    log_x0 = np.pad(normalized(predicted / run.temperature), [(0, 0), (0, missing)], constant_values=-np.inf)
+    log_x0 = run.corruption.over_states(normalized(predicted / run.temperature))
     run.tokens = draw(run.corruption.log_posterior(log_x0, run.tokens, call.alpha, call.before), run.rng)
 
 

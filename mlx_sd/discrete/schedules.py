@@ -17,6 +17,7 @@ Floats = NDArray[np.float64]
 
 NAMES = ("linear", "cosine", "beta:A,B")
 BETA = "beta:100,4"  # that of the authors of DNDM for text without a condition: late in the corruption
+USUAL = (*NAMES[:2], BETA)  # to choose from
 _BETA = re.compile(r"beta:(\d+(?:\.\d+)?),(\d+(?:\.\d+)?)")
 _LARGEST = 1000.0  # of A and B
 _NODES = 16  # of the quadrature in each step

@@ -28,7 +28,7 @@ def of(studio: "Studio") -> dict[str, Any]:
         "samplers": list(samplers.names()),
         "schedules": list(schedule.names()),
         "token_samplers": list(calls.NAMES),
-        "token_schedules": ["linear", "cosine", schedules.BETA],
+        "token_schedules": list(schedules.USUAL),
         "hires_modes": list(HIRES_MODES),
         "dtypes": list(DTYPES),
         "presets": {

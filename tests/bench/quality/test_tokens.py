@@ -53,7 +53,7 @@ def test_points_are_measured_once_and_say_how_often_the_network_was_called(folde
 def test_latents_are_measured_in_the_steps_that_cost_as_much(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tokens, "EQUAL", (tokens.Point(calls.MASKGIT, 3), tokens.Point(calls.MASKGIT, 2000)))
     comparison = tokens.TokenComparison(str(folder), tmp_path, continuous="tiny")
-    few, many = comparison.of_latents()
+    few, many = comparison.of_latents
     per_step = comparison.continuous.macs_of_call(few)
     per_call = comparison.tokens.macs_of_call(tokens.Point(calls.MASKGIT, 3))
     assert few.steps == 1 and abs(many.steps * per_step - 2000 * per_call) <= per_step / 2
