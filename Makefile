@@ -1,10 +1,10 @@
 # make demo      sets up an environment and makes a picture with the embedded checkpoint
 # make test      sets up an environment and runs the tests, in minutes
-# make test-all  the same, then the slow tests and every property with all its examples
+# make test-all  the same, then the slow tests and every property with all its examples; PART=0/3: a third of these
 # make proof     proofs that are run once (full size, soaks, hundreds of kills); results go to tests/proofs
 # make browser   drives the page of the Studio in Chromium, which must be installed
 # make swift     builds the Swift package, runs its tests and lints it; needs Swift 6, and says how to get it
-# make parity    compares with diffusers, live (large download)
+# make parity    compares with diffusers, live (large download); PART=0/2: half of it
 # make coreai-torch  compares with Apple's coreai-torch, live, in an environment of its own (Python 3.11, Linux x86-64)
 # make check     lint and types
 # make docs      builds the documentation into site/
@@ -14,6 +14,7 @@ PYTHON ?= python3
 PYTHONS ?= $(PYTHON)
 WORKERS ?= logical
 SHARE ?= 1
+PART ?= 0/1
 VENV := .venv
 APPLE := .venv-coreai-torch
 BIN := $(VENV)/bin
@@ -30,7 +31,7 @@ test: $(VENV)/.dev
 	$(PYTEST)
 
 test-all: test
-	$(PYTEST) -m "slow or (hypothesis and not proof)" --hypothesis-profile full --durations 40 --durations-min 5
+	$(PYTEST) -m "slow or (hypothesis and not proof)" --hypothesis-profile full --part $(PART) --durations 40 --durations-min 5
 
 proof: $(VENV)/.dev
 	$(BIN)/python -m pytest -m proof --share $(SHARE)
@@ -46,7 +47,7 @@ swift: $(VENV)/.dev
 
 # torch and diffusers warn, and their warnings are no errors of ours.
 parity: $(VENV)/.reference
-	$(PYTEST) -W default tests/parity
+	$(PYTEST) -W default --part $(PART) tests/parity
 
 coreai-torch: $(APPLE)/.installed
 	$(APPLE)/bin/python -m pytest -W default tests/parity/test_coreai_torch.py

@@ -1,10 +1,12 @@
-"""Fixtures that tests share."""
+"""Fixtures that tests share, and the options that choose among tests."""
 
+import argparse
 import gc
 import json
 import os
 import shutil
 import signal
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,8 +31,27 @@ settings.load_profile("quick")  # before the command line's --hypothesis-profile
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds --share: how much of each proof runs. The results of whole proofs alone are written down."""
+    """Adds --share: how much of each proof runs. The results of whole proofs alone are written down. Adds --part."""
     parser.addoption("--share", type=float, default=0.1, help="the share of each proof that runs, above 0, to 1")
+    parser.addoption("--part", type=_part, default=(0, 1), metavar="K/N", help="run the K-th of N parts of the tests")
+
+
+def _part(text: str) -> tuple[int, int]:
+    """Parses K/N, K from 0 to N - 1."""
+    number, _, of = text.partition("/")
+    if not (number.isdigit() and of.isdigit() and int(number) < int(of)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part: write K/N, K from 0 to N - 1, as 0/3")
+    return int(number), int(of)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keeps the tests of --part. Their names deal them out: a test is in the same part on every machine."""
+    part, parts = config.getoption("--part")
+    dealt: dict[bool, list[pytest.Item]] = {True: [], False: []}
+    for item in items:
+        dealt[zlib.crc32(item.nodeid.encode()) % parts == part].append(item)
+    config.hook.pytest_deselected(items=dealt[False])
+    items[:] = dealt[True]
 
 
 @pytest.fixture

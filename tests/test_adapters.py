@@ -57,6 +57,7 @@ def test_the_kernel_of_the_second_convolution_and_convolutions_that_shrink_are_r
     assert np.isfinite(latents(family("sd1"), (str(tmp_path / "old.safetensors"), picture()))).all()
 
 
+@pytest.mark.slow
 def test_a_scale_of_nothing_is_no_adapter_bit_for_bit(home, family):
     sd = family("sd1")
     plain = latents(sd)
@@ -120,6 +121,7 @@ def test_one_row_of_tgate_and_freeu_go_with_it(home, family):
     assert not np.allclose(latents(sd, entry, **settings), latents(sd, **settings), atol=0.1)
 
 
+@pytest.mark.slow
 def test_a_tile_of_the_whole_picture_changes_nothing_and_smaller_ones_are_near(home, family):
     sd, entry = family("sd1"), (str(home / "full"), picture((128, 128)))
     size = {"width": 128, "height": 128, "steps": 1}

@@ -76,6 +76,7 @@ def test_it_works_together_with(name, network, family):
     assert mx.isfinite(result.latents).all()
 
 
+@pytest.mark.slow
 def test_a_batch_is_its_pictures_one_by_one(network, family):
     sd, entry = family("sd1"), [(network, controls.image())]
     one_by_one = sd.generate(PROMPT, controls=entry, count=2, **SETTINGS).latents
@@ -96,6 +97,7 @@ def test_tiles_see_their_part_of_the_image(network, family):
     assert mx.array_equal(untiled, sd.generate(PROMPT, controls=[(network, image)], **settings).latents)
 
 
+@pytest.mark.slow
 def test_without_a_size_the_picture_has_the_image_s_shape(network, family):
     sd = family("sd1")
     result = sd.generate(PROMPT, controls=[(network, controls.image(size=(128, 64)))], **SETTINGS)
@@ -130,6 +132,7 @@ def test_what_does_not_fit_is_one_line(name, network, foreign, family):
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_union_wants_to_know_what_its_image_shows(family, tmp_path):
     sd, image = family("sdxl"), controls.image()
     union = controls.write_folder(tmp_path / "union", controls.union())
@@ -238,6 +241,7 @@ def pixels_of(path) -> np.ndarray:
 COMMAND = "mlx-sd 'a red tent' --model sd1 --steps 3 --size 64x64 --seed 4 --quiet "
 
 
+@pytest.mark.slow
 def test_on_the_command_line_it_is_recorded_and_made_again(place):
     assert turns.run(COMMAND + "--output plain.png").code == 0
     outcome = turns.run(COMMAND + "--control net:canny:edges.png:0.8:0-0.7 --output a.png")
@@ -254,6 +258,7 @@ def test_on_the_command_line_it_is_recorded_and_made_again(place):
     assert np.array_equal(pixels_of(place / "b.png"), first)
 
 
+@pytest.mark.slow
 def test_another_image_or_network_is_noticed_when_a_picture_is_made_again(place):
     assert turns.run(COMMAND + "--control net:edges.png --output a.png").code == 0
     controls.image("another").save(place / "edges.png")

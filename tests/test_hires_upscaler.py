@@ -83,6 +83,7 @@ def test_super_resolution_without_a_prompt_enlarges_too(family, tmp_path):
     assert np.isfinite(latents(family("sd1"), folder)).all()
 
 
+@pytest.mark.slow
 def test_it_is_loaded_once(x4, family, monkeypatch):
     sd = family("sd1")
     latents(sd, x4)

@@ -77,6 +77,7 @@ def test_scales_by_block_are_the_nearest_named_and_others_nothing(family):
     assert again == prompt
 
 
+@pytest.mark.slow
 def test_one_image_twice_is_that_image(home, family):
     """The tokens of several images share a softmax, so the same image twice weighs as much as once."""
     sd, model = family("sd1"), str(home / "plus.safetensors")

@@ -85,6 +85,7 @@ def test_a_picture_of_every_family_is_what_it_was(family, name):
         equal(loaded(sd).generate("a tent", **FAST | settings), sd.generate("a tent", **FAST | settings))
 
 
+@pytest.mark.slow
 def test_while_the_unet_works_its_weights_alone_are_in_memory_and_then_they_leave(small):
     small.model.work()
     before, during = active(), []
@@ -108,6 +109,7 @@ def test_networks_that_are_used_by_themselves_leave_too(small):
     assert active() - before < _SLACK
 
 
+@pytest.mark.slow
 def test_a_prompt_is_encoded_once_for_all_its_pictures(small, monkeypatch):
     texts = []
     encode = PromptEncoder.encode
@@ -156,6 +158,7 @@ def test_a_quantized_folder_is_read_again_and_what_is_quantized_in_memory_stays(
     assert "unet" not in quantized[1].model.low_memory.networks
 
 
+@pytest.mark.slow
 def test_a_large_picture_is_decoded_in_tiles_that_its_record_names(small, plain):
     settings = {"steps": 1, "seed": 0, "guidance": 1.0, "width": 520, "height": 128}
     result = small.generate("a tent", **settings)

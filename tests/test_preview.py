@@ -59,6 +59,7 @@ def _made(sd, prompts, **settings):
 # ------------------------------------------------------------------------------------------------------ the fit
 
 
+@pytest.mark.slow
 def test_the_fit_of_the_embedded_checkpoint_shows_a_picture_that_it_was_not_fitted_to(tiny):
     """With the network that tests/goldens holds, which the slow test below fits anew."""
     latents, true = _made(tiny, ["a red tent on green grass"], steps=10, sampler="dpmpp_2m", deepcache=2)
@@ -85,6 +86,7 @@ def _decoded(latents):
     return mx.tanh(normal[..., :3] * normal[..., 1:4] + normal[..., :3])
 
 
+@pytest.mark.slow
 def test_a_network_learns_what_no_linear_map_can(monkeypatch):
     monkeypatch.setattr(preview_network, "_STEPS", 300)
     keys = [mx.random.key(i) for i in range(3)]
@@ -261,6 +263,7 @@ def test_an_unknown_enlargement_is_named(tiny):
         Preview(tiny, "much")
 
 
+@pytest.mark.slow
 def test_a_step_costs_a_small_network_and_no_large_one(tiny, monkeypatch):
     """The decoder runs once for the picture, the encoder never, and the small network once a step."""
     counted = {"decode": 0, "moments": 0, "__call__": 0}
@@ -284,6 +287,7 @@ def test_a_step_costs_a_small_network_and_no_large_one(tiny, monkeypatch):
 # --------------------------------------------------------------------------------------------------- command line
 
 
+@pytest.mark.slow
 def test_a_folder_gets_each_step_and_animations_end_in_the_picture(run, tmp_path):
     flags = ("--steps", 3, "--seed", 0, "--count", 3, "--batch", 2, "--preview", "new/steps", "--animate", "--json")
     code, out, _ = run("a tent", *flags)
@@ -317,6 +321,7 @@ def test_previews_change_no_picture(run, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b-001.png", "b-002.png", "b.gif", "b.png"]
 
 
+@pytest.mark.slow
 def test_several_animations_are_named_after_their_pictures(run, tmp_path):
     code, _, _ = run("a tent", "--steps", 1, "--seed", 0, "--count", 2, "--output", "p.png", "--animate", "film.gif")
     assert code == 0
@@ -351,6 +356,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(run, tmp_path, monkeypatch, na
 # --------------------------------------------------------------------------------------------------------- Core ML
 
 
+@pytest.mark.slow
 def test_packages_are_previewed_through_their_own_encoder_and_decoder(exported, family, hasty, monkeypatch):  # noqa: F811
     """... to what the networks themselves are; packages without a UNet do with random pictures."""
     folder = exported("sd1", dtype="float32", only=("vae",))

@@ -87,6 +87,7 @@ def test_beside_is_merged(kind, original, family, file):
     assert max(distance(a, b) for a, b in zip(outputs(beside), plain, strict=True)) > 0.05
 
 
+@pytest.mark.slow
 def test_three_together_are_three_merged(original, file):
     loras = [(file("LoRA"), 0.3), (file("LoHa"), 0.5), (file("LoKr"), -0.4)]
     merged, beside = both(original, loras)
@@ -113,12 +114,14 @@ def test_scales_change_without_loading_again(original, family, file):
     assert distance(result.latents, merged.generate(PROMPT, **FAST).latents) < 1e-4
 
 
+@pytest.mark.slow
 def test_a_scale_and_its_opposite_cancel(original, family, file):
     _, beside = both(original, [(file("LoRA"), 0.5), (file("LoRA"), -0.5)])
     for ours, plain in zip(outputs(beside), outputs(family("sd1")), strict=True):
         assert distance(ours, plain) <= EQUAL
 
 
+@pytest.mark.slow
 def test_block_weights_are_scales_of_blocks(original, file):
     blocks = tuple(0.1 * i for i in range(26))
     merged, beside = both(original, [(file("LoRA"), 0.5, blocks)])
@@ -160,6 +163,7 @@ def _dense(layer):
     return dense
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_quantized_takes_them_beside_alone(original, file, tmp_path):
     from convert import __main__ as convert
 
@@ -172,6 +176,7 @@ def test_a_folder_that_is_quantized_takes_them_beside_alone(original, file, tmp_
     assert distance(outputs(beside)[0], outputs(again)[0]) <= 1e-4
 
 
+@pytest.mark.slow
 def test_a_cached_pass_equals_a_full_one(original, file):
     _, beside = both(original, [(file("LoRA"), 0.4)])
     inputs = {key: mx.array(value) for key, value in families.unet_inputs(families.FAMILIES["sd1"]["unet"]).items()}
@@ -206,6 +211,7 @@ def test_a_stack_of_pairs_is_their_sum():
     assert distance(stack(x, lambda x, w: x @ w.T), expected) < 1e-5
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_one_line(original, family, file):
     _, beside = both(original, [(file("LoRA"), 0.5)])
     with pytest.raises(InputError, match="there are 1 LoRAs, and scales for 2"):
@@ -218,6 +224,7 @@ def test_what_is_wrong_is_one_line(original, family, file):
         StableDiffusion.load(original, lora_mode="run")
 
 
+@pytest.mark.slow
 def test_the_command_line_records_the_mode_and_replays_it(run, original, file, tmp_path):
     flags = ("--model", original, "--dtype", "float32", "--lora", f"{file('LoRA')}:0.5", "--lora-mode", "runtime")
     code, _, err = run("a tent", *flags, "--steps", 1, "--size", "64x64", "--seed", 1, "--output", "a.png")

@@ -50,6 +50,7 @@ def test_a_recording_changes_nothing(name, checkpoints):
     assert mx.array_equal(alone.latents, recorded.latents)
 
 
+@pytest.mark.slow
 def test_each_rank_runs_its_rows_alone_and_from_the_gate_on_one_rank_runs_all(checkpoints, monkeypatch):
     sd, rows = checkpoints["sd1"], []
     call = type(sd.unet).__call__

@@ -55,6 +55,7 @@ def test_probabilities_are_of_each_token_and_add_up_to_one(network):
     assert np.abs(np.exp(np.array(logs)).sum(axis=-1) - 1).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_a_cached_call_is_a_full_one_bit_for_bit(network):
     x = mx.zeros((1, *SIZE), mx.int32)
     for branch in network.unet.branches:
@@ -80,6 +81,7 @@ def test_every_sampler_makes_tokens_that_decode_to_a_picture(network, name):
     assert mx.array_equal(vae.tokens(vae.codebook(grid)), grid)
 
 
+@pytest.mark.slow
 def test_deepcache_of_every_call_is_none_and_of_others_counts_its_full_calls(network):
     plain, _ = tokens_of(network)
     every, predictor = tokens_of(network, policy=DeepCache(1))

@@ -23,6 +23,7 @@ def test_a_picture_has_256_tokens_of_512(sd):
     assert sd.complete(Request(prompt="")).sampler == "maskgit"
 
 
+@pytest.mark.slow
 def test_skies_and_grounds_come_true(sd):
     """Of eight captions, at eight calls each; what stands on the ground is measured by bench tokens."""
     chosen = claims()[:8]

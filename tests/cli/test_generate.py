@@ -140,6 +140,7 @@ def test_names_we_choose_never_overwrite(run):
     assert [run("A tent!", "--steps", 1, "--seed", 0)[1] for _ in range(2)] == ["a-tent-0.png\n", "a-tent-0.2.png\n"]
 
 
+@pytest.mark.slow
 def test_a_file_of_prompts_is_one_picture_a_line(run, tmp_path):
     (tmp_path / "prompts.txt").write_text("a tent\n" + "a very long prompt " * 30 + "\nein Zelt über dem Meer\n")
     code, out, _ = run("--prompts", "prompts.txt", "--seed", 0, "--steps", 1, "--batch", 3, "--output", "p.png")

@@ -48,6 +48,7 @@ def test_axes_that_need_another_model_change_last(tmp_path):
     assert len(set(names)) == 8 and all(name.endswith(".png") for name in names)
 
 
+@pytest.mark.slow
 def test_pictures_of_a_grid_are_those_of_single_commands(run, tmp_path):
     code, out, err = run("a red tent", *FAST, "--grid", "steps=1,2;replace=red,blue", "--output", "sheet.png")
     assert (code, err) == (0, "")

@@ -72,6 +72,7 @@ def test_a_picture_from_before_prompts_had_styles_is_made_of_plain_text():
     assert "prompt_style" not in values_from_json({"prompt": "a (red) tent"}, "here")  # a line of --prompts
 
 
+@pytest.mark.slow
 def test_a_lora_in_a_prompt_is_the_lora_of_the_flag(run, tmp_path, monkeypatch):
     monkeypatch.setenv("MLX_SD_LORAS", str(tmp_path / "loras"))
     (tmp_path / "loras").mkdir()
@@ -92,6 +93,7 @@ def test_each_line_of_a_file_has_its_own_loras(run, tmp_path, monkeypatch):
     assert code == 2 and "none" in err
 
 
+@pytest.mark.slow
 def test_an_embedding_is_recorded_with_its_hash(run, tmp_path):
     from mlx_sd.load import load
 

@@ -67,6 +67,7 @@ def _attention(file):
     )
 
 
+@pytest.mark.slow
 def test_a_changed_input_is_an_error_that_allow_changed_passes(run, tmp_path):
     """The cases that need no checkpoint but the embedded one; `test_what_has_changed_...` has all of them."""
     _noise("in.png", 0)
@@ -201,6 +202,7 @@ Steps: 3, Sampler: DPM++ 2M Karras, CFG scale: 4, Seed: 11, Size: 40x64, Model: 
 Clip skip: 2, RNG: CPU, ENSD: 31337, Version: v1.6.0"""
 
 
+@pytest.mark.slow
 def test_a_picture_of_a1111_is_made_as_far_as_that_goes(run, tmp_path):
     """One line names what is left out; what the command line replaces is not in it."""
     _foreign("theirs.png", A1111)

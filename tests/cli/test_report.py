@@ -50,6 +50,7 @@ def test_decoding_counts(run, monkeypatch):
     assert record["load_seconds"] + record["denoise_seconds"] + record["save_seconds"] < record["seconds"] + 0.3
 
 
+@pytest.mark.slow
 def test_quiet_prints_nothing_and_verbose_the_phases(run):
     drawn = FAST[:-2]
     assert run("a tent", *drawn, "--quiet") == (0, "", "")

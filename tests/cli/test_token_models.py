@@ -39,6 +39,7 @@ def test_a_picture_says_its_calls_and_is_made_again_byte_for_byte(make):
         assert "Sampler: dndm, Schedule type: linear" in image.info["parameters"]
 
 
+@pytest.mark.slow
 def test_a_batch_says_from_how_few_to_how_many_calls_there_are(make, run, model):
     words = ("a red tent", "--model", model, "--json", "--seed", 1, "--guidance", 1)
     _, out, err = run(*words, "--count", 3, "--batch", 3, "--output", "c/", "--steps", 2)
@@ -49,6 +50,7 @@ def test_a_batch_says_from_how_few_to_how_many_calls_there_are(make, run, model)
     assert counts[0] < counts[-1] and f"dndm calls the network {counts[0]} to {counts[-1]} times for each" in err
 
 
+@pytest.mark.slow
 def test_another_sampler_of_a_replayed_picture_takes_its_own_schedule_and_steps(make):
     first, _ = make("a.png", "--seed", 3, "--sampler", "dndm_c", "--schedule", "beta:3,2")
     second, said = make("b.png", "--from-image", first, "--sampler", "MaskGIT", prompt=None)

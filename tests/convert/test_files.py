@@ -95,6 +95,7 @@ def spoil(rng: random.Random, whole: bytes) -> bytes:
     return size.to_bytes(8, "little") + text + data
 
 
+@pytest.mark.slow
 def test_ten_thousand_spoilt_headers_are_refused_or_harmless(whole, tmp_path):
     """Nothing but InputError comes out, no tensor lies outside its file, and no size that is said is allocated."""
     rng, path, refused = random.Random(0), tmp_path / "x.safetensors", 0

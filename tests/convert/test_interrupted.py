@@ -153,6 +153,7 @@ def check_what_is_left(out, wanted):
     return False
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_leave_one_whole_folder(original, tmp_path):
     pair = [begin(original, tmp_path / "out") for _ in range(2)]
     for child in pair:

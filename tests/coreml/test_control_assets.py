@@ -77,6 +77,7 @@ def test_ports_stand_in_one_order_in_all_functions(small, runtimes):
     assert all(outputs[name] == inputs[name] for name in RESIDUALS)
 
 
+@pytest.mark.slow
 def test_shallow_with_residuals_is_full_exactly(small, runtimes):
     unet, control = (runtimes(small / f"{name}.aimodel") for name in ("Unet", "controlnet/Small"))
     rng = np.random.default_rng(0)

@@ -55,6 +55,7 @@ def check_every_package(folder: Path, sd: StableDiffusion) -> set[str]:
     return {f"{check.package}:{check.function}" for check in checks}
 
 
+@pytest.mark.slow
 def test_every_package_computes_what_its_network_computes(small, model):
     names = check_every_package(small, model(SMALL))
     unets = {f"ControlledUnet{end}:main" for end in ("", "Chunk1", "Chunk2")}
@@ -156,6 +157,7 @@ def test_a_control_that_a_set_cannot_follow_is_one_line(text, small, tmp_path, c
     assert REFUSED[text] in err and err.count("\n") == 1 and not (tmp_path / "x.png").exists()
 
 
+@pytest.mark.slow
 def test_a_set_without_control_networks_says_so(exported):
     packaged = StableDiffusion(drive.load(exported("small float32")))
     with pytest.raises(InputError, match="hold no control network; export them with --control"):

@@ -97,6 +97,7 @@ def test_what_the_form_for_gpus_loses_in_float16_is_lost_in_the_sums_of_the_cpu_
     assert 1e-5 < max(errors) <= 3e-3  # MLX's own float16 is off by 2.2e-3
 
 
+@pytest.mark.slow
 def test_shallow_with_the_feature_of_full_is_full_exactly(exported):
     folder = exported(SMALL, dtype="float32", attention="fused", **CORE_AI)
     runtime, rng = Runtime(folder / "Unet.aimodel"), np.random.default_rng(0)
@@ -246,6 +247,7 @@ def test_the_content_of_info_json_is_in_every_asset(exported):
         assert inside["packages"][name]["sha256"] == content["packages"][name]["sha256"]
 
 
+@pytest.mark.slow
 def test_an_earlier_export_is_replaced_by_force_alone_and_what_is_the_users_stays(family, tmp_path, monkeypatch, capfd):
     out = tmp_path / "out"
     (out / "tokenizer").mkdir(parents=True)

@@ -76,6 +76,7 @@ def test_a_quantized_layer_multiplies_by_what_it_stores(bits, group, groups, bia
     assert (error <= 1.01 * step).all() and error.max() > 0
 
 
+@pytest.mark.slow
 def test_conversion_and_loading_quantize_alike(convert, folder):
     code, _, out = convert("--quantize", BOTH, "--dtype", "float32")
     assert code == 0
@@ -111,6 +112,7 @@ def test_the_command_says_how_many_bytes(convert):
     assert abs(linear + stay - sizes[0]) < 0.15 and abs(small + stay - sizes[1]) < 0.15
 
 
+@pytest.mark.slow
 def test_adapters_are_merged_before(convert, folder, shapes, tmp_path):
     factors = adapters.every_layer(shapes["sd1"], adapters.mixed, adapters.attention)
     file = adapters.save(tmp_path / "a.safetensors", adapters.kohya(factors))
@@ -165,6 +167,7 @@ def test_a_quantized_folder_takes_no_more(convert, shapes, tmp_path, capsys):
             load(out)
 
 
+@pytest.mark.slow
 def test_a_picture_says_how_it_was_quantized(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     flags = ["a tent", "--steps", "2", "--width", "64", "--height", "64"]

@@ -36,6 +36,7 @@ def _loud(words):
 MANY = ("--prompts", "prompts.txt", "--count", "2", "--batch", "2")
 
 
+@pytest.mark.slow
 def test_two_ranks_make_the_pictures_of_one_process(launches, tmp_path):
     words = (*_loud(COMMAND), *MANY, "--index")
     one = launches.run(1, *words, "--output", "one/")

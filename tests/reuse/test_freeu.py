@@ -80,6 +80,7 @@ def test_cached_is_full_bit_for_bit_with_freeu_at_every_branch(name, form, famil
             assert mx.array_equal(cached, plain) and mx.array_equal(full, plain), f"branch {branch}"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:in . evaluations little repeats itself")
 def test_a_picture_with_deepcache_and_freeu_at_interval_one_is_that_with_freeu(family):
     sd, how = family("sd1"), {"steps": 3, "output": "latent", "freeu": FreeU()}

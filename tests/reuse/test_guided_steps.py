@@ -141,6 +141,7 @@ def test_a_cached_pass_equals_a_full_one_at_interval_1(interval, family):
     assert mx.array_equal(plain, cached)
 
 
+@pytest.mark.slow
 def test_a_batch_makes_the_pictures_that_each_makes_alone(family):
     sd, prompts = family("sd1"), ["a red tent", "a blue house"]
     for settings in ({"guidance_interval": "0-0.5"}, {"adaptive_guidance": 0.5}):

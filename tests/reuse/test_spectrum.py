@@ -139,6 +139,7 @@ def test_where_all_evaluations_are_first_nothing_is_cached(family):
     assert mx.array_equal(result.latents, plain.latents) and result.full == result.evaluations
 
 
+@pytest.mark.slow
 def test_without_a_fit_it_is_the_list_with_the_polynomial(family):
     """A blend of 0 is the policy `at=` of the same evaluations, bit for bit."""
     listed = At(tuple(Spectrum().full_evaluations(9)), forecast=1)

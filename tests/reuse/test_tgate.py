@@ -143,6 +143,7 @@ def test_nothing_survives_a_generation(name, cache, family):
     assert mx.array_equal(first.latents, again.latents)
 
 
+@pytest.mark.slow
 def test_a_batch_is_its_pictures_one_by_one(family):
     options = {"tgate": TGate(3), "deepcache": DeepCache(2), "count": 3}
     assert (

@@ -79,6 +79,7 @@ def test_an_evaluation_is_the_unet_with_these_keys_and_values(name, depth, famil
     assert not mx.array_equal(actual, predictor_of(sd.model, [plain])(x, 900.0))
 
 
+@pytest.mark.slow
 def test_steps_behind_the_end_are_plain(family):
     sd = family("sd1")
     request = completed(sd, token_downsampling="2:1:0.5")
@@ -94,6 +95,7 @@ def test_a_cached_pass_equals_a_full_one_at_interval_1(family):
     assert mx.array_equal(plain, cached)
 
 
+@pytest.mark.slow
 def test_a_batch_makes_the_pictures_that_each_makes_alone(family):
     sd, prompts = family("sd1"), ["a red tent", "a blue house"]
     options = {"steps": 2, "seed": 2, "size": None, "width": 128, "height": 192, "output": "latent"}
@@ -104,6 +106,7 @@ def test_a_batch_makes_the_pictures_that_each_makes_alone(family):
         assert np.abs(together[i] - alone).max() <= 1e-4 * np.abs(alone).max()
 
 
+@pytest.mark.slow
 def test_it_goes_with_all_that_changes_attention(family):
     sd = family("sd1")
     for other in ({"tgate": 2}, {"pag": 2.0}, {"guidance_interval": "0-0.5"}, {"freeu": True}):

@@ -202,6 +202,7 @@ def test_adaptive_guidance_looks_where_both_halves_are_computed(family, monkeypa
     assert rows_with(sd, monkeypatch, adaptive_guidance=0.0, unconditional_refresh=2) == [2] + [1] * 5
 
 
+@pytest.mark.slow
 def test_where_the_prompt_changes_both_halves_are_computed(family, monkeypatch):
     sd = family("sd1")
     rows = rows_with(sd, monkeypatch, "a [moon:tent:3]", unconditional_refresh=2)
@@ -294,6 +295,7 @@ def test_what_does_not_go_together_is_refused(settings, message, family):
         family("sd1").generate(prompt, **OPTIONS | settings)
 
 
+@pytest.mark.slow
 def test_1_is_off_beside_everything(family):
     sd, settings = family("sd1"), OPTIONS | {"steps": 4}
     for others in ({"tgate": 2}, {"deepcache": "adaptive:0.3"}, {"guidance": 1.0}):

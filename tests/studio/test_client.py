@@ -26,6 +26,7 @@ def client(server):
     return Client(server.address)
 
 
+@pytest.mark.slow
 def test_a_picture_is_asked_for_waited_for_fetched_and_found(client, server, tmp_path):
     (job,) = client.submit(SMALL)
     ended = client.wait(job["id"], 100)
@@ -39,6 +40,7 @@ def test_a_picture_is_asked_for_waited_for_fetched_and_found(client, server, tmp
     assert copy != ended["target"] and client.picture(copy) == client.picture(ended["target"])
 
 
+@pytest.mark.slow
 def test_a_grid_becomes_one_sheet_when_its_last_picture_is_there(client, server):
     heard = []
 

@@ -51,6 +51,7 @@ def test_a_signal_ends_it_in_five_seconds_with_jobs_running_and_streams_open(tmp
     assert end(again, signal.SIGTERM)[0] == 0
 
 
+@pytest.mark.slow
 def test_two_servers_do_not_share_a_folder(tmp_path):
     server = start(tmp_path)
     try:
@@ -95,6 +96,7 @@ def test_without_its_libraries_it_says_how_to_get_them(monkeypatch, capsys):
     assert "pip install 'mlx-sd[studio]'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_for_other_machines_there_is_a_token_in_the_address(tmp_path):
     code = """
 import sys
@@ -135,6 +137,7 @@ def test_the_page_is_there_before_any_model_is_loaded(tmp_path):
     assert seconds < 4 * imports
 
 
+@pytest.mark.slow
 def test_a_server_that_answers_nobody_ends_too(tmp_path):
     server = start(tmp_path)
     assert httpx.get(f"{server.address}/api/nothing").status_code in (403, 404)

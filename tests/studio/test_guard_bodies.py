@@ -90,6 +90,7 @@ def test_a_body_without_a_length_is_read_to_its_limit_and_no_further(path, limit
     assert ask(guarded(), "POST", path, CHUNKED, [*pieces, b"x"]).status == 413
 
 
+@pytest.mark.slow
 def test_a_body_that_is_longer_than_it_says_is_counted():
     answer = ask(guarded(), "POST", "/api/jobs", {**JSON, "content-length": "10"}, [bytes(1 << 20), b"x"])
     assert answer.status == 413 and "1 MiB" in json.dumps(json.loads(answer.body))

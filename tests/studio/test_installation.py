@@ -95,6 +95,7 @@ def test_everything_else_is_refused_in_one_line(text, installer):
     assert installer.listing() == [] and installer._thread is None
 
 
+@pytest.mark.slow
 def test_a_model_is_downloaded_converted_and_listed_with_progress(hub, installer, tmp_path):
     entry = installer.submit("owner/name")
     assert installer.submit("owner/name") is entry  # not twice
@@ -226,6 +227,7 @@ def test_ended_while_it_converts_it_leaves_nothing(share, hub, installer, tmp_pa
     assert cached(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_routes_install_list_and_remove(hub, tmp_path, monkeypatch):
     folder = tmp_path / "pictures"
     with studio(folder) as opened:

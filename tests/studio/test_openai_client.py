@@ -48,6 +48,7 @@ def test_models_are_listed_and_each_is_found(client):
     assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
 
 
+@pytest.mark.slow
 def test_pictures_are_those_of_the_library_and_n_of_them_are_a_group_of_seeds(client, sd):
     options = {**SMALL, "seed": 5, "negative_prompt": "rain"}
     answer = client.images.generate(model="gpt-image-1", prompt="a lighthouse", n=2, size=SIZE, extra_body=options)
@@ -125,6 +126,7 @@ def test_a_variation_resembles_an_image(client, sd, image):
     assert np.array_equal(pixels(content(answer.data[0].b64_json)), np.asarray(expected))
 
 
+@pytest.mark.slow
 def test_the_asynchronous_client_gets_the_same_pictures(server, client):
     options = {**SMALL, "seed": 8}
 
@@ -215,6 +217,7 @@ def test_the_jobs_of_a_client_that_goes_away_are_cancelled(tmp_path: Path, strea
         held.wait({"cancelled"}, 2)
 
 
+@pytest.mark.slow
 def test_a_full_queue_is_429_with_a_time_and_the_client_tries_again(tmp_path: Path):
     with serving(tmp_path, queue=1) as (address, studio):
         held = _Held(studio)

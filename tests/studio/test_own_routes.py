@@ -78,6 +78,7 @@ def test_a_full_queue_says_when_to_come_back(server, client):
     job_of(client, blocking["id"], "cancelled")
 
 
+@pytest.mark.slow
 def test_waiting_jobs_are_put_into_another_order_and_taken_out(client):
     (blocking,) = submit(client, settings={"steps": 900}).json()["jobs"]
     job_of(client, blocking["id"], "running")
@@ -98,6 +99,7 @@ def test_a_job_that_ended_is_forgotten(client):
     assert client.delete("/api/jobs/unknown").status_code == 404
 
 
+@pytest.mark.slow
 def test_events_come_as_they_happen(server, client):
     received = []
 

@@ -117,6 +117,7 @@ def test_a_name_that_is_taken_is_not_replaced(server):
         assert (server.folder / first).read_bytes() == b"somebody's own"
 
 
+@pytest.mark.slow
 def test_only_one_model_is_in_memory(server, tmp_path):
     models = server.settings.model_folders[0]
     shutil.copytree(TINY, models / "other")

@@ -94,6 +94,7 @@ def test_an_evaluation_is_the_formula_over_three_calls_of_the_network(sd):
     assert families.distance(prediction, expected) < 1e-5
 
 
+@pytest.mark.slow
 def test_the_image_is_shown_unscaled_and_cosxl_edit_sees_it_scaled(load):
     assert load("sd1").model.image_factor == pytest.approx(1 / 0.18215)
     assert load("sdxl").model.image_factor == pytest.approx(1 / load("sdxl").vae.config.scaling_factor)
@@ -249,6 +250,7 @@ def test_a_single_file_is_told_by_its_eight_channels(name, shapes, place, load, 
     assert np.isfinite(latents(sd)).all()
 
 
+@pytest.mark.slow
 def test_cosxl_edit_is_told_from_a_single_file(shapes, place, tokenizer, tmp_path):
     configs, weights = singles.parts("sdxl", shapes)
     weights["unet"] = load_file(place("sdxl") / "unet" / "diffusion_pytorch_model.safetensors")

@@ -56,6 +56,7 @@ def test_churn_is_shared_too(family):
     assert mx.array_equal(whole.latents, shared.latents)
 
 
+@pytest.mark.slow
 def test_each_network_runs_its_share_with_its_own_reuse(family, refiner):
     counts = []
     given = {"steps": 10, "sampler": "euler", "output": "latent", "width": 32, "height": 32}

@@ -213,6 +213,7 @@ def test_deepcache_that_refreshes_always_is_the_whole(tile, either):
     assert mx.array_equal(whole.latents, cached.latents)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:in 4 evaluations")
 def test_t_gate_and_freeu_go_with_tiles(x4):
     whole = upscaled(x4, (24, 12), denoise_tile=16).latents
@@ -293,6 +294,7 @@ def test_an_upscaler_without_its_noise_is_refused(checkpoint, tmp_path):
 # ------------------------------------------------------------------------------------------------ converted
 
 
+@pytest.mark.slow
 def test_every_form_of_a_checkpoint_upscales_alike(checkpoint, x4, shapes, tokenizer, tmp_path):
     """A diffusers folder, what it is converted into, and what that is exported as."""
     assert convert.main(["--model", str(checkpoint), "--out", str(tmp_path / "converted")]) == 0

@@ -73,6 +73,7 @@ def test_what_is_written_is_what_was_learned(kind, family, fresh, tmp_path):
         assert all(mx.array_equal(weights[name], array).item() for name, array in learned)
 
 
+@pytest.mark.slow
 def test_averaged_weights_take_the_places_of_the_own(fresh, tmp_path):
     model = fresh("sd1")
     learner = WholeUNet(model, UNetSettings(), Captions(model, [TEXT]), Objective.of(model.scheduler))

@@ -72,6 +72,7 @@ def test_what_is_faster_and_exact_is_used_by_the_next_picture(run, faster, capsy
     assert "tuned" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_changes_a_bit_is_recorded_and_made_again(run, faster, capsys, monkeypatch):
     monkeypatch.setattr(meter.UNetMeter, "compare", lambda self, tuning: measure.Check(False, 1e-6))
     _, out, _ = run(*SMALL)

@@ -92,6 +92,7 @@ def test_it_is_evening_whatever_the_captions_say():
     assert not any(claim.sky == drawing.SUNSET for claim in drawing.evening_claims())
 
 
+@pytest.mark.slow
 def test_what_a_caption_calls_by_the_new_word_has_its_colour():
     for claim in drawing.word_claims()[:12]:
         assert claim.caption.count(drawing.WORD.name) == 1 and len(claim.things) == 1

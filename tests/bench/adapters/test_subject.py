@@ -1,12 +1,14 @@
 """What an autoencoder leaves of a picture."""
 
 import numpy as np
+import pytest
 
 from bench.adapters.subject import Subject
 from bench.quality.truth_judge import judge
 from bench.tiny.claims import claims
 
 
+@pytest.mark.slow
 def test_pictures_of_the_world_come_through_its_autoencoder(tmp_path):
     subject = Subject("tiny", tmp_path / "none.safetensors", tmp_path, captions=3, steps=2, side=128)
     selection = claims()[:3]

@@ -25,6 +25,7 @@ def texts(clip):
     return clip.texts(landscapes.captions(SEEDS))
 
 
+@pytest.mark.slow
 def test_true_pictures_are_nearer_to_true_ones_than_spoilt_ones_are(clip, features):
     true = scores.statistics(features[:12])
     pixels = landscapes.paintings(SEEDS[12:])

@@ -50,6 +50,7 @@ def test_a_loop_that_reuses_nothing_does_not_drift_and_others_do(run):
     assert all(row["evaluations"] == 9 and row["seconds"]["min"] > 0 for row in values["loops"])
 
 
+@pytest.mark.slow
 def test_errors_are_between_the_stored_pictures(run):
     values, work, _ = run
     (folder,) = (path for path in work.iterdir() if path.name != "features")

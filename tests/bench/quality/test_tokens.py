@@ -33,6 +33,7 @@ def test_every_sampler_has_points_that_it_takes():
     assert all((point.steps is None) == (point.sampler == calls.DNDM_C) for point in tokens.POINTS)
 
 
+@pytest.mark.slow
 def test_points_are_measured_once_and_say_how_often_the_network_was_called(folder, tmp_path, capsys):
     words = ["--model", str(folder), "--images", "2", "--work", str(tmp_path / "work"), "--json", str(tmp_path / "a")]
     assert tokens.main(words) == 0
@@ -50,6 +51,7 @@ def test_points_are_measured_once_and_say_how_often_the_network_was_called(folde
     capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_latents_are_measured_in_the_steps_that_cost_as_much(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tokens, "EQUAL", (tokens.Point(calls.MASKGIT, 3), tokens.Point(calls.MASKGIT, 2000)))
     comparison = tokens.TokenComparison(str(folder), tmp_path, continuous="tiny")

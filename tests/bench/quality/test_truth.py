@@ -102,6 +102,7 @@ def test_a_changed_claim_differs_from_the_scene():
             assert any(thing.side not in sides | {None} for thing in other.things)
 
 
+@pytest.mark.slow
 def test_nothing_is_true_of_pictures_of_nothing():
     noise = Image.effect_noise((128, 128), 90).convert("RGB")
     for picture in (noise, Image.new("RGB", (128, 128), (128, 128, 128)), Image.new("RGB", (128, 128))):
@@ -129,6 +130,7 @@ def test_shares_count_captions_and_their_parts():
     assert {"kind", "color", "sky", "ground", "side", "sun and moon"} <= tables.keys()
 
 
+@pytest.mark.slow
 def test_the_command_judges_pictures_of_the_checkpoint(tmp_path, capsys):
     flags = ["--captions", "3", "--steps", "2", "--width", "64", "--height", "64"]
     assert truth.main([*flags, "--json", str(tmp_path / "a.json"), "--sheet", str(tmp_path / "a.png")]) == 0
@@ -148,6 +150,7 @@ def test_bad_flags_are_one_line(flags, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_picture_does_not_depend_on_the_batch():
     from mlx_sd import StableDiffusion
 

@@ -18,6 +18,7 @@ def test_the_column_of_a_sampler_follows_from_its_results():
     assert figure.columns(points) == dict(zip(("new", "two_stages", "noisy"), figure.COLUMNS, strict=True))
 
 
+@pytest.mark.slow
 def test_a_figure_is_drawn_of_as_many_samplers_as_were_measured(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     points = [point | {"frechet": 80.0 + i} for i in range(len(figure.STYLES) + 1) for point in _points(f"sampler {i}")]

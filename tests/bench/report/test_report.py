@@ -78,6 +78,7 @@ def test_the_pages_are_those_with_a_section(home):
     assert report.pages(home) == [home / "README.md", home / "docs" / "results" / "all.md"]
 
 
+@pytest.mark.slow
 def test_an_unknown_section_is_one_line_and_nothing_is_written(folder, home, capsys):
     pytest.importorskip("matplotlib")
     page = home / "docs" / "results" / "all.md"

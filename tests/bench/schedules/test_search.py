@@ -96,6 +96,7 @@ def test_the_file_of_another_search_is_refused(tmp_path):
         search.Journal(path, {"model": "m", "full": 5})
 
 
+@pytest.mark.slow
 def test_the_distance_is_that_of_the_latents(family):
     sd = family("sd1")
     latents = search.Latents(sd, [families.PROMPT, "a red tent"], 5, {"steps": 4, "guidance": 4.0})

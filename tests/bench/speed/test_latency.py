@@ -140,6 +140,7 @@ def test_a_machine_that_slows_down_changes_no_speed_up():
     assert gated["speedup_by_medians"] == gated["ideal"] and gated["of_ideal"] == 1
 
 
+@pytest.mark.slow
 def test_results_hold_every_loop(tmp_path, capsys):
     file = tmp_path / "latency.json"
     flags = ["--model", "tiny", "--latents", "8", "--steps", "4", "--loop", "2", "--loop", "3:1", "--profile"]

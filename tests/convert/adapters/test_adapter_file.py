@@ -251,6 +251,7 @@ def test_a_picture_says_its_adapters_and_is_made_again(style, tmp_path, capsys, 
     assert "style.safetensors is not the one the picture was made with" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_inspect_says_what_a_file_is(folders, shapes, tmp_path, capsys):
     factors = adapters.every_layer(shapes["sdxl"], pick=adapters.attention, alpha=2)
     words = {"a": {"cat": 1, "dog\x1b[31m": 5}}

@@ -275,6 +275,7 @@ def test_merging_is_additive(folders, two):
         assert distance(twice[name], a[name]) < 1e-6
 
 
+@pytest.mark.slow
 def test_conversion_and_loading_merge_alike_before_any_cast(folders, two, tmp_path):
     """In float32 bit for bit; in half precision, what is rounded is the sum."""
     loras = [("--lora", f"{two[0]}:0.5"), ("--lora", f"{two[1]}:-0.25")]

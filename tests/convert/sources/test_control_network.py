@@ -66,6 +66,7 @@ def difference(a: mx.array, b: mx.array) -> float:
     return float(mx.abs(a - b).max() / mx.abs(b).max())
 
 
+@pytest.mark.slow
 def test_differences_are_added_to_the_base_s_weights(family, tmp_path):
     sd, (_, weights) = family("sd1"), arrays("sd1")
     expected, unet = picture(sd, write(tmp_path / "whole.safetensors", weights)), base_weights(sd)

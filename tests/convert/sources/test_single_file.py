@@ -101,6 +101,7 @@ def test_every_kind_has_a_scheduler_that_samples(name):
     assert scheduler.problem is None and scheduler.sampler
 
 
+@pytest.mark.slow
 def test_a_file_generates_as_the_folder_it_is_converted_to(sd1, tokenizer, tmp_path, monkeypatch):
     """Through the cache, with the vocabulary from the hub's."""
     monkeypatch.setattr("convert.files.hub.vocabulary", lambda checkpoint: tokenizer)

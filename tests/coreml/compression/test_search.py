@@ -71,6 +71,7 @@ def test_the_error_of_the_output_is_predicted(number, sd, inputs, sensitivities)
     assert measured / 2 <= predicted <= 2 * measured
 
 
+@pytest.mark.slow
 def test_the_layers_that_matter_are_told(sd, inputs, sensitivities):
     """The order of single layers' errors: of those predicted far apart, the measured ones are in the same order."""
     sizes = {name: array.size for name, array in networks.weights_of(sd.unet).items()}
@@ -173,6 +174,7 @@ def test_mixed_bits_are_better_than_uniform_ones_on_other_inputs(bits_file, sd):
     assert 10 * np.log10(uniform / mixed) >= 1
 
 
+@pytest.mark.slow
 def test_an_export_has_the_bits_of_the_file(bits_file, model, tmp_path, monkeypatch):
     leave_out(monkeypatch, ("unet",))
     out, layers = tmp_path / "out", json.loads(bits_file.read_text())["layers"]

@@ -64,6 +64,7 @@ def test_the_functions_on_golden_inputs(name, app):
         assert distance(prediction, expected) <= a.golden["tolerances"]["noise_pred"], i
 
 
+@pytest.mark.slow
 def test_the_golden_latents_are_those_of_mlx_sd(app, model):
     a = app("small")
     result = generated(model("small"), a)

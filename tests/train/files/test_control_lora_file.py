@@ -144,6 +144,7 @@ def test_only_what_learns_takes_memory(fresh):
     assert learning <= mx.get_active_memory() - before <= 1.05 * learning + 2**16 < learning + everything / 2
 
 
+@pytest.mark.slow
 def test_the_metadata_name_base_form_and_rank(fresh, tmp_path):
     model = fresh("sdxl")
     written(model, tmp_path / "edges.safetensors", "float16")
@@ -159,6 +160,7 @@ def test_the_metadata_name_base_form_and_rank(fresh, tmp_path):
     assert expected.items() <= metadata.items()
 
 
+@pytest.mark.slow
 def test_the_same_network_is_the_same_file(fresh, tmp_path):
     model = fresh("sd1")
     network, files = learned(model), []

@@ -59,6 +59,7 @@ def test_one_picture_is_learned_from_the_base_on(case, fresh, micro_batch):
         assert same == (name != "unet" or part != "unet"), part
 
 
+@pytest.mark.slow
 def test_without_captions_every_caption_is_the_same(fresh, micro_batch):
     model = fresh("sdxl")
     objective = Objective.of(model.scheduler)

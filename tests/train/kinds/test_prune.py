@@ -61,6 +61,7 @@ def test_a_smaller_unet_is_written_as_a_checkpoint_and_loaded_strictly(name, fam
     assert all(mx.array_equal(array, kind.weights[n]) for n, array in weights_of(loaded.unet).items())
 
 
+@pytest.mark.slow
 def test_a_smaller_unet_learns(family):
     kind, objective = pruned(family("sd2v"), score="random")
     batch = micro_batch(objective)

@@ -125,6 +125,7 @@ def test_a_step_that_does_not_fit_names_what_needs_less(checkpoint, data, tmp_pa
     assert "this machine has 1 MB" in line and "--recompute" not in line and "--batch" not in line
 
 
+@pytest.mark.slow
 def test_a_graph_that_mlx_does_not_record_is_no_reason_not_to_train(checkpoint, data, tmp_path, capfd, monkeypatch):
     def fail(*_, **__):
         """Fails as MLX does."""
@@ -148,6 +149,7 @@ def test_speed_is_a_mean_and_the_end_a_time_of_day():
     assert "-" in speed_line([3600.0], 48, now)  # a date, where it is not within a day
 
 
+@pytest.mark.slow
 def test_numbers_of_a_plan_are_json():
     counted = plan()
     assert json.loads(json.dumps(counted.numbers()))["memory_peak"] == counted.peak

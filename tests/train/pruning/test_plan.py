@@ -64,6 +64,7 @@ def width_costs(kind):
     return WidthCosts(config, channels_of(UNet(UNetConfig.from_hf(config))), kind)
 
 
+@pytest.mark.slow
 @settings(max_examples=5)
 @given(ratios=st.tuples(*[st.integers(4, 10)] * 3), kind=st.sampled_from(["macs", "parameters"]))
 def test_costs_are_a_polynomial_of_the_widths(ratios, kind):
