@@ -1,14 +1,19 @@
-"""How far each DeepCache policy ends from the uncached run, on the embedded checkpoint: python -m bench policies."""
+"""How far each DeepCache policy ends from the uncached run, on the embedded checkpoint: python -m bench policies.
+
+Intervals and thresholds are compared at one number of full evaluations. Spectrum and SADA have a number of their own:
+beside each stand evenly spaced lists of as many.
+"""
 
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mlx_sd import Adaptive, DeepCache, NonUniform, StableDiffusion
+from mlx_sd import SADA, Adaptive, At, DeepCache, NonUniform, Spectrum, StableDiffusion
 from mlx_sd.core import command
 from mlx_sd.result import Result
 from mlx_sd.reuse.policy import Policy
@@ -20,6 +25,7 @@ from ..prompts import SHOWCASE_SEED as SEED
 from . import fidelity
 
 STEPS, INTERVALS, DEGREES = (25, 50), (3, 5), (0, 1, 2)
+RULES = (Spectrum(2), Spectrum(4), SADA(4), SADA(8))  # the authors' numbers, and some that save more
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,7 +51,18 @@ def _run(branch: int, sampler: str | None, path: Path | None) -> None:
         """Counts the full evaluations of the first prompt."""
         return latents(steps, policy, prompts[:1]).full
 
-    runs = []
+    runs: list[dict[str, Any]] = []
+    rules: list[dict[str, Any]] = []
+
+    def measure(steps: int, policy: Policy, uncached: Result) -> dict[str, Any]:
+        """Measures a policy against the uncached run: the full evaluations of one image, and each image's error."""
+        result = latents(steps, policy)
+        full = result.full * uncached.evaluations / result.evaluations
+        rms = fidelity.rms(np.array(result.latents), np.array(uncached.latents)).tolist()
+        name = str(result.requests[0].deepcache)
+        print(f"{steps} {name:44} {full:5.1f} {sum(rms) / len(rms):.4f}", flush=True)
+        return {"policy": name, "full": round(full, 2), "rms": [round(r, 4) for r in rms]}
+
     for steps in STEPS:
         uncached = latents(steps, None)
         for interval in INTERVALS:
@@ -55,16 +72,22 @@ def _run(branch: int, sampler: str | None, path: Path | None) -> None:
                     policy: Policy = replace(base, forecast=degree)
                     if isinstance(policy, Adaptive):
                         policy = matched(partial(count_full, steps), policy, target)
-                    result = latents(steps, policy)
-                    full = result.full * uncached.evaluations / result.evaluations  # for one image
-                    rms = fidelity.rms(np.array(result.latents), np.array(uncached.latents)).tolist()
-                    run = {"steps": steps, "interval": interval, "policy": str(result.requests[0].deepcache)}
-                    runs.append(run | {"full": round(full, 2), "rms": [round(r, 4) for r in rms]})
-                    print(f"{steps} {run['policy']:32} {full:5.1f} {sum(rms) / len(rms):.4f}", flush=True)
+                    runs.append({"steps": steps, "interval": interval} | measure(steps, policy, uncached))
+        for rule in RULES:
+            run = measure(steps, replace(rule, branch=branch), uncached)
+            lists = [even(round(run["full"]), uncached.evaluations, branch, degree) for degree in DEGREES[:2]]
+            rules.append({"steps": steps} | run | {"even": [measure(steps, at, uncached) for at in lists]})
     if path:
         deviation = round(float(np.std(np.array(uncached.latents))), 4)
         sampler = uncached.requests[0].sampler
-        results.write(path, {"sampler": sampler, "deviation": deviation, "runs": runs, "machine": describe()})
+        results.write(
+            path, {"sampler": sampler, "deviation": deviation, "runs": runs, "rules": rules, "machine": describe()}
+        )
+
+
+def even(full: int, evaluations: int, branch: int, forecast: int) -> At:
+    """Returns the evenly spaced list of `full` of the evaluations, from the first on."""
+    return At(tuple(i * evaluations // full for i in range(full)), branch, forecast)
 
 
 def matched(count_full: Callable[[Adaptive], int], policy: Adaptive, target: int) -> Adaptive:

@@ -29,6 +29,7 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
     "worth": reuse.by_cost,
     "papers": reuse.papers,
     "forecasts": reuse.forecasts,
+    "policy-rules": reuse.rules,
     "peer": speed.peer,
     "profile": speed.profile,
     "prediction": speed.prediction,

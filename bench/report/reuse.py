@@ -114,6 +114,28 @@ def forecasts(folder: Path) -> str:
     return f"{table(head, cells)}\n\nRoot mean square error of the latents, whose deviation is {values['deviation']}."
 
 
+def rules(folder: Path) -> str:
+    """Returns the table of Spectrum and SADA, beside evenly spaced lists of as many full evaluations."""
+    values = results.read(folder / POLICIES)
+    head = ["steps", "policy", "full evaluations", "error", "evenly spaced, held", "evenly spaced, degree 1"]
+    cells = [
+        [
+            str(row["steps"]),
+            _rule(row["policy"]),
+            f"{row['full']:.1f}",
+            *(f"{statistics.mean(run['rms']):.3f}" for run in (row, *row["even"])),
+        ]
+        for row in values["rules"]
+    ]
+    return table(head, cells)
+
+
+def _rule(name: str) -> str:
+    """Returns a policy as it is written where the numbers behind its first are the defaults."""
+    policy = parse(name)
+    return f"`{policy.prefix}{float(policy.arguments().split(',')[0]):g}`"
+
+
 def curves(folder: Path) -> Any:
     """Plots Frechet distance and CLIP score against forwards, by how evaluations are saved."""
     rows = results.read(folder / CURVES)["ways"]
