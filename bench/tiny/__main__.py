@@ -86,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to work and to write")
     p.add_argument("--start", type=Path, metavar="CHECKPOINT", help="begin with the weights of this diffusers folder")
+    p.add_argument("--first-epoch", type=int, default=0, help="paint the scenes of epochs from this one on (default 0)")
     p.add_argument("--scenes", type=int, help=f"pictures painted for each epoch (default {SCENES})")
     p.add_argument(
         "--minutes",
@@ -135,6 +136,8 @@ def plan_from(arguments: argparse.Namespace) -> Plan:
     scenes = arguments.scenes if arguments.scenes is not None else SMOKE_SCENES if arguments.smoke else SCENES
     if scenes < FEWEST_SCENES:
         raise RecipeError(f"--scenes {scenes}: at least {FEWEST_SCENES} are needed")
+    if arguments.first_epoch < 0:
+        raise RecipeError(f"--first-epoch {arguments.first_epoch}: must be at least 0")
     if arguments.threads < 1:
         raise RecipeError(f"--threads {arguments.threads}: must be at least 1")
     minutes = split_minutes(arguments.minutes, SMOKE_MINUTES if arguments.smoke else TRAINING)
@@ -150,7 +153,7 @@ def plan_from(arguments: argparse.Namespace) -> Plan:
         raise RecipeError(f"cannot write in {directory}: {error.strerror}") from None
     if arguments.start and not (arguments.start / "unet" / "config.json").is_file():
         raise RecipeError(f"--start {arguments.start}: no unet/config.json there; name a folder in diffusers' layout")
-    return Plan(directory, scenes, minutes, arguments.threads, arguments.start)
+    return Plan(directory, scenes, minutes, arguments.threads, arguments.start, arguments.first_epoch)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -63,13 +63,17 @@ BY_NAME = {stage.name: stage for stage in STAGES}
 
 @dataclass(frozen=True)
 class Plan:
-    """What each stage needs: the folder, scenes of an epoch, minutes and threads, and a checkpoint to start from."""
+    """What each stage needs: the folder, scenes of an epoch, minutes and threads, and a checkpoint to start from.
+
+    first_epoch: number of the denoiser's first epoch; each has its own scenes.
+    """
 
     directory: Path
     scenes: int
     minutes: dict[str, float]
     threads: int
     start: Path | None = None
+    first_epoch: int = 0
 
     def result(self, name: str) -> Path:
         """Returns where the result of stage `name` is, or will be; only checkpoints lie outside `work`."""

@@ -182,7 +182,7 @@ def train(plan: Plan, out: Path) -> None:
 
     with Painter(plan.threads, plan.directory) as painter:
         steps = PASSES * sum(batch_counts(plan.scenes).values())
-        epochs = Epochs(lambda epoch: epoch_batches(plan, painter, vae, epoch), steps)
+        epochs = Epochs(lambda epoch: epoch_batches(plan, painter, vae, plan.first_epoch + epoch), steps)
 
         def loss(_: float, step: int) -> tuple[Tensor, str]:
             """Returns the loss of a new batch, and numbers to show."""

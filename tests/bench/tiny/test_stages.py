@@ -46,3 +46,9 @@ def test_a_stage_of_another_name_is_refused(text, tmp_path, capsys):
 def test_minutes_are_shared_out_among_stages_and_one_can_have_its_own():
     minutes = recipe.split_minutes(["30", "vq=7"], {"vq": 40.0, "token-unet": 60.0})
     assert minutes == {"vq": 7.0, "token-unet": 18.0}
+
+
+@pytest.mark.parametrize("option", ["--first-epoch", "--threads", "--scenes"])
+def test_a_number_that_is_none_is_one_line_and_nothing_is_made(option, tmp_path, capsys):
+    assert recipe.main(["--out", str(tmp_path / "x"), option, "-1"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1 and not (tmp_path / "x").exists()
