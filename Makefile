@@ -4,7 +4,7 @@
 # make proof     proofs that are run once (full size, soaks, hundreds of kills); results go to tests/proofs
 # make browser   drives the page of the Studio in Chromium, which must be installed
 # make swift     builds the Swift package, runs its tests and lints it; needs Swift 6, and says how to get it
-# make parity    compares with diffusers, live (large download); PART=0/2: half of it
+# make parity    compares with diffusers, live (large download); PART=0/3: a third of it
 # make coreai-torch  compares with Apple's coreai-torch, live, in an environment of its own (Python 3.11, Linux x86-64)
 # make check     lint and types
 # make docs      builds the documentation into site/

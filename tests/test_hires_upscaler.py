@@ -137,6 +137,7 @@ def test_the_mode_needs_the_second_pass(x4, family):
         family("sd1").generate(PROMPT, **OPTIONS, hires_mode=str(x4))
 
 
+@pytest.mark.filterwarnings("ignore:the networks of")  # said where the upscaler is loaded by this test
 def test_too_little_memory_is_said_before_any_work(x4, family, monkeypatch):
     sd = family("sd1")
     own = memory.needed(sd.model, 64, 64) + 1
