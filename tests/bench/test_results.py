@@ -34,6 +34,22 @@ def test_the_readme_says_of_forecasts_what_was_measured():
         assert steps != 50 or by_degree[1] < by_degree[0]
 
 
+def test_the_guide_says_of_spectrum_and_sada_what_was_measured():
+    said = "`spectrum:2` has less error at 25 steps and more at 50, `sada:4` has less than held lists at both"
+    assert said in " ".join(README.split())
+    errors = {
+        (row["steps"], row["policy"].split(",")[0]): [statistics.mean(run["rms"]) for run in (row, *row["even"])]
+        for row in _results("policies-tiny")["rules"]
+    }
+    spectrum, held, forecast = errors[25, "spectrum:2"]
+    assert spectrum < min(held, forecast)
+    spectrum, held, forecast = errors[50, "spectrum:2"]
+    assert spectrum > max(held, forecast)
+    for steps in (25, 50):
+        sada, held, _ = errors[steps, "sada:4"]
+        assert sada < held
+
+
 def test_the_readmes_memory_is_the_measured_one():
     stages = _results("footprint-sd15-cpu")["stages"]
     assert f"{stages['load and step']['peak_over_weights']:.2f} times its weights" in README
