@@ -10,6 +10,8 @@
 # make docs      builds the documentation into site/
 # make wheel     builds the wheel, installs it into a clean environment of each of PYTHONS and makes a picture
 
+# Processes that tests start load what the one before has compiled, whatever the variable is outside.
+export PYTHONDONTWRITEBYTECODE :=
 PYTHON ?= python3
 PYTHONS ?= $(PYTHON)
 WORKERS ?= logical

@@ -24,7 +24,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(sys.executable).with_name("mlx.launch")
 SECONDS = 240.0  # that a run may take on a machine that is busy
-VARIABLES = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+# Unbuffered, the launcher's threads would print each line in pieces, which mingle.
+VARIABLES = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONUNBUFFERED": ""}
 _PORTS = range(15000, 32000)  # below those that systems give to connections
 _NOT_OURS = ("[ring]", "[WARN]", "loss.png is not drawn")  # the ring's lines, the launcher's, and that of no matplotlib
 
