@@ -16,6 +16,9 @@ export function clientId() {
   return id;
 }
 
+/** Settings about a mask, which end with it: the server refuses them alone. */
+const OF_A_MASK = { mask_blur: null, only_masked: null, padding: null };
+
 /** @param {unknown} value */
 const isNothing = (value) =>
   value === null || value === undefined || value === "" || (Array.isArray(value) && !value.length);
@@ -85,8 +88,9 @@ export class FormState extends EventTarget {
     this.assign({ [name]: value });
   }
 
-  /** Sets several values at once. @param {Record<string, any>} values */
-  assign(values) {
+  /** Sets several values at once; where the mask goes, its settings go too. @param {Record<string, any>} changes */
+  assign(changes) {
+    const values = "mask" in changes && isNothing(changes.mask) ? { ...changes, ...OF_A_MASK } : changes;
     const names = Object.keys(values).filter(
       (name) => JSON.stringify(this.get(name)) !== JSON.stringify(values[name] ?? null),
     );

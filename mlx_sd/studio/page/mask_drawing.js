@@ -2,7 +2,7 @@
 
 /**
  * @typedef {{kind: "stroke", erase: boolean, size: number, points: Array<[number, number]>}} Stroke
- * @typedef {Stroke | {kind: "fill"} | {kind: "clear"} | {kind: "invert"} | {kind: "picture", picture: CanvasImageSource}} Operation
+ * @typedef {Stroke | {kind: "fill"} | {kind: "clear"} | {kind: "invert"}} Operation
  */
 
 const PAINT = "#ff3d7f"; // of the mask on the screen: rare in pictures
@@ -14,11 +14,17 @@ export class MaskDrawing {
   /** @type {Operation[]} */
   #undone = [];
 
-  /** @param {HTMLCanvasElement} canvas of the picture's size @param {() => void} changed */
-  constructor(canvas, changed = () => {}) {
+  /**
+   * @param {HTMLCanvasElement} canvas of the picture's size
+   * @param {CanvasImageSource | null} first a mask to begin with, black and white, which undo keeps
+   * @param {() => void} changed
+   */
+  constructor(canvas, first, changed = () => {}) {
     this.canvas = canvas;
+    this.first = first;
     this.changed = changed;
     this.context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d", { willReadFrequently: true }));
+    this.#drawFirst();
   }
 
   get canUndo() {
@@ -89,6 +95,7 @@ export class MaskDrawing {
 
   #redraw() {
     this.context.clearRect(0, 0, this.canvas.width, this.canvas.height);
+    this.#drawFirst();
     for (const operation of this.#done) this.#draw(operation);
     this.changed();
   }
@@ -103,8 +110,7 @@ export class MaskDrawing {
     else if (operation.kind === "invert") {
       context.globalCompositeOperation = "source-out";
       context.fillRect(0, 0, canvas.width, canvas.height);
-    } else if (operation.kind === "picture") this.#drawPicture(operation.picture);
-    else this.#drawStroke(operation);
+    } else this.#drawStroke(operation);
     context.restore();
   }
 
@@ -122,17 +128,20 @@ export class MaskDrawing {
     context.stroke();
   }
 
-  /** Takes the brightness of a black and white picture as the mask. @param {CanvasImageSource} picture */
-  #drawPicture(picture) {
+  /** Draws the mask that there was: what is bright in its picture. */
+  #drawFirst() {
+    if (!this.first) return;
     const { context, canvas } = this;
-    context.clearRect(0, 0, canvas.width, canvas.height);
-    context.drawImage(picture, 0, 0, canvas.width, canvas.height);
+    context.save();
+    context.drawImage(this.first, 0, 0, canvas.width, canvas.height);
     const pixels = context.getImageData(0, 0, canvas.width, canvas.height);
     for (let i = 0; i < pixels.data.length; i += 4) {
       pixels.data[i + 3] = pixels.data[i];
     }
     context.putImageData(pixels, 0, 0);
     context.globalCompositeOperation = "source-in";
+    context.fillStyle = PAINT;
     context.fillRect(0, 0, canvas.width, canvas.height);
+    context.restore();
   }
 }

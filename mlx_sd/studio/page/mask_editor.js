@@ -64,7 +64,7 @@ function edit(state, picture, mask) {
   const only = el("input", { type: "checkbox", class: "check" });
   only.checked = Boolean(state.get("only_masked"));
 
-  const drawing = new MaskDrawing(canvas, () => {
+  const drawing = new MaskDrawing(canvas, mask, () => {
     undo.disabled = !drawing.canUndo;
     redo.disabled = !drawing.canRedo;
   });
@@ -80,7 +80,6 @@ function edit(state, picture, mask) {
     eraser.setAttribute("aria-pressed", String(erase));
   };
   choose(false);
-  if (mask) drawing.add({ kind: "picture", picture: mask });
 
   const showFeather = () => {
     featherWords.textContent = `${feather.value} px`;
@@ -120,9 +119,8 @@ function edit(state, picture, mask) {
   showFeather();
 
   const save = async () => {
-    const values = { mask_blur: Number(feather.value) || null, only_masked: only.checked || null };
     if (drawing.isEmpty) {
-      state.assign({ ...values, mask: null });
+      state.set("mask", null);
       dialog.close();
       return;
     }
@@ -130,7 +128,12 @@ function edit(state, picture, mask) {
     const reference = await upload(await drawing.toPng());
     use.disabled = false;
     if (!reference) return;
-    state.assign({ ...values, mask: reference, strength: null });
+    state.assign({
+      mask: reference,
+      mask_blur: Number(feather.value) || null,
+      only_masked: only.checked || null,
+      strength: null,
+    });
     dialog.close();
   };
   const begin = (/** @type {number} */ x, /** @type {number} */ y) =>

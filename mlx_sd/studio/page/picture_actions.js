@@ -29,8 +29,6 @@ const NOT_CARRIED = {
   strength: null,
   hires: null,
   extend: null,
-  only_masked: null,
-  mask_blur: null,
 };
 
 /**

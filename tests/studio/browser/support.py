@@ -106,9 +106,25 @@ def generate(page, prompt="a red tent on green grass"):
     page.fill("#prompt-field", prompt)
     page.get_by_role("button", name="Generate", exact=True).click()
     newest = page.locator(f'.recent-tile:first-child:not([data-name="{before}"])')
-    newest.wait_for()
-    page.wait_for_selector('#stage[data-mode="done"] .stage-image.ready')
+    try:
+        newest.wait_for()
+        page.wait_for_selector('#stage[data-mode="done"] .stage-image.ready')
+    except Exception as error:
+        raise AssertionError(f"no new picture after {before!r}: {_state(page)}") from error
     return newest.get_attribute("data-name")
+
+
+def _state(page) -> str:
+    """Returns what the page shows and what the server says of its jobs, for a test that waited in vain."""
+    parts = {
+        "connection": page.evaluate("document.querySelector('#connection').dataset.state"),
+        "stage": page.evaluate("document.querySelector('#stage').dataset.mode"),
+        "text": page.inner_text("body")[:2000],
+        "pictures": page.evaluate("[...document.querySelectorAll('.recent-tile')].map((tile) => tile.dataset.name)"),
+        "invalid": page.evaluate("[...document.querySelectorAll(':invalid')].map((part) => part.outerHTML)"),
+        "jobs": page.evaluate("fetch('/api/jobs').then((answer) => answer.text())"),
+    }
+    return json.dumps(parts, indent=2)
 
 
 def png(path, size=(64, 64), colour=(200, 40, 30), settings=None):

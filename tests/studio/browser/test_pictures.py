@@ -80,12 +80,33 @@ def test_a_mask_is_painted_erased_undone_and_inverted(page, address, tmp_path):
     assert mask.getpixel((10, 32)) == 0 and mask.getpixel((32, 5)) == 255
 
     page.get_by_role("button", name="Change the mask").click()
+    expect(canvas).to_be_focused()
     page.keyboard.press("i")
-    page.keyboard.press("Control+z")
+    for _ in range(3):
+        page.keyboard.press("Control+z")
     page.get_by_role("button", name="Use the mask").click()
-    assert painted(page, address).tobytes() == mask.tobytes()
+    assert painted(page, address).tobytes() == mask.tobytes(), "undo ends at the mask that there was"
     generate(page, "a moon")
     expect(page.locator(".stage-caption")).to_contain_text("a moon")
+
+    page.get_by_role("button", name="Take the mask out").click()
+    assert "mask_blur" not in page.evaluate("JSON.parse(localStorage['mlx-sd-form'])"), "it is about a mask"
+    generate(page, "a sun")
+    expect(page.locator(".stage-caption")).to_contain_text("a sun")
+
+
+def test_a_mask_in_which_everything_is_erased_is_none(page, address, tmp_path):
+    opened(page, address)
+    drop(page, png(tmp_path / "plain.png"))
+    page.locator(".start-part").get_by_role("button", name="Paint a mask").click()
+    expect(page.locator(".mask-canvas")).to_be_focused()
+    page.keyboard.press(" ")
+    page.get_by_label("Feather in pixels").fill("3")
+    page.get_by_role("button", name="Clear", exact=True).click()
+    page.get_by_role("button", name="Use the mask").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    form = page.evaluate("JSON.parse(localStorage['mlx-sd-form'])")
+    assert "mask" not in form and "mask_blur" not in form
 
 
 def test_a_mask_is_painted_by_the_keyboard_alone(page, address, tmp_path):
