@@ -24,8 +24,11 @@ CELL = 8  # pixels a side under one latent, and under one number of a mask
 FIRST_SEED = 10_000_000  # scene i has seed FIRST_SEED + i; smaller seeds are never trained on
 SEEDS_PER_EPOCH = 100_000
 SCENES_PER_TASK = 16
-KEPT = (0.35, 0.55, 0.9, 0.5)  # share of the scenes kept, by their number of things, balloons among them
-HARD = 1.6  # times as often kept are scenes with a lighthouse: its stripes are the finest of all things
+KEPT = (0.15, 0.25, 0.45, 0.25)  # share of the scenes kept, by their number of things, balloons among them
+STRIPED = 1.6  # times as often kept are scenes with a lighthouse: its stripes are the finest of all things
+DIM = {"night": 1.8, "stormy": 1.5}  # and those with colours in dim light, where orange, red and pink are near
+GREEN = 1.5  # and those with a green thing on green grass
+PLANTS = ("pine tree", "cactus")  # things that are green whatever their colour
 _DIFFERENCE = 24  # sum over RGB of what a thing changes in a pixel that it covers, more than
 
 
@@ -52,13 +55,26 @@ def training_scenes(count: int) -> list[Scene]:
 
 
 def epoch_scenes(epoch: int) -> Iterator[Scene]:
-    """Yields the scenes of an epoch: two things and lighthouses are more frequent than `sample_scene` draws them."""
+    """Yields the scenes of an epoch: two things, and what is hard, are more frequent than `sample_scene` draws them."""
     for index in itertools.count(epoch * SEEDS_PER_EPOCH):
         scene = training_scene(index)
-        things = len(scene.things) + (scene.balloon is not None)
-        hard = any(thing.kind == "lighthouse" for thing in scene.things)
-        if random.Random(index).random() < KEPT[things] * (HARD if hard else 1):
+        if random.Random(index).random() < share_kept(scene):
             yield scene
+
+
+def share_kept(scene: Scene) -> float:
+    """Returns which share of the scenes like this one is trained on, in (0, 1] or above, where all are."""
+    things = [(thing.kind, thing.color) for thing in scene.things]
+    if scene.balloon:
+        things.append(("balloon", scene.balloon.color))
+    share = KEPT[len(things)]
+    if any(kind == "lighthouse" for kind, _ in things):
+        share *= STRIPED
+    if any(kind not in PLANTS for kind, _ in things):
+        share *= DIM.get(scene.sky, 1)
+    if scene.ground == "meadow" and any(kind in PLANTS or color == "green" for kind, color in things):
+        share *= GREEN
+    return share
 
 
 def first_scenes(epoch: int, count: int) -> list[Scene]:
