@@ -28,6 +28,7 @@ KEPT = (0.15, 0.25, 0.45, 0.25)  # share of the scenes kept, by their number of 
 STRIPED = 1.6  # times as often kept are scenes with a lighthouse: its stripes are the finest of all things
 DIM = {"night": 1.8, "stormy": 1.5}  # and those with colours in dim light, where orange, red and pink are near
 GREEN = 1.5  # and those with a green thing on green grass
+BALLOON = 1.5  # and those with a balloon: it is left out, or blurred, more often than what stands on the ground
 PLANTS = ("pine tree", "cactus")  # things that are green whatever their colour
 _DIFFERENCE = 24  # sum over RGB of what a thing changes in a pixel that it covers, more than
 
@@ -68,6 +69,8 @@ def share_kept(scene: Scene) -> float:
     if scene.balloon:
         things.append(("balloon", scene.balloon.color))
     share = KEPT[len(things)]
+    if scene.balloon:
+        share *= BALLOON
     if any(kind == "lighthouse" for kind, _ in things):
         share *= STRIPED
     if any(kind not in PLANTS for kind, _ in things):
