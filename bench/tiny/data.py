@@ -25,10 +25,9 @@ FIRST_SEED = 10_000_000  # scene i has seed FIRST_SEED + i; smaller seeds are ne
 SEEDS_PER_EPOCH = 100_000
 SCENES_PER_TASK = 16
 KEPT = (0.15, 0.25, 0.45, 0.25)  # share of the scenes kept, by their number of things, balloons among them
-STRIPED = 1.6  # times as often kept are scenes with a lighthouse: its stripes are the finest of all things
+HARD = {"sailboat": 1.6, "lighthouse": 1.5, "snowman": 1.5, "cactus": 1.4}  # times as often kept are scenes with one
 DIM = {"night": 1.8, "stormy": 1.5}  # and those with colours in dim light, where orange, red and pink are near
-GREEN = 1.5  # and those with a green thing on green grass
-BALLOON = 1.5  # and those with a balloon: it is left out, or blurred, more often than what stands on the ground
+GREEN = 1.5  # and those with a green thing on green grass or before green hills
 PLANTS = ("pine tree", "cactus")  # things that are green whatever their colour
 _DIFFERENCE = 24  # sum over RGB of what a thing changes in a pixel that it covers, more than
 
@@ -69,13 +68,11 @@ def share_kept(scene: Scene) -> float:
     if scene.balloon:
         things.append(("balloon", scene.balloon.color))
     share = KEPT[len(things)]
-    if scene.balloon:
-        share *= BALLOON
-    if any(kind == "lighthouse" for kind, _ in things):
-        share *= STRIPED
+    share *= max((HARD.get(kind, 1) for kind, _ in things), default=1)
     if any(kind not in PLANTS for kind, _ in things):
         share *= DIM.get(scene.sky, 1)
-    if scene.ground == "meadow" and any(kind in PLANTS or color == "green" for kind, color in things):
+    green = scene.ground == "meadow" or scene.mountains == "green hills"
+    if green and any(kind in PLANTS or color == "green" for kind, color in things):
         share *= GREEN
     return share
 
