@@ -18,6 +18,7 @@ import numpy as np
 
 from .painting import BODY_RADII, CANVAS, SIDES
 from .scenes import BODY_HEIGHTS, BODY_WANDER, Scene, caption, render, sample_scene
+from .things import COLOURLESS
 
 SIZE = 256
 CELL = 8  # pixels a side under one latent, and under one number of a mask
@@ -28,7 +29,6 @@ KEPT = (0.15, 0.25, 0.45, 0.25)  # share of the scenes kept, by their number of 
 HARD = {"sailboat": 1.6, "lighthouse": 1.5, "snowman": 1.5, "cactus": 1.4}  # times as often kept are scenes with one
 DIM = {"night": 1.8, "stormy": 1.5}  # and those with colours in dim light, where orange, red and pink are near
 GREEN = 1.5  # and those with a green thing on green grass or before green hills
-PLANTS = ("pine tree", "cactus")  # things that are green whatever their colour
 _DIFFERENCE = 24  # sum over RGB of what a thing changes in a pixel that it covers, more than
 
 
@@ -69,10 +69,10 @@ def share_kept(scene: Scene) -> float:
         things.append(("balloon", scene.balloon.color))
     share = KEPT[len(things)]
     share *= max((HARD.get(kind, 1) for kind, _ in things), default=1)
-    if any(kind not in PLANTS for kind, _ in things):
+    if any(kind not in COLOURLESS for kind, _ in things):
         share *= DIM.get(scene.sky, 1)
-    green = scene.ground == "meadow" or scene.mountains == "green hills"
-    if green and any(kind in PLANTS or color == "green" for kind, color in things):
+    green_behind = scene.ground == "meadow" or scene.mountains == "green hills"
+    if green_behind and any(kind in COLOURLESS or color == "green" for kind, color in things):
         share *= GREEN
     return share
 

@@ -94,4 +94,4 @@ THINGS: dict[str, Callable[[Brush, Color], None]] = {
     "cactus": cactus,
     "snowman": snowman,
 }
-COLOURLESS = ("pine tree", "cactus")  # drawn in one colour, whatever the caption's
+COLOURLESS = ("pine tree", "cactus")  # drawn in green, whatever the caption's colour
