@@ -298,7 +298,7 @@ def test_a_full_disk_leaves_nothing(family, tmp_path, monkeypatch, capfd):
         (("--target", "iOS18"), "Core AI is of OS27"),
         (("--split",), "--split is of Core ML"),
         (("--stateful", "--unet", "full"), "--stateful is of DeepCache's functions"),
-        (("--branch", "9"), "there is no branch 9"),
+        (("--branch", "12"), "there is no branch 12"),
         (("--width", "65"), "multiples of"),
     ),
 )

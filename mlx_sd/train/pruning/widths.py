@@ -21,7 +21,7 @@ from ...networks.unet import UNet
 from ...networks.unet_config import UNetConfig
 from .channels import Channels
 
-TOLERANCE = 0.02  # by how much of its target, or of half the whole cost, a plan's cost may differ from its target
+TOLERANCE = 0.03  # by how much of its target, or of half the whole cost, a plan's cost may differ from its target
 EVEN = math.log(1.25)  # the largest and the smallest of the levels' ratios may differ by this factor
 _TOKENS = 77  # of a prompt
 _MOST_TRIED = 200  # widths whose network is built to see whether it has the same layers
@@ -173,7 +173,7 @@ def choose_widths(costs: WidthCosts, share: float, attending: Sequence[bool]) ->
             break
     if uneven:
         return min(uneven, key=lambda pair: pair[0])[1]
-    way_out = f"; the nearest is {min(nearest, key=lambda n: abs(n - share)):.2f}" if nearest else ""
+    way_out = f"; the nearest is {min(nearest, key=lambda n: abs(n - share)):.3f}" if nearest else ""
     raise InputError(f"no widths of this UNet remove {share:.2f} of its {costs.kind}{way_out}")
 
 
