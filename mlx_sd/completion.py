@@ -21,6 +21,7 @@ from .request import (
     DENOISE_TILE,
     GUIDANCE,
     GUIDANCE_CLASSES,
+    GUIDANCE_EMBEDDED,
     GUIDANCE_SDXL,
     GUIDANCE_TOKENS,
     GUIDANCE_UPSCALER,
@@ -287,7 +288,9 @@ def _size(model: Model, width: int | None, height: int | None) -> tuple[int, int
 
 
 def default_guidance(model: Model) -> float:
-    """Returns the guidance of the family; 1 is none, for models that cannot do without a prompt or a class."""
+    """Returns the guidance of the model, or of its family; 1 is none, where there is no prompt or class to drop."""
+    if model.name == MODEL:
+        return GUIDANCE_EMBEDDED
     if model.family in (Family.UNCONDITIONAL, Family.SUPER_RESOLUTION):
         return 1.0
     if model.family is Family.CLASS_CONDITIONAL:

@@ -191,7 +191,7 @@ class StableDiffusion:
             count: pictures of each prompt, 1 or more.
             batch: pictures that go through the UNet together, 1 or more; it does not change the pictures.
             steps: steps of the sampler, from 1 to the training timesteps (1000); 25, upscalers 75 or 100.
-            guidance: strength of classifier-free guidance; at most 1 is none. 7.5, SDXL 5, x4 upscaler 9, classes 3.
+            guidance: strength of classifier-free guidance; at most 1 is none. Default: 7.5, SDXL 5, embedded 3.
             guidance_rescale: from 0 to 1, how far guidance's contrast is taken back (Lin et al. 2023).
             pag: scale of perturbed-attention guidance, from 0; None is none (Ahn et al. 2024).
             pag_adaptive: how much that scale falls with each timestep below 1000, from 0; 0.

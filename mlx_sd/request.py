@@ -45,6 +45,7 @@ MODEL = "tiny"  # the embedded checkpoint
 # What is used where neither the user nor the checkpoint says otherwise.
 STEPS, STEPS_UPSCALER, STEPS_SUPER_RESOLUTION = 25, 75, 100
 GUIDANCE, GUIDANCE_SDXL, GUIDANCE_UPSCALER, GUIDANCE_CLASSES, GUIDANCE_TOKENS = 7.5, 5.0, 9.0, 3.0, 2.0
+GUIDANCE_EMBEDDED = 3.0  # of the embedded checkpoint, by the share of captions that come true
 REFINE_AT = 0.8  # as SDXL's authors have it
 DENOISE_TILE = 128  # latents a side that an upscaler's UNet computes at once, at least
 DTYPES = ("float16", "bfloat16", "float32")
@@ -146,7 +147,8 @@ class Request(PromptSettings, GuidanceSettings, ImageSettings, AdapterSettings, 
     guidance: float | None = setting(
         None,
         f"strength of classifier-free guidance; at most 1 is none (default {GUIDANCE}; SDXL {GUIDANCE_SDXL}, the x4 "
-        f"upscaler {GUIDANCE_UPSCALER}, classes {GUIDANCE_CLASSES}, tokens {GUIDANCE_TOKENS})",
+        f"upscaler {GUIDANCE_UPSCALER}, the embedded checkpoint {GUIDANCE_EMBEDDED}, classes {GUIDANCE_CLASSES}, "
+        f"tokens {GUIDANCE_TOKENS})",
         kind=float,
         range=Range(),
         metavar="SCALE",

@@ -114,7 +114,7 @@ REFUSED = {
     "other settings": (
         (),
         ("--prompts", "plain.txt", "--output", "{number}.png", "--guidance", "2"),
-        "1.png was made with other settings (guidance 7.5, here 2.0); choose another name, or --overwrite replaces it",
+        "1.png was made with other settings (guidance 3.0, here 2.0); choose another name, or --overwrite replaces it",
     ),
     "another file of prompts": (
         (APART, 'Path("prompts.txt").write_text("a tent" if rank == "1" else "a house")'),

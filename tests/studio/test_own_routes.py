@@ -137,7 +137,7 @@ def test_a_request_is_checked_before_it_is_made(client):
     assert chunk["length"] == 3 and chunk["room"] == 75
     cost = checked["cost"]
     assert cost["evaluations"] == cost["full"] == 9 and cost["macs"] == cost["macs_plain"] and cost["share"] == 1
-    assert checked["completed"]["guidance"] == 7.5
+    assert checked["completed"]["guidance"] == 3.0
     cached = client.post("/api/check", json={"request": SMALL | {"steps": 9, "deepcache": "3"}}).json()["cost"]
     assert cached["full"] == 3 and cached["macs_plain"] == cost["macs"] and cached["share"] < 0.5
     fast = client.post("/api/check", json={"request": {"prompt": "x", "speed": "fast"}}).json()["cost"]

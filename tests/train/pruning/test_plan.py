@@ -168,8 +168,8 @@ def test_a_share_that_would_remove_nothing_is_refused():
 
 
 def test_shares_that_no_widths_have_are_refused_with_the_nearest():
-    with pytest.raises(InputError, match=r"no widths .* remove 0.95 of its macs; the nearest is 0\.\d\d\d"):
-        planned(FAMILIES["sd1"]["unet"], 0.95)
+    with pytest.raises(InputError, match=r"no widths .* remove 0.98 of its macs; the nearest is 0\.\d\d\d"):
+        planned(FAMILIES["sd1"]["unet"], 0.98)
 
 
 def test_unets_of_another_class_are_refused():

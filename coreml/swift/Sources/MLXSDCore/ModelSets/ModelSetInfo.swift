@@ -69,6 +69,11 @@ public struct ModelSetInfo: Codable, Sendable, Equatable {
     public struct Model: Codable, Sendable, Equatable {
         public let name: String
         public let hash: String
+
+        /// Strength of guidance where a request names none: that of the embedded checkpoint, or of the family.
+        func defaultGuidance(isXL: Bool) -> Double {
+            name == "tiny" ? 3 : isXL ? 5 : 7.5
+        }
     }
 
     /// Where the UNet was cut, and what each of its roles costs.

@@ -67,7 +67,7 @@ struct GenerationPlan: Sendable {
 
         // Prompts
         let embedsGuidance = info.networks.unet.guidanceWidth != nil
-        guidance = Float(request.guidance ?? (isXL ? 5 : 7.5))
+        guidance = Float(request.guidance ?? info.model.defaultGuidance(isXL: isXL))
         style = request.promptStyle
         let style = style
         let directions = style == .a1111 ? PromptDirection.all(text) : [PromptDirection(text: text)]

@@ -23,7 +23,7 @@ public struct GenerationRequest: Sendable, Equatable {
     public var seed: Int?
     /// The number of steps of the sampler; nil is 25.
     public var steps: Int?
-    /// Strength of classifier-free guidance; at most 1 is none. Nil is 7.5, of SDXL 5.
+    /// Strength of classifier-free guidance; at most 1 is none. Nil is 7.5, of SDXL 5, of `tiny` 3.
     public var guidance: Double?
     /// How far guidance's contrast is taken back, 0 to 1.
     public var guidanceRescale = 0.0
