@@ -53,7 +53,6 @@ COMMANDS = {
     "peaks": Command("memory", "memory of a picture with and without --low-memory, counted from shapes"),
     "sizes": Command("memory", "bytes and multiplications of every Core ML package"),
     "report": Command("report", "tables and plots of the results, in the pages that hold them"),
-    "figure": Command("report", "plot of what solvers measured"),
     "pages": Command("report", "the pictures of the guide, by the commands that its pages show"),
     "showcase": Command("report", "the README's picture"),
     "tiny": Command("tiny", "trains the embedded checkpoints again"),

@@ -15,7 +15,7 @@ from mlx_sd.request import Request
 from mlx_sd.tasks.edges import canny
 
 from ..quality import landscapes, scores
-from ..quality.solvers import FIRST_OTHER, FIRST_TRUE
+from ..quality.landscapes import FIRST_OTHER, FIRST_TRUE
 from ..quality.truth_judge import judge
 from ..tiny.claims import claims
 from ..tiny.scenes import render

@@ -33,10 +33,12 @@ def add_arguments(p: Parser, images: int, work: str) -> None:
     p.add_argument("--so-far", action="store_true", help="make no more pictures; only points that have all of them")
 
 
-def check_images(p: Parser, images: int) -> None:
-    """Ends with one line and exit code 2 for a number of pictures that is no multiple of a block."""
+def check_images(p: Parser, images: int, most: int) -> None:
+    """Ends with one line and exit code 2 for a number of pictures that is no multiple of a block, or above `most`."""
     if images < BLOCK or images % BLOCK:
         p.error(f"--images must be a multiple of {BLOCK}, not {images}")
+    if images > most:
+        p.error(f"--images must be at most {most}, the captions of the measure, not {images}")
 
 
 def scenes(block: int) -> range:

@@ -2,8 +2,8 @@
 
 A configuration is a solver, a number of steps, and a loop (DeepCache, T-GATE, both or neither). All start from the same
 noise and the same prompts. The cost is multiplications, counted as they would run, in forwards of the whole guided
-UNet. The quality is the Frechet distance to true pictures, the CLIP score with the prompts, and the errors against the
-same solver and steps with every step full.
+UNet. The quality is the share of captions that come true by rules on pixels, the Frechet distance to true pictures, the
+CLIP score with the prompts, and the errors against the same solver and steps with every step full.
 
 Finished blocks are stored in --work and not computed again; runs may share it.
 """
@@ -22,18 +22,19 @@ import numpy as np
 from mlx_sd.completion import table_of
 from mlx_sd.cost import passes_of
 from mlx_sd.ranks.exchange import Ranks
-from mlx_sd.request import Request
+from mlx_sd.request import GUIDANCE_EMBEDDED, Request
 from mlx_sd.sampling import loop
 
 from .. import arguments, dealing, results
 from ..speed.loops import Loop
-from . import blocks, fidelity, landscapes, solvers
+from ..tiny.claims import COUNT, claims
+from . import blocks, fidelity, solvers
 
 _EXAMPLES = """examples:
   python -m bench curves --work curves-work --json curves.json
   python -m bench curves --images 128 --work curves-work --json curves.json
 """
-GUIDANCE = 7.5
+GUIDANCE = GUIDANCE_EMBEDDED
 PAPER = "ddim"  # the solver of the papers' tables, in 50 steps
 INTERVALS = (1, 2, 3, 5, 10, 20)
 
@@ -81,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     blocks.add_arguments(p, 4 * blocks.BLOCK, "curves-work")
     arguments.add_json(p)
     options = p.parse_args(argv)
-    blocks.check_images(p, options.images)
+    blocks.check_images(p, options.images, COUNT)
     return dealing.run("curves", lambda ranks: _curves(options, ranks))
 
 
@@ -118,7 +119,7 @@ class ReuseComparison:
         return self.sd.complete(request)
 
     def block(self, configuration: Configuration, block: int) -> blocks.Arrays:
-        """Returns the final latents (16, h, w, C), the pictures (16, H, W, 3) and their features of one block."""
+        """Returns of one block the final latents (16, h, w, C), the pictures (16, H, W, 3), and what `judged` does."""
         return blocks.load(*self.job(configuration, block))
 
     def job(self, configuration: Configuration, block: int) -> tuple[Path, Callable[[], Mapping[str, Any]]]:
@@ -129,12 +130,12 @@ class ReuseComparison:
         settings, side = self.settings(configuration), self.sd.unet.config.sample_size
         stream = np.random.RandomState(block)
         noise = mx.array(stream.standard_normal((blocks.BLOCK, side, side, 4)).astype(np.float32))
-        texts = landscapes.captions(blocks.scenes(block))
+        texts = [claims()[number].caption for number in blocks.scenes(block)]
         predict = self.sd.predictor([settings.with_values(prompt=text) for text in texts])
         latents = loop.run(table_of(self.sd.model, settings), predict, noise, lambda: noise)
         pixels = self.sd.decode(latents)
         pictures = mx.round((pixels + 1) * 127.5).astype(mx.uint8)
-        return {"latents": latents, "pictures": pictures, "features": self.solvers.clip.images(pixels)}
+        return {"latents": latents, "pictures": pictures} | self.solvers.judged(pixels, block)
 
     def cost(self, configuration: Configuration) -> float:
         """Counts the multiplications of the whole loop, in those of one forward of the whole guided UNet."""
@@ -165,6 +166,7 @@ class ReuseComparison:
             "evaluations": len(table_of(self.sd.model, self.settings(configuration)).rows),
             "forwards": round(self.cost(configuration), 3),
             **self.solvers.picture_scores(arrays["features"]),
+            **solvers.share_true(arrays),
             "drift_rms": round(float(np.median(fidelity.rms(arrays["latents"], full["latents"]))), 5),
             "psnr": round(float(psnr), 2) if np.isfinite(psnr) else None,
         }

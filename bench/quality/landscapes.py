@@ -25,6 +25,7 @@ from .scores import Features
 JUDGE = Path(__file__).parent / "judge"
 WEIGHTS = JUDGE / "clip_image.safetensors"
 
+FIRST_TRUE, FIRST_OTHER = 1_000_000, 2_000_000  # seeds of true pictures to compare with, and of others
 _SIDE = 128  # pixels a side of the pictures that the CLIP was trained on
 _CONVOLUTIONS = 10
 _EPS = 1e-5  # of the batch normalisations

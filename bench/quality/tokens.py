@@ -82,9 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     blocks.add_arguments(p, IMAGES, "tokens-work")
     arguments.add_json(p)
     options = p.parse_args(argv)
-    blocks.check_images(p, options.images)
-    if options.images > COUNT:
-        p.error(f"--images must be at most {COUNT}, the captions of the measure, not {options.images}")
+    blocks.check_images(p, options.images, COUNT)
     return dealing.run("tokens", lambda ranks: _tokens(options, ranks))
 
 

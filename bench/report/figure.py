@@ -1,20 +1,16 @@
-"""Plot of what solvers measured at one guidance: python -m bench figure RESULTS --guidance 7.5 solvers.png.
+"""Plots of what solvers measured, at one guidance each.
 
 Which samplers there are, and the column of each, follows from the results.
 """
 
-import sys
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from mlx_sd.core import command
-from mlx_sd.core.errors import InputError
-
-from .. import arguments, results
+from .. import results
 from ..quality.solvers import EVALUATIONS
-from . import plots
+from . import plots, solvers
 
 COLUMNS = ("one evaluation a step", "two evaluations a step", "with fresh noise")
 MEASURES = {
@@ -31,14 +27,16 @@ STYLES = [
 Point = dict[str, Any]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit code."""
-    p = arguments.parser("figure", __doc__)
-    p.add_argument("results", type=Path, help="the JSON that python -m bench solvers wrote")
-    p.add_argument("--guidance", type=float, default=7.5, help="default 7.5")
-    p.add_argument("output", type=Path, help="the PNG to write")
-    options = p.parse_args(argv)
-    return command.run("bench figure", lambda: _draw(results.read(options.results), options.guidance, options.output))
+def unguided(folder: Path) -> Any:
+    """Plots what solvers measured without guidance."""
+    values = results.read(folder / solvers.SOLVERS)
+    return drawn(values, solvers.guidances(values)[0])
+
+
+def guided(folder: Path) -> Any:
+    """Plots what solvers measured with guidance."""
+    values = results.read(folder / solvers.SOLVERS)
+    return drawn(values, solvers.guidances(values)[1])
 
 
 def columns(points: Sequence[Point]) -> dict[str, str]:
@@ -56,12 +54,9 @@ def _column(line: Sequence[Point]) -> str:
     return COLUMNS[1] if most["evaluations"] > 1.5 * most["steps"] else COLUMNS[0]
 
 
-def _draw(values: results.Results, guidance: float, output: Path) -> None:
-    """One row a measure, one column of COLUMNS a column."""
+def drawn(values: results.Results, guidance: float) -> Any:
+    """Plots the points at one guidance: one row a measure, one column of COLUMNS a column."""
     points = [point for point in values["points"] if point["guidance"] == guidance]
-    if not points:
-        measured = sorted({point["guidance"] for point in values["points"]})
-        raise InputError(f"there is nothing at guidance {guidance:g}, but at {', '.join(f'{g:g}' for g in measured)}")
     points = [point for point in points if point["evaluations"] <= max(EVALUATIONS)]
     samplers = columns(points)
     figure = plots.figure(11, 9.5)
@@ -87,7 +82,7 @@ def _draw(values: results.Results, guidance: float, output: Path) -> None:
     for axis in axes[-1]:
         axis.set_xlabel("evaluations of the network")
     figure.suptitle(f"The embedded checkpoint at guidance {guidance:g}, {values['images']} pictures a point")
-    plots.save(figure, output)
+    return figure
 
 
 def _panel(axis: Any, points: Sequence[Point], measure: str, samplers: Sequence[str]) -> None:
@@ -123,7 +118,3 @@ def _true_level(axis: Any, values: results.Results, measure: str) -> None:
     if measure == "clip_score":
         axis.axhline(values["true"][measure], color="0.4", linewidth=1, linestyle=":", zorder=0)
         axis.text(50, values["true"][measure], "true ones", ha="right", va="bottom", fontsize=7, color="0.35")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

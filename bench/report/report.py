@@ -19,7 +19,7 @@ from mlx_sd.core.files import atomic_file
 from .. import arguments, results
 from ..memory import peaks, training
 from ..speed.loops import MODELS
-from . import cluster, exports, mine, plots, reuse, speed, tokens
+from . import cluster, exports, figure, mine, plots, reuse, solvers, speed, tokens
 
 ROOT = Path(__file__).parents[2]
 SECTIONS: dict[str, Callable[[Path], str]] = {
@@ -30,6 +30,8 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
     "papers": reuse.papers,
     "forecasts": reuse.forecasts,
     "policy-rules": reuse.rules,
+    "solvers": solvers.section,
+    "aligned": solvers.aligned,
     "peer": speed.peer,
     "profile": speed.profile,
     "prediction": speed.prediction,
@@ -49,6 +51,8 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
 PLOTS: dict[str, Callable[[Path], Any]] = {
     "docs/step-profile.png": speed.levels,
     "docs/reuse.png": reuse.curves,
+    "docs/solvers.png": figure.guided,
+    "docs/solvers-unguided.png": figure.unguided,
     "docs/cluster.png": cluster.figure,
     "docs/tokens.png": tokens.by_calls,
 }
@@ -102,13 +106,13 @@ def _report(options: argparse.Namespace) -> None:
 
 def write(folder: Path, home: Path) -> None:
     """Writes sections and plots of a folder of results into the pages and plots under `home`."""
-    figures = {name: plot(folder) for name, plot in PLOTS.items()}  # before anything is written
+    drawings = {name: plot(folder) for name, plot in PLOTS.items()}  # before anything is written
     texts = {page: updated(page, folder) for page in pages(home)}
     for page, text in texts.items():
         with atomic_file(page) as f:
             f.write(text.encode())
-    for name, figure in figures.items():
-        plots.save(figure, home / name)
+    for name, drawing in drawings.items():
+        plots.save(drawing, home / name)
 
 
 def check(folder: Path, home: Path) -> None:

@@ -19,7 +19,8 @@ from .cells import flags, machine
 
 CURVES, POLICIES = "curves-tiny-cpu.json", "policies-tiny.json"
 PAPER = {"sampler": "ddim", "steps": 50}  # the solver and steps of the papers, with which the others are compared
-FRECHET_FACTOR, CLIP_LOSS = 1.02, 1.0  # how much worse than PAPER's a row may be to count as equally good
+# How much worse than PAPER's a row may be to count as equally good: the last in points of truth.
+FRECHET_FACTOR, CLIP_LOSS, TRUTH_LOSS = 1.02, 1.0, 1.0
 
 
 def papers(folder: Path) -> str:
@@ -27,7 +28,7 @@ def papers(folder: Path) -> str:
     values = results.read(folder / CURVES)
     rows = [row for row in values["ways"] if row.items() >= PAPER.items()]
     full = next(row for row in rows if row["loop"] == "full")
-    head = ["DDIM, 50 steps", f"fewer {TIMES}", "Frechet distance", "CLIP score", "PSNR to every step full"]
+    head = ["DDIM, 50 steps", f"fewer {TIMES}", "true", "Frechet distance", "CLIP score", "PSNR to every step full"]
     cells = [[flags(row["loop"]), f"{full['forwards'] / row['forwards']:.2f}", *_scores(row)] for row in rows]
     low, middle, high = values["other_true"]["frechet"]
     note = (
@@ -41,12 +42,13 @@ def by_cost(folder: Path) -> str:
     """Returns the table of all rows by their cost, in forwards of the whole guided UNet."""
     values = results.read(folder / CURVES)
     paper = _paper(values)
-    head = ["forwards", "solver, steps", "reuse", "Frechet distance", "to that of 50 steps of DDIM", "CLIP score"]
+    head = ["forwards", "solver, steps", "reuse", "true", "Frechet distance", "to that of 50 of DDIM", "CLIP score"]
     cells = [
         [
             f"{row['forwards']:.2f}",
             f"{row['sampler']}, {row['steps']}",
             flags(row["loop"]),
+            _truth(row),
             f"{row['frechet']:.1f}",
             f"{100 * (row['frechet'] / paper['frechet'] - 1):+.1f}%",
             f"{row['clip_score']:.2f}",
@@ -55,7 +57,8 @@ def by_cost(folder: Path) -> str:
     ]
     row = best(values)
     note = (
-        "The least within 2% of the Frechet distance of 50 steps of DDIM, and a point of their CLIP score, is "
+        "The least within 2% of the Frechet distance of 50 steps of DDIM, a point of their CLIP score and a point of "
+        "their truth is "
         f"{row['sampler']} in {row['steps']} steps, {flags(row['loop'])}: "
         f"{paper['forwards'] / row['forwards']:.1f} times fewer multiplications."
     )
@@ -68,14 +71,14 @@ def presets(folder: Path) -> str:
     rows = {"50 steps of DDIM": _paper(values)} | {
         f"`--speed {name}`": row for name, preset in EMBEDDED.items() if (row := row_of(values, preset))
     }
-    head = ["", "sampler, steps", "reuse", "forwards", "Frechet distance", "CLIP score"]
+    head = ["", "sampler, steps", "reuse", "forwards", "true", "Frechet distance", "CLIP score"]
     cells = [
         [
             name,
             f"{row['sampler']}, {row['steps']}",
             flags(row["loop"]),
             f"{row['forwards']:.2f}",
-            *_scores(row)[:2],
+            *_scores(row)[:3],
         ]
         for name, row in rows.items()
     ]
@@ -95,9 +98,10 @@ def preset_note(values: results.Results, row: results.Results) -> str:
     paper = _paper(values)
     fewer, clip_score = paper["forwards"] / row["forwards"], row["clip_score"] - paper["clip_score"]
     frechet = 100 * (row["frechet"] / paper["frechet"] - 1)
+    truth = row["truth"]["percent"] - paper["truth"]["percent"]
     return (
-        f"{fewer:.1f} times fewer multiplications than 50 steps of DDIM, Frechet distance {frechet:+.1f}%, "
-        f"CLIP score {clip_score:+.1f}"
+        f"{fewer:.1f} times fewer multiplications than 50 steps of DDIM, truth {truth:+.0f} points, Frechet distance "
+        f"{frechet:+.1f}%, CLIP score {clip_score:+.1f}"
     )
 
 
@@ -137,13 +141,13 @@ def _rule(name: str) -> str:
 
 
 def curves(folder: Path) -> Any:
-    """Plots Frechet distance and CLIP score against forwards, by how evaluations are saved."""
-    rows = results.read(folder / CURVES)["ways"]
-    figure = plots.figure(9, 4.2)
+    """Plots truth, Frechet distance and CLIP score against forwards, by how evaluations are saved."""
+    rows = [row | {"true": row["truth"]["percent"]} for row in results.read(folder / CURVES)["ways"]]
+    figure = plots.figure(11, 4.2)
     for axes, score, title in zip(
-        figure.subplots(1, 2),
-        ("frechet", "clip_score"),
-        ("Frechet distance (less is better)", "CLIP score"),
+        figure.subplots(1, 3),
+        ("true", "frechet", "clip_score"),
+        ("captions that come true, percent", "Frechet distance (less is better)", "CLIP score"),
         strict=True,
     ):
         groups = dict.fromkeys((row["group"], row["sampler"]) for row in rows)
@@ -172,12 +176,13 @@ def curves(folder: Path) -> Any:
 def best(values: results.Results) -> results.Results:
     """Returns the row with the fewest multiplications that is as good as 50 steps of DDIM.
 
-    That is a Frechet distance within 2% of theirs, and a CLIP score at most a point lower: very few steps end in clear
-    pictures that show less of the prompt.
+    That is a Frechet distance within 2% of theirs, and a CLIP score and a truth at most a point lower: very few steps
+    end in clear pictures that show less of the prompt.
     """
     paper = _paper(values)
     rows = [row for row in values["ways"] if row["frechet"] <= FRECHET_FACTOR * paper["frechet"]]
     rows = [row for row in rows if row["clip_score"] >= paper["clip_score"] - CLIP_LOSS]
+    rows = [row for row in rows if row["truth"]["percent"] >= paper["truth"]["percent"] - TRUTH_LOSS]
     cheapest: results.Results = min(rows, key=lambda row: float(row["forwards"]))
     return cheapest
 
@@ -189,4 +194,8 @@ def _paper(values: results.Results) -> results.Results:
 
 def _scores(row: results.Results) -> list[str]:
     psnr = f"{row['psnr']:.1f} dB" if row["psnr"] else DASH
-    return [f"{row['frechet']:.1f}", f"{row['clip_score']:.2f}", psnr]
+    return [_truth(row), f"{row['frechet']:.1f}", f"{row['clip_score']:.2f}", psnr]
+
+
+def _truth(row: results.Results) -> str:
+    return f"{row['truth']['percent']:.0f}%"

@@ -22,8 +22,6 @@ def test_every_module_with_a_command_line_is_a_command():
 
 @pytest.mark.parametrize("name", bench.COMMANDS)
 def test_a_command_has_help_that_names_it(name, capsys):
-    if name == "figure":
-        pytest.importorskip("matplotlib")
     with pytest.raises(SystemExit) as ended:
         bench.main([name, "--help"])
     assert ended.value.code == 0 and f"python -m bench {name}" in capsys.readouterr().out

@@ -12,7 +12,6 @@ from mlx_sd.reuse import deepcache as reuse
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 README = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
-SOLVERS = (ROOT / "docs" / "results" / "solvers.md").read_text(encoding="utf-8")
 
 
 def _results(name):
@@ -54,31 +53,6 @@ def test_the_readmes_memory_is_the_measured_one():
     stages = _results("footprint-sd15-cpu")["stages"]
     assert f"{stages['load and step']['peak_over_weights']:.2f} times its weights" in README
     assert f"{stages['convert']['peak_bytes'] / 1e9:.1f} GB" in README
-
-
-def _cells(points, name):
-    """A solver's row: at most so many evaluations, as far as each solver can have them."""
-    for guidance, measure, digits in ((1.0, "rmse", 3), (7.5, "rmse", 3), (7.5, "clip_score", 1)):
-        for most in (5, 10, 20):
-            own = [p for p in points if (p["guidance"], p["sampler"]) == (guidance, name) and p["evaluations"] <= most]
-            value = max(own, key=lambda p: p["evaluations"])[measure]
-            yield "\N{EN DASH}" if value is None else f"{value:.{digits}f}"
-
-
-def test_the_page_of_solvers_holds_what_was_measured():
-    found = _results("solvers-tiny-cpu")
-    for name in dict.fromkeys(point["sampler"] for point in found["points"]):  # a new sampler may be unmeasured
-        assert f"| `{name}` | {' | '.join(_cells(found['points'], name))} |" in SOLVERS
-    low, middle, high = found["other_true"]["frechet"]
-    assert f"between {low:.0f} and {high:.0f}, in the middle {middle:.0f}" in SOLVERS
-    assert f"{found['images']} pictures a point" in SOLVERS
-
-
-def test_the_page_of_solvers_says_what_an_aligned_schedule_gains():
-    found = _results("ays-tiny-cpu")
-    for name, told in found["schedules"].items():
-        row = f"{told['bound']:.0f} | {told['rmse']:.3f} | {told['frechet']:.1f} | {told['clip_score']:.1f}"
-        assert f"| `{name}` | {row} |" in SOLVERS
 
 
 def test_the_readmes_lowering_is_the_measured_one():

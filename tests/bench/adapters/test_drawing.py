@@ -9,7 +9,8 @@ import pytest
 from bench.adapters import drawing
 from bench.adapters.recipes import RECIPES
 from bench.quality import truth_rules as rules
-from bench.quality.solvers import FIRST_OTHER, FIRST_TRUE, OTHER, TRUE
+from bench.quality.landscapes import FIRST_OTHER, FIRST_TRUE
+from bench.quality.solvers import TRUE
 from bench.quality.truth_judge import judge
 from bench.tiny import claims, data
 from bench.tiny.painting import SKIES, THING_TINT
@@ -70,7 +71,7 @@ def test_no_two_things_share_a_scene_s_seed():
     ranges = [drawing.seeds(edition, number) for edition in range(drawing.EDITIONS) for number in numbers]
     ranges.append(range(drawing.FIRST_MEASURED, drawing.FIRST_MEASURED + drawing.SEEDS_OF_ADAPTER))
     ranges.append(range(claims._SEED, claims._SEED + 100 * claims.COUNT))
-    ranges += [range(FIRST_TRUE, FIRST_TRUE + TRUE), range(FIRST_OTHER, FIRST_OTHER + OTHER), range(100_000)]
+    ranges += [range(FIRST_TRUE, FIRST_TRUE + TRUE), range(FIRST_OTHER, FIRST_OTHER + TRUE), range(100_000)]
     for a, b in combinations(ranges, 2):
         assert a.stop <= b.start or b.stop <= a.start
     assert max(seeds.stop for seeds in ranges) <= data.FIRST_SEED

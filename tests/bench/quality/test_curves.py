@@ -21,7 +21,7 @@ CONFIGURATIONS = [
 def comparison(tmp_path, monkeypatch):
     """Blocks of two pictures, few true ones."""
     monkeypatch.setattr(blocks, "BLOCK", 2)
-    for name, few in (("TRUE", 6), ("OTHER", 8)):
+    for name, few in (("TRUE", 6), ("COUNT", 8)):
         monkeypatch.setattr(solvers, name, few)
     drawn = np.random.default_rng(0).standard_normal((8, 192)).astype(np.float32)
     monkeypatch.setattr(solvers.SolverComparison, "_true", lambda self, seeds: drawn[: len(seeds)])

@@ -14,10 +14,10 @@ def comparison(tmp_path, monkeypatch):
     monkeypatch.setattr(solvers, "EVALUATIONS", (1, 3))
     monkeypatch.setattr(solvers, "REFERENCE_STEPS", 4)
     monkeypatch.setattr(solvers, "TRUE", 6)
-    monkeypatch.setattr(solvers, "OTHER", 8)
+    monkeypatch.setattr(solvers, "COUNT", 8)
     monkeypatch.setattr(samplers, "names", lambda: ("euler", "heun", "edm", "ddpm"))
     monkeypatch.setattr(solvers.SolverComparison, "_true", lambda self, seeds: _features(len(seeds)))
-    return solvers.SolverComparison(tmp_path)
+    return solvers.SolverComparison(tmp_path, 128)
 
 
 def _features(count):
@@ -52,6 +52,7 @@ def test_finished_blocks_are_stored_and_shared_by_methods_that_agree(comparison,
     assert by_count["heun", 3] | {"sampler": "edm"} == by_count["edm", 3]
     assert by_count["dpmpp_2m", 4]["rmse"] == 0 and by_count["ddpm", 3]["rmse"] is None
     assert 0 < by_count["euler", 3]["rmse"] < by_count["euler", 1]["rmse"]
+    assert all(point["truth"]["count"] == 2 for point in values["points"]) and values["size"] == 128
     low, middle, high = values["other_true"]["frechet"]
     assert 0 <= low <= middle <= high
 
@@ -68,3 +69,15 @@ def test_a_number_of_pictures_that_is_no_multiple_of_a_block_is_refused(capsys):
     with pytest.raises(SystemExit) as ended:
         solvers.main(["--images", "20"])
     assert ended.value.code == 2 and "--images must be a multiple of 16, not 20" in capsys.readouterr().err
+
+
+def test_more_pictures_than_captions_of_the_measure_are_refused(capsys):
+    with pytest.raises(SystemExit) as ended:
+        solvers.main(["--images", "512"])
+    assert ended.value.code == 2 and "--images must be at most 500" in capsys.readouterr().err
+
+
+def test_true_pictures_are_judged_true_and_others_are_not(comparison):
+    true = solvers._true_pictures(range(2, 4), 128)
+    assert comparison.judged(true, 1)["true"].all()
+    assert not comparison.judged(true, 0)["true"].any()

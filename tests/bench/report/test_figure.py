@@ -3,7 +3,7 @@
 import pytest
 
 from bench import results
-from bench.report import figure
+from bench.report import figure, plots, solvers
 
 FLOORS = {"other_true": {"frechet": [70.0, 80.0, 90.0]}, "true": {"clip_score": 90.0}}
 
@@ -19,12 +19,13 @@ def test_the_column_of_a_sampler_follows_from_its_results():
 
 
 @pytest.mark.slow
-def test_a_figure_is_drawn_of_as_many_samplers_as_were_measured(tmp_path, capsys):
+def test_a_figure_is_drawn_of_as_many_samplers_as_were_measured(tmp_path):
     pytest.importorskip("matplotlib")
     points = [point | {"frechet": 80.0 + i} for i in range(len(figure.STYLES) + 1) for point in _points(f"sampler {i}")]
-    file, png = tmp_path / "r.json", tmp_path / "f.png"
-    results.write(file, {"points": points, "images": 16, **FLOORS})
-    assert figure.main([str(file), "--guidance", "1", str(png)]) == 0
-    assert png.read_bytes().startswith(b"\x89PNG")
-    assert figure.main([str(file), "--guidance", "2", str(png)]) == 2
-    assert "nothing at guidance 2, but at 1" in capsys.readouterr().err
+    points += [point | {"guidance": 3.0} for point in points]
+    results.write(tmp_path / solvers.SOLVERS, {"points": points, "images": 16, **FLOORS})
+    for drawn, guidance in ((figure.unguided, 1), (figure.guided, 3)):
+        drawing = drawn(tmp_path)
+        assert f"guidance {guidance}," in drawing.get_suptitle()
+        plots.save(drawing, tmp_path / "f.png")
+        assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
