@@ -8,6 +8,7 @@
 # make coreai-torch  compares with Apple's coreai-torch, live, in an environment of its own (Python 3.11, Linux x86-64)
 # make check     lint and types
 # make docs      builds the documentation into site/
+# make figures   measures again what is measured on the embedded checkpoint, for hours; continues where it stopped
 # make wheel     builds the wheel, installs it into a clean environment of each of PYTHONS and makes a picture
 
 # Processes that tests start load what the one before has compiled, whatever the variable is outside.
@@ -24,7 +25,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal
 PROMPT ?= a red tent in the center on green grass, under a clear day sky
 
-.PHONY: demo test test-all proof browser swift parity coreai-torch check docs wheel clean
+.PHONY: demo test test-all proof browser swift parity coreai-torch check docs figures wheel clean
 
 demo: $(VENV)/.run
 	$(BIN)/python -m mlx_sd.generate "$(PROMPT)" --seed 0 --deepcache 3 --output demo.png
@@ -61,6 +62,31 @@ check: $(VENV)/.dev
 
 docs: $(VENV)/.docs
 	$(BIN)/python -m mkdocs build --strict
+
+# CONTRIBUTING.md has what to do before and after. build/figures keeps what is finished of the long ones.
+RESULTS := bench/results
+RANKS ?= 2
+DEAL := $(BIN)/mlx.launch -n $(RANKS) -- $(abspath $(BIN))/python -m bench
+figures: $(VENV)/.reference
+	mkdir -p build/figures
+	$(BIN)/python -m tests.support.previews
+	$(DEAL) curves --work build/figures/curves --json $(RESULTS)/curves-tiny-cpu.json
+	$(DEAL) solvers --work build/figures/solvers --json $(RESULTS)/solvers-tiny-cpu.json
+	$(DEAL) tokens --model tiny-tokens --continuous tiny --images 16 --work build/figures/tokens \
+		--json $(RESULTS)/tokens-tiny-cpu.json
+	$(BIN)/python -m bench ays --prompts bench/landscapes.txt --work build/figures/ays \
+		--out bench/schedules/tiny-dpmpp_2m-10.json --json $(RESULTS)/ays-tiny-cpu.json
+	$(BIN)/python -m bench policies --json $(RESULTS)/policies-tiny.json
+	$(BIN)/python -m bench quantization --json $(RESULTS)/quantization-tiny-cpu.json
+	$(BIN)/python -m bench bits --picture docs/pictures/bits.png --json $(RESULTS)/bits-tiny-cpu.json
+	$(BIN)/python -m bench latency --model tiny --steps 30 --loop 2 --loop 3 --loop 5 --loop 10 --loop 3:1 --loop 3:2 \
+		--peer diffusers --json $(RESULTS)/latency-tiny-cpu.json
+	$(BIN)/python -m bench latency --model tiny --steps 30 --guided --profile --loop 3 --loop tgate:10 \
+		--loop 3/tgate:10 --loop 5/tgate:10 --json $(RESULTS)/latency-tiny-guided-cpu.json
+	$(BIN)/python -m bench batches --json $(RESULTS)/batches-tiny-cpu.json
+	$(BIN)/python -m bench showcase docs/landscapes.png
+	$(BIN)/python -m bench pages
+	$(BIN)/python -m bench report --write
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m tests.support.wheel $(PYTHONS)
