@@ -70,6 +70,12 @@ DEAL := $(BIN)/mlx.launch -n $(RANKS) -- $(abspath $(BIN))/python -m bench
 figures: $(VENV)/.reference
 	mkdir -p build/figures
 	$(BIN)/python -m tests.support.previews
+	$(DEAL) truth --sheet build/figures/false.png --json $(RESULTS)/truth-tiny-cpu.json
+	$(DEAL) truth --captions 200 --sampler ddim --steps 50 --json $(RESULTS)/truth-tiny-ddim-cpu.json
+	for speed in fast fastest; do $(DEAL) truth --captions 200 --speed $$speed \
+		--json $(RESULTS)/truth-tiny-$$speed-cpu.json || exit; done
+	$(DEAL) truth --captions 200 --deepcache 3 --json $(RESULTS)/truth-tiny-deepcache-cpu.json
+	$(DEAL) truth --captions 200 --quantize 8 --json $(RESULTS)/truth-tiny-8bit-cpu.json
 	$(DEAL) curves --work build/figures/curves --json $(RESULTS)/curves-tiny-cpu.json
 	$(DEAL) solvers --work build/figures/solvers --json $(RESULTS)/solvers-tiny-cpu.json
 	$(DEAL) tokens --model tiny-tokens --continuous tiny --images 16 --work build/figures/tokens \

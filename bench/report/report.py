@@ -19,7 +19,7 @@ from mlx_sd.core.files import atomic_file
 from .. import arguments, results
 from ..memory import peaks, training
 from ..speed.loops import MODELS
-from . import cluster, exports, figure, mine, plots, reuse, solvers, speed, tokens
+from . import cluster, exports, figure, mine, plots, reuse, solvers, speed, tokens, truth
 
 ROOT = Path(__file__).parents[2]
 SECTIONS: dict[str, Callable[[Path], str]] = {
@@ -30,6 +30,9 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
     "papers": reuse.papers,
     "forecasts": reuse.forecasts,
     "policy-rules": reuse.rules,
+    "truth-rules": truth.rules,
+    "truth-parts": truth.parts,
+    "truth-settings": truth.settings,
     "solvers": solvers.section,
     "aligned": solvers.aligned,
     "peer": speed.peer,
