@@ -1,7 +1,7 @@
 """The optimizer of the denoiser: Muon for matrices and kernels, Adam for all else.
 
 Muon (Keller Jordan 2024) takes the momentum's nearest matrix with orthonormal rows as the update. From the same
-weights, 160 steps with it led to a lower loss than with AdamW; see README.md.
+weights, 160 steps with it led to a lower loss than with AdamW (README.md).
 """
 
 from __future__ import annotations

@@ -102,6 +102,13 @@ import Testing
         }
     }
 
+    @Test func theEmbeddedCheckpointHasAGuidanceOfItsOwn() {
+        let tiny = ModelSetInfo.Model(name: "tiny", hash: "0")
+        let other = ModelSetInfo.Model(name: "small", hash: "0")
+        #expect(tiny.defaultGuidance(isXL: false) == 3)
+        #expect(other.defaultGuidance(isXL: false) == 7.5 && other.defaultGuidance(isXL: true) == 5)
+    }
+
     @Test func guidanceIsEmbeddedAsInPython() {
         for entry in golden.embedded {
             let embedded = Conditions.guidanceEmbedding(entry.guidance, width: entry.values.count)
