@@ -66,7 +66,8 @@ docs: $(VENV)/.docs
 # CONTRIBUTING.md has what to do before and after. build/figures keeps what is finished of the long ones.
 RESULTS := bench/results
 RANKS ?= 2
-DEAL := $(BIN)/mlx.launch -n $(RANKS) -- $(abspath $(BIN))/python -m bench
+# One thread for each rank: the ranks together have as many as there are cores.
+DEAL := MKL_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/mlx.launch -n $(RANKS) -- $(abspath $(BIN))/python -m bench
 figures: $(VENV)/.reference
 	mkdir -p build/figures
 	$(BIN)/python -m tests.support.previews
