@@ -253,6 +253,9 @@ def predictor_of(
     log_snr = table.log_snr
     numbers = [first_step + number for number in table.steps]
     inputs = conditions.subjects_of(model, requests, numbers, steps, steps_before)
+    first = inputs.conditions[0]
+    # Where prompts do not change, a caller may run a table of any length.
+    subjects = first if all(rows is first for rows in inputs.conditions) else inputs.conditions
     join = request.freeu.join(model.unet.config) if request.freeu else concatenate
     branches, by_stage, image_attention = beside_of(model, request) if beside is None else beside
     perturbation = PerturbedAttention(model.unet, request.pag, request.pag_adaptive or 0.0) if request.pag else None
@@ -266,7 +269,7 @@ def predictor_of(
         control = Controller(own_branches, len(log_snr), bool(request.guess_mode)) if branches else None
         restarts = {*inputs.changes, *(control.changes if control else ())}
         restarts |= {*(features.changes(len(log_snr)) if features else ())}
-        guided = inputs.conditions[0].guided
+        guided = first.guided
         guided_steps = guided_steps_of(request, table, numbers, total) if guided else None
         restarts |= {*(guided_steps.changes() if guided_steps else ())}
         decision = request.deepcache.along(table) if request.deepcache else None
@@ -276,7 +279,7 @@ def predictor_of(
         unconditional = unconditional_refresh_of(request, inputs.conditions, restarts) if guided else None
         return Predictor(
             model.unet,
-            inputs.conditions,
+            subjects,
             request.guidance or 0.0,
             deepcache,
             guidance_rescale=request.guidance_rescale,

@@ -39,7 +39,7 @@ _EXAMPLES = """examples:
   python -m bench solvers --json solvers.json
   python -m bench solvers --images 64 --work work --json solvers.json
 """
-EVALUATIONS = (5, 7, 10, 20, 40)
+EVALUATIONS = (5, 10, 20)
 GUIDANCES = (1.0, GUIDANCE_EMBEDDED)
 SIDE = 128  # pixels: these comparisons take hours as it is
 REFERENCE, REFERENCE_STEPS = "dpmpp_2m", 200

@@ -8,13 +8,14 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from mlx_sd.core.errors import InputError
 from mlx_sd.reuse.deepcache import parse
 from mlx_sd.reuse.presets import EMBEDDED, Preset
 
 from .. import results
 from ..markdown import DASH, TIMES, table
 from ..speed.loops import Loop
-from . import plots
+from . import plots, truth
 from .cells import flags, machine
 
 CURVES, POLICIES = "curves-tiny-cpu.json", "policies-tiny.json"
@@ -68,7 +69,7 @@ def by_cost(folder: Path) -> str:
 def presets(folder: Path) -> str:
     """Returns the table of the embedded checkpoint's --speed presets, beside 50 steps of DDIM."""
     values = results.read(folder / CURVES)
-    rows = {"50 steps of DDIM": _paper(values)} | {
+    rows = {truth.PAPER: _paper(values)} | {
         f"`--speed {name}`": row for name, preset in EMBEDDED.items() if (row := row_of(values, preset))
     }
     head = ["", "sampler, steps", "reuse", "forwards", "true", "Frechet distance", "CLIP score"]
@@ -78,11 +79,13 @@ def presets(folder: Path) -> str:
             f"{row['sampler']}, {row['steps']}",
             flags(row["loop"]),
             f"{row['forwards']:.2f}",
-            *_scores(row)[:3],
+            f"{truth.percent(folder, name):.1f}%",
+            *_scores(row)[1:3],
         ]
         for name, row in rows.items()
     ]
-    return table(head, cells)
+    count = results.read(folder / truth.OTHERS[truth.PAPER])["captions"]
+    return f"{table(head, cells)}\n\nTrue: of the first {count} captions of `python -m bench truth`."
 
 
 def row_of(values: results.Results, preset: Preset) -> results.Results | None:
@@ -93,15 +96,17 @@ def row_of(values: results.Results, preset: Preset) -> results.Results | None:
     return next(rows, None)
 
 
-def preset_note(values: results.Results, row: results.Results) -> str:
-    """Returns the text that a preset gives about its own cost and quality."""
-    paper = _paper(values)
-    fewer, clip_score = paper["forwards"] / row["forwards"], row["clip_score"] - paper["clip_score"]
-    frechet = 100 * (row["frechet"] / paper["frechet"] - 1)
-    truth = row["truth"]["percent"] - paper["truth"]["percent"]
+def preset_note(folder: Path, name: str) -> str:
+    """Returns the text that a preset of the embedded checkpoint gives about its own cost and quality."""
+    values = results.read(folder / CURVES)
+    row = row_of(values, EMBEDDED[name])
+    if row is None:
+        raise InputError(f"{CURVES} has no row of --speed {name}; measure it: python -m bench curves")
+    fewer = _paper(values)["forwards"] / row["forwards"]
+    true, paper = truth.percent(folder, f"`--speed {name}`"), truth.percent(folder, truth.PAPER)
     return (
-        f"{fewer:.1f} times fewer multiplications than 50 steps of DDIM, truth {truth:+.0f} points, Frechet distance "
-        f"{frechet:+.1f}%, CLIP score {clip_score:+.1f}"
+        f"{fewer:.1f} times fewer multiplications than 50 steps of DDIM; of the captions measured {true:.1f}% come "
+        f"true, there {paper:.1f}%"
     )
 
 

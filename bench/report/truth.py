@@ -9,8 +9,9 @@ from .cells import machine
 
 RULES = "truth-rules.json"
 DEFAULT = "truth-tiny-cpu.json"
+PAPER = "50 steps of DDIM"
 OTHERS = {  # settings -> results; those that were not measured have no row
-    "50 steps of DDIM": "truth-tiny-ddim-cpu.json",
+    PAPER: "truth-tiny-ddim-cpu.json",
     "`--speed fast`": "truth-tiny-fast-cpu.json",
     "`--speed fastest`": "truth-tiny-fastest-cpu.json",
     "`--deepcache 3`": "truth-tiny-deepcache-cpu.json",
@@ -43,6 +44,13 @@ def settings(folder: Path) -> str:
             lost, won = sum(a > b for a, b in pairs), sum(a < b for a, b in pairs)
             cells.append([name, *_shares(values), str(lost), str(won)])
     return table(head, cells)
+
+
+def percent(folder: Path, name: str) -> float:
+    """Returns the share that come true with settings of OTHERS, else by default, of the captions that PAPER made."""
+    count = results.read(folder / OTHERS[PAPER])["captions"]
+    true: list[int] = results.read(folder / OTHERS.get(name, DEFAULT))["true"]
+    return 100 * sum(true[:count]) / int(count)
 
 
 def rules(folder: Path) -> str:

@@ -37,19 +37,19 @@ EMBEDDED = {
         25,
         None,
         None,
-        "2.0 times fewer multiplications than 50 steps of DDIM, Frechet distance -3.7%, CLIP score -0.0",
+        "2.0 times fewer multiplications than 50 steps of DDIM; of the captions measured 88.0% come true, there 89.5%",
     ),
     "fast": Preset(
         8,
         None,
         TGate(4),
-        "8.7 times fewer multiplications than 50 steps of DDIM, Frechet distance -0.9%, CLIP score +0.8",
+        "8.5 times fewer multiplications than 50 steps of DDIM; of the captions measured 85.0% come true, there 89.5%",
     ),
     "fastest": Preset(
         6,
         None,
         TGate(3),
-        "11.6 times fewer multiplications than 50 steps of DDIM, Frechet distance -2.2%, CLIP score -2.4",
+        "11.4 times fewer multiplications than 50 steps of DDIM; of the captions measured 83.5% come true, there 89.5%",
     ),
 }
 SD = {
