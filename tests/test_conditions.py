@@ -45,6 +45,12 @@ def test_an_edit_changes_the_conditions_after_its_step(sd):
     assert subjects.conditions[0] is subjects.conditions[2]  # encoded once
 
 
+def test_a_prompt_that_does_not_change_serves_any_number_of_evaluations(sd):
+    predict, x = sd.predictor([completed(sd, "a red tent")]), mx.zeros((1, 4, 4, 4))
+    first, *others = (np.array(predict(x, 500.0)) for _ in range(OPTIONS["steps"] + 3))
+    assert all((other == first).all() for other in others)
+
+
 @pytest.mark.slow
 def test_a_prompt_that_changes_before_the_first_step_is_the_second_one(sd):
     assert (latents(sd, "a [red:blue:0] tent") == latents(sd, "a blue tent")).all()
