@@ -77,7 +77,7 @@ def commands(page):
 @cache
 def options(*command):
     """The options that a command's --help lists."""
-    module = COMMANDS.get(command[0], f"{command[0]}.__main__")
+    module = command[0] if command[0].startswith("tests.") else COMMANDS.get(command[0], f"{command[0]}.__main__")
     with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
         importlib.import_module(module).main([*command[1:], "--help"])
     assert printed.getvalue().startswith("usage: ")

@@ -47,8 +47,8 @@ def _cells(points: Sequence[dict[str, Any]], name: str, unguided: float, guided:
     """Yields a sampler's row: at most so many evaluations, as far as it can have them."""
     for guidance, measure in ((unguided, "rmse"), (guided, "rmse"), (guided, "truth")):
         for most in MOST:
-            own = [p for p in points if (p["guidance"], p["sampler"]) == (guidance, name) and p["evaluations"] <= most]
-            value = max(own, key=lambda p: int(p["evaluations"]))[measure]
+            allowed = [p for p in points if (p["guidance"], p["sampler"]) == (guidance, name) and p["evaluations"] <= most]
+            value = max(allowed, key=lambda p: int(p["evaluations"]))[measure]
             if measure == "truth":
                 yield f"{value['percent']:.0f}%"
             else:

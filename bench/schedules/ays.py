@@ -29,6 +29,7 @@ from mlx_sd.request import Request
 from mlx_sd.sampling import loop, samplers, schedules
 from mlx_sd.sampling.denoise import estimate_image
 from mlx_sd.sampling.steps import Level
+from mlx_sd.schedule_file import read_schedule
 
 from .. import arguments, prompts, results
 from ..machine import describe
@@ -118,7 +119,7 @@ def _compare(
     options: argparse.Namespace, sd: StableDiffusion, paths: klub.Paths, solver: "Solver", guidance: float
 ) -> dict[str, dict[str, Any]]:
     """The bound of the solver's own schedule, of COMPARED and of the file written; their quality for "tiny"."""
-    names = {name: name for name in (solver.spacing, *COMPARED)} | {"aligned": str(options.out)}
+    names = {name: name for name in (solver.spacing, *COMPARED)} | {"aligned": read_schedule(options.out)}
     compared: dict[str, dict[str, Any]] = {}
     for name, text in names.items():
         places = snapped(paths.edges, solver.levels(options.steps, schedules.resolve(text, sd.model.scheduler)))

@@ -74,7 +74,7 @@ _CASES: dict[str, tuple[str | None, str]] = {
     "float16": ("a tent", f"--dtype float16 --steps 3 --seed 33 {_SMALL}"),
     "quantized": ("a tent", f"--quantize 8 --steps 4 --seed 34 {_SMALL}"),
     "tiles": ("a tent", f"--tile 32 --steps 3 --seed 35 {_SMALL}"),
-    "denoise-tiles": ("a tent", "--denoise-tile 8 --deepcache 2 --steps 3 --seed 36 --width 160 --height 64"),
+    "denoise-tiles": ("a tent", "--denoise-tile 16 --deepcache 2 --steps 3 --seed 36 --width 320 --height 128"),
     # Pictures to begin with.
     "image-to-image": ("a blue tent", "--init-image scene.png --strength 0.6 --steps 7 --seed 37"),
     "mask-blur": ("a moon", "--init-image scene.png --mask mask.png --mask-blur 3 --steps 5 --seed 38 --deepcache 2"),

@@ -6,7 +6,7 @@ import pytest
 
 from bench import results
 from bench.memory import peaks, training
-from bench.report import cluster, exports, mine, report, reuse, speed, tokens
+from bench.report import cluster, exports, mine, report, reuse, solvers, speed, tokens, truth
 from bench.speed import latency, predict
 from bench.speed.loops import Loop, setting
 from mlx_sd import DeepCache
@@ -28,6 +28,8 @@ def folder(tmp_path_factory):
     machine = {"processor": "P", "cores": 2, "system": "S", "device": "D", "mlx": "1", "blas": "B"}
     results.write(folder / "latency-tiny.json", values | {"peer": {"diffusers": "0"}, "machine": machine})
     for name in (
+        *(truth.RULES, truth.DEFAULT, *truth.OTHERS.values()),
+        *(solvers.SOLVERS, solvers.ALIGNED),
         cluster.FILE,
         reuse.CURVES,
         reuse.POLICIES,
@@ -110,10 +112,16 @@ def test_results_of_another_version_are_refused(folder, home, tmp_path, capsys):
     assert error.count("\n") == 1 and "are of version 0" in error
 
 
-@pytest.mark.parametrize("name", report.SECTIONS)
-def test_every_section_is_a_table_of_the_results(folder, name):
+@pytest.mark.parametrize("name", sorted(report.SECTIONS.keys() - {"truth-rules"}))
+def test_every_section_but_a_paragraph_is_a_table_of_the_results(folder, name):
     rows = [line for line in report.SECTIONS[name](folder).splitlines() if line.startswith("|")]
     assert len(rows) >= 3 and len({row.count("|") for row in rows}) == 1
+
+
+def test_the_rules_of_truth_are_one_paragraph_with_their_shares(folder):
+    shares = results.read(folder / truth.RULES)["shares"]["captions"]["all"]
+    text = truth.rules(folder)
+    assert "\n" not in text and f"{shares['percent']:.1f}" in text
 
 
 def test_the_table_of_latency_is_of_our_loops_and_that_of_peers_has_the_ratio(folder):

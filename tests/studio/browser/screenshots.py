@@ -6,6 +6,7 @@ and as a phone does.
 
 import io
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -42,7 +43,8 @@ def main():
     if path is None:
         sys.exit("there is no Chromium; install it, or name it in MLX_SD_CHROMIUM")
     with tempfile.TemporaryDirectory() as folder:
-        os.environ.setdefault("MLX_SD_CACHE", str(Path(folder, "cache")))
+        os.environ["MLX_SD_CACHE"] = str(Path(folder, "cache"))
+        shutil.copytree(support.ROOT / "tests/goldens/previews", Path(folder, "cache/previews"))
         pictures = Path(folder, "pictures")
         pictures.mkdir()
         with support.studio(pictures) as address, sync_playwright() as driver:

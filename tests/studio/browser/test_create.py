@@ -16,7 +16,7 @@ def test_a_picture_is_made_with_previews_and_hangs_in_the_gallery(page, address)
     """)
     name = generate(page, "a red tent on green grass, under a clear day sky")
     assert page.evaluate("[...window.previews].filter((src) => src.startsWith('data:image/jpeg')).length") >= 1
-    assert page.locator(".stage-image").evaluate("(image) => image.naturalWidth") == 128
+    assert page.locator(".stage-image").evaluate("(image) => image.naturalWidth") == 256
     assert "12 steps" in page.locator(".caption-settings").inner_text()
     page.get_by_role("link", name="Gallery").click()
     expect(page.locator(f'.tile[data-name="{name}"] img.ready')).to_be_visible()
