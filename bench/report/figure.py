@@ -111,10 +111,11 @@ def _same_points(line: Sequence[Point], reference: Sequence[Point]) -> bool:
 
 def _true_level(axis: Any, values: results.Results, measure: str) -> None:
     """Marks the scores of true pictures."""
+    last = EVALUATIONS[-1]
     if measure == "frechet":
         low, _, high = values["other_true"]["frechet"]
         axis.axhspan(low, high, color="#0072B2", alpha=0.1, linewidth=0, zorder=0)
-        axis.text(50, high, "as many true ones", ha="right", va="bottom", fontsize=7, color="0.35")
+        axis.text(last, high, "as many true ones", ha="right", va="bottom", fontsize=7, color="0.35")
     if measure == "clip_score":
         axis.axhline(values["true"][measure], color="0.4", linewidth=1, linestyle=":", zorder=0)
-        axis.text(50, values["true"][measure], "true ones", ha="right", va="bottom", fontsize=7, color="0.35")
+        axis.text(last, values["true"][measure], "true ones", ha="right", va="bottom", fontsize=7, color="0.35")

@@ -47,7 +47,8 @@ def _cells(points: Sequence[dict[str, Any]], name: str, unguided: float, guided:
     """Yields a sampler's row: at most so many evaluations, as far as it can have them."""
     for guidance, measure in ((unguided, "rmse"), (guided, "rmse"), (guided, "truth")):
         for most in MOST:
-            allowed = [p for p in points if (p["guidance"], p["sampler"]) == (guidance, name) and p["evaluations"] <= most]
+            curve = (p for p in points if (p["guidance"], p["sampler"]) == (guidance, name))
+            allowed = [point for point in curve if point["evaluations"] <= most]
             value = max(allowed, key=lambda p: int(p["evaluations"]))[measure]
             if measure == "truth":
                 yield f"{value['percent']:.0f}%"

@@ -1,8 +1,8 @@
 """Pictures of every task, sampler and cache, made by the command line: the proof that no change moves a pixel.
 
-`python -m tests.support.pictures OTHER_TREE` makes them with the code of another checkout (say a git worktree of
-an earlier commit) and with this one's, on this machine, and compares the pixels byte for byte. With --write those of OTHER_TREE
-become the fixtures in tests/goldens/pictures, to which tests/test_pictures.py compares within one level.
+`python -m tests.support.pictures OTHER_TREE` makes them with the code of another checkout (say a git worktree of an
+earlier commit) and with this one's, on this machine, and compares the pixels byte for byte. With --write those of
+OTHER_TREE become the fixtures in tests/goldens/pictures, to which tests/test_pictures.py compares within one level.
 """
 
 import argparse
