@@ -27,7 +27,7 @@ from .networks.vae import Pixels
 from .pipeline import StableDiffusion
 from .preview_network import PreviewNetwork
 
-VERSION = 1  # of the network and of how it is fitted; a file of another version is not read
+VERSION = 2  # of the network and of how it is fitted; a file of another version is not read
 
 LINEAR, TAESD = "linear", "taesd"  # methods, beside the path or the hub id of a tiny autoencoder
 _RESAMPLING = {"nearest": Image.Resampling.NEAREST, "bicubic": Image.Resampling.BICUBIC}

@@ -21,7 +21,7 @@ _STEPS, _INTERVAL = 8, 3  # of the model's own pictures, and of their DeepCache
 _SEEN, _SEEN_UNGUIDED = (1, 2, 8), (8,)
 _PROMPTS = (
     "a red house on green grass under a clear blue sky",
-    "a night sky with a large moon",
+    "a house on white snow, under a night sky",
     "yellow sand and a bright sun",
     "white snow and dark trees under grey clouds",
     "a portrait of a person",
@@ -62,7 +62,8 @@ def latents(sd: StableDiffusion, check: Callable[[], None] = lambda: None) -> It
 def picture(rng: np.random.Generator, width: int, height: int) -> Image.Image:
     """Returns a random picture, mode RGB: shapes with sharp edges before a ground of smooth transitions."""
     grey, colour = rng.random((_PATCHES, _PATCHES, 1)), rng.random((_PATCHES, _PATCHES, 3))
-    patches = np.round(255 * (grey + colour) / 2).astype(np.uint8)
+    exposure = rng.random() ** 2  # a night is dark everywhere
+    patches = np.round(255 * exposure * (grey + colour) / 2).astype(np.uint8)
     image = Image.fromarray(patches).resize((width, height), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(image)
     for number in range(_SHAPES):

@@ -60,9 +60,11 @@ def _made(sd, prompts, **settings):
 
 
 @pytest.mark.slow
-def test_the_fit_of_the_embedded_checkpoint_shows_a_picture_that_it_was_not_fitted_to(tiny):
+@pytest.mark.parametrize("sky", ["clear day", "night", "sunset", "stormy"])
+def test_the_fit_of_the_embedded_checkpoint_shows_a_picture_that_it_was_not_fitted_to(sky, tiny):
     """With the network that tests/goldens holds, which the slow test below fits anew."""
-    latents, true = _made(tiny, ["a red tent on green grass"], steps=10, sampler="dpmpp_2m", deepcache=2)
+    prompt = f"a red tent on green grass, under a {sky} sky"
+    latents, true = _made(tiny, [prompt], steps=10, sampler="dpmpp_2m", deepcache=2)
     assert _error(preview.network_of(tiny)(latents), true) < LIMIT
 
 

@@ -37,7 +37,8 @@ struct Option {
             Option(
                 "--seed", [], "N", .setting("seed", .integer), "of the first noise, 0 to 4294967295 (default: random)"),
             Option("--steps", [], "N", .setting("steps", .integer), "of the sampler (default 25)"),
-            Option("--guidance", [], "SCALE", .setting("guidance", .number), "of the prompt (default 7.5; SDXL 5, tiny 3)"),
+            Option(
+                "--guidance", [], "SCALE", .setting("guidance", .number), "of the prompt (default 7.5; SDXL 5, tiny 3)"),
             Option(
                 "--guidance-rescale", [], "PHI", .setting("guidance_rescale", .number),
                 "how far guidance's contrast is taken back, 0 to 1 (default 0)"),
