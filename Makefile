@@ -73,6 +73,7 @@ figures: $(VENV)/.reference
 	$(BIN)/python -m tests.support.previews
 	$(DEAL) truth --sheet build/figures/false.png --json $(RESULTS)/truth-tiny-cpu.json
 	$(DEAL) truth --captions 200 --sampler ddim --steps 50 --json $(RESULTS)/truth-tiny-ddim-cpu.json
+	$(DEAL) truth --sampler dpmpp_2m --json $(RESULTS)/truth-tiny-dpmpp_2m-cpu.json
 	for speed in fast fastest; do $(DEAL) truth --captions 200 --speed $$speed \
 		--json $(RESULTS)/truth-tiny-$$speed-cpu.json || exit; done
 	$(DEAL) truth --captions 200 --deepcache 3 --json $(RESULTS)/truth-tiny-deepcache-cpu.json
@@ -83,7 +84,7 @@ figures: $(VENV)/.reference
 		--json $(RESULTS)/tokens-tiny-cpu.json
 	$(BIN)/python -m bench ays --prompts bench/landscapes.txt --work build/figures/ays \
 		--out bench/schedules/tiny-dpmpp_2m-10.json --json $(RESULTS)/ays-tiny-cpu.json
-	$(BIN)/python -m bench policies --json $(RESULTS)/policies-tiny.json
+	$(BIN)/python -m bench policies --sampler dpmpp_2m --json $(RESULTS)/policies-tiny.json
 	$(BIN)/python -m bench quantization --json $(RESULTS)/quantization-tiny-cpu.json
 	$(BIN)/python -m bench bits --picture docs/pictures/bits.png --json $(RESULTS)/bits-tiny-cpu.json
 	$(BIN)/python -m bench latency --model tiny --steps 30 --loop 2 --loop 3 --loop 5 --loop 10 --loop 3:1 --loop 3:2 \

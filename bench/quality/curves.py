@@ -61,6 +61,8 @@ def configurations() -> list[Configuration]:
         *(c("all", "dpmpp_2m", n, text) for n, text in ((15, "3/tgate:6"), (15, "2/tgate:6"))),
         *(c("fewer steps", PAPER, n) for n in (25, 15, 10, 8, 6, 5)),
         *(c("fewer steps", "dpmpp_2m", n) for n in (25, 15, 10, 8, 6, 5, 4, 3)),
+        *(c("fewer steps", "dpmpp_2m_sde", n) for n in (25, 15, 10, 8)),
+        *(c("T-GATE", "dpmpp_2m_sde", n, f"tgate:{gate}") for n, gate in ((8, 4), (10, 5))),
         *(c("T-GATE", "dpmpp_2m", n, f"tgate:{gate}") for n, gate in ((5, 3), (6, 3), (8, 4), (10, 5))),
         *(c("DeepCache", "dpmpp_2m", n, "2") for n in (6, 8, 10)),
         *(c("all", "dpmpp_2m", n, text) for n, text in ((8, "2/tgate:4"), (10, "2/tgate:5"))),

@@ -12,6 +12,7 @@ DEFAULT = "truth-tiny-cpu.json"
 PAPER = "50 steps of DDIM"
 OTHERS = {  # settings -> results; those that were not measured have no row
     PAPER: "truth-tiny-ddim-cpu.json",
+    "`--sampler dpmpp_2m`": "truth-tiny-dpmpp_2m-cpu.json",
     "`--speed fast`": "truth-tiny-fast-cpu.json",
     "`--speed fastest`": "truth-tiny-fastest-cpu.json",
     "`--deepcache 3`": "truth-tiny-deepcache-cpu.json",

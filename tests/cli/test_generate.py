@@ -133,7 +133,7 @@ def test_json_says_what_was_made_and_what_it_took(run, tmp_path):
     assert (code, err) == (0, "")  # no progress bar in a pipe
     assert made["output"] == "pictures/a-tent-0.png" and (tmp_path / made["output"]).is_file()
     assert (made["evaluations"], made["full_evaluations"]) == (9, 5)
-    assert made["seconds"] > 0 and made["model"] == "tiny" and made["sampler"] == "dpmpp_2m"
+    assert made["seconds"] > 0 and made["model"] == "tiny" and made["sampler"] == "dpmpp_2m_sde"
 
 
 def test_names_we_choose_never_overwrite(run):

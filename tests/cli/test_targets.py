@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("tiny_once")
 FAST = ("--steps", 1, "--width", 32, "--height", 32)
 NAMES = {  # flags -> the names of the pictures
     ("--output", "{seed}-{prompt}.png"): ["7-a-tent.png"],
-    ("--output", "{number:03}_{sampler}_{steps}_{width}x{height}.png"): ["001_dpmpp_2m_1_32x32.png"],
+    ("--output", "{number:03}_{sampler}_{steps}_{width}x{height}.png"): ["001_dpmpp_2m_sde_1_32x32.png"],
     ("--output", "{model}/{seed}.webp"): ["tiny/7.webp"],
     ("--output", "new/"): ["new/a-tent-7.png"],
     ("--output", "{model}-{seed}/"): ["tiny-7/a-tent-7.png"],

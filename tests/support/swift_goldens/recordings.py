@@ -79,7 +79,7 @@ SETS = {
     "core ai stateful": Set(SMALL, {"format": "coreai", "dtype": "float32", "stateful": True, "batch": 1}),
     "core ai control": Set(SMALL, {"format": "coreai", "dtype": "float32"}, controls=1),
 }
-_STEPS = {"steps": 6, "seed": 42}
+_STEPS = {"steps": 6, "seed": 42, "sampler": "dpmpp_2m"}
 _CACHED = {**_STEPS, "deepcache": "3:0"}
 _FEW = {"steps": 4, "seed": 7}
 _FEW_CACHED = {**_FEW, "deepcache": "2:0"}

@@ -41,8 +41,8 @@ import Testing
         configuration.negativePrompt = recorded.request.negative ?? ""
         configuration.stepCount = recorded.request.steps ?? 0
         configuration.seed = UInt32(recorded.request.seed ?? 0)
-        configuration.guidanceScale = Float(recorded.request.guidance ?? 7.5)
-        configuration.schedulerType = .dpmSolverMultistepScheduler  // the embedded checkpoint's own
+        configuration.guidanceScale = Float(recorded.request.guidance ?? 3)  // 3: the embedded checkpoint's own
+        configuration.schedulerType = .dpmSolverMultistepScheduler
         configuration.startingImage = recorded.pictures.image?.platformImage
         if let strength = recorded.request.strength { configuration.strength = Float(strength) }
         configuration.controlNetInputs = recorded.pictures.controls.compactMap(\.platformImage)
