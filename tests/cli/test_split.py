@@ -32,7 +32,7 @@ def test_two_ranks_write_the_files_of_one_process(launches, run, tmp_path):
     assert code == 0 and ended.launcher == []
     assert ended.out == out.replace("alone/", "shared/")
     [line] = ended.lines
-    assert "2 ranks exchange 4.1 kB at each of 2 evaluations" in line and "longer than" in line
+    assert "2 ranks exchange 16.4 kB at each of 2 evaluations" in line and "longer than" in line
     assert contents(tmp_path / "shared") == contents(tmp_path / "alone") and len(contents(tmp_path / "shared")) == 2
 
 

@@ -349,7 +349,7 @@ def test_a_student_learns_its_teachers_picture():
     """A few dozen steps on one picture, drawn at all its levels, bring four steps nearer to the teacher's fifty."""
     sd = StableDiffusion.load("tiny", "float32")
     caption = "a lighthouse by the sea"
-    options = {"seed": 4, "output": "latent"}
+    options = {"seed": 4, "output": "latent", "width": 128, "height": 128}
     picture = sd.generate(caption, sampler="ddim", schedule="trailing", steps=50, **options).latents
     objective = Objective.of(sd.model.scheduler)
     settings = DistillSettings(rank=8, targets="attention", steps=30)
