@@ -78,7 +78,7 @@ figures: $(VENV)/.reference
 		--json $(RESULTS)/truth-tiny-$$speed-cpu.json || exit; done
 	$(DEAL) truth --captions 200 --deepcache 3 --json $(RESULTS)/truth-tiny-deepcache-cpu.json
 	$(DEAL) truth --captions 200 --quantize 8 --json $(RESULTS)/truth-tiny-8bit-cpu.json
-	$(DEAL) curves --work build/figures/curves --json $(RESULTS)/curves-tiny-cpu.json
+	$(DEAL) curves --images 16 --work build/figures/curves --json $(RESULTS)/curves-tiny-cpu.json
 	$(DEAL) solvers --work build/figures/solvers --json $(RESULTS)/solvers-tiny-cpu.json
 	$(DEAL) tokens --model tiny-tokens --continuous tiny --images 16 --work build/figures/tokens \
 		--json $(RESULTS)/tokens-tiny-cpu.json
