@@ -3,7 +3,8 @@
 Libraries multiply matrices of few rows in other ways than matrices of many: the sums of MKL come out alike for one to
 three rows, and alike for four and more, but not between the two (on Intel's processors, where MKL follows its strict
 mode, which `core/blas.py` asks for, they always come out alike). So where the batch has more rows than that and a part
-of it has fewer, as in the layers that see one vector a picture, the part is repeated.
+of it has fewer, as in the layers that see one vector a picture, and in convolutions of so small pictures that few
+positions are left, the part is repeated.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import mlx.core as mx
 from . import ops
 
 _FEW = 4  # rows from which on their number makes no difference
-_PRODUCTS = ("linear", "quantized_linear")
+_PRODUCTS = ("linear", "quantized_linear", "conv2d")
 
 
 @contextmanager
@@ -30,7 +31,7 @@ def part_of_batch(rows: int, batch: int) -> Iterator[None]:
         """Runs an operation, on repeated rows where these are few."""
         x, *others = arrays
         if name in _PRODUCTS and x.shape[0] == rows:
-            products = prod(x.shape[:-1])
+            products = _positions(x, others[0], **attributes) if name == "conv2d" else prod(x.shape[:-1])
             if products < _FEW <= products // rows * batch:
                 repeated = mx.concatenate([x] * ceil(batch / rows))
                 return function(repeated, *others, **attributes)[:rows]
@@ -38,3 +39,9 @@ def part_of_batch(rows: int, batch: int) -> Iterator[None]:
 
     with ops.recording(run):
         yield
+
+
+def _positions(x: mx.array, weight: mx.array, *, stride: int, padding: int) -> int:
+    """Returns the number of rows of the product that a convolution of x (N, h, w, C) is: one for each output pixel."""
+    sides = zip(x.shape[1:3], weight.shape[1:3], strict=True)
+    return x.shape[0] * prod((side + 2 * padding - kernel) // stride + 1 for side, kernel in sides)

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processor import is_intel
-
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="macOS needs no BLAS of ours")
 
 
@@ -61,6 +59,10 @@ else:
 """
 
 
+def _is_intel() -> bool:
+    return "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+
+
 @linux
 def test_a_row_of_a_product_is_the_same_whatever_the_number_of_rows():
     """Else the last bits of a picture would depend on the batch, and on how many processes share it."""
@@ -68,7 +70,7 @@ def test_a_row_of_a_product_is_the_same_whatever_the_number_of_rows():
     if differing == "none\n":
         pytest.skip("no MKL, or a processor without the mode")
     # Elsewhere MKL takes the mode and does not follow it; `networks/few_rows.py` knows which rows then differ.
-    assert {*differing.split()} <= (set() if is_intel() else {"1", "2", "3"})
+    assert {*differing.split()} <= (set() if _is_intel() else {"1", "2", "3"})
     assert _run(_ROWS, MKL_CBWR="COMPATIBLE").stdout == "none\n"  # the user's choice has precedence
 
 

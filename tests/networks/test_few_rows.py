@@ -34,6 +34,15 @@ def test_a_product_of_a_part_is_that_of_the_batch(rows, parts, tokens, inputs, o
             assert splits.same(ops.linear(x[here], weight, offset), expected[here])
 
 
+@pytest.mark.parametrize("side, stride", [(1, 1), (2, 1), (2, 2), (3, 2)])
+def test_convolutions_of_small_pictures_too(side, stride):
+    x, weight = numbers(0, 4, side, side, 128), numbers(1, 192, 3, 3, 128)
+    expected = ops.conv2d(x, weight, stride=stride, padding=1)
+    for rows in (1, 2):
+        with part_of_batch(rows, 4):
+            assert splits.same(ops.conv2d(x[:rows], weight, stride=stride, padding=1), expected[:rows])
+
+
 def test_quantized_products_too():
     weight = numbers(1, 64, 64)
     codes, scales, offsets = mx.quantize(weight, group_size=32, bits=8)
