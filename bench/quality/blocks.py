@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -44,6 +45,12 @@ def check_images(p: Parser, images: int, most: int) -> None:
 def scenes(block: int) -> range:
     """Returns the seeds of a block's prompts."""
     return range(block * BLOCK, (block + 1) * BLOCK)
+
+
+def noises(block: int, side: int) -> Callable[[], mx.array]:
+    """Returns what draws the next noise of a block, (16, side, side, 4): the first latents, then that of each step."""
+    stream = np.random.RandomState(block)
+    return lambda: mx.array(stream.standard_normal((BLOCK, side, side, 4)).astype(np.float32))
 
 
 def parts(seeds: range) -> Iterator[range]:

@@ -130,12 +130,7 @@ class ReuseComparison:
 
     def _compute(self, configuration: Configuration, block: int) -> Mapping[str, Any]:
         settings, side = self.settings(configuration), self.sd.unet.config.sample_size
-        stream = np.random.RandomState(block)
-
-        def normal() -> mx.array:
-            """Draws the next noise of the block."""
-            return mx.array(stream.standard_normal((blocks.BLOCK, side, side, 4)).astype(np.float32))
-
+        normal = blocks.noises(block, side)
         texts = [claims()[number].caption for number in blocks.scenes(block)]
         predict = self.sd.predictor([settings.with_values(prompt=text) for text in texts])
         latents = loop.run(table_of(self.sd.model, settings), predict, normal(), normal)

@@ -146,13 +146,7 @@ class SolverComparison:
         texts = [claims()[number].caption for number in blocks.scenes(block)]
         request = self.sd.complete(Request(prompt="", seed=0, guidance=guidance))
         predict = self.sd.predictor([request.with_values(prompt=text) for text in texts])
-        stream = np.random.RandomState(block)
-        side = self.side // self.sd.vae.config.downsampling
-
-        def normal() -> mx.array:
-            """Draws the next noise of the block."""
-            return mx.array(stream.standard_normal((blocks.BLOCK, side, side, 4)).astype(np.float32))
-
+        normal = blocks.noises(block, self.side // self.sd.vae.config.downsampling)
         return loop.run(table, predict, normal(), normal)
 
     # ------------------------------------------------------------------------------------------ results
