@@ -15,7 +15,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from . import cpu, gradients, tuning
+from . import cpu, gradients, strided, tuning
 
 Recorder = Callable[[str, Callable[..., mx.array], tuple[mx.array | None, ...], dict[str, Any]], mx.array]
 
@@ -83,7 +83,10 @@ def conv2d(x: mx.array, weight: mx.array, bias: mx.array | None = None, *, strid
     missing = tuning.current().conv_in_channels - x.shape[-1]
     if missing > 0:  # zeros add nothing to a sum
         x, weight = (mx.pad(a, [(0, 0)] * 3 + [(0, missing)]) for a in (x, weight))
-    y = mx.conv2d(x, weight, stride=stride, padding=padding)
+    if stride > 1 and _on_cpu():
+        y = strided.conv2d(x, weight, stride, padding)
+    else:
+        y = mx.conv2d(x, weight, stride=stride, padding=padding)
     return y if bias is None else y + bias
 
 
