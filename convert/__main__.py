@@ -10,7 +10,7 @@ from pathlib import Path
 import mlx.core as mx
 from mlx.nn import Module
 
-from mlx_sd.checkpoint.embedded import EMBEDDED
+from mlx_sd.checkpoint.embedded import CHECKPOINTS, place
 from mlx_sd.checkpoint.lora import Lora
 from mlx_sd.checkpoint.model import DTYPES
 from mlx_sd.checkpoint.model_folder import build, read_model_json
@@ -161,7 +161,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
 
 
 def _networks(arguments: argparse.Namespace) -> dict[str, Module]:
-    folder = EMBEDDED.get(arguments.model) or Path(arguments.model).expanduser()
+    folder = place(arguments.model, CHECKPOINTS)
     if (folder / "model.json").is_file():
         configs = read_model_json(folder)["networks"]
     else:

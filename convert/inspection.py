@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mlx.nn import Module as Network
 
+from mlx_sd.checkpoint.embedded import LORAS
 from mlx_sd.checkpoint.lora import Lora
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import Tensor, metadata, tensors
@@ -66,7 +67,12 @@ def _place(path: str) -> Path:
     """Returns the file or folder that is meant; InputError for folders that hold no single safetensors file."""
     local = Path(path).expanduser()
     home = lora_folder.lora_folder()
-    if not local.exists() and not merge.on_hub(path) and not (home and lora_folder.find(path, home)):
+    if (
+        not local.exists()
+        and path not in LORAS
+        and not merge.on_hub(path)
+        and not (home and lora_folder.find(path, home))
+    ):
         raise InputError(f"{path} does not exist; --inspect describes a safetensors file")
     place = merge.locate(path)
     if not place.is_dir():

@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from .checkpoint.embedded import EMBEDDED
+from .checkpoint.embedded import CHECKPOINTS, place
 from .checkpoint.lora import Lora, LoraSource
 from .checkpoint.model_folder import CONTROL, VERSION, network_configs, read_model_json
 from .checkpoint.network_folder import NetworkFolder, read_network_json
@@ -44,7 +44,7 @@ def model_folder(model: str, variant: str | None = None, part: str = "unet") -> 
         if not (out / "model.json").is_file():
             if checkpoint.warning:
                 warnings.warn(checkpoint.warning, stacklevel=4)
-            if model not in EMBEDDED:
+            if model not in CHECKPOINTS:
                 tensors = [tensor for part in checkpoint.components.values() for tensor in part.tensors.values()]
                 size = terminal.size(sum(tensor.end - tensor.start for tensor in tensors))
                 terminal.announce(f"{model} is converted, this once, to {out} ({size})")
@@ -218,10 +218,9 @@ def layer_names(part: str, names: Mapping[str, str], layer: str) -> tuple[str, s
 
 def converted(model: str) -> Path | None:
     """Returns the model folder that a checkpoint is, or has been converted to; None where there is none yet."""
-    folder = EMBEDDED.get(model) or Path(model)
-    if (folder / "model.json").is_file():
-        return folder
-    local = EMBEDDED.get(model) or folder.expanduser()
+    local = place(model, CHECKPOINTS)
+    if (local / "model.json").is_file():
+        return local
     return _cached(local) if local.exists() and (_cached(local) / "model.json").is_file() else None
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_sd.checkpoint.embedded import LORAS, place
 from mlx_sd.checkpoint.lora import Lora
 from mlx_sd.checkpoint.model_folder import shapes
 from mlx_sd.core.errors import InputError
@@ -116,10 +117,10 @@ def layers_of(networks: Mapping[str, nn.Module]) -> Layers:
 def locate(path: str, folder: str | os.PathLike[str] | None = None) -> Path:
     """Returns the file or folder that `path` means.
 
-    That is a local path, a name in the folder of LoRAs (see `lora_folder`), or an adapter on the hub
-    (owner/name[/file]).
+    That is a LoRA of this package, a local path, a name in the folder of LoRAs (see `lora_folder`), or an adapter on
+    the hub (owner/name[/file]).
     """
-    local = Path(path).expanduser()
+    local = place(path, LORAS)
     if local.exists():
         return local
     home = lora_folder.lora_folder(folder)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_sd.checkpoint import tiny_vaes
-from mlx_sd.checkpoint.embedded import EMBEDDED
+from mlx_sd.checkpoint.embedded import CHECKPOINTS, place
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.version import VERSION
 from mlx_sd.networks.configs import is_tiny
@@ -35,7 +35,7 @@ def open_checkpoint(model: str, options: SourceOptions | None = None) -> Checkpo
     if address := _ADDRESS.match(model):
         advice = f"say {address[1]}" if address[1] else "download it and give the name of the file"
         raise InputError(f"{model} is a web address; {advice}")
-    path = EMBEDDED.get(model) or Path(model).expanduser()
+    path = place(model, CHECKPOINTS)
     if not path.exists() and hub.is_id(model):
         path = hub_checkpoint.fetch(model, options.variant)
     if path.exists() and control_network.is_control(path):

@@ -1,8 +1,8 @@
 """Strided convolutions for MLX's CPU back end, which computes their gradient 40 times slower than the convolution.
 
-The pixels of the input whose rows, and whose columns, have one remainder when divided by the stride are reached by every
-second weight alone (by every third with stride 3). So their gradient is a convolution without stride of the result's by
-these weights, turned around; the others are computed in the same way and put between them.
+The pixels of the input whose rows, and whose columns, have one remainder when divided by the stride are reached by
+every second weight alone (by every third with stride 3). So their gradient is a convolution without stride of the
+result's by these weights, turned around; the others are computed in the same way and put between them.
 """
 
 from collections.abc import Sequence

@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from ..checkpoint.embedded import EMBEDDINGS, place
 from ..core.errors import InputError
 from ..core.files import TENSOR_DTYPES, missing, sha256, tensors
 
@@ -79,7 +80,7 @@ def read(embedding: Embedding, widths: Sequence[int]) -> Vectors:
     Files are safetensors of diffusers (one tensor, named as the token), of kohya and A1111 (`emb_params`) and of SDXL
     (`clip_l` and `clip_g`), and A1111's PNG. InputError says what is wrong with a file, and the way out.
     """
-    path = Path(embedding.path).expanduser()
+    path = place(embedding.path, EMBEDDINGS)
     if path.is_dir():
         raise InputError(f"--embedding {embedding.path} is a folder; name a safetensors file in it")
     state: tuple[int, ...] = ()
@@ -92,7 +93,7 @@ def read(embedding: Embedding, widths: Sequence[int]) -> Vectors:
 @lru_cache(maxsize=16)
 def _read(text: str, name: str | None, widths: tuple[int, ...], state: tuple[int, ...]) -> Vectors:
     """Reads an embedding; state: of its file, so that a file that has changed is read again."""
-    path = Path(text).expanduser()
+    path = place(text, EMBEDDINGS)
     own_name, arrays = _of_picture(path) if path.suffix.lower() in _PICTURES else _of_tensors(path)
     fitting = _fitting(text, arrays, widths)
     name = name or own_name or path.name.removesuffix(path.suffix)

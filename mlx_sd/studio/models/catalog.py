@@ -4,13 +4,13 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ... import model_list
-from ...checkpoint.embedded import EMBEDDED
+from ...checkpoint.embedded import CONTROLS, EMBEDDED, EMBEDDINGS, LORAS
 from ...checkpoint.tiny_vaes import REPOSITORIES
 from ...core.errors import InputError
 from ...core.places import hub_folder
@@ -94,8 +94,8 @@ class Catalog:
         """Looks at the folders again."""
         scan = _Scan(
             _distinct(self._networks()),
-            _distinct(_files(self.lora_folder, "lora")),
-            _distinct(_files(self.embeddings_folder, "embedding")),
+            _distinct([*_embedded(LORAS), *_files(self.lora_folder, "lora")]),
+            _distinct([*_embedded(EMBEDDINGS), *_files(self.embeddings_folder, "embedding")]),
         )
         with self._lock:
             self._scan = scan
@@ -192,6 +192,8 @@ class Catalog:
         for entry in model_list.entries(self._model_folders):
             if entry.source not in EMBEDDED:  # converted from what is listed already
                 yield _model_entry(entry)
+        for control in _embedded(CONTROLS):
+            yield replace(control, family=f"{_CONTROL} for {Family.SD1.value}")
         for name, repository in REPOSITORIES.items():
             path = hub_folder() / f"models--{repository.replace('/', '--')}"
             if path.is_dir():  # nothing is downloaded because a client names it
@@ -260,6 +262,13 @@ def _files(folder: Path | None, place: str, below: bool = True) -> Iterator[Mode
         if path.is_file() and not path.name.startswith("."):
             name = path.relative_to(folder).as_posix().removesuffix(_WEIGHTS)
             yield _entry(name, path, str(path), place)
+
+
+def _embedded(parts: Mapping[str, Path]) -> Iterator[ModelEntry]:
+    """Yields the adapters of the embedded checkpoint that are a part of this package."""
+    for name, path in parts.items():
+        entry = _entry(name.rpartition("/")[2], path, name, "embedded")
+        yield replace(entry, id=_id(name, ""), name=name)
 
 
 def _entry(name: str, path: Path, source: str, place: str) -> ModelEntry:

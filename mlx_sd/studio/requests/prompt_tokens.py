@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import resolve
+from ...checkpoint.embedded import EMBEDDINGS, place
 from ...checkpoint.model_folder import network_configs, read_model_json
 from ...core.errors import InputError
 from ...core.files import read_json, tensors
@@ -90,7 +91,7 @@ def _embeddings(request: Request) -> dict[str, _Counted]:
     """Returns the embeddings of a request by their names, with their tokens as the headers of their files say."""
     counted = {}
     for embedding in request.embeddings:
-        shapes = [tensor.shape for tensor in tensors(Path(embedding.path))]
+        shapes = [tensor.shape for tensor in tensors(place(embedding.path, EMBEDDINGS))]
         if not shapes or len(shapes[0]) not in (1, 2):
             raise InputError(f"the embedding {embedding.name} is no textual inversion")
         counted[embedding.name or ""] = _Counted(shapes[0][0] if len(shapes[0]) == 2 else 1)
