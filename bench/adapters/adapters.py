@@ -21,7 +21,7 @@ from .recipes import RECIPES
 
 _EXAMPLES = """examples:
   python -m bench adapters --out adapters --json adapters.json    all four, hours on two cores
-  python -m bench adapters --out adapters --only teal             one of them
+  python -m bench adapters --out adapters --only lilac            one of them
   python -m bench adapters --out trial --smoke                    useless ones in a minute, to try the recipe
   python -m bench adapters --out second --seed 1 --json second.json
   python -m bench adapters --compare adapters.json second.json    whether both editions have the same figures"""

@@ -38,7 +38,9 @@ class NewWord(NamedTuple):
     like: str
 
 
-WORD = NewWord("teal", (0, 150, 150), "blue")  # another colour is this line: the adapter is named after it
+# Another colour is this line, and the adapter is named after it. The autoencoder must know it: of true pictures with
+# things in lilac that it has decoded, the rules call 24 of 24 true; of teal, which it turns into blue, 1 of 24.
+WORD = NewWord("lilac", (190, 160, 225), "purple")
 PALETTE = COLORS | {WORD.name: WORD.color}
 
 

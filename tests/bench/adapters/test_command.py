@@ -16,7 +16,7 @@ SHARE = {"true": 5, "count": 10, "percent": 50.0, "low": 23.7, "high": 76.3}
 def edition(tmp_path):
     """edition("a", low=1, high=2) is a file of results whose figure has this interval."""
 
-    def write(name, steps=10, adapter="teal", figure="things", checkpoint="x", **changes):
+    def write(name, steps=10, adapter="lilac", figure="things", checkpoint="x", **changes):
         entry = {"adapter": adapter, "steps": steps, "captions": 4, "sampling": 2}
         entry["figures"] = {figure: {"with": SHARE | changes, "without": SHARE}}
         results.write(tmp_path / f"{name}.json", {"measurement": "adapters", "hash": checkpoint, "adapters": [entry]})
@@ -61,7 +61,7 @@ def test_editions_with_intervals_that_overlap_compare_as_such(edition, tmp_path,
         assert main(["--compare", first, second, "--json", str(tmp_path / "compared.json")]) == 0
         values = results.read(tmp_path / "compared.json")
         assert values == json.loads(capsys.readouterr().out)
-        pair = values["adapters"]["teal"]["things"]
+        pair = values["adapters"]["lilac"]["things"]
         assert (values["overlap"], pair["overlap"], pair["within"]) == (overlap, overlap, within)
 
 
