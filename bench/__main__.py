@@ -27,6 +27,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "latency": Command("speed", "seconds of steps and loops with DeepCache and T-GATE, beside diffusers"),
     "batches": Command("speed", "pictures a minute of several ranks that mlx.launch starts, against one process"),
+    "learning": Command("speed", "seconds of a training step, beside diffusers' in PyTorch"),
     "startup": Command("speed", "seconds beside the sampling loop of one picture, of two versions"),
     "predict": Command("speed", "predicted seconds of a step and a loop on an Apple chip"),
     "cluster": Command("speed", "simulated batches on 1 to 64 Macs, and pictures that two Macs share; no measurement"),

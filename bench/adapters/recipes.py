@@ -107,7 +107,7 @@ RECIPES = {
             ),
             steps=3000,
             pictures=2048,
-            limit=2500 * KILOBYTE,
+            limit=2600 * KILOBYTE,
             draw=drawing.edges,
             measure=measures.edges,
             captions=60,

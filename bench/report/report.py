@@ -19,7 +19,7 @@ from mlx_sd.core.files import atomic_file
 from .. import arguments, results
 from ..memory import peaks, training
 from ..speed.loops import MODELS
-from . import cluster, exports, figure, mine, plots, reuse, solvers, speed, tokens, truth
+from . import adapters, cluster, exports, figure, mine, plots, reuse, solvers, speed, tokens, truth
 
 ROOT = Path(__file__).parents[2]
 SECTIONS: dict[str, Callable[[Path], str]] = {
@@ -46,6 +46,7 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
     "mixed-bits": exports.mixed,
     "bits-search": exports.search,
     "training-memory": training.section,
+    "adapters": adapters.section,
     "memory-peaks": peaks.section,
     "token-calls": tokens.expected_calls,
     "token-samplers": tokens.samplers,

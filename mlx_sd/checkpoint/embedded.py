@@ -14,7 +14,7 @@ EMBEDDED = {  # by their names
 }
 _ADAPTERS = TINY.with_name("tiny_adapters")
 LORAS = {f"tiny/{name}": _ADAPTERS / f"{name}.safetensors" for name in ("evening", "four-steps")}
-EMBEDDINGS = {"tiny/teal": _ADAPTERS / "teal.safetensors"}
+EMBEDDINGS = {"tiny/lilac": _ADAPTERS / "lilac.safetensors"}
 CONTROLS = {"tiny/edges": _ADAPTERS / "edges.safetensors"}
 CHECKPOINTS = EMBEDDED | CONTROLS  # what --model and --control take
 _OPTIONS = {"--lora": LORAS, "--embedding": EMBEDDINGS, "--control": CONTROLS}
