@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from convert.files.diffusers_names import diffusers_name
 from convert.files.safetensors_stream import Entry, write_tensors
-from mlx_sd.checkpoint.embedded import TINY
 from mlx_sd.checkpoint.model import DTYPES
 from mlx_sd.checkpoint.model_folder import FORMAT, TEXT, VERSION, build, shapes
+from mlx_sd.core.embedded import TINY
 
 from . import process
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import mlx.core as mx
 from mlx.nn import Module
 
-from mlx_sd.checkpoint.embedded import CHECKPOINTS, place
 from mlx_sd.checkpoint.lora import Lora
 from mlx_sd.checkpoint.model import DTYPES
 from mlx_sd.checkpoint.model_folder import build, read_model_json
 from mlx_sd.core import command
+from mlx_sd.core.embedded import CHECKPOINTS, place
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.parser import Parser, program
 from mlx_sd.networks import quantization

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mlx.nn import Module as Network
 
-from mlx_sd.checkpoint.embedded import LORAS
 from mlx_sd.checkpoint.lora import Lora
+from mlx_sd.core.embedded import LORAS
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import Tensor, metadata, tensors
 

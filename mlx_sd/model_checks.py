@@ -1,7 +1,7 @@
 """What the configs of a request's checkpoint alone tell about a request, before anything large is loaded."""
 
 from . import resolve
-from .checkpoint.embedded import EMBEDDED
+from .core.embedded import EMBEDDED
 from .networks.configs import vae_config
 from .networks.family import Task, task_of
 from .networks.unet_config import UNetConfig

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .checkpoint.embedded import EMBEDDED
 from .checkpoint.network_names import IMAGE_ENCODER, IP_ADAPTER, JSON, NETWORKS, T2I_ADAPTER
+from .core.embedded import EMBEDDED
 from .core.errors import Failure, InputError
 from .core.places import cache_folder, hub_folder, shown
 from .core.suggestions import did_you_mean

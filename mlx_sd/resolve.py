@@ -11,12 +11,12 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from .checkpoint.embedded import CHECKPOINTS, place
 from .checkpoint.lora import Lora, LoraSource
 from .checkpoint.model_folder import CONTROL, VERSION, network_configs, read_model_json
 from .checkpoint.network_folder import NetworkFolder, read_network_json
 from .checkpoint.network_names import IMAGE_ENCODER, IP_ADAPTER, JSON, NETWORKS, T2I_ADAPTER
 from .core import terminal
+from .core.embedded import CHECKPOINTS, place
 from .core.errors import InputError
 from .core.files import turn
 from .core.places import cache_folder

@@ -5,7 +5,7 @@ import pytest
 
 from bench.tiny.scenes import LABELS
 from mlx_sd import StableDiffusion
-from mlx_sd.checkpoint.embedded import EMBEDDED
+from mlx_sd.core.embedded import EMBEDDED
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from bench.quality.truth_rules import pixels_of, sky_of
 from convert.adapters.merge import locate
 from mlx_sd import StableDiffusion
 from mlx_sd.checkpoint.control import Control
-from mlx_sd.checkpoint.embedded import CHECKPOINTS, CONTROLS, EMBEDDINGS, LORAS, place
+from mlx_sd.core.embedded import CHECKPOINTS, CONTROLS, EMBEDDINGS, LORAS, place
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import sha256
 from mlx_sd.studio.models.catalog import Catalog

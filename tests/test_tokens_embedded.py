@@ -5,7 +5,7 @@ import pytest
 from bench.quality.truth_judge import judge
 from bench.tiny.claims import claims
 from mlx_sd import StableDiffusion
-from mlx_sd.checkpoint.embedded import EMBEDDED
+from mlx_sd.core.embedded import EMBEDDED
 from mlx_sd.request import Request
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_sd.checkpoint.embedded import EMBEDDED, TINY
+from mlx_sd.core.embedded import EMBEDDED, TINY
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import TEMPORARY, check_writable, sha256
 from mlx_sd.load import load

@@ -14,8 +14,8 @@ from statistics import median
 import numpy as np
 from safetensors.numpy import save_file
 
-from mlx_sd.checkpoint.embedded import TINY
 from mlx_sd.core import command
+from mlx_sd.core.embedded import TINY
 
 from .. import arguments, results
 from ..machine import describe

@@ -21,8 +21,8 @@ from typing import NamedTuple
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from mlx_sd.checkpoint.embedded import EMBEDDED, TINY
 from mlx_sd.core import command
+from mlx_sd.core.embedded import EMBEDDED, TINY
 from mlx_sd.core.errors import Failure, InputError
 from mlx_sd.core.files import atomic_file
 

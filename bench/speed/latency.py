@@ -177,7 +177,7 @@ def summary(runs: Sequence[Run]) -> results.Results:
         {
             "by": by,
             "macs": macs,
-            **_spread([seconds for seconds, _ in samples]),
+            **spread([seconds for seconds, _ in samples]),
             "relative": round(relative[by, macs], 5),
         }
         for (by, macs), samples in kinds.items()
@@ -185,7 +185,8 @@ def summary(runs: Sequence[Run]) -> results.Results:
     return {"kinds": spreads, "loops": loops}
 
 
-def _spread(seconds: Sequence[float]) -> dict[str, float]:
+def spread(seconds: Sequence[float]) -> dict[str, float]:
+    """Returns how many numbers there are, their median, and the smallest and the largest."""
     ordered = sorted(seconds)
     return {
         "count": len(ordered),

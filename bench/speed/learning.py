@@ -24,8 +24,8 @@ from mlx_sd.train.planning import prepare
 from .. import arguments, models, results
 from ..machine import describe, threads
 from ..models import FULL_SIZES
-from ..quality.quality import spread
 from .baseline import BASELINES
+from .latency import spread
 from .loops import TOKENS, config
 
 KINDS_COMPARED = ("unet", "lora")
@@ -72,12 +72,12 @@ def _learning(options: argparse.Namespace) -> None:
     results.report({**values, "kinds": rows, "machine": describe()}, options.json)
 
 
-def compare(kind: str, own: Callable[[], None], peer: Callable[[], None] | None, steps: int) -> results.Results:
+def compare(kind: str, trainer: Callable[[], None], peer: Callable[[], None] | None, steps: int) -> results.Results:
     """Times steps of both in turn, after one of each that is not counted. peer: None where there is none.
 
     ratio: the peer's seconds over ours, of the two steps of each turn.
     """
-    runs = {OWN: own} | ({BASELINES[0]: peer} if peer else {})
+    runs = {OWN: trainer} | ({BASELINES[0]: peer} if peer else {})
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in tqdm(range(steps + 1), desc=kind, unit="step", disable=not sys.stderr.isatty()):
         for name, step in runs.items():
@@ -87,7 +87,7 @@ def compare(kind: str, own: Callable[[], None], peer: Callable[[], None] | None,
                 seconds[name].append(time.perf_counter() - clock)
     row: results.Results = {"kind": kind, "seconds": {name: spread(values) for name, values in seconds.items()}}
     if peer:
-        row["ratio"] = spread(b / a for a, b in zip(seconds[OWN], seconds[BASELINES[0]], strict=True))
+        row["ratio"] = spread([b / a for a, b in zip(seconds[OWN], seconds[BASELINES[0]], strict=True)])
     return row
 
 

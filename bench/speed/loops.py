@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from mlx_sd.checkpoint.control import Control
-from mlx_sd.checkpoint.embedded import TINY
 from mlx_sd.checkpoint.model_folder import build
 from mlx_sd.condition_rows import Conditions
 from mlx_sd.controller import Branch, Controller
+from mlx_sd.core.embedded import TINY
 from mlx_sd.core.errors import InputError
 from mlx_sd.networks.blocks import apply_attention
 from mlx_sd.networks.control import ControlNet

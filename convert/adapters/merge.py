@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_sd.checkpoint.embedded import LORAS, place
 from mlx_sd.checkpoint.lora import Lora
 from mlx_sd.checkpoint.model_folder import shapes
+from mlx_sd.core.embedded import LORAS, place
 from mlx_sd.core.errors import InputError
 
 from ..files import hub

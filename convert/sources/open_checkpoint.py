@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_sd.checkpoint import tiny_vaes
-from mlx_sd.checkpoint.embedded import CHECKPOINTS, place
+from mlx_sd.core.embedded import CHECKPOINTS, place
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.version import VERSION
 from mlx_sd.networks.configs import is_tiny

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import metadata
-from ..checkpoint.embedded import FORMER
 from ..checkpoint.model import Model
+from ..core.embedded import FORMER
 from ..core.errors import InputError
 from ..discrete import calls
 from ..metadata.from_a1111 import Translation

@@ -116,8 +116,8 @@ def _device() -> Answer:
 def _model(name: str) -> Answer:
     """The folder and the hash of a model; "missing" or "problem" says why there is none."""
     from .. import resolve
-    from ..checkpoint.embedded import EMBEDDED
     from ..checkpoint.model_folder import model_hash, read_model_json
+    from ..core.embedded import EMBEDDED
     from ..core.errors import Failure, InputError
 
     try:

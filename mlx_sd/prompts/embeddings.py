@@ -13,7 +13,7 @@ import mlx.core as mx
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ..checkpoint.embedded import EMBEDDINGS, place
+from ..core.embedded import EMBEDDINGS, place
 from ..core.errors import InputError
 from ..core.files import TENSOR_DTYPES, missing, sha256, tensors
 

@@ -8,7 +8,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from mlx_sd import metadata
-from mlx_sd.checkpoint.embedded import TINY
+from mlx_sd.core.embedded import TINY
 from mlx_sd.core.files import tensors
 from mlx_sd.request import values_from_json
 

@@ -12,7 +12,7 @@ import pytest
 
 from convert import __main__ as command
 from convert.files import hub as client
-from mlx_sd.checkpoint.embedded import EMBEDDED
+from mlx_sd.core.embedded import EMBEDDED
 from tests.support import hub_server
 
 

@@ -10,8 +10,8 @@ from coreml import export
 from coreml.__main__ import parser
 from coreml.mil import package
 from coreml.plan import Options, plan
-from mlx_sd.checkpoint.embedded import TINY
 from mlx_sd.checkpoint.model_folder import build
+from mlx_sd.core.embedded import TINY
 from tests.support.swift_files import faults
 
 ROOT = Path(__file__).parent.parent.parent

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import mlx_sd
-from mlx_sd.checkpoint.embedded import EMBEDDED
 from mlx_sd.core import terminal
+from mlx_sd.core.embedded import EMBEDDED
 from mlx_sd.hosts import command, survey
 from tests.support import fake_ssh, hub_server
 

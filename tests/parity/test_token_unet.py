@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from bench.tiny import tokens, vq
 from bench.tiny.stages import Plan
 from convert.files.diffusers_names import diffusers_name
-from mlx_sd.checkpoint.embedded import TINY
+from mlx_sd.core.embedded import TINY
 from mlx_sd.networks.tokens import TokenUNet
 from mlx_sd.networks.unet_config import UNetConfig
 from tests.support import families

@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import save_file
 
-from mlx_sd.checkpoint.embedded import TINY
+from mlx_sd.core.embedded import TINY
 from mlx_sd.core.errors import InputError
 from mlx_sd.prompts import chunks, embeddings, encoding
 from mlx_sd.prompts.chunks import Token, Vector

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlx_sd import model_list
-from mlx_sd.checkpoint.embedded import EMBEDDED
+from mlx_sd.core.embedded import EMBEDDED
 from mlx_sd.core.errors import InputError
 from mlx_sd.studio.jobs.job import API, Origin
 from mlx_sd.studio.models.catalog import Catalog

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_sd.checkpoint.embedded import TINY
+from mlx_sd.core.embedded import TINY
 from mlx_sd.request import SETTINGS, Request
 from mlx_sd.studio.models.catalog import Catalog
 from mlx_sd.studio.requests import submission

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mlx_sd import metadata, preview
-from mlx_sd.checkpoint.embedded import TINY
+from mlx_sd.core.embedded import TINY
 from mlx_sd.studio.jobs.job import State
 from mlx_sd.studio.work import worker
 from tests.support.effort import slow_but

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mlx_sd.checkpoint.embedded import TINY
+from mlx_sd.core.embedded import TINY
 
 ROOT = Path(__file__).parents[2]
 COMMIT = "cbcf6be"  # metadata lacked fields then that they have now

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from mlx_sd.checkpoint.embedded import TINY
+from mlx_sd.core.embedded import TINY
 
 Config = dict[str, Any]
 Shapes = Mapping[str, Mapping[str, list[int]]]  # part -> tensor name -> shape

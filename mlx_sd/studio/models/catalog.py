@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ... import model_list
-from ...checkpoint.embedded import CONTROLS, EMBEDDED, EMBEDDINGS, LORAS
 from ...checkpoint.tiny_vaes import REPOSITORIES
+from ...core.embedded import CONTROLS, EMBEDDED, EMBEDDINGS, LORAS
 from ...core.errors import InputError
 from ...core.places import hub_folder
 from ...core.suggestions import unknown

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ... import resolve
-from ...checkpoint.embedded import EMBEDDINGS, place
 from ...checkpoint.model_folder import network_configs, read_model_json
+from ...core.embedded import EMBEDDINGS, place
 from ...core.errors import InputError
 from ...core.files import read_json, tensors
 from ...networks.configs import TextConfig

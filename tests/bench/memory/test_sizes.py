@@ -11,8 +11,8 @@ from coreml.compression import schemes
 from coreml.lowering.graph import record
 from coreml.mil import emitter, package
 from coreml.plan import Options, defaults, plan
-from mlx_sd.checkpoint.embedded import TINY
 from mlx_sd.checkpoint.model_folder import build
+from mlx_sd.core.embedded import TINY
 from tests.support.effort import slow_but
 
 ROOT = Path(__file__).parents[3]

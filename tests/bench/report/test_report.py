@@ -6,7 +6,7 @@ import pytest
 
 from bench import results
 from bench.memory import peaks, training
-from bench.report import cluster, exports, mine, report, reuse, solvers, speed, tokens, truth
+from bench.report import adapters, cluster, exports, mine, report, reuse, solvers, speed, tokens, truth
 from bench.speed import latency, predict
 from bench.speed.loops import Loop, setting
 from mlx_sd import DeepCache
@@ -40,6 +40,7 @@ def folder(tmp_path_factory):
         peaks.FILE,
         training.FILE,
         tokens.FILE,
+        adapters.FILE,
     ):
         shutil.copy(results.FOLDER / name, folder / name)
     (folder / mine.RECEIVED).mkdir()

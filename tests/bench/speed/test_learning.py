@@ -24,7 +24,7 @@ def test_ratios_are_of_steps_of_one_turn(monkeypatch):
 
     row = learning.compare("unet", step([1, 2, 4]), step([2, 2, 2]), 3)
     assert row["seconds"]["mlx-sd"]["median"] == 2 and row["seconds"]["diffusers"]["max"] == 2
-    assert row["ratio"] == {"median": 1.0, "min": 0.5, "max": 2.0}
+    assert row["ratio"] == {"count": 3, "median": 1.0, "min": 0.5, "max": 2.0}
 
 
 def test_a_training_step_is_timed(tmp_path):

@@ -15,7 +15,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_sd.checkpoint.embedded import TINY
+from mlx_sd.core.embedded import TINY
 from mlx_sd.core.errors import InputError
 from mlx_sd.prompts import chunks, composition, script
 from mlx_sd.prompts.splitting import Splitter

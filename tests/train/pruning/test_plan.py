@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_sd.checkpoint.embedded import TINY
+from mlx_sd.core.embedded import TINY
 from mlx_sd.core.errors import InputError
 from mlx_sd.networks.unet import UNet
 from mlx_sd.networks.unet_config import UNetConfig

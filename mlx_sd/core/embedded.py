@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..core.errors import InputError
-from ..core.suggestions import closest
+from .errors import InputError
+from .suggestions import closest
 
 TINY = Path(__file__).parent.parent / "tiny"
 EMBEDDED = {  # by their names
