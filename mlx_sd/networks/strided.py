@@ -1,4 +1,4 @@
-"""Strided convolutions for MLX's CPU back end, which computes their gradient 40 times slower than the convolution.
+"""Strided convolutions for MLX's CPU back end, whose gradient of their input is very slow.
 
 The pixels of the input whose rows, and whose columns, have one remainder when divided by the stride are reached by
 every second weight alone (by every third with stride 3). So their gradient is a convolution without stride of the
