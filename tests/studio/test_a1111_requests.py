@@ -182,7 +182,7 @@ def test_a_unit_of_controlnet_is_a_control_network(options):
     scripts = {"ControlNet": {"args": [{**unit, "control_mode": 2}, {"enabled": False}]}}
     order = text_to_image({"alwayson_scripts": scripts, "width": 32, "height": 32}, options, STYLES, decode)
     (control,) = order.controls
-    (entry,) = options.catalog.control_networks()
+    (entry,) = [e for e in options.catalog.control_networks() if e.place != "embedded"]
     assert control.settings == {"model": entry.id, "maker": "canny", "scale": 0.5, "end": 0.8}
     assert control.image.size == (32, 32)
     assert order.settings["guess_mode"] is True

@@ -324,7 +324,7 @@ def test_the_catalogue_names_what_lies_in_its_folders(server):
     catalog = server.catalog
     models = [e.name for e in catalog.models() if e.place not in ("cache", "hub")]  # these are of all tests
     assert models == ["tiny", "tiny-classes", "tiny-tokens", "sd15"]
-    assert {e.name for e in catalog.loras()} == {"style", "sub/Detail"}
+    assert {e.name for e in catalog.loras()} == {"style", "sub/Detail", "tiny-evening", "tiny-four-steps"}
     for name in ("sd15", entry(catalog.models(), "sd15").id):
         assert catalog.model(name).family == "Stable Diffusion 1"
 

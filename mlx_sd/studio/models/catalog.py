@@ -267,8 +267,8 @@ def _files(folder: Path | None, place: str, below: bool = True) -> Iterator[Mode
 def _embedded(parts: Mapping[str, Path]) -> Iterator[ModelEntry]:
     """Yields the adapters of the embedded checkpoint that are a part of this package."""
     for name, path in parts.items():
-        entry = _entry(name.rpartition("/")[2], path, name, "embedded")
-        yield replace(entry, id=_id(name, ""), name=name)
+        entry = _entry(name.replace("/", "-"), path, name, "embedded")  # nobody's own file need give way to it
+        yield replace(entry, id=entry.name)
 
 
 def _entry(name: str, path: Path, source: str, place: str) -> ModelEntry:

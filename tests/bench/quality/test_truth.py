@@ -57,12 +57,12 @@ def test_a_palette_of_the_world_s_colours_changes_nothing():
 
 @pytest.mark.parametrize("count", slow_but([12], [12, 100]))
 def test_a_palette_tells_its_new_colour_from_those_like_it(count):
-    """A thing in teal, in blue and in green, one after the other: each is what it is and not the next colour."""
-    colors, right, mistaken = ("teal", "blue", "green"), 0, 0
+    """A thing in lilac, in purple and in pink, one after the other: each is what it is and not the next colour."""
+    colors, right, mistaken = ("lilac", "purple", "pink"), 0, 0
     for index, claim in enumerate(word_claims()[:count]):
         color, other = colors[index % 3], colors[(index + 1) % 3]
         [thing] = claim.things
-        things = [replace(t, color=color) if t.color == "teal" else t for t in claim.scene.things]
+        things = [replace(t, color=color) if t.color == "lilac" else t for t in claim.scene.things]
         picture = render(replace(claim.scene, things=tuple(things)), 128, colors=PALETTE)
         right += judge(picture, replace(claim, things=(replace(thing, color=color),)), PALETTE).true
         mistaken += judge(picture, replace(claim, things=(replace(thing, color=other),)), PALETTE).true
