@@ -9,7 +9,7 @@
 # make check     lint and types
 # make docs      builds the documentation into site/
 # make figures   measures again what is measured on the embedded checkpoint, for hours; continues where it stopped
-# make adapters  trains, measures and replaces the adapters for the embedded checkpoint, for hours; continues where it stopped
+# make adapters  trains and measures the adapters for the embedded checkpoint, for hours; continues where it stopped
 # make wheel     builds the wheel, installs it into a clean environment of each of PYTHONS and makes a picture
 
 # Processes that tests start load what the one before has compiled, whatever the variable is outside.
@@ -26,8 +26,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal
 PROMPT ?= a red tent in the center on green grass, under a clear day sky
 
-ADAPTERS := build/adapters
-.PHONY: demo test test-all proof browser swift parity coreai-torch check docs figures wheel adapters clean
+.PHONY: demo test test-all proof browser swift parity coreai-torch check docs figures adapters wheel clean
 
 demo: $(VENV)/.run
 	$(BIN)/python -m mlx_sd.generate "$(PROMPT)" --seed 0 --deepcache 3 --output demo.png
@@ -65,11 +64,6 @@ check: $(VENV)/.dev
 docs: $(VENV)/.docs
 	$(BIN)/python -m mkdocs build --strict
 
-# A folder of another checkpoint's adapters is refused: remove build/adapters first.
-adapters: $(VENV)/.dev
-	$(BIN)/python -m bench adapters --out $(ADAPTERS) --json bench/results/adapters-tiny-cpu.json
-	cp $(ADAPTERS)/*.safetensors mlx_sd/tiny_adapters/
-
 # CONTRIBUTING.md has what to do before and after. build/figures keeps what is finished of the long ones.
 RESULTS := bench/results
 RANKS ?= 2
@@ -102,6 +96,11 @@ figures: $(VENV)/.reference
 	$(BIN)/python -m bench showcase docs/landscapes.png
 	$(BIN)/python -m bench pages
 	$(BIN)/python -m bench report --write
+
+# A folder of another checkpoint's adapters is refused: remove build/adapters first.
+adapters: $(VENV)/.dev
+	$(BIN)/python -m bench adapters --out build/adapters --json $(RESULTS)/adapters-tiny-cpu.json
+	cp build/adapters/*.safetensors mlx_sd/tiny_adapters/
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m tests.support.wheel $(PYTHONS)

@@ -8,7 +8,7 @@ from pathlib import Path
 from mlx.nn import Module as Network
 
 from mlx_sd.checkpoint.lora import Lora
-from mlx_sd.core.embedded import LORAS
+from mlx_sd.core.embedded import LORAS, place
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import Tensor, metadata, tensors
 
@@ -65,25 +65,20 @@ def describe(path: str, model: str | None = None, networks: Mapping[str, Network
 
 def _place(path: str) -> Path:
     """Returns the file or folder that is meant; InputError for folders that hold no single safetensors file."""
-    local = Path(path).expanduser()
+    local = place(path, LORAS)
     home = lora_folder.lora_folder()
-    if (
-        not local.exists()
-        and path not in LORAS
-        and not merge.on_hub(path)
-        and not (home and lora_folder.find(path, home))
-    ):
+    if not local.exists() and not merge.on_hub(path) and not (home and lora_folder.find(path, home)):
         raise InputError(f"{path} does not exist; --inspect describes a safetensors file")
-    place = merge.locate(path)
-    if not place.is_dir():
-        return place
-    if (place / "model.json").is_file():
-        raise InputError(f"{place} is a converted folder; --verify {place} checks it")
-    if (place / "model_index.json").is_file():
-        raise InputError(f"{place} is a diffusers folder; --inspect describes one of its .safetensors files")
-    if not any(place.glob("*.safetensors")):
-        raise InputError(f"{place} {folder_kinds.sentence(place)} (--inspect describes a safetensors file)")
-    return place
+    location = merge.locate(path)
+    if not location.is_dir():
+        return location
+    if (location / "model.json").is_file():
+        raise InputError(f"{location} is a converted folder; --verify {location} checks it")
+    if (location / "model_index.json").is_file():
+        raise InputError(f"{location} is a diffusers folder; --inspect describes one of its .safetensors files")
+    if not any(location.glob("*.safetensors")):
+        raise InputError(f"{location} {folder_kinds.sentence(location)} (--inspect describes a safetensors file)")
+    return location
 
 
 def _adapter(adapter: Adapter) -> Iterator[str]:

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from bench import results
+from bench.adapters.drawing import true_examples
+from bench.adapters.edge_overlap import intersection_over_union
 from bench.adapters.recipes import RECIPES
 from bench.quality.truth_rules import pixels_of, sky_of
 from convert.adapters.merge import locate
@@ -14,6 +15,7 @@ from mlx_sd.core.embedded import CHECKPOINTS, CONTROLS, EMBEDDINGS, LORAS, place
 from mlx_sd.core.errors import InputError
 from mlx_sd.core.files import sha256
 from mlx_sd.studio.models.catalog import Catalog
+from mlx_sd.tasks.edges import canny
 
 ALL = {**LORAS, **EMBEDDINGS, **CONTROLS}
 PROMPT = "a red tent on green grass, under a clear day sky"
@@ -48,14 +50,14 @@ def test_evening_changes_the_sky_by_its_name():
 
 
 def test_edges_are_drawn_by_the_name():
-    shown = Image.new("RGB", (256, 256))
-    shown.paste((255, 255, 255), (60, 100, 64, 200))
-    sd = StableDiffusion.load("tiny", "float32")
-    pictures = [
-        np.asarray(sd.generate("green grass", seed=2, steps=2, controls=controls).images[0])
-        for controls in ((), (Control("tiny/edges", shown),))
-    ]
-    assert not np.array_equal(*pictures)
+    [example] = true_examples(1, 256)
+    shown, sd = np.asarray(example.control)[..., 0] > 0, StableDiffusion.load("tiny", "float32")
+    overlaps = []
+    for controls in ((), (Control("tiny/edges", example.control),)):
+        result = sd.generate(example.caption, seed=0, steps=8, sampler="dpmpp_2m", controls=controls)
+        overlaps.append(intersection_over_union(shown, canny(np.asarray(result.images[0])) > 0))
+    without, overlap = overlaps
+    assert overlap >= 2 * without
 
 
 def test_wrong_names_say_the_right_ones():

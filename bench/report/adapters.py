@@ -4,15 +4,16 @@ from pathlib import Path
 from typing import Any
 
 from .. import results
+from ..adapters.drawing import WORD
 from ..adapters.subject import WITH, WITHOUT
 from ..markdown import table
-from .cells import machine
+from .cells import machine, with_interval
 
 FILE = "adapters-tiny-cpu.json"
 _MEASURES = {  # (adapter, figure) -> what it is
     ("evening", "sunset"): "skies that are the sunset's, of captions that name another",
     ("evening", "things"): "things that are as said",
-    ("lilac", "things"): "things that are lilac, of captions that say so",
+    (WORD.name, "things"): f"things that are {WORD.name}, of captions that say so",
     ("edges", "edges"): "overlap of the edges with those shown",
     ("four-steps", "truth"): "captions that come true in four steps; without: guided, DPM++ 2M",
     ("four-steps", "frechet"): "Frechet distance in four steps, of two sets of pictures",
@@ -37,5 +38,5 @@ def section(folder: Path) -> str:
 
 def _figure(figure: dict[str, Any]) -> str:
     if "percent" in figure:
-        return f"{figure['percent']:.1f}% ({figure['low']:.1f} to {figure['high']:.1f})"
+        return with_interval(figure)
     return f"{figure['median']:.2f} ({figure['low']:.2f} to {figure['high']:.2f})"

@@ -5,7 +5,7 @@ from typing import Any
 
 from .. import results
 from ..markdown import DASH, table
-from .cells import machine
+from .cells import machine, with_interval
 
 RULES = "truth-rules.json"
 DEFAULT = "truth-tiny-cpu.json"
@@ -25,7 +25,7 @@ def parts(folder: Path) -> str:
     """Returns the table of what captions name, and how often it comes true, at the default settings."""
     values = results.read(folder / DEFAULT)
     cells = [
-        [group, name, str(share["count"]), _percent(share)]
+        [group, name, str(share["count"]), with_interval(share)]
         for group in _GROUPS
         for name, share in values["shares"].get(group, {}).items()
     ]
@@ -68,8 +68,4 @@ def rules(folder: Path) -> str:
 
 def _shares(values: results.Results) -> list[str]:
     captions: dict[str, Any] = values["shares"]["captions"]
-    return [str(values["captions"]), *(_percent(captions[name]) for name in ("all", "one thing", "two things"))]
-
-
-def _percent(share: dict[str, Any]) -> str:
-    return f"{share['percent']:.1f}% ({share['low']:.1f} to {share['high']:.1f})"
+    return [str(values["captions"]), *(with_interval(captions[name]) for name in ("all", "one thing", "two things"))]

@@ -5,6 +5,7 @@ random too. PyTorch's device is CUDA's or Apple's GPU where MLX computes on a GP
 """
 
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any
@@ -29,28 +30,17 @@ class Diffusers:
         compiled: by torch.compile, as a whole where every step is full. DeepCache's package decides in Python, step by
         step, what runs: there each residual block, transformer, down- and upsampler is compiled by itself.
         """
-        try:
-            import diffusers
-            import torch
-            from DeepCache import DeepCacheSDHelper
-        except ImportError as error:
-            raise InputError(f"--peer diffusers needs {error.name}; pip install 'mlx-sd[reference]'") from None
-        self._torch, self._diffusers, self._helper = torch, diffusers, DeepCacheSDHelper
-        diffusers.utils.logging.set_verbosity_error()
-        torch.set_num_threads(threads())
-        torch.manual_seed(0)
+        torch, diffusers, authors = packages("DeepCache")
+        self._torch, self._diffusers, self._helper = torch, diffusers, authors.DeepCacheSDHelper
         self.setting, self._config, self._compiled = setting, config(setting.model), compiled
         self._device = _device(torch)
         self._dtype = getattr(torch, str(setting.dtype).rpartition(".")[2])
         self._unet = diffusers.UNet2DConditionModel.from_config(self._config).to(self._device, self._dtype).eval()
         c, rows = self._unet.config, setting.rows
         self._noise = torch.randn(setting.batch, c.in_channels, setting.side, setting.side).to(self._device)
-        self._context = torch.randn(rows, TOKENS, c.cross_attention_dim).to(self._device, self._dtype)
-        self._added = None
-        if c.addition_time_embed_dim:
-            pooled = c.projection_class_embeddings_input_dim - 6 * c.addition_time_embed_dim
-            self._added = {"time_ids": torch.full((rows, 6), 1024.0), "text_embeds": torch.randn(rows, pooled)}
-            self._added = {name: array.to(self._device, self._dtype) for name, array in self._added.items()}
+        context, added = conditions(torch, c, rows)
+        self._context = context.to(self._device, self._dtype)
+        self._added = added and {name: array.to(self._device, self._dtype) for name, array in added.items()}
 
     @staticmethod
     def supports(loop: Loop) -> bool:
@@ -130,6 +120,30 @@ class Diffusers:
             uncond, cond = x.chunk(2)
             x = uncond + GUIDANCE * (cond - uncond)
         return x
+
+
+def packages(other: str) -> tuple[Any, Any, Any]:
+    """Returns PyTorch, with our number of threads and its seed set, diffusers without messages, and another package.
+
+    Raises InputError where one is missing.
+    """
+    try:
+        diffusers, torch, third = (import_module(name) for name in ("diffusers", "torch", other))
+    except ImportError as error:
+        raise InputError(f"--peer diffusers needs {error.name}; pip install 'mlx-sd[reference]'") from None
+    diffusers.utils.logging.set_verbosity_error()
+    torch.set_num_threads(threads())
+    torch.manual_seed(0)
+    return torch, diffusers, third
+
+
+def conditions(torch: Any, config: Any, rows: int) -> tuple[Any, Any]:
+    """Returns random context of a UNet of diffusers with this config, and what SDXL's has beside it, or None."""
+    context = torch.randn(rows, TOKENS, config.cross_attention_dim)
+    if not config.addition_time_embed_dim:
+        return context, None
+    pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+    return context, {"time_ids": torch.full((rows, 6), 1024.0), "text_embeds": torch.randn(rows, pooled)}
 
 
 def _device(torch: Any) -> str:

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ from mlx_sd.train.learning.settings import parse_size
 from mlx_sd.train.planning import prepare
 
 from .. import arguments, models, results
-from ..machine import describe, threads
+from ..machine import describe
 from ..models import FULL_SIZES
-from .baseline import BASELINES
+from .baseline import BASELINES, conditions, packages
 from .latency import spread
-from .loops import TOKENS, config
+from .loops import MODELS, config
 
+Step = Callable[[], object]  # takes one step of a training
 KINDS_COMPARED = ("unet", "lora")
 OWN = "mlx-sd"
 CAPTION = "a red tent on green grass"
@@ -39,7 +41,7 @@ _EXAMPLES = """examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     p = arguments.parser("learning", __doc__, _EXAMPLES)
-    p.add_argument("--model", choices=("tiny", *models.NAMES), default="tiny", help="of random weights")
+    p.add_argument("--model", choices=MODELS, default="tiny", help="of random weights")
     p.add_argument("--kind", choices=KINDS_COMPARED, action="append", help="of training (default: each)")
     p.add_argument("--resolution", type=parse_size, metavar="SIZE", help="default: the model's")
     p.add_argument("--batch", type=int, default=4, help="pictures of a step, default 4")
@@ -56,8 +58,6 @@ def _learning(options: argparse.Namespace) -> None:
         if getattr(options, name) < 1:
             raise InputError(f"--{name} must be at least 1, not {getattr(options, name)}")
     size = options.resolution or FULL_SIZES.get(options.model, (256, 256))
-    if options.peer and not config(options.model).get("cross_attention_dim"):
-        raise InputError(f"--peer {options.peer} compares models with text, and {options.model} has none")
     kinds = tuple(dict.fromkeys(options.kind or KINDS_COMPARED))
     peers = {kind: _Diffusers(options, kind, size).step for kind in kinds} if options.peer else {}
     with tempfile.TemporaryDirectory() as home:
@@ -72,7 +72,7 @@ def _learning(options: argparse.Namespace) -> None:
     results.report({**values, "kinds": rows, "machine": describe()}, options.json)
 
 
-def compare(kind: str, trainer: Callable[[], None], peer: Callable[[], None] | None, steps: int) -> results.Results:
+def compare(kind: str, trainer: Step, peer: Step | None, steps: int) -> results.Results:
     """Times steps of both in turn, after one of each that is not counted. peer: None where there is none.
 
     ratio: the peer's seconds over ours, of the two steps of each turn.
@@ -91,14 +91,15 @@ def compare(kind: str, trainer: Callable[[], None], peer: Callable[[], None] | N
     return row
 
 
-def _own(kind: str, model: str, options: argparse.Namespace, size: tuple[int, int]) -> Callable[[], None]:
+def _own(kind: str, model: str, options: argparse.Namespace, size: tuple[int, int]) -> Step:
     """Returns what takes a step of our own trainer."""
     words: dict[str, Any] = {"model": model, "batch": options.batch, "steps": options.steps + 1, "dtype": "float32"}
-    words |= {"rank": options.rank} if kind == "lora" else {"average": None}
+    if kind == "lora":
+        words["rank"] = options.rank
     prepared = prepare(kind, KINDS[kind].settings(**words), size, [CAPTION], False, "float32")
     mx.eval([network.parameters() for network in prepared.resident], prepared.trainer.learned.parameters())
     mx.eval(prepared.trainer.optimizer.state)
-    return lambda: prepared.trainer.run([prepared.batch]) and None
+    return lambda: prepared.trainer.run([prepared.batch])
 
 
 class _Diffusers:
@@ -106,37 +107,24 @@ class _Diffusers:
 
     def __init__(self, options: argparse.Namespace, kind: str, size: tuple[int, int]):
         """Builds the UNet; InputError where a package is missing."""
-        try:
-            import diffusers
-            import torch
-            from peft import LoraConfig
-        except ImportError as error:
-            raise InputError(f"--peer diffusers needs {error.name}; pip install 'mlx-sd[reference]'") from None
+        torch, diffusers, peft = packages("peft")
         self._torch = torch
-        diffusers.utils.logging.set_verbosity_error()
-        torch.set_num_threads(threads())
-        torch.manual_seed(0)
         self._unet = diffusers.UNet2DConditionModel.from_config(config(options.model)).train()
         if kind == "lora":
             self._unet.requires_grad_(False)
             names = ["to_q", "to_k", "to_v", "to_out.0"]
-            self._unet.add_adapter(LoraConfig(r=options.rank, lora_alpha=options.rank, target_modules=names))
+            self._unet.add_adapter(peft.LoraConfig(r=options.rank, lora_alpha=options.rank, target_modules=names))
         self._learned = [parameter for parameter in self._unet.parameters() if parameter.requires_grad]
         self._optimizer = torch.optim.AdamW(self._learned, lr=1e-5)
         c, batch = self._unet.config, options.batch
         width, height = size[0] // 8, size[1] // 8
         self._x, self._target = torch.randn(2, batch, c.in_channels, height, width)
-        self._t, self._context = torch.randint(1000, (batch,)), torch.randn(batch, TOKENS, c.cross_attention_dim)
-        self._added = None
-        if c.addition_time_embed_dim:
-            pooled = c.projection_class_embeddings_input_dim - 6 * c.addition_time_embed_dim
-            self._added = {"time_ids": torch.full((batch, 6), 1024.0), "text_embeds": torch.randn(batch, pooled)}
+        self._t = torch.randint(1000, (batch,))
+        self._context, self._added = conditions(torch, c, batch)
 
     @staticmethod
     def versions() -> dict[str, str]:
         """Returns the versions of the packages."""
-        from importlib.metadata import version
-
         return {name: version(name) for name in ("diffusers", "torch", "peft")}
 
     def step(self) -> None:

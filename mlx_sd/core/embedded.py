@@ -12,10 +12,13 @@ EMBEDDED = {  # by their names
     "tiny-classes": TINY.with_name("tiny_classes"),
     "tiny-tokens": TINY.with_name("tiny_tokens"),
 }
-_ADAPTERS = TINY.with_name("tiny_adapters")
-LORAS = {f"tiny/{name}": _ADAPTERS / f"{name}.safetensors" for name in ("evening", "four-steps")}
-EMBEDDINGS = {"tiny/lilac": _ADAPTERS / "lilac.safetensors"}
-CONTROLS = {"tiny/edges": _ADAPTERS / "edges.safetensors"}
+
+
+def _adapters(*names: str) -> dict[str, Path]:
+    return {f"tiny/{name}": TINY.with_name("tiny_adapters") / f"{name}.safetensors" for name in names}
+
+
+LORAS, EMBEDDINGS, CONTROLS = _adapters("evening", "four-steps"), _adapters("lilac"), _adapters("edges")
 CHECKPOINTS = EMBEDDED | CONTROLS  # what --model and --control take
 _OPTIONS = {"--lora": LORAS, "--embedding": EMBEDDINGS, "--control": CONTROLS}
 

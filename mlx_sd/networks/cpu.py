@@ -1,9 +1,9 @@
-"""Attention and activations for MLX's CPU back end, which computes exp and erf one element at a time.
+"""Operations for MLX's CPU back end: attention, activations, and the gradient of strided convolutions.
 
-Here they are made of additions, multiplications and shifts, which it vectorises, on pieces that stay in the cache:
-three to five times faster on x86. Each piece waits for the one before: MLX would begin twenty of them at once. On a GPU
-`ops` uses MLX's own functions. Shifts of bits have no gradient, so each function comes with its own, which is computed
-in the same way.
+It computes exp and erf one element at a time. Here they are made of additions, multiplications and shifts, which it
+vectorises, on pieces that stay in the cache: three to five times faster on x86. Each piece waits for the one before:
+MLX would begin twenty of them at once. On a GPU `ops` uses MLX's own functions. Shifts of bits have no gradient, so
+each function comes with its own, which is computed in the same way.
 """
 
 from collections.abc import Callable, Sequence
@@ -112,6 +112,27 @@ def attention(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None, scal
         return _attention_gradient(qkv, mask, scale, y, cotangent)
 
     return gradients.call(function, gradient, q, k, v)
+
+
+def strided_conv2d(x: mx.array, weight: mx.array, stride: int, padding: int) -> mx.array:
+    """Convolves x (B, h, w, C) with weight (out, kh, kw, C), as `mx.conv2d` does, with its own gradient.
+
+    MLX's of the input is very slow. The pixels of the input whose rows, and whose columns, have one remainder when
+    divided by the stride are reached by every second weight alone (by every third with stride 3). So their gradient is
+    a convolution without stride of the result's by these weights, turned around.
+    """
+
+    def function(x: mx.array, weight: mx.array) -> mx.array:
+        """Returns the convolution."""
+        return mx.conv2d(x, weight, stride=stride, padding=padding)
+
+    def gradient(arrays: Sequence[mx.array], cotangent: mx.array, _: mx.array) -> list[mx.array]:
+        """Returns the gradients of x and of the weight; MLX's own of the weight is fast."""
+        x, weight = arrays
+        of_weight = gradients.vjp(lambda weight: function(x, weight), [weight], cotangent)
+        return [_gradient_of_input(x.shape, weight, cotangent, stride, padding), *of_weight]
+
+    return gradients.call(function, gradient, x, weight)
 
 
 def _after(x: mx.array, earlier: Sequence[mx.array]) -> mx.array:
@@ -241,3 +262,28 @@ def _horner(coefficients: tuple[float, ...], x: mx.array) -> mx.array:
     for c in coefficients[2:]:
         y = y * x + c
     return y
+
+
+def _gradient_of_input(
+    shape: Sequence[int], weight: mx.array, cotangent: mx.array, stride: int, padding: int
+) -> mx.array:
+    """Returns the gradient of an input of this shape (B, h, w, C) for the cotangent (B, h', w', out) of the result."""
+    batch, height, width, channels = shape
+    rows, columns = (-(-(side + 2 * padding) // stride) for side in (height, width))  # of each remainder, padded
+    phases = [
+        _phase(weight[:, i::stride, j::stride], cotangent, rows, columns) for i in range(stride) for j in range(stride)
+    ]
+    y = mx.stack(phases).reshape(stride, stride, batch, rows, columns, channels).transpose(2, 3, 0, 4, 1, 5)
+    y = y.reshape(batch, rows * stride, columns * stride, channels)
+    return y[:, padding : padding + height, padding : padding + width]
+
+
+def _phase(weight: mx.array, cotangent: mx.array, rows: int, columns: int) -> mx.array:
+    """Returns the gradient of the padded pixels of one pair of remainders, (B, rows, columns, C)."""
+    _, down, right, channels = weight.shape
+    if not down or not right:  # a kernel smaller than the stride does not reach them
+        return mx.zeros((cotangent.shape[0], rows, columns, channels), cotangent.dtype)
+    turned = weight[:, ::-1, ::-1].transpose(3, 1, 2, 0)
+    y = mx.conv2d(cotangent, turned, padding=(down - 1, right - 1))
+    missing = [(0, 0), (0, max(rows - y.shape[1], 0)), (0, max(columns - y.shape[2], 0)), (0, 0)]
+    return mx.pad(y, missing)[:, :rows, :columns]  # pixels beyond the last step of the kernel have none

@@ -15,7 +15,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from . import cpu, gradients, strided, tuning
+from . import cpu, gradients, tuning
 
 Recorder = Callable[[str, Callable[..., mx.array], tuple[mx.array | None, ...], dict[str, Any]], mx.array]
 
@@ -84,7 +84,7 @@ def conv2d(x: mx.array, weight: mx.array, bias: mx.array | None = None, *, strid
     if missing > 0:  # zeros add nothing to a sum
         x, weight = (mx.pad(a, [(0, 0)] * 3 + [(0, missing)]) for a in (x, weight))
     if stride > 1 and _on_cpu():
-        y = strided.conv2d(x, weight, stride, padding)
+        y = cpu.strided_conv2d(x, weight, stride, padding)
     else:
         y = mx.conv2d(x, weight, stride=stride, padding=padding)
     return y if bias is None else y + bias

@@ -159,10 +159,14 @@ def test_every_list_is_there(api, server):
     empty = (api.get_hypernetworks, api.get_face_restorers, api.get_realesrgan_models)
     assert [ask() for ask in (*empty, api.get_prompt_styles)] == [[]] * 4
     assert api.get_scripts() == {"txt2img": [], "img2img": []} and api.get_cmd_flags() == {}
-    assert list(api.get_embeddings()["loaded"]) == ["tiny-lilac"] and api.refresh_checkpoints() is None
+    embeddings = api.get_embeddings()
+    assert (list(embeddings["loaded"]), embeddings["skipped"]) == (["tiny-lilac"], {})
+    assert api.refresh_checkpoints() is None
     ram = api.get_memory()["ram"]
     assert ram["used"] > 0 and ram["free"] + ram["used"] == ram["total"]
-    assert len(api.controlnet_model_list()) == 1 and "canny" in api.controlnet_module_list()
+    networks = server.studio.catalog.control_networks()
+    assert [e.name for e in networks if e.place != "cache"] == ["tiny-edges"]  # the cache is of all tests
+    assert api.controlnet_model_list() == [e.name for e in networks] and "canny" in api.controlnet_module_list()
     assert str(server.studio.folder) not in json.dumps([api.get_sd_models(), api.get_sd_vae(), api.get_options()])
 
 
