@@ -33,6 +33,7 @@ TABLE_KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 WORDS = {"embedding": {"token": "zorb", "like": "tent"}}  # settings that a kind does not go without
 CAPTION = "a red zorb on green grass"
 FILE = "training-memory.json"  # of the counts, among the results
+MEASURED = ("training-sd15-cpu.json", "training-sdxl-cpu.json")  # of models of full size
 STEPS = 2  # the optimizer has its state from the second on
 _EXAMPLES = """examples:
   python -m bench training --model tiny --kind lora --resolution 128 --batch 2
@@ -145,6 +146,23 @@ def table(values: results.Results) -> str:
 def section(folder: Path) -> str:
     """Returns the table of a folder of results, for `python -m bench report`."""
     return table(results.read(folder / FILE))
+
+
+def measured(folder: Path) -> str:
+    """Returns the table of counted beside measured peaks of models of full size, for `python -m bench report`."""
+    files = [results.read(folder / name) for name in MEASURED]
+    rows = [
+        [
+            models.sized(values["model"], values["size"]) if number == 0 else "",
+            "`--recompute`" if step["recompute"] else "as it is",
+            *(f"{step[f'{kind}_bytes'] / 1e9:.2f} GB" for kind in ("counted", "measured")),
+            f"{100 * (step['ratio'] - 1):+.1f}%",
+        ]
+        for values in files
+        for number, step in enumerate(values["steps"])
+    ]
+    head = ["model", "", "counted by the plan", "measured", "the plan's error"]
+    return markdown.table(head, rows, left=2)
 
 
 def _table(output: Path | None) -> None:

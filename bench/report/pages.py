@@ -22,7 +22,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from mlx_sd.core import command
-from mlx_sd.core.embedded import EMBEDDED, TINY
+from mlx_sd.core.embedded import CONTROLS, EMBEDDED, EMBEDDINGS, LORAS, TINY
 from mlx_sd.core.errors import Failure, InputError
 from mlx_sd.core.files import atomic_file
 
@@ -50,7 +50,8 @@ class Block(NamedTuple):
         digest = hashlib.sha256(self.text.encode())
         folders = [folder for name, folder in EMBEDDED.items() if folder == TINY or name in self.text]
         weights = [path for folder in folders for path in folder.rglob("*.safetensors")]
-        for path in sorted([*weights, *PICTURES.glob("*.safetensors")]):
+        adapters = [path for name, path in (LORAS | EMBEDDINGS | CONTROLS).items() if name in self.text]
+        for path in sorted([*weights, *adapters, *PICTURES.glob("*.safetensors")]):
             digest.update(path.read_bytes())
         return digest.hexdigest()
 

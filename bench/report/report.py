@@ -46,6 +46,7 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
     "mixed-bits": exports.mixed,
     "bits-search": exports.search,
     "training-memory": training.section,
+    "training-peaks": training.measured,
     "adapters": adapters.section,
     "memory-peaks": peaks.section,
     "token-calls": tokens.expected_calls,

@@ -39,6 +39,7 @@ def folder(tmp_path_factory):
         exports.SEARCH,
         peaks.FILE,
         training.FILE,
+        *training.MEASURED,
         tokens.FILE,
         adapters.FILE,
     ):
